@@ -1,0 +1,283 @@
+"""A network captured as a graph without in-place operations, in which the output of every module call is a node.
+
+torch.fx is the one way in: it keeps the module names that people use, its graphs take any batch size, and leaf modules
+stay whole, so that a convolution runs with the weights' own memory format. A network that it cannot trace is ablated
+with forward hooks instead.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+
+__all__ = ["CannotCapture", "NetworkGraph", "capture"]
+
+Values = dict[torch.fx.Node, Any]
+
+VIEW_METHODS = {
+    "view", "reshape", "flatten", "permute", "transpose", "squeeze", "unsqueeze", "chunk", "split", "narrow", "expand",
+    "unbind", "t", "select", "view_as", "contiguous", "detach", "swapaxes", "movedim", "unflatten",
+}  # fmt: skip
+IN_PLACE_OPERATORS = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
+
+
+class CannotCapture(Exception):
+    """The network cannot be captured; the message says why. Forward hooks are the way that remains."""
+
+
+def _module_output(value: Tensor) -> Tensor:
+    """What a module call returned: a node of its own, so that an ablation reaches only those who use the return value."""
+    return value
+
+
+class _Tracer(torch.fx.Tracer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[str, list[torch.fx.Node]] = {}
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        name = self.path_of_module(m)
+        calls = self.calls.setdefault(name, [])
+        position = len(calls)
+        calls.append(None)  # type: ignore[arg-type]  # numbered in the order in which the calls begin, as hooks see them
+        out = super().call_module(m, forward, args, kwargs)
+        if isinstance(out, torch.fx.Proxy):
+            out = self.create_proxy("call_function", _module_output, (out,), {})
+            calls[position] = out.node
+        return out
+
+
+@dataclass
+class NetworkGraph:
+    """Nodes in the order of execution, the modules that they call and, for every module call, the node of its output."""
+
+    nodes: list[torch.fx.Node]
+    modules: dict[str, nn.Module]
+    attributes: dict[torch.fx.Node, Any]
+    calls: dict[str, list[torch.fx.Node]]
+    input: torch.fx.Node
+    output: torch.fx.Node
+
+    def evaluate(self, node: torch.fx.Node, values: Mapping[torch.fx.Node, Any]) -> Any:
+        """Value of one node, given the values of the nodes that it uses."""
+        if node.op == "get_attr":
+            return self.attributes[node]
+        args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda used: values[used])
+        if node.op == "call_module":
+            return self.modules[str(node.target)](*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+
+    def run(self, nodes: Iterable[torch.fx.Node], values: Values, *, keep: Iterable[torch.fx.Node] = ()) -> Values:
+        """Evaluate ``nodes`` in order, add their values to ``values`` and drop those that nothing here uses again."""
+        nodes = list(nodes)
+        last: dict[torch.fx.Node, torch.fx.Node] = {}
+        for node in nodes:
+            for used in node.all_input_nodes:
+                last[used] = node
+        kept = set(keep)
+        dropped: dict[torch.fx.Node, list[torch.fx.Node]] = {}
+        for used, node in last.items():
+            if used not in kept:
+                dropped.setdefault(node, []).append(used)
+        for node in nodes:
+            values[node] = self.evaluate(node, values)
+            for used in dropped.get(node, ()):
+                values.pop(used, None)
+        return values
+
+    def downstream(self, node: torch.fx.Node) -> list[torch.fx.Node]:
+        """Nodes that depend on ``node`` and that the output depends on, in the order of execution."""
+        after = {node}
+        for other in self.nodes:
+            if any(used in after for used in other.all_input_nodes):
+                after.add(other)
+        before = {self.output}
+        for other in reversed(self.nodes):
+            if other in before:
+                before.update(other.all_input_nodes)
+        return [other for other in self.nodes if other in after and other in before and other is not node]
+
+
+def capture(model: nn.Module, sample: Tensor) -> NetworkGraph:
+    """Capture ``model`` (in eval mode) and check the result on ``sample``.
+
+    Parameters
+    ----------
+    model
+        The network, in eval mode; it is not changed.
+    sample
+        A few images, ``(image, channel, row, column)``, on the model's device.
+
+    Raises
+    ------
+    CannotCapture
+        torch.fx cannot trace the network, an in-place operation cannot be undone, or the graph's logits differ from
+        the network's own.
+    """
+    tracer = _Tracer()
+    try:
+        traced = tracer.trace(model)
+    except Exception as error:
+        raise CannotCapture(f"torch.fx cannot trace it ({type(error).__name__}: {str(error).splitlines()[0]})") from error
+    modules = dict(model.named_modules())
+    nodes = _without_in_place(list(traced.nodes), modules)
+    inputs = [node for node in nodes if node.op == "placeholder"]
+    output = nodes[-1].args[0]
+    if not inputs or not isinstance(output, torch.fx.Node):
+        raise CannotCapture("it does not return one tensor of logits")
+    if any(node.args == () and node.users for node in inputs[1:]):
+        raise CannotCapture("it takes more than one input")
+    used = {str(node.target) for node in nodes if node.op == "call_module"}
+    graph = NetworkGraph(
+        nodes=[node for node in nodes if node.op not in ("placeholder", "output")],
+        modules={name: _not_in_place(modules[name]) for name in used},
+        attributes={node: operator.attrgetter(str(node.target))(model) for node in nodes if node.op == "get_attr"},
+        calls=tracer.calls,
+        input=inputs[0],
+        output=output,
+    )
+    graph = _without_unused(graph)
+    with torch.no_grad():
+        expected = model(sample)
+        try:
+            got = graph.run(graph.nodes, {graph.input: sample}, keep=[graph.output])[graph.output]
+        except Exception as error:
+            raise CannotCapture(f"its graph does not run ({type(error).__name__}: {error})") from error
+    if not isinstance(expected, Tensor) or expected.shape != got.shape:
+        raise CannotCapture("its graph returns something else than the network")
+    spread = (expected.max() - expected.min()).abs() + 1e-30
+    if not torch.equal(expected, got) and not ((expected - got).abs().max() <= 1e-5 * spread):
+        raise CannotCapture("its graph gives other logits than the network (state that changes from call to call?)")
+    return graph
+
+
+def _without_unused(graph: NetworkGraph) -> NetworkGraph:
+    """Drop what the output does not depend on; keep the module outputs, which a layer may name."""
+    wanted = {graph.output}
+    for node in reversed(graph.nodes):
+        if node in wanted:
+            wanted.update(node.all_input_nodes)
+    nodes = [node for node in graph.nodes if node in wanted]
+    return NetworkGraph(nodes, graph.modules, graph.attributes, graph.calls, graph.input, graph.output)
+
+
+def _not_in_place(module: nn.Module) -> nn.Module:
+    """The module, or a shallow copy of it that leaves its input alone."""
+    if getattr(module, "inplace", False) is not True:
+        return module
+    twin = copy.copy(module)
+    twin.inplace = False  # type: ignore[assignment]
+    return twin
+
+
+def _in_place_flag(node: torch.fx.Node) -> bool:
+    """Whether a function is called with ``inplace=True``, by keyword or by position."""
+    try:
+        bound = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return node.kwargs.get("inplace") is True
+    return bound.arguments.get("inplace") is True
+
+
+def _functional(node: torch.fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Turn an in-place node into its functional twin; whether it was one."""
+    if node.op == "call_module":
+        return getattr(modules[str(node.target)], "inplace", False) is True
+    if node.op == "call_method":
+        name = str(node.target)
+        if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
+            if not hasattr(Tensor, name[:-1]):
+                raise CannotCapture(f"the in-place method {name} has no functional twin")
+            node.target = name[:-1]
+            return True
+        return False
+    if node.op != "call_function":
+        return False
+    if node.target is operator.setitem or "out" in node.kwargs:
+        raise CannotCapture("it assigns to parts of a tensor")
+    if node.target in IN_PLACE_OPERATORS:
+        node.target = IN_PLACE_OPERATORS[node.target]
+        return True
+    name = getattr(node.target, "__name__", "")
+    if name.endswith("_") and not name.endswith("__"):
+        twin = getattr(torch, name[:-1], None) or getattr(nn.functional, name[:-1], None)
+        if twin is None:
+            raise CannotCapture(f"the in-place function {name} has no functional twin")
+        node.target = twin
+        return True
+    if _in_place_flag(node):
+        bound = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
+        bound.arguments["inplace"] = False
+        node.args, node.kwargs = tuple(bound.args), dict(bound.kwargs)
+        return True
+    return False
+
+
+def _same_storage(node: torch.fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether the node returns its first argument itself."""
+    if node.op == "call_module":
+        return isinstance(modules[str(node.target)], nn.Identity | nn.modules.dropout._DropoutNd)
+    if node.op == "call_function":
+        return node.target is _module_output or node.target is nn.functional.dropout
+    return node.op == "call_method" and node.target in ("contiguous", "to", "float", "double")
+
+
+def _is_view(node: torch.fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return isinstance(modules[str(node.target)], nn.Flatten | nn.Unflatten)
+    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+    return name in VIEW_METHODS or name == "getitem"
+
+
+def _without_in_place(nodes: list[torch.fx.Node], modules: Mapping[str, nn.Module]) -> list[torch.fx.Node]:
+    """Rewrite in-place operations: whoever used the overwritten tensor afterwards now uses the new value."""
+    replaced: dict[torch.fx.Node, torch.fx.Node] = {}
+    same: dict[torch.fx.Node, set[torch.fx.Node]] = {}
+    views: dict[torch.fx.Node, set[torch.fx.Node]] = {}
+    forbidden: dict[torch.fx.Node, str] = {}
+    for node in nodes:
+        original = list(node.all_input_nodes)
+        for used in original:
+            if used in forbidden:
+                raise CannotCapture(f"'{used}' is used after {forbidden[used]} overwrote a view of it")
+        first = node.args[0] if node.args and isinstance(node.args[0], torch.fx.Node) else None
+        overwrites = _functional(node, modules)
+        node.args = torch.fx.node.map_arg(node.args, lambda used: replaced.get(used, used))
+        node.kwargs = torch.fx.node.map_arg(node.kwargs, lambda used: replaced.get(used, used))
+        if overwrites and first is not None:
+            group = same.get(first, {first})
+            for other in views.get(first, set()) - group:
+                forbidden[other] = str(node)
+            for member in group:
+                replaced[member] = node
+            # what is behind the new value in memory is what was behind the old one
+            same[node] = {node}
+            views[node] = set(views.get(first, set())) - group
+        elif first is not None and _same_storage(node, modules):
+            source = replaced.get(first, first)
+            group = same.setdefault(source, {source})
+            group.add(node)
+            same[node] = group
+            views[node] = views.setdefault(source, set())
+        elif first is not None and _is_view(node, modules):
+            source = replaced.get(first, first)
+            family = views.setdefault(source, set())
+            family.update({source, node} | same.get(source, set()))
+            views[node] = family
+    return nodes

@@ -1,0 +1,106 @@
+"""Ablated logits in closed form, where a linear layer is all that follows the units."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from unitlab.compute.scores import predictions_and_margins
+
+__all__ = ["ClosedForm"]
+
+# Elements of float64 that one block of (image, candidate, unit) may hold.
+BLOCK = 1 << 22
+
+
+class ClosedForm:
+    """Logits under ablation of u: z − W[:, u]·δ_u, in float64, for the classes that can still win or come second.
+
+    No class's logit moves by more than D = max_u ‖W_u‖∞·|δ_u| on an image, so a class whose logit is more than 2·D below
+    the second largest can be neither first nor second under any ablation.
+    """
+
+    def __init__(self, layer: nn.Linear, positions: list[Tensor]) -> None:
+        self.weight = layer.weight.detach().double()
+        self.bias = None if layer.bias is None else layer.bias.detach().double()
+        self.positions = [index.to(self.weight.device) for index in positions]
+        self.single = all(len(index) <= 1 for index in positions)
+
+    def evaluate(
+        self,
+        features: Tensor,
+        delta: Tensor,
+        units: list[int],
+        live: Tensor,
+        labels: Tensor,
+        prediction: Tensor,
+        margin: Tensor,
+    ) -> None:
+        """Fill the live entries of ``prediction`` and ``margin``, both (unit, image); the others are kept.
+
+        The unablated logits come from the same arithmetic, so that what does not change keeps its prediction and a
+        change of the margin carries no rounding of another path.
+        """
+        logits = nn.functional.linear(features.double(), self.weight, self.bias)
+        before, before_margin = predictions_and_margins(logits, labels)
+        if self.single:
+            after, after_margin = self._single(logits, delta.double(), units, labels)
+        else:
+            after, after_margin = self._several(logits, delta.double(), units, labels)
+        after = torch.where(after == before, prediction, after)
+        after_margin = margin.double() + (after_margin - before_margin)
+        prediction[live] = after[live]
+        margin[live] = after_margin[live].to(margin.dtype)
+
+    def _single(self, logits: Tensor, delta: Tensor, units: list[int], labels: Tensor) -> tuple[Tensor, Tensor]:
+        """One position a unit: only candidate classes are scored."""
+        positions = torch.stack([self.positions[u][0] if len(self.positions[u]) else _none(logits) for u in units])
+        owned = positions >= 0
+        weight = self.weight[:, positions.clamp(min=0)] * owned  # category, unit
+        change = delta[:, positions.clamp(min=0)]  # image, unit
+        reach = (change.abs() * weight.abs().amax(0)).amax(1, keepdim=True)
+        second = logits.topk(2, dim=1).values[:, 1:]
+        candidates = (logits + 2 * reach * (1 + 1e-9) >= second).scatter(1, labels.unsqueeze(1), True)
+        counts = candidates.sum(1)
+        order = torch.argsort(counts)
+        prediction = labels.new_empty(len(units), len(labels))
+        margin = logits.new_empty(len(units), len(labels))
+        start = 0
+        while start < len(order):
+            end, most = start + 1, int(counts[order[start]])
+            while end < len(order):
+                wider = int(counts[order[end]])
+                if (end + 1 - start) * wider * len(units) > BLOCK or wider > 2 * most + 4:
+                    break
+                end += 1
+            images = order[start:end]
+            width = max(2, int(counts[images].max()))
+            allowed = torch.where(candidates[images], logits[images], -torch.inf)
+            # kept in the order of the classes, so that ties go to the lower one
+            classes = allowed.topk(min(width, logits.shape[1]), dim=1).indices.sort(1).values
+            z = logits[images].gather(1, classes)
+            scores = z.unsqueeze(1) - change[images].unsqueeze(2) * weight.t()[None].expand(len(images), -1, -1).gather(
+                2, classes.unsqueeze(1).expand(-1, len(units), -1)
+            )
+            place = (classes == labels[images].unsqueeze(1)).to(torch.int8).argmax(1)
+            flat = scores.reshape(-1, scores.shape[2])
+            best, gap = predictions_and_margins(flat, place.repeat_interleave(len(units)))
+            won = classes.repeat_interleave(len(units), 0).gather(1, best.unsqueeze(1)).reshape(len(images), -1)
+            prediction[:, images], margin[:, images] = won.t(), gap.reshape(len(images), -1).t()
+            start = end
+        return prediction, margin
+
+    def _several(self, logits: Tensor, delta: Tensor, units: list[int], labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Several positions a unit: every class is scored, one unit at a time."""
+        predictions, margins = [], []
+        for unit in units:
+            index = self.positions[unit]
+            scores = logits - delta[:, index] @ self.weight[:, index].t()
+            best, gap = predictions_and_margins(scores, labels)
+            predictions.append(best)
+            margins.append(gap)
+        return torch.stack(predictions), torch.stack(margins)
+
+
+def _none(like: Tensor) -> Tensor:
+    return torch.tensor(-1, device=like.device)

@@ -1,0 +1,156 @@
+"""What each unit adds to the first operations that mix channels: all units together cost one evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.fx
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unitlab.compute.capture import NetworkGraph
+from unitlab.compute.separable import NO_OWNER, Suffix
+
+__all__ = ["ConvolutionContribution", "LinearContribution", "contribution"]
+
+# Subtraction leaves fewer digits than float32 has where a contribution is this much larger than what remains.
+CANCELLATION = 32.0
+
+
+@dataclass
+class _Positions:
+    """Positions (or channels) of a flat axis by unit."""
+
+    by_unit: list[Tensor]
+    owner: Tensor
+
+    @classmethod
+    def of(cls, owner: Tensor, units: int) -> _Positions:
+        flat = owner.reshape(-1)
+        order = torch.argsort(flat, stable=True)
+        counts = torch.bincount(flat[flat != NO_OWNER], minlength=units)
+        order = order[int((flat == NO_OWNER).sum()) :]
+        return cls(list(torch.split(order, counts.tolist())), flat)
+
+    def take(self, tensor: Tensor, unit: int) -> Tensor:
+        """``tensor`` (…, position) at the unit's positions; a view where they are consecutive."""
+        index = self.by_unit[unit]
+        if len(index) and int(index[-1]) - int(index[0]) + 1 == len(index):
+            return tensor[:, int(index[0]) : int(index[-1]) + 1]
+        return tensor.index_select(1, index.to(tensor.device))
+
+
+class LinearContribution:
+    """A linear layer on separable features (image, position)."""
+
+    def __init__(self, weight: Tensor, owner: Tensor, units: int) -> None:
+        self.weight = weight
+        self.positions = _Positions.of(owner, units)
+        self.norms = torch.stack(
+            [
+                weight.index_select(1, index.to(weight.device)).norm(dim=1).max() if len(index) else weight.new_zeros(())
+                for index in self.positions.by_unit
+            ]
+        )
+
+    def bind(self, base: Tensor, delta: Tensor) -> None:
+        """Take the op's output on the unablated input, ``base``, and the change of its input, ``delta``."""
+        self.base, self.delta = base, delta
+
+    def ablated(self, unit: int, images: Tensor | slice, out: Tensor) -> None:
+        """Write the op's output for the ablation of ``unit`` on ``images`` to ``out`` (pair, feature)."""
+        change = self.positions.take(self.delta, unit)[images]
+        torch.addmm(self.base[images], change, self.positions.take(self.weight, unit).t(), alpha=-1, out=out)
+
+    def empty(self, pairs: int) -> Tensor:
+        return self.base.new_empty(pairs, self.base.shape[1])
+
+
+class ConvolutionContribution:
+    """A convolution without groups on separable channels (image, channel, row, column)."""
+
+    def __init__(
+        self,
+        weight: Tensor,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        owner: Tensor,
+        units: int,
+    ) -> None:
+        self.weight = weight
+        self.geometry = {"kernel_size": tuple(weight.shape[2:]), "dilation": dilation, "padding": padding, "stride": stride}
+        self.positions = _Positions.of(owner, units)
+        self.rows = [
+            weight.index_select(1, index.to(weight.device)).flatten(1).t().contiguous() for index in self.positions.by_unit
+        ]
+        self.norms = torch.stack([rows.norm(dim=0).max() if rows.numel() else weight.new_zeros(()) for rows in self.rows])
+
+    def bind(self, base: Tensor, delta: Tensor) -> None:
+        self.base, self.delta = base.contiguous(memory_format=torch.channels_last), delta
+
+    def ablated(self, unit: int, images: Tensor | slice, out: Tensor) -> None:
+        change = self.positions.take(self.delta, unit)[images]
+        patches = F.unfold(change, **self.geometry)  # type: ignore[arg-type]
+        pairs, features = patches.shape[0], self.base.shape[1]
+        flat = patches.transpose(1, 2).reshape(-1, patches.shape[1])
+        base = self.base[images].permute(0, 2, 3, 1).reshape(-1, features)
+        result = out.permute(0, 2, 3, 1).view(-1, features)
+        torch.addmm(base, flat, self.rows[unit], alpha=-1, out=result)
+        assert out.shape[0] == pairs
+
+    def empty(self, pairs: int) -> Tensor:
+        shape = (pairs, *self.base.shape[1:])
+        return torch.empty(shape, dtype=self.base.dtype, device=self.base.device, memory_format=torch.channels_last)
+
+
+def contribution(
+    graph: NetworkGraph, node: torch.fx.Node, suffix: Suffix, constants: dict[torch.fx.Node, Tensor], units: int
+) -> tuple[LinearContribution | ConvolutionContribution, torch.fx.Node] | None:
+    """The contribution of a mixing node and its separable input; None where the op is not a plain linear one."""
+    if not node.args or not isinstance(node.args[0], torch.fx.Node):
+        return None
+    source = node.args[0]
+    owner = suffix.owners.get(source)
+    touched = set(suffix.owners) | set(suffix.mixed)
+    if not isinstance(owner, Tensor) or any(used in touched for used in node.all_input_nodes if used is not source):
+        return None
+    module = graph.modules.get(str(node.target)) if node.op == "call_module" else None
+    dims = len(suffix.shapes[source])
+    if isinstance(module, nn.Linear) and dims == 2:
+        return LinearContribution(module.weight.detach(), owner.expand(suffix.shapes[source]), units), source
+    if isinstance(module, nn.Conv2d):
+        if module.padding_mode != "zeros" or isinstance(module.padding, str) or module.groups != 1:
+            return None
+        found = _convolution(module.weight.detach(), module.stride, module.padding, module.dilation, owner, units)
+        return None if found is None else (found, source)
+    if node.op != "call_function" or len(node.args) < 2 or node.args[1] not in constants:
+        return None
+    weight = constants[node.args[1]].detach()  # type: ignore[index]
+    if node.target is F.linear and dims == 2:
+        return LinearContribution(weight, owner.expand(suffix.shapes[source]), units), source
+    if node.target in (F.conv2d, torch.conv2d):
+        names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+        given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+        options = [given.get(name, default) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))]
+        if given.get("groups", 1) != 1 or any(isinstance(option, str | torch.fx.Node) for option in options):
+            return None
+        pairs = [(option, option) if isinstance(option, int) else tuple(option) for option in options]  # type: ignore[arg-type]
+        found = _convolution(weight, *pairs, owner, units)
+        return None if found is None else (found, source)
+    return None
+
+
+def _convolution(
+    weight: Tensor, stride: Any, padding: Any, dilation: Any, owner: Tensor, units: int
+) -> ConvolutionContribution | None:
+    """Contribution of a convolution, or None where a channel's positions have several owners."""
+    if owner.dim() != 4:
+        return None
+    channel = owner.flatten(2).amax(2)
+    flat = owner.flatten(2)
+    if not ((flat == channel.unsqueeze(2)) | (flat == NO_OWNER)).all():
+        return None
+    return ConvolutionContribution(weight, stride, padding, dilation, channel, units)

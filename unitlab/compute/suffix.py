@@ -1,0 +1,351 @@
+"""The suffix of a network evaluated under the ablation of every unit, sharing whatever the ablations share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+
+from unitlab.compute.capture import NetworkGraph, Values, _module_output
+from unitlab.compute.closed_form import ClosedForm
+from unitlab.compute.contributions import CANCELLATION, ConvolutionContribution, LinearContribution, contribution
+from unitlab.compute.scores import predictions_and_margins
+from unitlab.compute.separable import NO_OWNER, Suffix, divide
+from unitlab.errors import UnitlabError
+
+__all__ = ["Baseline", "SuffixEngine"]
+
+# A working set of this size stays near the cache of a CPU core while its matrix products are still large.
+CPU_WORKING_SET = 64 << 20
+LEAST_ROWS = 8
+
+
+@dataclass
+class Baseline:
+    """The unablated network on one batch: values of graph nodes, labels and baseline predictions (image)."""
+
+    images: Tensor
+    values: Values
+    labels: Tensor
+    prediction: Tensor
+    margin: Tensor
+
+
+class SuffixEngine:
+    """Predictions and margins of a batch of images under the ablation of each unit of one site.
+
+    Parameters
+    ----------
+    graph
+        The captured network.
+    site
+        Node whose value, (image, unit, …), is ablated.
+    sample
+        One image, for shapes.
+    units
+        Units to ablate.
+    memory
+        Bytes that one evaluation may use.
+    """
+
+    def __init__(
+        self, graph: NetworkGraph, site: torch.fx.Node, sample: Tensor, units: list[int], memory: int
+    ) -> None:
+        self.graph, self.site, self.units, self.memory = graph, site, units, memory
+        self.suffix: Suffix = divide(graph, site, sample)
+        self.channels = self.suffix.shapes[site][1]
+        self.device = sample.device
+        self.constants = _constants(graph)
+        self.mixed = set(self.suffix.mixed)
+        self.contributions: dict[torch.fx.Node, LinearContribution | ConvolutionContribution] = {}
+        self.contributed_from: dict[torch.fx.Node, torch.fx.Node] = {}
+        for node in self.suffix.mixed:
+            found = contribution(graph, node, self.suffix, self.constants, self.channels)
+            if found is not None:
+                self.contributions[node], self.contributed_from[node] = found
+        self.closed_form = self._closed_form()
+        self.meeting = self._where_channels_meet()
+        self.needed = self._needed()
+        self.row_bytes = self._row_bytes(sample.element_size())
+        self.recomputed = 0
+
+    @property
+    def strategy(self) -> str:
+        """What the engine does, for the log."""
+        if not self.mixed:
+            return "the layer's channels reach the logits apart: each ablation replaces one logit's share"
+        if self.closed_form is not None:
+            return "closed form: the logits are linear in what the units leave"
+        apart, replayed = len(self.contributions), len(self.mixed) - len(self.contributions)
+        return f"{apart} operations by contributions, {replayed} replayed for each live (unit, image) pair"
+
+    # -- preparation ------------------------------------------------------------------------------------------------
+    def _closed_form(self) -> ClosedForm | None:
+        """Closed form, where one linear layer is all that mixes."""
+        first = self.suffix.mixed[0] if self.suffix.mixed else None
+        rest = self.suffix.mixed[1:]
+        if first is None or not isinstance(self.contributions.get(first), LinearContribution):
+            return None
+        same = (nn.Identity, nn.Dropout)
+        for node in rest:
+            module = self.graph.modules.get(str(node.target)) if node.op == "call_module" else None
+            if node.target is not _module_output and not isinstance(module, same):
+                return None
+        module = self.graph.modules.get(str(first.target)) if first.op == "call_module" else None
+        if not isinstance(module, nn.Linear):
+            return None
+        return ClosedForm(module, self.contributions[first].positions.by_unit)
+
+    def _where_channels_meet(self) -> list[torch.fx.Node]:
+        """Separable values whose change decides whether a pair is live."""
+        if not self.mixed:
+            return [self.graph.output]
+        used = {value for node in self.mixed for value in node.all_input_nodes if value in self.suffix.owners}
+        return [node for node in [self.site, *self.suffix.separable] if node in used]
+
+    def _needed(self) -> set[torch.fx.Node]:
+        """Nodes whose unablated value an evaluation reads."""
+        wanted = {self.site, *self.meeting, *self.contributions}
+        touched = set(self.suffix.owners) | self.mixed
+        for node in [*self.suffix.separable, *self.suffix.mixed]:
+            wanted.update(used for used in node.all_input_nodes if used not in touched and used not in self.constants)
+        return wanted
+
+    def _row_bytes(self, element: int) -> int:
+        """Bytes that the replay of one pair holds at most at a time."""
+        last: dict[torch.fx.Node, torch.fx.Node] = {}
+        for node in self.suffix.mixed:
+            for used in node.all_input_nodes:
+                last[used] = node
+        held: dict[torch.fx.Node, int] = {}
+        most = 0
+        for node in self.suffix.mixed:
+            for used in node.all_input_nodes:
+                if used not in self.constants and used in self.suffix.shapes and node not in self.contributions:
+                    held[used] = _elements(self.suffix.shapes[used])
+            held[node] = _elements(self.suffix.shapes.get(node, (0,)))
+            most = max(most, sum(held.values()))
+            for used in [used for used in held if last.get(used) is node]:
+                del held[used]
+        return max(1, most, _elements(self.suffix.shapes[self.graph.output])) * element * 2
+
+    def rows_at_once(self) -> int:
+        """How many (unit, image) pairs are replayed together."""
+        working_set = CPU_WORKING_SET if self.device.type == "cpu" else self.memory // 4
+        return max(LEAST_ROWS, min(self.memory // 4, working_set) // self.row_bytes)
+
+    # -- one batch --------------------------------------------------------------------------------------------------
+    def evaluate(self, base: Baseline, ablated: Tensor) -> tuple[Tensor, Tensor]:
+        """Predictions and label margins, both (unit, image), of one batch.
+
+        ``ablated`` is what the site's value, (image, unit, …), becomes where a unit is ablated.
+        """
+        values = self._separable_after(base, ablated)
+        deltas = {node: base.values[node] - values[node] for node in self.meeting}
+        live = self._live(deltas)[:, self.units].t().contiguous()
+        prediction = base.prediction.expand(len(self.units), -1).clone()
+        margin = base.margin.expand(len(self.units), -1).clone()
+        if self.closed_form is not None:
+            node = next(iter(self.contributed_from.values()))
+            self.closed_form.evaluate(
+                base.values[node], deltas[node], self.units, live, base.labels, prediction, margin
+            )
+            return prediction, margin
+        for node, part in self.contributions.items():
+            part.bind(base.values[node], deltas[self.contributed_from[node]])
+        unit_rows, image_rows = live.nonzero(as_tuple=True)
+        unit_numbers = torch.tensor(self.units, device=live.device)[unit_rows]
+        suspicious = self._suspicious(deltas) if self.contributions else None
+        step = self.rows_at_once()
+        for start in range(0, len(unit_rows), step):
+            rows = slice(start, start + step)
+            pairs = Pairs(unit_numbers[rows], image_rows[rows])
+            logits = self._logits(pairs, base, values, suspicious)
+            prediction[unit_rows[rows], pairs.images], margin[unit_rows[rows], pairs.images] = predictions_and_margins(
+                _finite(logits, pairs), base.labels[pairs.images]
+            )
+        return prediction, margin
+
+    def _separable_after(self, base: Baseline, ablated: Tensor) -> Values:
+        """Separable values with every unit ablated at once: position p is what it becomes when its own unit is."""
+        values: Values = {self.site: ablated.expand_as(base.values[self.site])}
+        images = len(base.labels)
+        for node in self.suffix.separable:
+            inputs = {used: self._input(used, values, base, None, images) for used in node.all_input_nodes}
+            values[node] = self.graph.evaluate(node, inputs)
+        return values
+
+    def _live(self, deltas: dict[torch.fx.Node, Tensor]) -> Tensor:
+        """(image, unit): whether the ablation changes anything that the mixing operations see."""
+        images = next(iter(deltas.values())).shape[0]
+        live = torch.zeros(images, self.channels + 1, dtype=torch.bool, device=self.device)
+        for node, delta in deltas.items():
+            changed, owner = (delta != 0), self.suffix.owners[node].to(self.device)
+            if owner.dim() > 2 and owner.shape[2:].numel() == 1:
+                changed, owner = changed.flatten(2).any(2), owner.flatten(1)
+            else:
+                changed, owner = changed.flatten(1), owner.expand(1, *delta.shape[1:]).flatten(1)
+            owner = torch.where(owner == NO_OWNER, self.channels, owner).expand(images, -1)
+            count = torch.zeros(live.shape, dtype=torch.int32, device=self.device)
+            live |= count.scatter_add_(1, owner, changed.to(torch.int32)) > 0
+        return live[:, : self.channels]
+
+    def _suspicious(self, deltas: dict[torch.fx.Node, Tensor]) -> dict[torch.fx.Node, Tensor]:
+        """(image, unit): whether subtraction might cancel; a bound that costs next to nothing."""
+        found = {}
+        for node, part in self.contributions.items():
+            delta = deltas[self.contributed_from[node]]
+            square = delta.flatten(2).square().sum(2) if isinstance(part, ConvolutionContribution) else delta.square()
+            owner = part.positions.owner.to(self.device)
+            owner = torch.where(owner == NO_OWNER, self.channels, owner).expand(len(delta), -1)
+            total = torch.zeros(len(delta), self.channels + 1, dtype=delta.dtype, device=self.device)
+            total.scatter_add_(1, owner, square)
+            bound = total[:, : self.channels].sqrt() * part.norms.to(self.device)
+            found[node] = bound > 0.9 * part.base.flatten(1).abs().amax(1, keepdim=True)
+        return found
+
+    def _logits(
+        self, pairs: Pairs, base: Baseline, after: Values, suspicious: dict[torch.fx.Node, Tensor] | None
+    ) -> Tensor:
+        """Logits of (unit, image) pairs by replaying what mixes."""
+        values: Values = {}
+        last: dict[torch.fx.Node, torch.fx.Node] = {}
+        for node in self.suffix.mixed:
+            for used in node.all_input_nodes:
+                last[used] = node
+        for node in self.suffix.mixed:
+            part = self.contributions.get(node)
+            if part is not None:
+                assert suspicious is not None
+                values[node] = self._contributed(node, part, pairs, base, after, suspicious[node])
+            else:
+                values[node] = self._replayed(node, pairs, base, after, values)
+            for used in node.all_input_nodes:
+                if last[used] is node:
+                    values.pop(used, None)
+        if not self.mixed:
+            return self._one_ablated(self.graph.output, pairs, base.values, after)
+        return values[self.graph.output]
+
+    def _contributed(
+        self,
+        node: torch.fx.Node,
+        part: LinearContribution | ConvolutionContribution,
+        pairs: Pairs,
+        base: Baseline,
+        after: Values,
+        suspicious: Tensor,
+    ) -> Tensor:
+        """The op's output for each pair: unablated output minus the unit's contribution."""
+        out = part.empty(len(pairs.units))
+        for unit, images, rows in pairs.by_unit(len(base.labels)):
+            if len(part.positions.by_unit[unit]) == 0:
+                out[rows] = part.base[images]
+            else:
+                part.ablated(unit, images, out[rows])
+        doubtful = suspicious[pairs.images, pairs.units].nonzero().flatten()
+        if len(doubtful):
+            kept = out[doubtful].flatten(1)
+            change = (part.base[pairs.images[doubtful]].flatten(1) - kept).abs().amax(1)
+            doubtful = doubtful[change > CANCELLATION * kept.abs().amax(1)]
+        if len(doubtful):
+            self.recomputed += len(doubtful)
+            again = Pairs(pairs.units[doubtful], pairs.images[doubtful])
+            out[doubtful] = self._replayed(node, again, base, after, {})
+        return out
+
+    def _replayed(self, node: torch.fx.Node, pairs: Pairs, base: Baseline, after: Values, values: Values) -> Any:
+        """The op itself on the pairs' own inputs."""
+        inputs = {}
+        for used in node.all_input_nodes:
+            if used in self.suffix.owners:
+                inputs[used] = self._one_ablated(used, pairs, base.values, after)
+            else:
+                inputs[used] = self._input(used, values, base, pairs.images, len(pairs.images))
+        return self.graph.evaluate(node, inputs)
+
+    def _one_ablated(self, node: torch.fx.Node, pairs: Pairs, before: Values, after: Values) -> Any:
+        """A separable value for each pair: the pair's own unit ablated, the others as they were."""
+        owner = self.suffix.owners[node]
+        if not isinstance(owner, Tensor):
+            return type(owner)(
+                _merged(o, b, a, pairs) for o, b, a in zip(owner, before[node], after[node], strict=True)
+            )
+        return _merged(owner, before[node], after[node], pairs)
+
+    def _input(
+        self, node: torch.fx.Node, values: Values, base: Baseline, images: Tensor | None, count: int
+    ) -> Any:
+        """A value that the ablation leaves alone, for ``count`` rows; sizes are worked out for that many rows."""
+        if node in values:
+            return values[node]
+        if node in self.constants:
+            return self.constants[node]
+        if node in self.suffix.shapes:
+            known = base.values[node]
+            by_image = images is not None and known.dim() > 0 and known.shape[0] == len(base.labels)
+            return known[images] if by_image else known
+        inputs = {used: self._input_shape(used, values, base, count) for used in node.all_input_nodes}
+        return self.graph.evaluate(node, inputs)
+
+    def _input_shape(self, node: torch.fx.Node, values: Values, base: Baseline, count: int) -> Any:
+        """Stand-in of the right shape for an operation that asks for sizes only."""
+        if node in self.suffix.shapes:
+            return torch.empty(1, device=self.device).expand(count, *self.suffix.shapes[node][1:])
+        return self._input(node, values, base, None, count)
+
+
+@dataclass
+class Pairs:
+    """(unit, image) pairs, sorted by unit: two tensors of the same length."""
+
+    units: Tensor
+    images: Tensor
+
+    def by_unit(self, all_images: int) -> Iterator[tuple[int, Tensor | slice, slice]]:
+        """Each unit with its images (all of them as a slice) and its rows."""
+        numbers, counts = torch.unique_consecutive(self.units, return_counts=True)
+        start = 0
+        for unit, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+            rows = slice(start, start + count)
+            images = self.images[rows]
+            yield unit, slice(None) if count == all_images else images, rows
+            start += count
+
+
+def _merged(owner: Tensor, before: Tensor, after: Tensor, pairs: Pairs) -> Tensor:
+    own = owner.to(before.device) == pairs.units.reshape(-1, *[1] * (owner.dim() - 1))
+    return torch.where(own, after[pairs.images], before[pairs.images])
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape[1:]:
+        count *= size
+    return count
+
+
+def _finite(logits: Tensor, pairs: Pairs) -> Tensor:
+    bad = ~torch.isfinite(logits).all(1)
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        raise UnitlabError(
+            f"ablating unit {int(pairs.units[row])} gives NaN or infinite logits; the network divides by what it removes"
+        )
+    return logits
+
+
+def _constants(graph: NetworkGraph) -> dict[torch.fx.Node, Any]:
+    """Values that do not depend on the images."""
+    dependent = {graph.input}
+    constants: dict[torch.fx.Node, Any] = {}
+    for node in graph.nodes:
+        if any(used in dependent for used in node.all_input_nodes):
+            dependent.add(node)
+        else:
+            constants[node] = graph.evaluate(node, constants)
+    return constants
