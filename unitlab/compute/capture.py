@@ -10,8 +10,9 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -83,23 +84,27 @@ class NetworkGraph:
         assert callable(node.target)
         return node.target(*args, **kwargs)
 
-    def run(self, nodes: Iterable[torch.fx.Node], values: Values, *, keep: Iterable[torch.fx.Node] = ()) -> Values:
-        """Evaluate ``nodes`` in order, add their values to ``values`` and drop those that nothing here uses again."""
-        nodes = list(nodes)
-        last: dict[torch.fx.Node, torch.fx.Node] = {}
-        for node in nodes:
-            for used in node.all_input_nodes:
-                last[used] = node
-        kept = set(keep)
-        dropped: dict[torch.fx.Node, list[torch.fx.Node]] = {}
-        for used, node in last.items():
-            if used not in kept:
-                dropped.setdefault(node, []).append(used)
-        for node in nodes:
+    def run(self, values: Values, keep: set[torch.fx.Node]) -> Values:
+        """Evaluate the whole graph from ``values`` of its input; the values that are not kept are dropped in time."""
+        return self.run_slice(0, len(self.nodes), values, keep)
+
+    def run_slice(self, start: int, end: int, values: Values, keep: set[torch.fx.Node]) -> Values:
+        """Evaluate the nodes from ``start`` to ``end`` and drop, among the values, what no later node uses."""
+        for node in self.nodes[start:end]:
             values[node] = self.evaluate(node, values)
-            for used in dropped.get(node, ()):
-                values.pop(used, None)
+            for used in self._last_uses.get(node, ()):
+                if used not in keep:
+                    values.pop(used, None)
         return values
+
+    @cached_property
+    def _last_uses(self) -> dict[torch.fx.Node, list[torch.fx.Node]]:
+        """Node → the values that it is the last to use."""
+        last = {used: node for node in self.nodes for used in node.all_input_nodes}
+        by_node: dict[torch.fx.Node, list[torch.fx.Node]] = {}
+        for used, node in last.items():
+            by_node.setdefault(node, []).append(used)
+        return by_node
 
     def downstream(self, node: torch.fx.Node) -> list[torch.fx.Node]:
         """Nodes that depend on ``node`` and that the output depends on, in the order of execution."""
@@ -156,7 +161,7 @@ def capture(model: nn.Module, sample: Tensor) -> NetworkGraph:
     with torch.no_grad():
         expected = model(sample)
         try:
-            got = graph.run(graph.nodes, {graph.input: sample}, keep=[graph.output])[graph.output]
+            got = graph.run({graph.input: sample}, keep={graph.output})[graph.output]
         except Exception as error:
             raise CannotCapture(f"its graph does not run ({type(error).__name__}: {error})") from error
     if not isinstance(expected, Tensor) or expected.shape != got.shape:

@@ -10,6 +10,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
+from unitlab.compute.bfloat16 import BFloat16Replay
 from unitlab.compute.capture import NetworkGraph, Values, _module_output
 from unitlab.compute.closed_form import ClosedForm
 from unitlab.compute.contributions import CANCELLATION, ConvolutionContribution, LinearContribution, contribution
@@ -22,6 +23,9 @@ __all__ = ["Baseline", "SuffixEngine"]
 # A working set of this size stays near the cache of a CPU core while its matrix products are still large.
 CPU_WORKING_SET = 64 << 20
 LEAST_ROWS = 8
+SAMPLED_PAIRS = 64
+# A prediction whose top-two margin is under this many times the bfloat16 error is computed again in float32.
+CLOSE_CALL = 4.0
 
 
 @dataclass
@@ -50,10 +54,18 @@ class SuffixEngine:
         Units to ablate.
     memory
         Bytes that one evaluation may use.
+    precision
+        "float32", or "bfloat16": products of the replay in bfloat16, close calls in float32 again.
     """
 
     def __init__(
-        self, graph: NetworkGraph, site: torch.fx.Node, sample: Tensor, units: list[int], memory: int
+        self,
+        graph: NetworkGraph,
+        site: torch.fx.Node,
+        sample: Tensor,
+        units: list[int],
+        memory: int,
+        precision: str = "float32",
     ) -> None:
         self.graph, self.site, self.units, self.memory = graph, site, units, memory
         self.suffix: Suffix = divide(graph, site, sample)
@@ -69,9 +81,11 @@ class SuffixEngine:
                 self.contributions[node], self.contributed_from[node] = found
         self.closed_form = self._closed_form()
         self.meeting = self._where_channels_meet()
+        self.fast = BFloat16Replay(self) if precision == "bfloat16" and self.closed_form is None and self.mixed else None
         self.needed = self._needed()
         self.row_bytes = self._row_bytes(sample.element_size())
         self.recomputed = 0
+        self.close_calls = 0
 
     @property
     def strategy(self) -> str:
@@ -113,14 +127,11 @@ class SuffixEngine:
         touched = set(self.suffix.owners) | self.mixed
         for node in [*self.suffix.separable, *self.suffix.mixed]:
             wanted.update(used for used in node.all_input_nodes if used not in touched and used not in self.constants)
-        return wanted
+        return wanted if self.fast is None else wanted | self.fast.needed
 
     def _row_bytes(self, element: int) -> int:
         """Bytes that the replay of one pair holds at most at a time."""
-        last: dict[torch.fx.Node, torch.fx.Node] = {}
-        for node in self.suffix.mixed:
-            for used in node.all_input_nodes:
-                last[used] = node
+        last = {used: node for node in self.suffix.mixed for used in node.all_input_nodes}
         held: dict[torch.fx.Node, int] = {}
         most = 0
         for node in self.suffix.mixed:
@@ -151,24 +162,43 @@ class SuffixEngine:
         margin = base.margin.expand(len(self.units), -1).clone()
         if self.closed_form is not None:
             node = next(iter(self.contributed_from.values()))
-            self.closed_form.evaluate(
-                base.values[node], deltas[node], self.units, live, base.labels, prediction, margin
-            )
+            self.closed_form.evaluate(base.values[node], deltas[node], self.units, live, base.labels, prediction, margin)
             return prediction, margin
         for node, part in self.contributions.items():
             part.bind(base.values[node], deltas[self.contributed_from[node]])
         unit_rows, image_rows = live.nonzero(as_tuple=True)
         unit_numbers = torch.tensor(self.units, device=live.device)[unit_rows]
-        suspicious = self._suspicious(deltas) if self.contributions else None
+        suspicious = self._suspicious(deltas)
+        noise = None if self.fast is None else self._noise(Pairs(unit_numbers, image_rows), base, values, suspicious)
         step = self.rows_at_once()
         for start in range(0, len(unit_rows), step):
             rows = slice(start, start + step)
             pairs = Pairs(unit_numbers[rows], image_rows[rows])
-            logits = self._logits(pairs, base, values, suspicious)
+            if self.fast is None or noise is None:
+                logits = self._logits(pairs, base, values, suspicious)
+            else:
+                logits = self.fast.logits(pairs, base, values, suspicious)
+                top = logits.topk(2, dim=1).values
+                close = (~(top[:, 0] - top[:, 1] >= CLOSE_CALL * noise)).nonzero().flatten()
+                self.close_calls += len(close)
+                if len(close):
+                    logits[close] = self._logits(pairs.at(close), base, values, suspicious)
             prediction[unit_rows[rows], pairs.images], margin[unit_rows[rows], pairs.images] = predictions_and_margins(
                 _finite(logits, pairs), base.labels[pairs.images]
             )
         return prediction, margin
+
+    def _noise(
+        self, pairs: Pairs, base: Baseline, after: Values, suspicious: dict[torch.fx.Node, Tensor]
+    ) -> float | None:
+        """Largest error of a logit that a sample of the pairs, evaluated in float32 too, shows."""
+        assert self.fast is not None
+        if len(pairs.units) == 0:
+            return None
+        spread = torch.linspace(0, len(pairs.units) - 1, min(SAMPLED_PAIRS, len(pairs.units)), dtype=torch.float64)
+        some = pairs.at(spread.long().unique().to(self.device))
+        exact = self._logits(some, base, after, suspicious)
+        return float((self.fast.logits(some, base, after, suspicious) - exact).abs().max())
 
     def _separable_after(self, base: Baseline, ablated: Tensor) -> Values:
         """Separable values with every unit ablated at once: position p is what it becomes when its own unit is."""
@@ -209,18 +239,14 @@ class SuffixEngine:
         return found
 
     def _logits(
-        self, pairs: Pairs, base: Baseline, after: Values, suspicious: dict[torch.fx.Node, Tensor] | None
+        self, pairs: Pairs, base: Baseline, after: Values, suspicious: dict[torch.fx.Node, Tensor]
     ) -> Tensor:
         """Logits of (unit, image) pairs by replaying what mixes."""
         values: Values = {}
-        last: dict[torch.fx.Node, torch.fx.Node] = {}
-        for node in self.suffix.mixed:
-            for used in node.all_input_nodes:
-                last[used] = node
+        last = {used: node for node in self.suffix.mixed for used in node.all_input_nodes}
         for node in self.suffix.mixed:
             part = self.contributions.get(node)
             if part is not None:
-                assert suspicious is not None
                 values[node] = self._contributed(node, part, pairs, base, after, suspicious[node])
             else:
                 values[node] = self._replayed(node, pairs, base, after, values)
@@ -254,8 +280,7 @@ class SuffixEngine:
             doubtful = doubtful[change > CANCELLATION * kept.abs().amax(1)]
         if len(doubtful):
             self.recomputed += len(doubtful)
-            again = Pairs(pairs.units[doubtful], pairs.images[doubtful])
-            out[doubtful] = self._replayed(node, again, base, after, {})
+            out[doubtful] = self._replayed(node, pairs.at(doubtful), base, after, {})
         return out
 
     def _replayed(self, node: torch.fx.Node, pairs: Pairs, base: Baseline, after: Values, values: Values) -> Any:
@@ -305,6 +330,10 @@ class Pairs:
 
     units: Tensor
     images: Tensor
+
+    def at(self, rows: Tensor) -> Pairs:
+        """The pairs in these rows (ascending)."""
+        return Pairs(self.units[rows], self.images[rows])
 
     def by_unit(self, all_images: int) -> Iterator[tuple[int, Tensor | slice, slice]]:
         """Each unit with its images (all of them as a slice) and its rows."""

@@ -1,0 +1,188 @@
+"""From the shards of a sweep to the groups of a study."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unitlab.compute.activations import reduced_statistics
+from unitlab.compute.images import ImageSource
+from unitlab.compute.layers import filter_attributes
+from unitlab.compute.plan import SweepPlan
+from unitlab.compute.suffix import Baseline
+from unitlab.schema import SCHEMA_VERSION
+
+__all__ = ["RootShards", "ShardRows", "layer_groups", "root_group"]
+
+Group = tuple[dict[str, Any], dict[str, Any]]
+UNITS_AT_ONCE = 32
+
+
+class RootShards:
+    """What a shard keeps of the images, whatever the layer."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, list[np.ndarray]] = {"label": [], "baseline_prediction": [], "baseline_margin": []}
+        self.digest = hashlib.sha256()
+
+    def add(self, batch: Tensor, base: Baseline) -> None:
+        self.digest.update(batch.contiguous().numpy().tobytes())
+        self.parts["label"].append(base.labels.cpu().numpy())
+        self.parts["baseline_prediction"].append(base.prediction.cpu().numpy())
+        self.parts["baseline_margin"].append(base.margin.float().cpu().numpy())
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        arrays = {name: np.concatenate(parts) for name, parts in self.parts.items()}
+        arrays["content"] = np.frombuffer(self.digest.digest(), np.uint8)
+        return arrays
+
+
+class ShardRows:
+    """A (unit, image) variable spread over shards: rows are put together when they are read."""
+
+    def __init__(self, parts: Sequence[np.ndarray]) -> None:
+        self.parts = parts
+        self.shape = (parts[0].shape[0], sum(part.shape[1] for part in parts))
+        self.dtype = parts[0].dtype
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        return np.concatenate([np.asarray(part[rows]) for part in self.parts], axis=-1)
+
+
+class ThumbnailRows:
+    """Thumbnails of a source, padded to one size with white, read image by image."""
+
+    def __init__(self, source: ImageSource, shape: tuple[int, int, int]) -> None:
+        self.source, self.shape, self.dtype = source, (len(source), *shape), np.dtype(np.uint8)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        numbers = range(len(self.source))[rows]
+        out = np.full((len(numbers), *self.shape[1:]), 255, np.uint8)
+        for place, number in enumerate(numbers):
+            picture = self.source.thumbnail(number)
+            if picture is not None:
+                height, width = picture.shape[:2]
+                top, left = (self.shape[1] - height) // 2, (self.shape[2] - width) // 2
+                out[place, top : top + height, left : left + width] = picture
+        return out
+
+
+def root_group(plan: SweepPlan, source: ImageSource, shards: Sequence[dict[str, np.ndarray]]) -> Group:
+    """Variables of the level "study" and the study's attributes."""
+    arrays: dict[str, Any] = {
+        "category": np.array(plan.categories, dtype=object),
+        "category_index": np.arange(len(plan.categories), dtype=np.int32),
+        "image": np.array(list(source.ids), dtype=object),
+    }
+    for name in ("label", "baseline_prediction"):
+        arrays[name] = np.concatenate([shard[name] for shard in shards]).astype(np.int32)
+    arrays["baseline_margin"] = np.concatenate([shard["baseline_margin"] for shard in shards]).astype(np.float32)
+    if source.clusters is not None:
+        arrays["cluster"] = np.asarray(source.clusters, dtype=np.int32)
+    count = np.bincount(arrays["label"], minlength=len(plan.categories)).astype(np.int32)
+    right = arrays["label"] == arrays["baseline_prediction"]
+    correct = np.bincount(arrays["label"][right], minlength=len(plan.categories))
+    with np.errstate(invalid="ignore"):
+        arrays["n_images"], arrays["baseline_accuracy"] = count, correct / count
+    shape = _thumbnail_shape(source)
+    if shape is not None:
+        arrays["thumbnails"] = ThumbnailRows(source, shape)
+    content = hashlib.sha256(b"".join(shard["content"].tobytes() for shard in shards)).hexdigest()
+    attrs = {
+        "unitlab_schema": SCHEMA_VERSION,
+        "network": type(plan.network.module).__name__,
+        "images": source.name,
+        "labels": plan.labels,
+        "default_layer": plan.sites[-1].layer,
+        "baseline_overall_accuracy": float(right.mean()),
+        "fingerprint_weights": plan.fingerprint["weights"],
+        "fingerprint_images": plan.fingerprint["images"],
+        "fingerprint_transform": plan.fingerprint["transform"],
+        "fingerprint_labels": plan.fingerprint["labels"],
+        "fingerprint_content": content,
+        "transform": source.transform_text,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": f"python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}",
+    }
+    return arrays, attrs
+
+
+def _thumbnail_shape(source: ImageSource) -> tuple[int, int, int] | None:
+    """Rows, columns and channels that hold every thumbnail, from the first hundred; larger ones do not occur."""
+    first = source.thumbnail(0)
+    if first is None:
+        return None
+    shapes = [first.shape]
+    for number in range(1, min(len(source), 100)):
+        picture = source.thumbnail(number)
+        shapes.append(first.shape if picture is None else picture.shape)
+    if len(set(shapes)) == 1:
+        return first.shape[0], first.shape[1], first.shape[2]
+    return 64, 64, first.shape[2]
+
+
+def layer_groups(
+    plan: SweepPlan, number: int, shards: Sequence[dict[str, np.ndarray]], root: dict[str, Any]
+) -> tuple[Group, Group]:
+    """Groups "<layer>" and "<layer>/<ablation>" of one site."""
+    site = plan.sites[number]
+    own = [
+        {name.removeprefix(f"{site.layer}/"): array for name, array in shard.items() if name.startswith(f"{site.layer}/")}
+        for shard in shards
+    ]
+    units = np.array(plan.units[number], dtype=np.int32)
+    layer: dict[str, Any] = {"unit": units, **reduced_statistics(own, first_order=plan.first_order)}
+    for name in ("activation_mean", "activation_max"):
+        layer[name] = ShardRows([shard[name] for shard in own])
+    channels = plan.network.site_shape(site)[1]
+    filters = filter_attributes(plan.network.graph, site, channels)
+    layer.update({name: values[units] for name, values in filters.items()})
+    layer_attrs = {"layer": site.layer, "site": site.text, "site_call": site.call, "channels": channels}
+    ablation: dict[str, Any] = {
+        "unit": units,
+        "prediction": ShardRows([shard["prediction"] for shard in own]),
+        "label_margin_drop": ShardRows([shard["label_margin_drop"] for shard in own]),
+    }
+    ablation.update(_counts(ablation["prediction"], root))
+    engine = plan.engines[number]
+    attrs = {
+        "ablation": plan.ablation,
+        "precision": plan.precision,
+        "strategy": engine.strategy,
+        "seed": plan.seed,
+        "batch_size": plan.batch_size,
+        **{f"fingerprint_{name}": value for name, value in plan.layer_fingerprint(site).items()},
+    }
+    return (layer, layer_attrs), (ablation, attrs)
+
+
+def _counts(prediction: ShardRows, root: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Exact counts by class, and the rates that follow from them."""
+    label, before = root["label"].astype(np.int64), root["baseline_prediction"]
+    categories, units = len(root["category"]), prediction.shape[0]
+    broken, fixed, predicted = (np.zeros((units, categories), np.int32) for _ in range(3))
+    right = label == before
+    for start in range(0, units, UNITS_AT_ONCE):
+        rows = prediction[start : start + UNITS_AT_ONCE]
+        for place, row in enumerate(rows, start):
+            after = row == label
+            broken[place] = np.bincount(label[right & ~after], minlength=categories)
+            fixed[place] = np.bincount(label[~right & after], minlength=categories)
+            predicted[place] = np.bincount(row, minlength=categories)
+    lost = broken.astype(np.float64) - fixed
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drop = lost / root["n_images"]
+    return {
+        "n_broken": broken,
+        "n_fixed": fixed,
+        "n_predicted": predicted,
+        "accuracy_drop": drop,
+        "overall_drop": lost.sum(1) / len(label),
+    }

@@ -1,0 +1,174 @@
+"""The network as a sweep runs it: one evaluation of a batch gives logits, site values, gradients and predictions."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+
+from unitlab.compute.capture import CannotCapture, NetworkGraph, capture
+from unitlab.compute.hooks import recorded_output
+from unitlab.compute.layers import Site, called_modules, find_site
+from unitlab.compute.scores import predictions_and_margins
+from unitlab.compute.suffix import Baseline
+from unitlab.compute.working_copy import working_copy
+from unitlab.errors import UnitlabError
+
+__all__ = ["Evaluation", "Network"]
+
+log = logging.getLogger("unitlab")
+
+
+@dataclass
+class Evaluation:
+    """One batch through the unablated network: logits (image, category), site values and what an engine needs."""
+
+    baseline: Baseline
+    logits: Tensor
+    site_values: list[Tensor]
+    first_order: list[Tensor] | None
+
+
+class Network:
+    """A working copy of the user's network, captured where torch.fx can, with the sites of the layers asked for.
+
+    Parameters
+    ----------
+    model
+        The user's network; it is left as it is.
+    device
+        Where to compute.
+    sample
+        One image, (image=1, channel, row, column).
+
+    Raises
+    ------
+    UnitlabError
+        The network does not take the images, does not return logits (image, category) of two classes or more, or gives
+        NaN.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device, sample: Tensor) -> None:
+        self.device = device
+        self.module = working_copy(model, device, channels_last=True)
+        floating = [tensor.dtype for tensor in self.module.parameters() if tensor.is_floating_point()]
+        self.dtype = floating[0] if floating else torch.float32
+        self.sample = self.ready(sample)
+        try:
+            with torch.no_grad():
+                logits = self.module(self.sample)
+        except Exception as error:
+            raise UnitlabError(
+                f"the network does not take images of shape {tuple(sample.shape[1:])} (channel, row, column): "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[0] != 1 or logits.shape[1] < 2:
+            given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise UnitlabError(f"the network returns {given}; it must return logits (image, category) of two classes or more")
+        self.categories = logits.shape[1]
+        self.graph: NetworkGraph | None
+        try:
+            self.graph = capture(self.module, self.sample)
+        except CannotCapture as error:
+            log.warning("the network is ablated by forward hooks, one evaluation a unit: %s", error)
+            self.graph = None
+        self.calls = called_modules(self.module, self.graph, self.sample)
+
+    def ready(self, images: Tensor) -> Tensor:
+        """Images on the device, in the network's dtype and the memory format that convolutions prefer."""
+        images = images.to(self.device, self.dtype)
+        return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
+
+    def site(self, layer: str) -> Site:
+        """The site that a layer's name means, with an output that has units."""
+        return find_site(self.module, self.graph, layer, self.calls)
+
+    def site_shape(self, site: Site) -> tuple[int, ...]:
+        """Shape of the site's output for one image, (image=1, unit, …)."""
+        with torch.no_grad(), recorded_output(self.module, site.module, site.call) as recorded:
+            self.module(self.sample)
+        value = recorded[0] if recorded else None
+        if not isinstance(value, Tensor) or value.dim() < 2 or value.shape[0] != 1:
+            given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise UnitlabError(f"layer='{site.layer}' gives {given}; units are dimension 1 of (image, unit, …)")
+        return tuple(value.shape)
+
+    def node(self, site: Site) -> torch.fx.Node:
+        """The graph's node of a site."""
+        assert self.graph is not None
+        return self.graph.calls[site.module][site.call]
+
+    def evaluate(
+        self,
+        images: Tensor,
+        labels: Tensor | None,
+        sites: list[Site],
+        keep: set[torch.fx.Node],
+        *,
+        first_order: bool,
+    ) -> Evaluation:
+        """One batch: ``images`` (image, channel, row, column), ``labels`` (image) or None for the network's own."""
+        images = self.ready(images)
+        if self.graph is None:
+            values: dict[torch.fx.Node, Tensor] = {}
+            logits, site_values = self._by_hooks(images, sites)
+            gradients = None
+        else:
+            with torch.set_grad_enabled(first_order):
+                values, logits, site_values = self._by_graph(self.graph, images, sites, keep, first_order)
+                gradients = None
+        if not torch.isfinite(logits).all():
+            raise UnitlabError("the network gives NaN or infinite logits; check its weights and the images' normalisation")
+        with torch.no_grad():
+            detached = logits.detach().clone()
+            own, _ = predictions_and_margins(detached, torch.zeros(len(images), dtype=torch.long, device=self.device))
+            labels = own if labels is None else labels.to(self.device)
+            prediction, margin = predictions_and_margins(detached, labels)
+        if first_order and self.graph is not None:
+            gradients = self._first_order(logits, labels, site_values)
+        values = {node: value.detach() if isinstance(value, Tensor) else value for node, value in values.items()}
+        baseline = Baseline(images, values, labels, prediction, margin)
+        return Evaluation(baseline, detached, [value.detach() for value in site_values], gradients)
+
+    def _by_graph(
+        self, graph: NetworkGraph, images: Tensor, sites: list[Site], keep: set[torch.fx.Node], gradient: bool
+    ) -> tuple[dict[torch.fx.Node, Tensor], Tensor, list[Tensor]]:
+        """Values of the kept nodes, logits and site values; with ``gradient``, the sites are leaves or depend on one."""
+        nodes = [self.node(site) for site in sites]
+        kept = keep | set(nodes) | {graph.output, graph.input}
+        values: dict[torch.fx.Node, Tensor] = {graph.input: images}
+        start = 0
+        if gradient:
+            for node in sorted(set(nodes), key=graph.nodes.index):
+                end = graph.nodes.index(node) + 1
+                graph.run_slice(start, end, values, kept)
+                if not values[node].requires_grad:
+                    values[node] = values[node].detach().requires_grad_()
+                start = end
+        graph.run_slice(start, len(graph.nodes), values, kept)
+        return values, values[graph.output], [values[node] for node in nodes]
+
+    def _first_order(self, logits: Tensor, labels: Tensor, site_values: list[Tensor]) -> list[Tensor]:
+        """Σ over positions of activation × d(label margin)/d(activation), (image, unit), for each site."""
+        rows = torch.arange(len(labels), device=self.device)
+        own = logits[rows, labels]
+        other = logits.scatter(1, labels.unsqueeze(1), -torch.inf).amax(1)
+        gradients = torch.autograd.grad((own - other).sum(), site_values, allow_unused=True)
+        found = []
+        for value, gradient in zip(site_values, gradients, strict=True):
+            product = torch.zeros_like(value) if gradient is None else value.detach() * gradient
+            found.append(product.flatten(2).sum(2) if product.dim() > 2 else product)
+        return found
+
+    def _by_hooks(self, images: Tensor, sites: list[Site]) -> tuple[Tensor, list[Tensor]]:
+        """Logits and site values where there is no graph."""
+        site_values = []
+        logits = torch.empty(0)
+        for site in sites:
+            with torch.no_grad(), recorded_output(self.module, site.module, site.call) as recorded:
+                logits = self.module(images)
+            site_values.append(recorded[0])
+        return logits, site_values

@@ -1,0 +1,249 @@
+"""What a sweep is going to do: sites, units, engines, batches, shards and the fingerprint of all that."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.fx
+from torch import Tensor, nn
+
+from unitlab.compute.hooks import HookEngine
+from unitlab.compute.images import ImageSource
+from unitlab.compute.layers import Site, layer_names
+from unitlab.compute.network import Network
+from unitlab.compute.replacements import ABLATIONS
+from unitlab.compute.suffix import SuffixEngine
+from unitlab.compute.working_copy import choose_device
+from unitlab.errors import UnitlabError, nearest_names
+
+__all__ = ["SweepPlan", "bytes_of", "plan_sweep", "weights_fingerprint"]
+
+PRECISIONS = ("float32", "bfloat16")
+SHARD_IMAGES = 512
+MOST_BATCH = 128
+
+
+@dataclass
+class SweepPlan:
+    """Everything decided before the first image: the same plan gives the same bytes."""
+
+    network: Network
+    sites: list[Site]
+    units: list[list[int]]
+    engines: list[SuffixEngine | HookEngine]
+    ablation: str
+    labels: str
+    precision: str
+    seed: int
+    batch_size: int
+    shard_bounds: list[tuple[int, int]]
+    one_layer: bool
+    memory: int
+    categories: list[str]
+    fingerprint: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def first_order(self) -> bool:
+        """Whether gradients can be had."""
+        return self.network.graph is not None
+
+    @property
+    def needed(self) -> set[torch.fx.Node]:
+        """Graph nodes whose values the engines read."""
+        return {node for engine in self.engines if isinstance(engine, SuffixEngine) for node in engine.needed}
+
+    @property
+    def prediction_dtype(self) -> type[np.signedinteger[Any]]:
+        return np.int16 if self.network.categories <= np.iinfo(np.int16).max else np.int32
+
+    @property
+    def description(self) -> str:
+        names = ", ".join(site.layer for site in self.sites)
+        return f"{self.ablation} ablation of {names if len(names) < 40 else f'{len(self.sites)} layers'}"
+
+    def layer_fingerprint(self, site: Site) -> dict[str, str]:
+        """What a result of one layer depends on, beyond network and images."""
+        units = self.units[self.sites.index(site)]
+        return {
+            "site": site.text,
+            "units": hashlib.sha256(repr(units).encode()).hexdigest(),
+            "precision": self.precision,
+            "seed": str(self.seed) if self.ablation == "resample" else "none",
+        }
+
+
+def plan_sweep(
+    model: nn.Module,
+    source: ImageSource,
+    layer: str | Sequence[str],
+    *,
+    units: Sequence[int] | None,
+    ablation: str,
+    labels: str,
+    device: str | torch.device | None,
+    precision: str,
+    batch_size: int | None,
+    memory: str | int,
+    seed: int,
+) -> SweepPlan:
+    """Check what is asked for and decide how to do it.
+
+    Raises
+    ------
+    UnitlabError
+        As `unitlab.ablate` does for bad input.
+    """
+    for name, value, valid in (
+        ("ablation", ablation, ABLATIONS), ("labels", labels, ("given", "predicted")), ("precision", precision, PRECISIONS),
+    ):  # fmt: skip
+        if value not in valid:
+            raise UnitlabError(f"{name}={value!r} is not known; valid: {', '.join(map(repr, valid))}")
+    if ablation == "resample" and len(source) < 2:
+        raise UnitlabError("ablation='resample' takes a unit's map from another image; give two images or more")
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise UnitlabError(f"batch_size={batch_size!r} must be a positive number of images")
+    budget = bytes_of(memory)
+    sample, _ = next(iter(source.batches(0, 1, 1)))
+    network = Network(model, choose_device(device), sample)
+    categories = _categories(source, network.categories, labels)
+    one_layer = isinstance(layer, str) and layer != "all"
+    names = _layers(network, layer)
+    sites = [network.site(name) for name in names]
+    repeated = {site.text for site in sites if [other.text for other in sites].count(site.text) > 1}
+    if repeated:
+        raise UnitlabError(f"layer={layer!r} names {sorted(repeated)} more than once")
+    shapes = [network.site_shape(site) for site in sites]
+    chosen = [_units(units, shape[1], site) for site, shape in zip(sites, shapes, strict=True)]
+    engines: list[SuffixEngine | HookEngine] = []
+    for site, numbers in zip(sites, chosen, strict=True):
+        if network.graph is None:
+            engines.append(HookEngine(network.module, site.module, site.call, numbers))
+        else:
+            engine = SuffixEngine(
+                network.graph, network.node(site), network.sample, numbers, budget // 2, precision=precision
+            )
+            engines.append(engine)
+    size = batch_size or _batch_size(network, engines, budget)
+    per_shard = max(size, SHARD_IMAGES // size * size)
+    bounds = [(start, min(start + per_shard, len(source))) for start in range(0, len(source), per_shard)]
+    plan = SweepPlan(
+        network, sites, chosen, engines, ablation, labels, precision, seed, size, bounds, one_layer, budget, categories
+    )
+    plan.fingerprint = {
+        "weights": weights_fingerprint(model),
+        "images": _images_fingerprint(source, tuple(sample.shape[1:])),
+        "transform": hashlib.sha256(source.transform_text.encode()).hexdigest(),
+        "labels": labels,
+        "layer": ", ".join(f"{site.layer}={site.text}" for site in sites),
+        "ablation": ablation,
+        "seed": str(seed),
+        "units": hashlib.sha256(repr(chosen).encode()).hexdigest(),
+        "precision": precision,
+        "device": network.device.type,
+        "memory": str(budget),
+        "batch": str(size),
+        "torch": torch.__version__,
+    }
+    return plan
+
+
+def bytes_of(memory: str | int) -> int:
+    """Bytes in "2 GB", "512 MiB" or a plain number.
+
+    Raises
+    ------
+    UnitlabError
+        Not an amount of memory, or less than 64 MB.
+    """
+    powers = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-zA-Z]*)\s*", str(memory))
+    if match is None or match[2].lower() not in powers:
+        raise UnitlabError(f"memory={memory!r} is not an amount of memory; give '2 GB', '512 MB' or a number of bytes")
+    amount = int(float(match[1]) * powers[match[2].lower()])
+    if amount < 64 * 10**6:
+        raise UnitlabError(f"memory={memory!r} is too little; give '64 MB' or more")
+    return amount
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """SHA-256 of the state dict: names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if isinstance(tensor, Tensor):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _images_fingerprint(source: ImageSource, shape: tuple[int, ...]) -> str:
+    digest = hashlib.sha256(repr((list(source.ids), list(source.categories), shape)).encode())
+    digest.update(np.ascontiguousarray(source.labels, dtype=np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def _categories(source: ImageSource, logits: int, labels: str) -> list[str]:
+    """Names of the network's classes."""
+    if len(source.categories) == logits:
+        return list(source.categories)
+    if labels == "predicted":
+        return [f"class {index}" for index in range(logits)]
+    raise UnitlabError(
+        f"the network tells {logits} classes apart and the images have {len(source.categories)} "
+        f"({', '.join(map(repr, list(source.categories)[:3]))} …); give the network's {logits} class names in its own order: "
+        "unitlab.images(..., categories=[...]), or labels='predicted'"
+    )
+
+
+def _layers(network: Network, layer: str | Sequence[str]) -> list[str]:
+    """Names of the layers asked for; "all" is every convolution, after its ReLU where it has an alias."""
+    if isinstance(layer, str) and layer == "all":
+        alias_of = {module: alias for alias, module in layer_names(network.module).items()}
+        kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+        names = [
+            alias_of.get(name, name)
+            for name, module in network.module.named_modules()
+            if isinstance(module, kinds) and network.calls.get(name, 0) == 1
+        ]
+        if not names:
+            raise UnitlabError("layer='all': the network calls no convolution module")
+        return names
+    names = [layer] if isinstance(layer, str) else list(layer)
+    if not names:
+        raise UnitlabError("layer=[] names no layer")
+    return names
+
+
+def _units(units: Sequence[int] | None, channels: int, site: Site) -> list[int]:
+    if units is None:
+        return list(range(channels))
+    chosen = [int(unit) for unit in units]
+    if not chosen:
+        raise UnitlabError("units=[] names no unit; leave it out for all units")
+    wrong = [unit for unit in chosen if not 0 <= unit < channels]
+    if wrong or len(set(chosen)) != len(chosen):
+        what = f"{wrong[:5]} are not units of it" if wrong else "some units are given twice"
+        raise UnitlabError(f"layer '{site.layer}' has units 0 to {channels - 1}; {what}")
+    return sorted(chosen)
+
+
+def _batch_size(network: Network, engines: list[SuffixEngine | HookEngine], budget: int) -> int:
+    """Images at a time such that the values of one evaluation stay within half of the budget."""
+    element = network.sample.element_size()
+    graph = network.graph
+    if graph is None:
+        return max(1, min(32, budget // (64 * network.sample.numel() * element)))
+    shapes: dict[torch.fx.Node, int] = {}
+    for engine in engines:
+        if isinstance(engine, SuffixEngine):
+            shapes.update({node: int(np.prod(shape[1:])) for node, shape in engine.suffix.shapes.items()})
+    in_suffix = {node for engine in engines if isinstance(engine, SuffixEngine) for node in engine.suffix.nodes}
+    # gradients keep the values of the suffix; the prefix keeps two or three of its widest
+    prefix = sorted((shapes[node] for node in graph.nodes if node in shapes and node not in in_suffix), reverse=True)
+    held = sum(shapes.get(node, 0) for node in in_suffix) * 2 + sum(prefix[:3]) + network.sample.numel()
+    return int(max(1, min(MOST_BATCH, budget // 2 // max(1, held * element))))
