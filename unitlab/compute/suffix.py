@@ -21,7 +21,7 @@ from unitlab.errors import UnitlabError
 __all__ = ["Baseline", "SuffixEngine"]
 
 # A working set of this size stays near the cache of a CPU core while its matrix products are still large.
-CPU_WORKING_SET = 64 << 20
+CPU_WORKING_SET = 32 << 20
 LEAST_ROWS = 8
 SAMPLED_PAIRS = 64
 # A prediction whose top-two margin is under this many times the bfloat16 error is computed again in float32.

@@ -23,7 +23,8 @@ from unitlab.compute.suffix import SuffixEngine
 from unitlab.compute.verification import compared_with_hooks
 from unitlab.compute.working_copy import exact_float32
 from unitlab.errors import UnitlabError
-from unitlab.study import PartialStudy, assemble, open_study, study_summary, write_study
+from unitlab.partial_study import PartialStudy
+from unitlab.study import assemble, open_study, study_summary, write_study
 
 __all__ = ["ablate"]
 

@@ -1,0 +1,148 @@
+"""The manifest of a store: size and SHA-256 of every file, and a digest of the list itself."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from unitlab.errors import UnitlabError
+
+__all__ = ["Manifest", "file_sha256", "read_manifest", "write_failure", "write_manifest"]
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a store consists of: file (path inside the store) → size in bytes and SHA-256."""
+
+    folder: Path
+    schema: int
+    files: dict[str, tuple[int, str]]
+    digest: str
+    identity: tuple[int, int, int]
+
+    def check_presence(self, files: Iterable[str] | None = None) -> None:
+        """Raise where a file is missing, cut, or no plain file inside the store."""
+        folders: set[str] = set()
+        for name in self.files if files is None else files:
+            path = self.folder / name
+            for parent in PurePosixPath(name).parents:
+                folder = str(parent)
+                if folder != "." and folder not in folders:
+                    folders.add(folder)
+                    self._refuse_link(self.folder / folder)
+            try:
+                found = path.lstat()
+            except OSError as error:
+                raise UnitlabError(f"{self.folder} is not whole: the file {name} is missing ({error.strerror})") from error
+            self._refuse_link(path)
+            if not stat.S_ISREG(found.st_mode):
+                raise UnitlabError(f"{self.folder} is not a study: {name} is no plain file")
+            size = self.files[name][0]
+            if found.st_size != size:
+                raise UnitlabError(
+                    f"{self.folder} is not whole: the file {name} has {found.st_size} bytes, {size} were written; "
+                    "copy the study again, or compute it again"
+                )
+
+    def check_bytes(self, files: Iterable[str] | None = None) -> None:
+        """Raise where a file is not what was written."""
+        for name in self.files if files is None else files:
+            self.check_presence([name])
+            try:
+                found = file_sha256(self.folder / name)
+            except OSError as error:
+                raise UnitlabError(f"{self.folder}: the file {name} cannot be read ({error.strerror})") from error
+            if found != self.files[name][1]:
+                raise UnitlabError(
+                    f"{self.folder} is damaged: the bytes of the file {name} are not those that were written; "
+                    "copy the study again, or compute it again"
+                )
+
+    def below(self, folder: str) -> list[str]:
+        """Files under a folder of the store."""
+        return [name for name in self.files if name.startswith(f"{folder}/")]
+
+    def check_same_store(self) -> None:
+        """Raise where another study was put in this one's place since the manifest was read."""
+        try:
+            same = _identity(self.folder / MANIFEST) == self.identity
+            same = same or read_manifest(self.folder).digest == self.digest
+        except OSError as error:
+            raise UnitlabError(f"{self.folder} is gone or cannot be read any more ({error.strerror})") from error
+        if not same:
+            raise UnitlabError(f"{self.folder} was written anew since it was opened; load it again")
+
+    def _refuse_link(self, path: Path) -> None:
+        if path.is_symlink():
+            raise UnitlabError(
+                f"{self.folder} is refused: {path.relative_to(self.folder)} is a symbolic link, which a study never holds"
+            )
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path, schema: int) -> None:
+    """Write the manifest of all files in ``folder``, through to the disk."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    files = {name: [(folder / name).stat().st_size, file_sha256(folder / name)] for name in names if name != MANIFEST}
+    content: dict[str, Any] = {"unitlab_schema": schema, "files": files}
+    content["digest"] = _digest(content)
+    with open(folder / MANIFEST, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=0, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a store, itself checked; ``FileNotFoundError`` where there is none."""
+    identity = _identity(folder / MANIFEST)
+    text = (folder / MANIFEST).read_bytes()
+    try:
+        content = json.loads(text)
+        digest = content["digest"]
+        whole = digest == _digest({key: value for key, value in content.items() if key != "digest"})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UnitlabError(f"{folder} is damaged: the file {MANIFEST} cannot be read") from error
+    if not whole:
+        raise UnitlabError(f"{folder} is damaged: the file {MANIFEST} is not what was written")
+    try:
+        files = {str(name): (int(size), str(digest)) for name, (size, digest) in content["files"].items()}
+        schema = int(content["unitlab_schema"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UnitlabError(f"{folder} is no study of unitlab: its {MANIFEST} has another layout") from error
+    for name in files:
+        parts = PurePosixPath(name).parts
+        if not parts or PurePosixPath(name).is_absolute() or ".." in parts or "\\" in name or "\0" in name:
+            raise UnitlabError(f"{folder} is refused: its {MANIFEST} names {name!r}, which is outside of the store")
+    return Manifest(folder, schema, files, str(digest), identity)
+
+
+def write_failure(error: OSError, path: Path) -> UnitlabError:
+    """What a failed write means for the user."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UnitlabError(f"no space left on the disk of {path}; free some and run the same again: it goes on from there")
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return UnitlabError(f"{path} cannot be written ({error.strerror}); give a folder that can")
+    return UnitlabError(f"writing {path} failed: {error.strerror or error}")
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
