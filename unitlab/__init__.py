@@ -1,3 +1,51 @@
-"""unitlab: which single units of an image classifier matter, and to which classes."""
+"""unitlab: which single units of an image classifier matter, and to which classes?
+
+``unitlab.studies()`` lists what is there, ``unitlab.load(name)`` opens a study as an `xarray.Dataset`,
+``unitlab.ablate(model, images, layer)`` computes one for a network of your own.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from unitlab.errors import UnitlabError
+
+if TYPE_CHECKING:
+    from unitlab.catalog import load as load
+    from unitlab.catalog import studies as studies
+    from unitlab.compute.images import images as images
+    from unitlab.compute.sweep import ablate as ablate
+    from unitlab.compute.verification import verify as verify
 
 __version__ = "0.1.0"
+__all__ = ["UnitlabError", "ablate", "images", "load", "studies", "verify"]
+
+_WHERE = {
+    "ablate": "unitlab.compute.sweep",
+    "images": "unitlab.compute.images",
+    "load": "unitlab.catalog",
+    "studies": "unitlab.catalog",
+    "verify": "unitlab.compute.verification",
+}
+_TORCH = {"torch", "torchvision", "safetensors", "tqdm"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'unitlab' has no attribute {name!r}")
+    try:
+        found = getattr(importlib.import_module(_WHERE[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name not in _TORCH:
+            raise
+        raise UnitlabError(
+            f"unitlab.{name} runs networks and needs {error.name}, which is not installed; "
+            "install unitlab with its extra 'compute'"
+        ) from error
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

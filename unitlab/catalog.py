@@ -1,0 +1,254 @@
+"""Names of studies: the bundled ones, those computed on this machine, and recipes for computing them."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import platformdirs
+import xarray as xr
+from xarray.backends import BackendArray
+from xarray.core import indexing
+
+from unitlab.bundled_images import IMAGE_SETS, bundled_folder, bundled_images
+from unitlab.errors import UnitlabError, nearest_names
+from unitlab.schema import VARIABLES, variable_attrs
+from unitlab.study import check_files, open_study, study_summary
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from unitlab.compute.images import ImageSource
+
+__all__ = ["RECIPES", "Recipe", "check", "home", "load", "path_of", "recipe", "studies"]
+
+STORE = ".zarr"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a named study is computed: its network, images and layers (``layers[-1]`` is the default)."""
+
+    name: str
+    network: str
+    images: str
+    layers: tuple[str, ...]
+    all_layers: bool = False
+
+    def build_model(self) -> nn.Module:
+        """The trained network."""
+        from unitlab.compute.networks import bundled_network
+
+        return bundled_network(self.name)
+
+    def build_images(self) -> ImageSource:
+        """The images that it is measured on."""
+        from unitlab.compute.images import images
+
+        return images(self.images)
+
+    def attrs(self) -> dict[str, Any]:
+        """What the study says of the network: how it was trained, how accurate it is."""
+        path = bundled_folder() / "weights" / f"{self.name}.json"
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UnitlabError(f"the record {path} of the network cannot be read ({error}); install unitlab again") from error
+        training = f"{record['epochs']} epochs over {record['train_images']} images, seed {record['seed']}"
+        return {
+            "name": self.name,
+            "recipe": self.name,
+            "network": self.network,
+            "top1_accuracy": record["top1_accuracy"],
+            "pixel_nearest_neighbour_accuracy": record["pixel_nearest_neighbour_accuracy"],
+            "training": training,
+        }
+
+
+RECIPES = {
+    found.name: found
+    for found in (
+        Recipe("vgg_emoji", "VGG style, batch norm", "emoji", ("conv5_2",)),
+        Recipe("resnet_emoji", "ResNet, eight basic blocks", "emoji", ("layer4",)),
+        Recipe(
+            "alexnet_fashion", "AlexNet style", "fashion_mnist", ("conv1", "conv2", "conv3", "conv4", "conv5"), all_layers=True
+        ),
+        Recipe("vgg_fashion", "VGG style", "fashion_mnist", ("conv3_2",)),
+    )
+}
+
+
+def home() -> Path:
+    """Folder of what is computed here: ``$UNITLAB_HOME``, or unitlab's folder in the user's data folder."""
+    given = os.environ.get("UNITLAB_HOME")
+    return Path(given).expanduser() if given else Path(platformdirs.user_data_dir("unitlab"))
+
+
+def _stores() -> dict[str, tuple[str, Path]]:
+    """Name → (where, path) of every store that a name finds; what was computed here comes before what is bundled."""
+    found: dict[str, tuple[str, Path]] = {}
+    for where, folder in (("bundled", bundled_folder() / "studies"), ("computed", home() / "studies")):
+        if folder.is_dir():
+            for path in sorted(folder.iterdir()):
+                if path.suffix == STORE and path.is_dir():
+                    found[path.stem] = (where, path)
+    return found
+
+
+def studies() -> pd.DataFrame:
+    """Studies that have a name.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index ``name``; columns ``network``, ``images``, ``layers``, ``categories``, ``where``: "bundled", "computed",
+        "recipe" (known, not computed yet) or "damaged".
+
+    Examples
+    --------
+    >>> import unitlab
+    >>> "vgg_fashion" in unitlab.studies().index
+    True
+    """
+    import pandas as pd
+
+    rows: dict[str, dict[str, Any]] = {}
+    for name, (where, path) in _stores().items():
+        try:
+            found = study_summary(path)
+        except UnitlabError:
+            rows[name] = {"network": "", "images": "", "layers": "", "categories": 0, "where": "damaged"}
+            continue
+        rows[name] = {
+            "network": found.network,
+            "images": f"{found.n_images} of {found.images}",
+            "layers": ", ".join(found.layers),
+            "categories": found.categories,
+            "where": where,
+        }
+    for name, known in RECIPES.items():
+        rows.setdefault(
+            name,
+            {
+                "network": known.network,
+                "images": known.images,
+                "layers": ", ".join(known.layers),
+                "categories": 0,
+                "where": "recipe",
+            },
+        )
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["network", "images", "layers", "categories", "where"])
+    table.index.name = "name"
+    return table.sort_index()
+
+
+def path_of(name_or_path: str | Path) -> Path:
+    """Store of a name or path.
+
+    Raises
+    ------
+    UnitlabError
+        No such study; a known one that is not computed yet, with the command that computes it.
+    """
+    text = str(name_or_path)
+    if isinstance(name_or_path, Path) or os.sep in text or text.endswith(STORE) or text.startswith("."):
+        return Path(name_or_path).expanduser()
+    stores = _stores()
+    if text in stores:
+        return stores[text][1]
+    if text in RECIPES:
+        known = RECIPES[text]
+        raise UnitlabError(
+            f"the study '{text}' ({known.network} on {known.images}, layers {', '.join(known.layers)}) is not computed on this "
+            f"machine yet; nothing has to be downloaded for it. Compute it with: unitlab compute {text}"
+        )
+    raise UnitlabError(f"there is no study '{text}'. {nearest_names(text, [*stores, *RECIPES])}")
+
+
+def load(name_or_path: str | Path, layer: str | None = None, ablation: str = "zero") -> xr.Dataset:
+    """Open a study by its name or path.
+
+    Parameters
+    ----------
+    name_or_path
+        A name that `studies` lists, or the path of a store.
+    layer
+        Default: the study's own default layer.
+    ablation
+        "zero", "mean" or "resample", where the study has it.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``unit``, ``category``, ``image``, ``top_rank``, read lazily; variables as `unitlab.schema` defines them.
+
+    Raises
+    ------
+    UnitlabError
+        An unknown name (the nearest are suggested), layer or ablation; a store that is corrupt, cut, foreign or newer.
+
+    Examples
+    --------
+    >>> import unitlab
+    >>> ds = unitlab.load("vgg_fashion")
+    >>> ds.accuracy_drop.dims
+    ('unit', 'category')
+    """
+    ds = open_study(path_of(name_or_path), layer, ablation)
+    images = str(ds.attrs.get("images"))
+    if "thumbnails" not in ds and images in IMAGE_SETS:
+        dims = VARIABLES["thumbnails"].dims
+        lazy = indexing.LazilyIndexedArray(_BundledThumbnails(images, [str(i) for i in ds.image.values]))
+        ds["thumbnails"] = xr.Variable(dims, lazy, variable_attrs("thumbnails"))
+    return ds
+
+
+def check(name_or_path: str | Path) -> None:
+    """Compare every byte of a study with what was written; raises a `UnitlabError` that names the file."""
+    check_files(path_of(name_or_path))
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of a name.
+
+    Raises
+    ------
+    UnitlabError
+        No such recipe.
+    """
+    if name not in RECIPES:
+        raise UnitlabError(f"there is no recipe '{name}' to compute. {nearest_names(name, RECIPES)}")
+    return RECIPES[name]
+
+
+class _BundledThumbnails(BackendArray):
+    """Pictures of a bundled image set for the images of a study, read when asked."""
+
+    def __init__(self, name: str, ids: list[str]) -> None:
+        self.name, self.ids = name, ids
+        size, channels = (64, 3) if name == "emoji" else (28, 1)
+        self.shape, self.dtype = (len(ids), size, size, channels), np.dtype(np.uint8)
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
+
+    def _read(self, key: tuple[Any, ...]) -> np.ndarray:
+        found = bundled_images(self.name)
+        if found.ids != self.ids:
+            position = {name: place for place, name in enumerate(found.ids)}
+            missing = [name for name in self.ids if name not in position]
+            if missing:
+                raise UnitlabError(f"the study's image {missing[0]!r} is not in the bundled set '{self.name}'")
+            rows = np.array([position[name] for name in self.ids])[key[0]]
+        else:
+            rows = np.arange(len(self.ids))[key[0]]
+        # one axis after the other, from the last: an outer index, as xarray's adapter gives it
+        picked = found.pixels
+        for axis in (3, 2, 1):
+            picked = picked[(slice(None),) * axis + (key[axis],)]
+        return picked[rows]

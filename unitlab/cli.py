@@ -1,0 +1,156 @@
+"""The ``unitlab`` command: list, info, compute, verify."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from unitlab import __version__, catalog
+from unitlab.errors import UnitlabError
+from unitlab.study import study_summary
+
+__all__ = ["main"]
+
+SHOWN_UNITS = 10
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns
+    -------
+    int
+        0; 1 where ``verify`` found a difference; 2 for a `UnitlabError` (its message goes to stderr); 130 after Ctrl-C.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    given = _parser().parse_args(arguments)
+    try:
+        return int(given.run(given))
+    except UnitlabError as error:
+        print(f"unitlab: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("unitlab: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="unitlab", description="Which single units of an image classifier matter, and to which classes?"
+    )
+    parser.add_argument("--version", action="version", version=f"unitlab {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands.add_parser("list", help="studies that have a name").set_defaults(run=_list)
+    info = commands.add_parser("info", help="what a study holds")
+    info.add_argument("name", metavar="NAME", help="a study's name or path")
+    info.set_defaults(run=_info)
+    compute = commands.add_parser("compute", help="compute a study: silence every unit, re-measure every class")
+    compute.add_argument("name", metavar="NAME", help="a study's name, or the path of a store of a known one")
+    compute.add_argument("--layer", action="append", help="layer (may be given several times; default: the recipe's)")
+    compute.add_argument("--ablation", default="zero", choices=("zero", "mean", "resample"))
+    compute.add_argument("--units", help="units, such as 3,5,10-20 (default: all)")
+    compute.add_argument("--device", help="cpu, cuda, cuda:1 (default: CUDA where it is present)")
+    compute.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
+    compute.add_argument("--memory", default="2 GB", help="memory for the sweep besides the network (default: 2 GB)")
+    compute.add_argument("--store", type=Path, help="where to write (default: unitlab's data folder)")
+    compute.set_defaults(run=_compute)
+    verify = commands.add_parser("verify", help="check every byte, and a sample of the pairs with plain hooks")
+    verify.add_argument("name", metavar="NAME", help="a study's name or path")
+    verify.add_argument("--sample", type=int, default=2048, help="(unit, image) pairs to compare (default: 2048)")
+    verify.add_argument("--device", help="cpu, cuda (default: CUDA where it is present)")
+    verify.set_defaults(run=_verify)
+    return parser
+
+
+def _list(_: argparse.Namespace) -> int:
+    table = catalog.studies().reset_index()
+    print(table.to_string(index=False, justify="left"))
+    return 0
+
+
+def _info(given: argparse.Namespace) -> int:
+    path = catalog.path_of(given.name)
+    found = study_summary(path)
+    print(f"{found.name}: {found.network}; {found.n_images} images of {found.images} in {found.categories} classes")
+    for layer, ablations in found.layers.items():
+        default = " (default)" if layer == found.attrs.get("default_layer") else ""
+        print(f"  {layer}{default}: {', '.join(ablations)}")
+    for name, value in sorted(found.attrs.items()):
+        if name not in ("name", "network", "images", "layers", "default_layer"):
+            print(f"  {name} = {value}")
+    print(f"  store = {path}")
+    return 0
+
+
+def _compute(given: argparse.Namespace) -> int:
+    from unitlab.compute.sweep import ablate
+
+    name, store = given.name, given.store
+    if name not in catalog.RECIPES and Path(name).exists():
+        store = store or catalog.path_of(name)
+        name = str(study_summary(catalog.path_of(given.name)).attrs.get("recipe", name))
+    recipe = catalog.recipe(name)
+    store = store or catalog.home() / "studies" / f"{name}.zarr"
+    layers = given.layer or list(recipe.layers)
+    found = ablate(
+        recipe.build_model(), recipe.build_images(), layers[0] if len(layers) == 1 else layers,
+        units=None if given.units is None else _units(given.units), ablation=given.ablation, store=store, device=given.device,
+        precision=given.precision, memory=given.memory, attrs=recipe.attrs(),
+    )  # fmt: skip
+    ds = found[layers[-1]] if isinstance(found, dict) else found
+    print(_table(ds))
+    print(f"\nstudy: {store}")
+    return 0
+
+
+def _verify(given: argparse.Namespace) -> int:
+    from unitlab.compute.verification import verify
+
+    found = verify(given.name, sample=given.sample, device=given.device)
+    print(
+        f"{given.name}: every byte is as written; {found.compared} (unit, image) pairs compared with plain hooks, "
+        f"{found.excused} ties within float noise, {found.different} different"
+    )
+    if found.different:
+        print(f"first difference: {found.first_difference}")
+    return 1 if found.different else 0
+
+
+def _units(text: str) -> list[int]:
+    """Units in "3,5,10-20"."""
+    units: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise UnitlabError(f"--units {text!r} is not a list of units; give something like 3,5,10-20")
+        units += range(int(first), int(last if dash else first) + 1)
+    return units
+
+
+def _table(ds: xr.Dataset) -> str:
+    """The most damaging units, their worst classes, overall against max class drop, in points of accuracy."""
+    drop, overall = ds.accuracy_drop.values, ds.overall_drop.values
+    known = np.where(np.isnan(drop), -np.inf, drop)
+    worst = known.argmax(1)
+    top = known.max(1)
+    names = [str(name) for name in ds.category.values]
+    width = max(12, *(len(names[k]) for k in worst))
+    lines = [
+        f"{ds.attrs['name']}, {ds.attrs['layer']}, {ds.attrs['ablation']} ablation: {len(overall)} units, "
+        f"{ds.sizes['image']} images, {len(names)} classes, baseline accuracy {ds.attrs['baseline_overall_accuracy']:.1%}",
+        "",
+        f"{'unit':>5}  {'worst class':<{width}}  {'class drop':>10}  {'overall drop':>12}  points of accuracy",
+    ]
+    for row in np.argsort(-top, kind="stable")[:SHOWN_UNITS]:
+        lines.append(
+            f"{int(ds.unit[row]):>5}  {names[worst[row]]:<{width}}  {100 * top[row]:>10.1f}  {100 * overall[row]:>12.2f}"
+        )
+    lines += ["", f"mean over units: max class drop {100 * top.mean():.1f}, overall drop {100 * overall.mean():.2f}"]
+    lines.append("A largest drop over classes is biased upward: compare it with its null before believing it.")
+    return "\n".join(lines)
