@@ -64,7 +64,9 @@ def fetched(package: str, integrity: str, cache: Path) -> tarfile.TarFile:
     path = cache / re.sub(r"^@", "", package).replace("/", "-").replace("@", "-")
     path = path.with_name(path.name + ".tgz")
     if not path.exists():
-        subprocess.run(["npm", "pack", "--silent", package, "--pack-destination", str(cache)], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["npm", "pack", "--silent", package, "--pack-destination", str(cache)], check=True, stdout=subprocess.DEVNULL
+        )
     digest = base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
     if digest != integrity:
         raise SystemExit(f"{path} has another hash than pinned here; remove it and run again")
@@ -135,7 +137,9 @@ def drawings(name: str, archive: tarfile.TarFile, classes: dict[str, str], names
 def rendered(drawing: str | bytes) -> np.ndarray | None:
     """64×64 RGBA: cropped to what is drawn, longest side 60, centred."""
     try:
-        data = drawing if isinstance(drawing, bytes) else bytes(resvg_py.svg_to_bytes(svg_string=drawing, width=256, height=256))
+        data = (
+            drawing if isinstance(drawing, bytes) else bytes(resvg_py.svg_to_bytes(svg_string=drawing, width=256, height=256))
+        )
         picture = Image.open(io.BytesIO(data)).convert("RGBA")
     except Exception as error:
         print("not rendered:", error, file=sys.stderr)
@@ -236,7 +240,9 @@ def main() -> None:
             index.append([entry, clusters.index(rows[i]["cluster"])])
         text = json.dumps({"categories": categories, "images": index}, ensure_ascii=False)
         archive.writestr(zipfile.ZipInfo("index.json", (2020, 1, 1, 0, 0, 0)), text)
-    print(f"{len(rows)} images, {len(categories)} classes, {validation.sum()} for validation, {path.stat().st_size / 1e6:.1f} MB")
+    print(
+        f"{len(rows)} images, {len(categories)} classes, {validation.sum()} for validation, {path.stat().st_size / 1e6:.1f} MB"
+    )
 
 
 if __name__ == "__main__":

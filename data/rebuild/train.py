@@ -161,7 +161,10 @@ def main() -> None:
             optimizer.step()
             schedule.step()
         if epoch % 4 == 3 or epoch == epochs - 1:
-            print(f"epoch {epoch + 1}: top-1 {accuracy(network, test, data.test_labels):.4f}, {time.time() - began:.0f} s", flush=True)
+            print(
+                f"epoch {epoch + 1}: top-1 {accuracy(network, test, data.test_labels):.4f}, {time.time() - began:.0f} s",
+                flush=True,
+            )
     # what is kept is what is measured: weights in 16 bits
     state = {key: value.half() if value.is_floating_point() else value for key, value in network.state_dict().items()}
     state = {key: value.contiguous() for key, value in state.items()}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +13,18 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, SequentialSampler
+from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, SequentialSampler, Subset
+from torchvision.datasets import DatasetFolder
 
 from unitlab.bundled_images import IMAGE_SETS, bundled_images
+from unitlab.compute.transforms import refuse_random, transform_text
 from unitlab.errors import UnitlabError, nearest_names
 
 __all__ = ["ImageSource", "images"]
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 THUMBNAIL = 64
+READ_TWICE = 4
 
 Read = Callable[[int], Any]
 
@@ -53,10 +59,12 @@ class ImageSource:
         transform_text: str,
         thumbnail: Callable[[int], np.ndarray | None],
         clusters: np.ndarray | None = None,
+        threads: int = 0,
     ) -> None:
         self.name, self.ids, self.categories = name, [str(i) for i in ids], [str(c) for c in categories]
         self.labels, self.clusters, self.transform_text = labels, clusters, transform_text
-        self._read, self._thumbnail = read, thumbnail
+        self._read, self._thumbnail, self._threads = read, thumbnail, threads
+        self._shape: tuple[int, ...] | None = None
         if not self.ids:
             raise UnitlabError(f"{name} holds no images; give a folder per class with pictures in it")
         if len(set(self.ids)) != len(self.ids):
@@ -89,10 +97,37 @@ class ImageSource:
         UnitlabError
             An image that cannot be read, is no float tensor, differs in size from the others, or holds NaN.
         """
+        tensors = self._decoded(start, stop, ahead=batch_size) if self._threads else map(self._tensor, range(start, stop))
         for first in range(start, stop, batch_size):
             positions = np.arange(first, min(first + batch_size, stop))
-            tensors = [self._tensor(int(position)) for position in positions]
-            yield torch.stack(tensors), positions
+            yield torch.stack([self._checked(int(position), next(tensors)) for position in positions]), positions
+
+    def _decoded(self, start: int, stop: int, ahead: int) -> Iterator[Tensor]:
+        # threads, not DataLoader processes: decoding and resizing leave Python's lock free, and nothing has to be pickled
+        # or to pass through a container's small shared memory
+        with ThreadPoolExecutor(self._threads) as pool:
+            waiting: deque[Future[Tensor]] = deque()
+            try:
+                for position in range(start, stop):
+                    waiting.append(pool.submit(self._tensor, position))
+                    if len(waiting) > ahead:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def refuse_changing(self, forget: Callable[[], None] = lambda: None) -> None:
+        """Refuse a source whose first images differ from one reading to the next, as with hidden augmentation."""
+        for position in range(min(READ_TWICE, len(self))):
+            first = self._tensor(position)
+            forget()
+            if not torch.equal(first, self._tensor(position)):
+                raise UnitlabError(
+                    f"{self.name}: image {self.ids[position]!r} differs when it is read again; unitlab needs images that can "
+                    "be repeated: leave out the augmentation"
+                )
 
     def _tensor(self, position: int) -> Tensor:
         try:
@@ -107,16 +142,18 @@ class ImageSource:
                 f"{self.name}: image {self.ids[position]!r} is {given}; images are float tensors (channel, row, column): "
                 "give a transform that ends in one"
             )
-        expected = getattr(self, "_shape", None)
-        if expected is None:
-            self._shape = expected = tuple(tensor.shape)
-        if tuple(tensor.shape) != expected:
-            raise UnitlabError(
-                f"{self.name}: image {self.ids[position]!r} has shape {tuple(tensor.shape)}, the first read had {expected}; "
-                "give a transform that makes all sizes equal, such as the weights' own transforms()"
-            )
         if not torch.isfinite(tensor).all():
             raise UnitlabError(f"{self.name}: image {self.ids[position]!r} holds NaN or infinite pixels")
+        return tensor
+
+    def _checked(self, position: int, tensor: Tensor) -> Tensor:
+        if self._shape is None:
+            self._shape = tuple(tensor.shape)
+        if tuple(tensor.shape) != self._shape:
+            raise UnitlabError(
+                f"{self.name}: image {self.ids[position]!r} has shape {tuple(tensor.shape)}, the first read had {self._shape}; "
+                "give a transform that makes all sizes equal, such as the weights' own transforms()"
+            )
         return tensor
 
 
@@ -160,13 +197,14 @@ def images(
     """
     if isinstance(source, str) and source in IMAGE_SETS and not Path(source).is_dir():
         return _bundled(source, transform, categories, ids)
-    _refuse_random(transform)
+    refuse_random(transform)
     if isinstance(source, str | Path):
         return _folder(Path(source), transform, categories, ids)
     if isinstance(source, DataLoader):
-        if not isinstance(source.sampler, SequentialSampler) or not isinstance(source.dataset, Dataset):
+        drawn_by = source.sampler if type(source.batch_sampler) is BatchSampler else source.batch_sampler
+        if not isinstance(drawn_by, SequentialSampler):
             raise UnitlabError(
-                f"the DataLoader draws its images with {type(source.sampler).__name__}; unitlab needs an order that can be "
+                f"the DataLoader draws its images with {type(drawn_by).__name__}; unitlab needs an order that can be "
                 "repeated: give the dataset itself, or a DataLoader with shuffle=False"
             )
         source = source.dataset
@@ -225,22 +263,25 @@ def _folder(
         except Exception as error:
             raise UnitlabError(f"the image file {files[position]} cannot be read ({error}); remove or replace it") from error
 
-    return ImageSource(
+    found_images = ImageSource(
         folder.name, ids if ids is not None else [path.relative_to(folder).as_posix() for path in files],
         np.array(labels, dtype=np.int64), classes,
         lambda position: (transform or _plain_tensor)(picture(position)),
-        transform_text=_text(transform), thumbnail=lambda position: _small(picture(position)),
+        transform_text=transform_text(transform), thumbnail=lambda position: _small(picture(position)),
+        threads=min(8, os.cpu_count() or 1),
     )  # fmt: skip
+    found_images.refuse_changing()
+    return found_images
 
 
 def _dataset(
     dataset: Any, transform: Callable[[Any], Tensor] | None, categories: Sequence[str] | None, ids: Sequence[str] | None
 ) -> ImageSource:
     inner = dataset
-    while hasattr(inner, "dataset"):
+    while isinstance(inner, Subset):
         inner = inner.dataset
-    for name in ("transform", "transforms"):
-        _refuse_random(getattr(inner, name, None))
+    for part in inner.datasets if isinstance(inner, ConcatDataset) else [inner]:
+        refuse_random(getattr(part, "transform", None))
     name = type(inner).__name__
     if len(dataset) == 0:
         raise UnitlabError(f"{name} holds no images")
@@ -272,17 +313,26 @@ def _dataset(
             return transform(image)
         return _plain_tensor(image) if isinstance(image, Image.Image) else image
 
-    text = f"{_text(getattr(inner, 'transform', None))}, {_text(transform)}"
-    return ImageSource(
-        name, ids if ids is not None else [str(position) for position in range(len(dataset))], labels, classes, read,
-        transform_text=text, thumbnail=lambda position: _small(pixels(position)),
+    files = _files(dataset)
+
+    def thumbnail(position: int) -> np.ndarray | None:
+        # the file as it is, before the dataset's own transform, where the dataset tells its files
+        return _small(pixels(position) if files is None else inner.loader(files[position]))
+
+    if ids is None:
+        ids = [os.path.relpath(path, inner.root) for path in files] if files else list(map(str, range(len(dataset))))
+    found = ImageSource(
+        name, ids, labels, classes, read,
+        transform_text=f"{transform_text(getattr(inner, 'transform', None))}, {transform_text(transform)}", thumbnail=thumbnail,
     )  # fmt: skip
+    found.refuse_changing(forget=last.clear)
+    return found
 
 
 def _labels(dataset: Any, name: str, item: Callable[[int], tuple[Any, Any]]) -> np.ndarray:
     """Labels of a dataset, from its ``targets`` where they are plainly there, else item by item."""
-    targets = getattr(dataset, "targets", None)
-    if targets is None or len(targets) != len(dataset) or getattr(dataset, "target_transform", None) is not None:
+    targets = _targets(dataset)
+    if targets is None:
         targets = [item(position)[1] for position in range(len(dataset))]
     found = np.asarray([label.item() if isinstance(label, Tensor) and label.numel() == 1 else label for label in targets])
     if found.ndim != 1 or found.dtype.kind not in "iu":
@@ -290,33 +340,26 @@ def _labels(dataset: Any, name: str, item: Callable[[int], tuple[Any, Any]]) -> 
     return found.astype(np.int64)
 
 
+def _targets(dataset: Any) -> Any:
+    if isinstance(dataset, Subset):
+        inner = _targets(dataset.dataset)
+        return None if inner is None else [inner[index] for index in dataset.indices]
+    targets = getattr(dataset, "targets", None)
+    plain = targets is not None and len(targets) == len(dataset) and getattr(dataset, "target_transform", None) is None
+    return targets if plain else None
+
+
+def _files(dataset: Any) -> list[str] | None:
+    """Path of each image of a dataset of torchvision's ``DatasetFolder`` kind."""
+    if isinstance(dataset, Subset):
+        inner = _files(dataset.dataset)
+        return None if inner is None else [inner[index] for index in dataset.indices]
+    return [path for path, _ in dataset.samples] if isinstance(dataset, DatasetFolder) else None
+
+
 def _same_length(ids: Sequence[str] | None, count: int) -> None:
     if ids is not None and len(ids) != count:
         raise UnitlabError(f"{len(ids)} ids are given for {count} images; give one for each")
-
-
-def _refuse_random(transform: Any) -> None:
-    """Refuse augmentation: the same image must give the same tensor."""
-    if transform is None:
-        return
-    inner = getattr(transform, "transforms", None)
-    parts = list(inner) if isinstance(inner, list | tuple) else [transform]
-    for part in parts:
-        kind = type(part).__name__
-        if kind.startswith("Random") or kind in ("AutoAugment", "RandAugment", "TrivialAugmentWide", "AugMix", "ColorJitter"):
-            raise UnitlabError(f"the transform holds {kind}, which changes from call to call; give the one used for evaluation")
-        if part is not transform:
-            _refuse_random(part)
-
-
-def _text(transform: Any) -> str:
-    """A text that stays the same from process to process."""
-    if transform is None:
-        return "none"
-    text = repr(transform)
-    if " at 0x" in text:
-        return f"{getattr(transform, '__module__', '')}.{getattr(transform, '__qualname__', type(transform).__name__)}"
-    return text
 
 
 def _plain_tensor(picture: Image.Image) -> Tensor:
