@@ -63,7 +63,9 @@ def bundled_images(name: str) -> BundledImages:
     try:
         return IMAGE_SETS[name](folder)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UnitlabError(f"the bundled image set '{name}' in {folder} cannot be read ({error}); install unitlab again") from error
+        raise UnitlabError(
+            f"the bundled image set '{name}' in {folder} cannot be read ({error}); install unitlab again"
+        ) from error
 
 
 def _emoji(folder: Path) -> BundledImages:

@@ -95,7 +95,9 @@ def check_metadata(metadata: dict[str, Any], path: str, manifest: Manifest) -> N
     if not isinstance(kind, str) or not whole:
         raise UnitlabError(f"{where} is stored in a way that unitlab does not read ({kind!r:.60})")
     if unknown := names - CODECS:
-        raise UnitlabError(f"{where} is refused: it is encoded with {sorted(map(str, unknown))}, unitlab reads {sorted(CODECS)}")
+        raise UnitlabError(
+            f"{where} is refused: it is encoded with {sorted(map(str, unknown))}, unitlab reads {sorted(CODECS)}"
+        )
     if (kind == "string") != (row.kind == "T"):
         raise UnitlabError(f"{where} holds {kind!r}, which is not what unitlab writes there")
     if dims != row.dims or len(shape) != len(dims) or len(outer) != len(dims) or len(inner) != len(dims):

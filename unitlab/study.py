@@ -198,7 +198,7 @@ def _joined_with_stored(target: Path, old: StudySummary, groups: Groups) -> Grou
             if not np.array_equal(units, np.asarray(groups[layer][0]["unit"])):
                 raise UnitlabError(f"{target} holds {layer}/{kept[0]} for other units; write to another path")
     known = {**attrs, **old.attrs}
-    return {**groups, "": ({name: array.values for name, array in stored.variables.items()}, known)}
+    return {**groups, "": ({str(name): array.values for name, array in stored.variables.items()}, known)}
 
 
 def _build(building: Path, target: Path, old: StudySummary | None, groups: Groups) -> None:
@@ -247,7 +247,7 @@ def _write_array(group: zarr.Group, row: Variable, source: Any) -> None:
         compressors=[ZstdCodec(level=5), Crc32cCodec()],
         fill_value=fill,
         dimension_names=row.dims,
-        attributes=variable_attrs(row.name),
+        attributes=dict[str, Any](variable_attrs(row.name)),
         config={"write_empty_chunks": True},
     )
     for start in range(0, shape[0], block):
@@ -353,7 +353,7 @@ def open_study(path: str | Path, layer: str | None = None, ablation: str = "zero
         attrs = {**found, **attrs}
     for level, key in (("study", ""), ("layer", layer), ("ablation", f"{layer}/{ablation}")):
         own = {name: array for name, array in arrays.items() if VARIABLES[name].level == level}
-        sizes = {dim: arrays[dim].shape[0] for dim in ("unit", "category", "image") if dim in arrays}
+        sizes: dict[str, int] = {dim: arrays[dim].shape[0] for dim in ("unit", "category", "image") if dim in arrays}
         schema.check(own, level, dims=sizes, where=f"{manifest.folder}, group {key!r}")
     return _opened(arrays, attrs, manifest)
 
@@ -389,7 +389,7 @@ def check_files(path: str | Path) -> None:
 def _opened(arrays: Mapping[str, StoredArray], attrs: Mapping[str, Any], manifest: Manifest) -> xr.Dataset:
     values: dict[str, Any] = {}
     for name, array in arrays.items():
-        lazy = indexing.LazilyIndexedArray(array)
+        lazy: Any = indexing.LazilyIndexedArray(array)
         if VARIABLES[name].coordinate:
             values[name] = np.asarray(lazy)
         elif array.dtype.itemsize * int(np.prod(array.shape, dtype=np.int64)) <= CACHED_BYTES:
@@ -509,5 +509,7 @@ def _stored_group(manifest: Manifest, key: str) -> tuple[dict[str, StoredArray],
     except UnitlabError:
         raise
     except Exception as error:
-        raise UnitlabError(f"{manifest.folder}: the group {key!r} cannot be opened ({type(error).__name__}: {error})") from error
+        raise UnitlabError(
+            f"{manifest.folder}: the group {key!r} cannot be opened ({type(error).__name__}: {error})"
+        ) from error
     return arrays, {name: value for name, value in attrs.items() if name != "coordinates"}

@@ -42,9 +42,7 @@ class ActivationStatistics:
         self.maxima: list[Tensor] = []
         self.top: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def add(
-        self, value: Tensor, positions: Tensor, labels: Tensor, probabilities: Tensor, first_order: Tensor | None
-    ) -> None:
+    def add(self, value: Tensor, positions: Tensor, labels: Tensor, probabilities: Tensor, first_order: Tensor | None) -> None:
         """Take one batch: the site's value (image, unit, …), image positions, labels and class probabilities.
 
         ``first_order`` is the sum over positions of activation × gradient of the label margin, (image, unit).
@@ -119,7 +117,7 @@ def _map_shape(value: Tensor) -> tuple[int, int]:
 def reduced_statistics(shards: Iterable[Mapping[str, np.ndarray]], *, first_order: bool) -> dict[str, np.ndarray]:
     """Variables of the level "layer" (see schema.py) from the shards of a sweep, in their order."""
     sums: dict[str, np.ndarray] = {}
-    top: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+    top: tuple[np.ndarray, ...] = ()
     for shard in shards:
         for name in SUMS:
             new = np.asarray(shard[f"sum_{name}"])
@@ -130,11 +128,10 @@ def reduced_statistics(shards: Iterable[Mapping[str, np.ndarray]], *, first_orde
             else:
                 sums[name] = sums[name] + new
         new_top = tuple(np.asarray(shard[name]) for name in ("top_activation", "top_image", "top_map"))
-        top = new_top if top is None else tuple(np.concatenate(pair, 1) for pair in zip(top, new_top, strict=True))
+        top = new_top if not top else tuple(np.concatenate(pair, 1) for pair in zip(top, new_top, strict=True))
         order = np.argsort(-top[0], axis=1, kind="stable")[:, :TOP_IMAGES]
         rows = np.arange(len(order))[:, None]
-        top = tuple(part[rows, order] for part in top)  # type: ignore[assignment]
-    assert top is not None
+        top = tuple(part[rows, order] for part in top)
     count = sums["images_by_class"].sum()
     with np.errstate(invalid="ignore", divide="ignore"):
         found = {

@@ -31,8 +31,9 @@ class BFloat16Replay:
         for node in engine.suffix.mixed:
             module = engine.graph.modules.get(str(node.target)) if node.op == "call_module" else None
             source = node.args[0] if node.args else None
-            plain = isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.padding_mode == "zeros")
-            if plain and module is not None and source in engine.mixed and node not in engine.contributions:
+            if not isinstance(module, nn.Linear | nn.Conv2d) or getattr(module, "padding_mode", "zeros") != "zeros":
+                continue
+            if source in engine.mixed and node not in engine.contributions:
                 self.products[node] = (module, module.weight.detach().bfloat16())
 
     @property

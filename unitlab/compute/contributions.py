@@ -137,8 +137,8 @@ def contribution(
         options = [given.get(name, default) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))]
         if given.get("groups", 1) != 1 or any(isinstance(option, str | torch.fx.Node) for option in options):
             return None
-        pairs = [(option, option) if isinstance(option, int) else tuple(option) for option in options]  # type: ignore[arg-type]
-        found = _convolution(weight, *pairs, owner, units)
+        stride, padding, dilation = [(option, option) if isinstance(option, int) else tuple(option) for option in options]  # type: ignore[arg-type]
+        found = _convolution(weight, stride, padding, dilation, owner, units)
         return None if found is None else (found, source)
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -139,9 +140,7 @@ def _feeds(module: str, call: int, graph: NetworkGraph | None) -> str:
     return f" (feeds {', '.join(users[:2])})" if users else ""
 
 
-def _around_relu(
-    layer: str, convolution: Site, graph: NetworkGraph, modules: dict[str, nn.Module], before: bool
-) -> Site:
+def _around_relu(layer: str, convolution: Site, graph: NetworkGraph, modules: dict[str, nn.Module], before: bool) -> Site:
     """The call whose output enters (``before``) or leaves the ReLU behind a convolution."""
     owner = {node: (name, i) for name, nodes in graph.calls.items() for i, node in enumerate(nodes)}
     node = graph.calls[convolution.module][convolution.call]
@@ -198,7 +197,7 @@ def filter_attributes(graph: NetworkGraph | None, site: Site, units: int) -> dic
     return found
 
 
-def _own_filter(graph: NetworkGraph, node: torch.fx.Node) -> tuple[Tensor | None, nn.BatchNorm2d | None]:
+def _own_filter(graph: NetworkGraph, node: torch.fx.Node) -> tuple[Tensor | None, Any]:
     """Walk back from a site over activations and batch norm to the layer whose rows are the units' filters."""
     norm = None
     activations = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.GELU, nn.ELU, nn.LeakyReLU, nn.Identity, nn.Sigmoid)

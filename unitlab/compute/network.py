@@ -53,9 +53,10 @@ class Network:
 
     def __init__(self, model: nn.Module, device: torch.device, sample: Tensor) -> None:
         self.device = device
-        self.module = working_copy(model, device, channels_last=True)
+        self.module = working_copy(model, device)
         floating = [tensor.dtype for tensor in self.module.parameters() if tensor.is_floating_point()]
         self.dtype = floating[0] if floating else torch.float32
+        self.graph: NetworkGraph | None = None
         self.sample = self.ready(sample)
         try:
             with torch.no_grad():
@@ -69,18 +70,17 @@ class Network:
             given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise UnitlabError(f"the network returns {given}; it must return logits (image, category) of two classes or more")
         self.categories = logits.shape[1]
-        self.graph: NetworkGraph | None
         try:
-            self.graph = capture(self.module, self.sample)
+            fast = working_copy(model, device, channels_last=True)
+            self.graph = capture(fast, self.sample.contiguous(memory_format=_format(self.sample)), logits)
         except CannotCapture as error:
             log.warning("the network is ablated by forward hooks, one evaluation a unit: %s", error)
-            self.graph = None
         self.calls = called_modules(self.module, self.graph, self.sample)
 
     def ready(self, images: Tensor) -> Tensor:
-        """Images on the device, in the network's dtype and the memory format that convolutions prefer."""
+        """Images on the device, in the network's dtype; a graph takes them in the format that convolutions prefer."""
         images = images.to(self.device, self.dtype)
-        return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
+        return images.contiguous(memory_format=_format(images)) if self.graph is not None else images
 
     def site(self, layer: str) -> Site:
         """The site that a layer's name means, with an output that has units."""
@@ -172,3 +172,7 @@ class Network:
                 logits = self.module(images)
             site_values.append(recorded[0])
         return logits, site_values
+
+
+def _format(images: Tensor) -> torch.memory_format:
+    return torch.channels_last if images.dim() == 4 else torch.contiguous_format

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unitlab.errors import UnitlabError, nearest_names
 
-__all__ = ["NETWORKS", "AlexNet", "ResNet", "VGG", "bundled_network"]
+__all__ = ["NETWORKS", "VGG", "AlexNet", "ResNet", "bundled_network"]
 
 
 class VGG(nn.Module):
@@ -144,7 +144,8 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for number in (1, 2, 3, 4):
+            x = self.get_submodule(f"layer{number}")(x)
         return self.fc(torch.flatten(self.avgpool(x), 1))
 
 

@@ -20,7 +20,7 @@ from unitlab.compute.network import Network
 from unitlab.compute.replacements import ABLATIONS
 from unitlab.compute.suffix import SuffixEngine
 from unitlab.compute.working_copy import choose_device
-from unitlab.errors import UnitlabError, nearest_names
+from unitlab.errors import UnitlabError
 
 __all__ = ["SweepPlan", "bytes_of", "plan_sweep", "weights_fingerprint"]
 
@@ -125,9 +125,7 @@ def plan_sweep(
         if network.graph is None:
             engines.append(HookEngine(network.module, site.module, site.call, numbers))
         else:
-            engine = SuffixEngine(
-                network.graph, network.node(site), network.sample, numbers, budget // 2, precision=precision
-            )
+            engine = SuffixEngine(network.graph, network.node(site), network.sample, numbers, budget // 2, precision=precision)
             engines.append(engine)
     size = batch_size or _batch_size(network, engines, budget)
     per_shard = max(size, SHARD_IMAGES // size * size)

@@ -233,7 +233,7 @@ def _padded(node: torch.fx.Node, suffix: Suffix, values: dict[torch.fx.Node, Any
     source = node.all_input_nodes[0]
     pad = node.args[1] if len(node.args) > 1 else node.kwargs.get("pad")
     mode = node.args[2] if len(node.args) > 2 else node.kwargs.get("mode", "constant")
-    amounts = torch.fx.node.map_arg(pad, lambda used: values[used])
+    amounts: Any = torch.fx.node.map_arg(pad, lambda used: values[used])
     if mode != "constant" or len(amounts) > 2 * (len(suffix.shapes[source]) - 2):
         return None
     full = _full(suffix.owners[source], suffix.shapes[source])
@@ -242,6 +242,7 @@ def _padded(node: torch.fx.Node, suffix: Suffix, values: dict[torch.fx.Node, Any
 
 def _moved(graph: NetworkGraph, node: torch.fx.Node, suffix: Suffix, values: dict[torch.fx.Node, Any]) -> Any:
     """Owners after an operation that only moves data: the operation itself, on the owners."""
+
     def stand_in(used: torch.fx.Node) -> Any:
         if used in suffix.owners:
             owner = suffix.owners[used]

@@ -188,9 +188,7 @@ class SuffixEngine:
             )
         return prediction, margin
 
-    def _noise(
-        self, pairs: Pairs, base: Baseline, after: Values, suspicious: dict[torch.fx.Node, Tensor]
-    ) -> float | None:
+    def _noise(self, pairs: Pairs, base: Baseline, after: Values, suspicious: dict[torch.fx.Node, Tensor]) -> float | None:
         """Largest error of a logit that a sample of the pairs, evaluated in float32 too, shows."""
         assert self.fast is not None
         if len(pairs.units) == 0:
@@ -238,9 +236,7 @@ class SuffixEngine:
             found[node] = bound > 0.9 * part.base.flatten(1).abs().amax(1, keepdim=True)
         return found
 
-    def _logits(
-        self, pairs: Pairs, base: Baseline, after: Values, suspicious: dict[torch.fx.Node, Tensor]
-    ) -> Tensor:
+    def _logits(self, pairs: Pairs, base: Baseline, after: Values, suspicious: dict[torch.fx.Node, Tensor]) -> Tensor:
         """Logits of (unit, image) pairs by replaying what mixes."""
         values: Values = {}
         last = {used: node for node in self.suffix.mixed for used in node.all_input_nodes}
@@ -297,14 +293,10 @@ class SuffixEngine:
         """A separable value for each pair: the pair's own unit ablated, the others as they were."""
         owner = self.suffix.owners[node]
         if not isinstance(owner, Tensor):
-            return type(owner)(
-                _merged(o, b, a, pairs) for o, b, a in zip(owner, before[node], after[node], strict=True)
-            )
+            return type(owner)(_merged(o, b, a, pairs) for o, b, a in zip(owner, before[node], after[node], strict=True))
         return _merged(owner, before[node], after[node], pairs)
 
-    def _input(
-        self, node: torch.fx.Node, values: Values, base: Baseline, images: Tensor | None, count: int
-    ) -> Any:
+    def _input(self, node: torch.fx.Node, values: Values, base: Baseline, images: Tensor | None, count: int) -> Any:
         """A value that the ablation leaves alone, for ``count`` rows; sizes are worked out for that many rows."""
         if node in values:
             return values[node]

@@ -183,9 +183,7 @@ def _sweep(plan: SweepPlan, source: ImageSource, shards: _Shards, progress: bool
         log.info("%s (%s): %s", site.layer, site.text, engine.strategy)
     if len(done) == len(plan.shard_bounds):
         return
-    with tqdm(
-        total=len(source), initial=finished_images, unit=" images", disable=not progress, desc=plan.description
-    ) as bar:
+    with tqdm(total=len(source), initial=finished_images, unit=" images", disable=not progress, desc=plan.description) as bar:
         replacements = [_replacement(plan, source, i) for i in range(len(plan.sites))]
         for index, (start, stop) in enumerate(plan.shard_bounds):
             if index not in done:
@@ -290,6 +288,24 @@ def _groups(
         )  # fmt: skip
         if proof.different:
             log.warning("%s: %d of %d pairs differ from plain hooks", site.layer, proof.different, proof.compared)
+        _check_that_nothing_changes_nothing(plan, source, number)
         groups[site.layer] = (layer_arrays, layer_attrs)
-        groups[f"{site.layer}/{plan.ablation}"] = (arrays, {**ablation_attrs, **proof.attrs()})
+        groups[f"{site.layer}/{plan.ablation}"] = (arrays, {**ablation_attrs, **proof.attrs(), "null_check": "passed"})
     return groups
+
+
+def _check_that_nothing_changes_nothing(plan: SweepPlan, source: ImageSource, number: int) -> None:
+    """The null check: units replaced by what they are give exactly the baseline."""
+    batch, positions = next(iter(source.batches(0, 1, 1)))
+    labels = torch.as_tensor(source.labels[np.asarray(positions)])
+    evaluation = plan.network.evaluate(batch, labels, plan.sites, plan.needed, first_order=False)
+    with torch.no_grad():
+        prediction, margin = plan.engines[number].evaluate(evaluation.baseline, evaluation.site_values[number])
+    base = evaluation.baseline
+    if not (
+        torch.equal(prediction, base.prediction.expand_as(prediction)) and torch.equal(margin, base.margin.expand_as(margin))
+    ):
+        raise UnitlabError(
+            f"replacing the units of {plan.sites[number].layer} by themselves changes the logits: the network does not give "
+            "the same result twice; put it into a state in which it does"
+        )

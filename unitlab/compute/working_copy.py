@@ -28,9 +28,7 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise UnitlabError(f"device={device!r} is not a torch device; give 'cpu', 'cuda' or 'cuda:1'") from error
-    if chosen.type == "cuda" and not (
-        torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count()
-    ):
+    if chosen.type == "cuda" and not (torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count()):
         raise UnitlabError(f"device={device!r}: this machine shows torch {torch.cuda.device_count()} CUDA devices; give 'cpu'")
     if chosen.type not in ("cpu", "cuda"):
         raise UnitlabError(f"device={device!r}: unitlab computes on 'cpu' and 'cuda'")

@@ -1,0 +1,266 @@
+"""Whole sweeps: what a study holds, what is refused, and what happens when a sweep is cut off."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from oracle import site_output
+from small_networks import CLASSES, FunctionalReLU, InPlaceReLU, SharedReLU
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import unitlab
+from unitlab import UnitlabError
+from unitlab.compute.images import ImageSource
+
+COUNT = 60
+
+
+def source(count: int = COUNT, categories: int = CLASSES, labels: torch.Tensor | None = None) -> ImageSource:
+    torch.manual_seed(3)
+    pixels = torch.randn(count, 3, 17, 17)
+    labels = torch.arange(count) % CLASSES if labels is None else labels
+    return unitlab.images(TensorDataset(pixels, labels), categories=[f"class {k}" for k in range(categories)])
+
+
+def network(kind: type[nn.Module] = FunctionalReLU) -> nn.Module:
+    torch.manual_seed(5)
+    return kind().eval()
+
+
+def ablate(model: nn.Module, images: ImageSource, layer: str, **options: object) -> xr.Dataset:
+    return unitlab.ablate(model, images, layer, progress=False, device="cpu", **options)
+
+
+def test_counts_and_rates_follow_from_the_predictions() -> None:
+    ds = ablate(network(), source(categories=CLASSES), "conv2")
+    label, before = ds.label.values, ds.baseline_prediction.values
+    for unit in range(ds.sizes["unit"]):
+        after = ds.prediction.values[unit]
+        for k in range(CLASSES):
+            mine = label == k
+            broken = int(((before == k) & (after != k) & mine).sum())
+            fixed = int(((before != k) & (after == k) & mine).sum())
+            assert (broken, fixed) == (int(ds.n_broken[unit, k]), int(ds.n_fixed[unit, k]))
+            assert float(ds.accuracy_drop[unit, k]) == pytest.approx((broken - fixed) / mine.sum())
+    assert (ds.n_predicted.sum("category") == COUNT).all()
+
+
+def test_activation_statistics_agree_with_plain_numpy() -> None:
+    model, images = network(), source()
+    ds = ablate(model, images, "conv1", batch_size=7)
+    pixels = torch.cat([batch for batch, _ in images.batches(0, COUNT, 60)])
+    value = site_output(model, pixels, "conv1", 0).numpy()
+    mean, top = value.mean((2, 3)), value.max((2, 3))
+    np.testing.assert_allclose(ds.activation_max.values, top.T, rtol=2e-3, atol=1e-3)
+    np.testing.assert_allclose(ds.mean_activation, value.mean((0, 2, 3)), rtol=1e-4, atol=1e-6)
+    by_class = np.stack([mean[images.labels == k].mean(0) for k in range(CLASSES)], 1)
+    np.testing.assert_allclose(ds.class_activation, by_class, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(ds.fraction_active, (top > 0).mean(0), rtol=1e-6)
+    order = np.argsort(-top, axis=0, kind="stable")[: ds.sizes["top_rank"]].T
+    np.testing.assert_array_equal(ds.top_image.values, order)
+    np.testing.assert_allclose(ds.top_map.values[2, 0], value[order[2, 0], 2], rtol=2e-3, atol=1e-3)
+    with torch.no_grad():
+        probability = model(pixels).softmax(1).numpy()
+    expected = np.corrcoef(top.T, probability.T)[: top.shape[1], top.shape[1] :]
+    np.testing.assert_allclose(ds.class_correlation, expected, atol=1e-4)
+    np.testing.assert_allclose(ds.l1_norm, np.abs(model.conv1.weight.detach().numpy()).sum((1, 2, 3)), rtol=1e-5)
+
+
+def test_first_order_margin_drop_agrees_with_autograd() -> None:
+    model, images = network(), source()
+    ds = ablate(model, images, "conv2")
+    pixels = torch.cat([batch for batch, _ in images.batches(0, COUNT, 60)])
+    kept: list[torch.Tensor] = []
+    handle = model.conv2.register_forward_hook(lambda _m, _i, out: (out.retain_grad(), kept.append(out))[1])
+    logits, labels = model(pixels), torch.as_tensor(images.labels)
+    handle.remove()
+    other = logits.clone()
+    other[torch.arange(COUNT), labels] = -torch.inf
+    (logits[torch.arange(COUNT), labels] - other.amax(1)).sum().backward()
+    first = (kept[0] * kept[0].grad).sum((2, 3)).detach().numpy()
+    expected = np.stack([first[images.labels == k].mean(0) for k in range(CLASSES)], 1)
+    np.testing.assert_allclose(ds.first_order_margin_drop, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_the_network_comes_back_as_it_was() -> None:
+    model = network(InPlaceReLU).train()
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    ablate(model, source(), "conv1")
+    assert model.training and model.relu1.inplace and not model.conv1._forward_hooks
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_batch_size_and_shards_do_not_matter() -> None:
+    one = ablate(network(), source(), "conv1")
+    other = ablate(network(), source(), "conv1", batch_size=7, memory="64 MB")
+    np.testing.assert_array_equal(one.prediction, other.prediction)
+    np.testing.assert_allclose(one.class_activation, other.class_activation, rtol=1e-5)
+
+
+def test_a_class_without_images_one_image_one_class() -> None:
+    ds = ablate(network(), source(3, labels=torch.tensor([0, 0, 2])), "conv1")
+    assert np.isnan(ds.accuracy_drop.values[:, 1]).all() and np.isfinite(ds.overall_drop).all()
+    single = ablate(network(), source(1), "conv2", units=[3])
+    assert single.prediction.shape == (1, 1) and int(single.top_image[0, 0]) == 0 and int(single.top_image[0, 1]) == -1
+
+
+def test_predicted_labels() -> None:
+    ds = ablate(network(), source(), "conv1", labels="predicted")
+    assert ds.attrs["labels"] == "predicted" and (ds.label == ds.baseline_prediction).all() and (ds.n_fixed == 0).all()
+
+
+def test_several_layers_in_one_pass() -> None:
+    found = unitlab.ablate(network(), source(), ["conv1", "conv2"], progress=False, device="cpu")
+    for layer, ds in found.items():
+        np.testing.assert_array_equal(ds.prediction, ablate(network(), source(), layer).prediction)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"layer": "conv9"}, "Did you mean"),
+        ({"layer": "conv1", "units": [99]}, "units 0 to 7"),
+        ({"layer": "conv1", "units": [1, 1]}, "twice"),
+        ({"layer": "conv1", "ablation": "zeros"}, "ablation='zeros'"),
+        ({"layer": "conv1", "precision": "half"}, "precision='half'"),
+        ({"layer": "conv1", "memory": "two"}, "amount of memory"),
+        ({"layer": "conv1", "device": "abacus"}, "not a torch device"),
+        ({"layer": "conv1", "batch_size": 0}, "batch_size=0"),
+    ],
+)
+def test_bad_options(options: dict[str, object], match: str) -> None:
+    with pytest.raises(UnitlabError, match=match):
+        unitlab.ablate(network(), source(), progress=False, **{"device": "cpu", **options})
+
+
+def test_a_module_that_is_called_several_times_needs_the_call() -> None:
+    with pytest.raises(UnitlabError, match=r"called 3 times.*relu#1 \(feeds conv2\).*relu#3"):
+        ablate(network(SharedReLU), source(), "relu")
+
+
+def test_other_refusals() -> None:
+    with pytest.raises(UnitlabError, match="the images have 5"):
+        ablate(network(), source(4, categories=5), "conv1")
+    broken = network()
+    with torch.no_grad():
+        broken.conv1.weight[0, 0, 0, 0] = torch.nan
+    with pytest.raises(UnitlabError, match=r"'conv1\.weight'.*NaN"):
+        ablate(broken, source(), "conv1")
+    with pytest.raises(UnitlabError, match="half|float16|float32"):
+        ablate(network().half(), source(), "conv1")
+    with pytest.raises(UnitlabError, match="another image"):
+        ablate(network(), source(1), "conv1", ablation="resample")
+    with pytest.raises(UnitlabError, match="does not take images of shape"):
+        ablate(nn.Sequential(nn.Linear(5, 3)), source(), "0")
+
+
+def test_an_exception_inside_the_network_is_named() -> None:
+    class Fails(FunctionalReLU):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if float(x.sum()) != float(x.sum()) or x.shape[0] > 1:
+                raise ValueError("the cable is loose")
+            return super().forward(x)
+
+    with pytest.raises(UnitlabError, match="the cable is loose"):
+        ablate(Fails(), source(), "conv1")
+
+
+# --- stores ------------------------------------------------------------------------------------------------------
+
+
+def test_a_store_is_the_same_study_and_is_not_computed_twice(tmp_path: Path) -> None:
+    store = tmp_path / "study.zarr"
+    ds = ablate(network(), source(), "conv1", store=store)
+    memory = ablate(network(), source(), "conv1")
+    for name in memory.variables:
+        np.testing.assert_array_equal(ds[name].values, memory[name].values)
+    assert not list(tmp_path.glob("*.partial"))
+    before = (store / "manifest.json").read_bytes()
+    ablate(network(), source(), "conv1", store=store)
+    assert (store / "manifest.json").read_bytes() == before
+    ablate(network(), source(), "conv2", store=store)
+    ablate(network(), source(), "conv1", store=store, ablation="mean")
+    assert unitlab.load(store, "conv1", "mean").attrs["ablation"] == "mean"
+    np.testing.assert_array_equal(unitlab.load(store, "conv1").prediction, memory.prediction)
+    assert unitlab.verify(store, network(), source(), sample=100).different == 0
+
+
+def test_a_store_of_something_else_is_refused(tmp_path: Path) -> None:
+    store = tmp_path / "study.zarr"
+    ablate(network(), source(), "conv1", store=store)
+    with pytest.raises(UnitlabError, match="other weights"):
+        ablate(network(InPlaceReLU), source(), "conv1", store=store)
+    with pytest.raises(UnitlabError, match="other images"):
+        ablate(network(), source(30), "conv1", store=store)
+    with pytest.raises(UnitlabError, match="other units"):
+        ablate(network(), source(), "conv1", store=store, units=[1])
+    with pytest.raises(UnitlabError, match="other weights"):
+        unitlab.verify(store, network(SharedReLU), source())
+
+
+SWEEP = """
+import sys, torch
+sys.path[:0] = {paths!r}
+import test_sweep
+import unitlab.compute.plan
+unitlab.compute.plan.SHARD_IMAGES = 4
+torch.set_num_threads(1)
+test_sweep.ablate(test_sweep.network(), test_sweep.source(), "conv1", store={store!r}, batch_size=4, ablation="mean")
+"""
+
+
+def sweep_process(store: Path, die_after: int | None = None) -> subprocess.CompletedProcess[str]:
+    """A sweep of fifteen shards in a process of its own, which kills itself after so many of them."""
+    code = SWEEP.format(paths=[str(Path(__file__).parents[2]), str(Path(__file__).parent)], store=str(store))
+    if die_after is not None:
+        kill = (
+            "import os, signal, unitlab.partial_study as p\n"
+            "write = p.PartialStudy.write\n"
+            "def dying(self, index, arrays):\n"
+            "    write(self, index, arrays)\n"
+            f"    if index == {die_after}: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "p.PartialStudy.write = dying\n"
+        )
+        code = code.replace("torch.set_num_threads", kill + "torch.set_num_threads")
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+
+
+def files_of(store: Path) -> dict[str, bytes]:
+    """Bytes of all data files: metadata carries the time of writing."""
+    return {
+        str(path.relative_to(store)): path.read_bytes()
+        for path in sorted(store.rglob("*"))
+        if path.is_file() and path.name not in ("zarr.json", "manifest.json")
+    }
+
+
+def test_a_killed_sweep_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    whole = sweep_process(tmp_path / "whole.zarr")
+    assert whole.returncode == 0, whole.stderr
+    cut = tmp_path / "cut.zarr"
+    for moment in (1, 4, 9, 10, 13):
+        assert sweep_process(cut, moment).returncode == -signal.SIGKILL
+        assert not cut.exists()
+    torn = sorted((tmp_path / "cut.zarr.partial").glob("shard-*.bin"))[2]
+    torn.write_bytes(torn.read_bytes()[:-10])
+    resumed = sweep_process(cut)
+    assert resumed.returncode == 0, resumed.stderr
+    assert files_of(cut) == files_of(tmp_path / "whole.zarr")
+
+
+def test_a_partial_sweep_of_other_settings_is_refused(tmp_path: Path) -> None:
+    assert sweep_process(tmp_path / "cut.zarr", 3).returncode == -signal.SIGKILL
+    with pytest.raises(UnitlabError, match="other ablation"):
+        ablate(network(), source(), "conv1", store=tmp_path / "cut.zarr", batch_size=4)

@@ -1,0 +1,15 @@
+"""Shared fixtures: a home of its own for every test, small images, a small network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test sees or touches what the user has computed."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("UNITLAB_HOME", str(home))
+    return home
