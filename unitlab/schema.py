@@ -116,7 +116,7 @@ def _table() -> dict[str, Variable]:
             "f",
             "spatial mean activation",
             "activation",
-            "Mean of the unit's map over its positions.",
+            "Mean of the unit's map over its positions, kept to 8 significant bits.",
         ),
         Variable(
             "activation_max",
@@ -125,7 +125,7 @@ def _table() -> dict[str, Variable]:
             "f",
             "spatial max activation",
             "activation",
-            "Maximum of the unit's map over its positions.",
+            "Maximum of the unit's map over its positions, kept to 8 significant bits.",
         ),
         Variable(
             "class_correlation",

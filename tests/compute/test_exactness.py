@@ -105,12 +105,51 @@ TORCHVISION = [
 ]
 
 
-@pytest.mark.parametrize("layer_number", [0, 1, 2])
-@pytest.mark.parametrize(("name", "size", "layers"), TORCHVISION, ids=[row[0] for row in TORCHVISION])
-def test_torchvision_networks(name: str, size: int, layers: tuple[str, ...], layer_number: int) -> None:
+TOLD_APART = 20
+
+
+def torchvision_network(name: str, size: int) -> nn.Module:
+    """The architecture with random weights; the dense layers of AlexNet and VGG are narrower, they differ in nothing else."""
     torch.manual_seed(0)
     options = {"init_weights": True} if name == "googlenet" else {}
-    model = settled(getattr(torchvision.models, name)(weights=None, **options), size)
+    model = getattr(torchvision.models, name)(weights=None, num_classes=TOLD_APART, **options)
+    if name == "alexnet" or name.startswith("vgg"):
+        first, second, last = [i for i, module in enumerate(model.classifier) if isinstance(module, nn.Linear)]
+        model.classifier[first] = nn.Linear(model.classifier[first].in_features, 96)
+        model.classifier[second] = nn.Linear(96, 64)
+        model.classifier[last] = nn.Linear(64, TOLD_APART)
+    return settled(model, size)
+
+
+@pytest.mark.parametrize("layer_number", [0, 1, 2])
+@pytest.mark.parametrize(("name", "size", "layers"), TORCHVISION, ids=[row[0] for row in TORCHVISION])
+def test_torchvision_networks(
+    name: str, size: int, layers: tuple[str, ...], layer_number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unitlab.compute.sweep.VERIFIED_PAIRS", 16)
+    model = torchvision_network(name, size)
     pixels = torch.randn(IMAGES, 3, size, size)
     for ablation, precision in (("zero", "float32"), ("mean", "bfloat16"), ("resample", "float32")):
-        check(model, layers[layer_number], pixels, 1000, units=[0, 7, 11, 23], ablation=ablation, precision=precision)
+        check(model, layers[layer_number], pixels, TOLD_APART, units=[0, 7, 11, 23], ablation=ablation, precision=precision)
+
+
+BUNDLED = {
+    "vgg_emoji": ("emoji", ("conv1_1", "conv3_2", "conv5_2")),
+    "resnet_emoji": ("emoji", ("layer1.0.relu#1", "layer3", "layer4")),
+    "vgg_fashion": ("fashion_mnist", ("conv1_1", "conv2_2", "conv3_2")),
+    "alexnet_fashion": ("fashion_mnist", ("conv1", "conv3", "conv5")),
+}
+
+
+@pytest.mark.parametrize(("name", "layer"), [(name, layer) for name, (_, layers) in BUNDLED.items() for layer in layers])
+def test_bundled_networks(name: str, layer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unitlab.compute.networks import bundled_network
+
+    monkeypatch.setattr("unitlab.compute.sweep.VERIFIED_PAIRS", 16)
+    bundled = unitlab.images(BUNDLED[name][0])
+    some = range(0, len(bundled), len(bundled) // 50)
+    pixels = torch.cat([next(bundled.batches(i, i + 1, 1))[0] for i in some])
+    model = bundled_network(name)
+    for ablation, precision in (("zero", "float32"), ("zero", "bfloat16"), ("mean", "float32"), ("resample", "bfloat16")):
+        units = [0, 3, 9, 14, 20, 31]
+        check(model, layer, pixels, len(bundled.categories), units=units, ablation=ablation, precision=precision)

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from simulated_study import simulated_groups
+
+import unitlab
+from unitlab import UnitlabError, catalog
+from unitlab.study import write_study
+
+
+def test_bundled_studies_load_by_name() -> None:
+    table = unitlab.studies()
+    for name in catalog.RECIPES:
+        assert table.loc[name, "where"] == "bundled"
+        ds = unitlab.load(name)
+        assert ds.attrs["layer"] == catalog.RECIPES[name].layers[-1] and ds.attrs["verified_different"] == 0
+        assert ds.attrs["top1_accuracy"] == pytest.approx(ds.attrs["baseline_overall_accuracy"], abs=2e-3)
+        assert (ds.label == ds.baseline_prediction).values.mean() == pytest.approx(ds.attrs["baseline_overall_accuracy"])
+    assert list(unitlab.load("alexnet_fashion").attrs["layers"]) == ["conv1", "conv2", "conv3", "conv4", "conv5"]
+
+
+def test_thumbnails_come_from_the_bundled_images() -> None:
+    from unitlab.bundled_images import bundled_images
+
+    ds, pixels = unitlab.load("vgg_emoji"), bundled_images("emoji").pixels
+    np.testing.assert_array_equal(ds.thumbnails.isel(image=7), pixels[7])
+    np.testing.assert_array_equal(ds.thumbnails.isel(image=[5, 3], rgb=0), pixels[[5, 3], :, :, 0])
+    np.testing.assert_array_equal(ds.thumbnails[10:14, ::2, 5], pixels[10:14, ::2, 5])
+
+
+def test_what_is_computed_comes_before_what_is_bundled(own_home: Path) -> None:
+    write_study(own_home / "studies" / "vgg_emoji.zarr", simulated_groups())
+    assert unitlab.studies().loc["vgg_emoji", "where"] == "computed"
+    assert unitlab.load("vgg_emoji").attrs["layer"] == "conv5_3"
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(UnitlabError, match="Did you mean 'vgg_emoji'"):
+        unitlab.load("vgg_emojis")
+    with pytest.raises(UnitlabError, match="no layer 'conv9'"):
+        unitlab.load("vgg_fashion", "conv9")
+    with pytest.raises(UnitlabError, match="no ablation 'mean'"):
+        unitlab.load("vgg_fashion", ablation="mean")
+    with pytest.raises(UnitlabError, match="no recipe"):
+        catalog.recipe("vgg17")
+
+
+def test_a_recipe_without_a_store_says_how_to_compute_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "bundled_folder", lambda: tmp_path)
+    with pytest.raises(UnitlabError, match="unitlab compute vgg_emoji"):
+        unitlab.load("vgg_emoji")
+    assert unitlab.studies().loc["vgg_emoji", "where"] == "recipe"
+
+
+def test_importing_is_light() -> None:
+    code = (
+        "import sys, time; start = time.perf_counter(); import unitlab; took = time.perf_counter() - start\n"
+        "heavy = {'torch', 'holoviews', 'bokeh', 'pandas', 'xarray'} & set(sys.modules)\n"
+        "assert not heavy and took < 1, (heavy, took)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_loading_needs_no_torch() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.modules['torchvision'] = None\n"
+        "import unitlab; ds = unitlab.load('vgg_fashion'); assert float(ds.accuracy_drop.max()) > 0\n"
+        "try: unitlab.ablate\n"
+        "except unitlab.UnitlabError as error: assert 'compute' in str(error)\n"
+        "else: raise SystemExit('no error')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_plain_xarray_opens_a_study_without_a_warning() -> None:
+    path = catalog.path_of("vgg_fashion")
+    code = (
+        "import sys, xarray; assert 'unitlab' not in sys.modules\n"
+        f"ds = xarray.open_zarr({str(path)!r}, group='conv3_2/zero', chunks=None)\n"
+        "print(float(ds.accuracy_drop.max()), ds.category.values[0], ds.accuracy_drop.attrs['units'])"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[0]) == float(unitlab.load("vgg_fashion").accuracy_drop.max())

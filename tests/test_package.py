@@ -1,0 +1,53 @@
+"""The wheel works as the checkout does, bundled studies included."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
+    return next(folder.glob("unitlab_ablation-*.whl"))
+
+
+def test_the_wheel_carries_data_and_notebooks(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    for needed in ("images/emoji.zip", "weights/vgg_emoji.safetensors", "studies/vgg_emoji.zarr/manifest.json", "README.md"):
+        assert f"unitlab/data/{needed}" in names
+    assert "unitlab/notebooks/damage_of_a_unit.ipynb" in names
+    assert not any("rebuild" in name or name.startswith("tests") for name in names)
+
+
+def test_the_wheel_loads_a_study_in_an_environment_of_its_own(wheel: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(wheel)], check=True)
+    code = (
+        "import unitlab, importlib.util\n"
+        "assert importlib.util.find_spec('torch') is None\n"
+        "ds = unitlab.load('vgg_emoji')\n"
+        "assert ds.thumbnails.isel(image=0).shape == (64, 64, 3)\n"
+        "print(unitlab.__file__, len(unitlab.studies()), float(ds.accuracy_drop.max()) > 0)"
+    )
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=clean)
+    assert done.returncode == 0, done.stderr
+    where, count, damaging = done.stdout.split()
+    assert where.startswith(str(tmp_path)) and int(count) == 4 and damaging == "True"
+    listed = subprocess.run([tmp_path / "env" / "bin" / "unitlab", "list"], capture_output=True, text=True, cwd=tmp_path)
+    assert listed.returncode == 0 and "resnet_emoji" in listed.stdout
