@@ -15,7 +15,7 @@ def test_list_and_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert "vgg_emoji" in capsys.readouterr().out
     assert main(["info", "vgg_fashion"]) == 0
     shown = capsys.readouterr().out
-    assert "conv3_2 (default): zero" in shown and "verified_different = 0" in shown
+    assert "conv3_2 (default), zero: 64 units at features.relu3_2" in shown and " 0 different" in shown
 
 
 def test_compute_verify_and_load(capsys: pytest.CaptureFixture[str], own_home: Path) -> None:

@@ -13,7 +13,7 @@ import xarray as xr
 
 from unitlab import __version__, catalog
 from unitlab.errors import UnitlabError
-from unitlab.study import study_summary
+from unitlab.study import open_study, study_summary
 
 __all__ = ["main"]
 
@@ -80,7 +80,13 @@ def _info(given: argparse.Namespace) -> int:
     print(f"{found.name}: {found.network}; {found.n_images} images of {found.images} in {found.categories} classes")
     for layer, ablations in found.layers.items():
         default = " (default)" if layer == found.attrs.get("default_layer") else ""
-        print(f"  {layer}{default}: {', '.join(ablations)}")
+        for ablation in ablations:
+            ds = open_study(path, layer, ablation)
+            print(
+                f"  {layer}{default}, {ablation}: {ds.sizes['unit']} units at {ds.attrs['site']}, {ds.attrs['precision']}; "
+                f"{ds.attrs['verified_compared']} pairs compared with plain hooks, {ds.attrs['verified_excused']} ties within "
+                f"float noise, {ds.attrs['verified_different']} different"
+            )
     for name, value in sorted(found.attrs.items()):
         if name not in ("name", "network", "images", "layers", "default_layer"):
             print(f"  {name} = {value}")
