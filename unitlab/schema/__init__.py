@@ -1,0 +1,72 @@
+"""The one table of every variable of a study: name, level, dimensions, dtype, unit and definition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from unitlab.errors import UnitlabError
+from unitlab.schema import stored
+from unitlab.schema.variable import Variable
+
+__all__ = ["SCHEMA_VERSION", "VARIABLES", "Variable", "check", "describe", "variable_attrs"]
+
+SCHEMA_VERSION = 1
+
+_TABLES = (stored.STUDY, stored.LAYER, stored.ABLATION)
+VARIABLES: dict[str, Variable] = {row.name: row for table in _TABLES for row in table}
+
+
+def variable_attrs(name: str) -> dict[str, str]:
+    """``long_name``, ``units`` and ``comment`` of a variable, as they go onto arrays."""
+    row = VARIABLES[name]
+    return {"long_name": row.long_name, "units": row.units, "comment": row.comment}
+
+
+def describe(ds: xr.Dataset) -> xr.Dataset:
+    """Copy of ``ds`` whose variables carry the attributes of this table (dimension names are not changed)."""
+    out = ds.copy()
+    for name in out.variables:
+        if name in VARIABLES:
+            out[name].attrs = {**variable_attrs(str(name)), **out[name].attrs}
+    return out
+
+
+def check(arrays: Mapping[str, Any], level: str, *, dims: Mapping[str, int], where: str) -> None:
+    """Refuse arrays that are not what a group of this level holds.
+
+    Parameters
+    ----------
+    arrays
+        Name → anything with ``shape`` and ``dtype``.
+    level
+        ``"study"``, ``"layer"`` or ``"ablation"``.
+    dims
+        Dimension name → size, where known (it is extended as the arrays are read).
+    where
+        What is being checked, for the message.
+
+    Raises
+    ------
+    UnitlabError
+        A required variable is missing, a variable is unknown, or one has the wrong shape or dtype.
+    """
+    sizes = dict(dims)
+    for row in VARIABLES.values():
+        if row.level == level and row.required and row.name not in arrays:
+            raise UnitlabError(f"{where} lacks the variable '{row.name}' ({row.comment})")
+    for name, array in arrays.items():
+        if name not in VARIABLES or (VARIABLES[name].level != level and not VARIABLES[name].coordinate):
+            raise UnitlabError(f"{where} holds '{name}', which the schema does not know at the level '{level}'")
+        row = VARIABLES[name]
+        if len(array.shape) != len(row.dims):
+            raise UnitlabError(f"{where}: '{name}' has shape {tuple(array.shape)}, expected {row.dims}")
+        for dim, size in zip(row.dims, array.shape, strict=True):
+            if sizes.setdefault(dim, int(size)) != size:
+                raise UnitlabError(f"{where}: '{name}' has {size} along '{dim}', expected {sizes[dim]}")
+        kind = np.dtype(array.dtype).kind
+        if kind not in {"T": "TOU"}.get(row.kind, row.kind):
+            raise UnitlabError(f"{where}: '{name}' has dtype {array.dtype}, expected kind '{row.kind}'")
