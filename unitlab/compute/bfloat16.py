@@ -55,25 +55,36 @@ class BFloat16Replay:
                 source = node.args[0]
                 assert isinstance(source, torch.fx.Node)
                 if source not in changes:
-                    changes[source] = whole[source] - base.values[source][pairs.images]
+                    changes[source] = self._change(source, whole, base, pairs, last_use=last[source] is node)
                 changes[node] = self._product(node, changes[source])
             else:
                 for used in node.all_input_nodes:
                     if used in changes and used not in whole:
-                        whole[used] = base.values[used][pairs.images] + changes[used]
+                        whole[used] = _changed(base.values[used], pairs, changes[used])
                 whole[node] = engine._replayed(node, pairs, base, after, whole)
             for used in node.all_input_nodes:
                 if last[used] is node:
                     whole.pop(used, None)
                     changes.pop(used, None)
         output = engine.graph.output
-        return whole[output] if output in whole else base.values[output][pairs.images] + changes[output]
+        return whole[output] if output in whole else _changed(base.values[output], pairs, changes[output])
+
+    def _change(self, node: torch.fx.Node, whole: Values, base: Baseline, pairs: Pairs, *, last_use: bool) -> Tensor:
+        """A value's difference to the baseline, in bfloat16; a value that nothing else reads gives its memory."""
+        value = whole[node]
+        unshared = last_use and not any(other is value for key, other in whole.items() if key is not node)
+        before = base.values[node].index_select(0, pairs.images)
+        return (value.sub_(before) if unshared else value - before).bfloat16()
 
     def _product(self, node: torch.fx.Node, change: Tensor) -> Tensor:
-        """Change of a linear operation's output."""
+        """Change of a linear operation's output, in bfloat16."""
         module, weight = self.products[node]
         if isinstance(module, nn.Linear):
-            return F.linear(change.bfloat16(), weight).float()
+            return F.linear(change, weight)
         assert isinstance(module, nn.Conv2d)
         options: Any = (module.stride, module.padding, module.dilation, module.groups)
-        return F.conv2d(change.bfloat16(), weight, None, *options).float()
+        return F.conv2d(change, weight, None, *options)
+
+
+def _changed(before: Tensor, pairs: Pairs, change: Tensor) -> Tensor:
+    return before.index_select(0, pairs.images).add_(change)

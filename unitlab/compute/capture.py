@@ -8,8 +8,10 @@ with forward hooks instead.
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import operator
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +20,7 @@ from typing import Any
 import torch
 import torch.fx
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 __all__ = ["CannotCapture", "NetworkGraph", "capture"]
 
@@ -33,6 +36,9 @@ IN_PLACE_OPERATORS = {
     operator.imul: operator.mul,
     operator.itruediv: operator.truediv,
 }
+
+FRESH_MODULES = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
+IN_PLACE_FUNCTIONS = {nn.functional.relu, nn.functional.relu6, nn.functional.silu, nn.functional.hardswish}
 
 
 class CannotCapture(Exception):
@@ -59,6 +65,14 @@ class _Tracer(torch.fx.Tracer):
             out = self.create_proxy("call_function", _module_output, (out,), {})
             calls[position] = out.node
         return out
+
+
+@dataclass
+class Overwriting:
+    """How an operation may overwrite its first input: the nodes that hold that tensor, and what to call."""
+
+    input: list[torch.fx.Node]
+    twin: Callable[..., Tensor]
 
 
 @dataclass
@@ -90,12 +104,36 @@ class NetworkGraph:
 
     def run_slice(self, start: int, end: int, values: Values, keep: set[torch.fx.Node]) -> Values:
         """Evaluate the nodes from ``start`` to ``end`` and drop, among the values, what no later node uses."""
+        in_place = not torch.is_grad_enabled()
         for node in self.nodes[start:end]:
-            values[node] = self.evaluate(node, values)
+            overwriting = self.overwriting.get(node) if in_place else None
+            if overwriting is not None and keep.isdisjoint(overwriting.input):
+                values[node] = overwriting.twin(*(values[used] for used in node.all_input_nodes))
+            else:
+                values[node] = self.evaluate(node, values)
             for used in self._last_uses.get(node, ()):
                 if used not in keep:
                     values.pop(used, None)
         return values
+
+    @cached_property
+    def overwriting(self) -> dict[torch.fx.Node, Overwriting]:
+        """Activations and sums that may overwrite their first input, since nothing else reads it."""
+        uses = Counter(used for node in self.nodes for used in node.all_input_nodes)
+        found = {}
+        for node in self.nodes:
+            twin = _overwriting_twin(node, self.modules)
+            source = node.args[0] if node.args else None
+            chain: list[torch.fx.Node] = []
+            while twin is not None and isinstance(source, torch.fx.Node) and uses[source] == 1:
+                chain.append(source)
+                if source.target is not _module_output:
+                    maker = self.modules.get(str(source.target)) if source.op == "call_module" else None
+                    if isinstance(maker, FRESH_MODULES) or source.target is operator.add:
+                        found[node] = Overwriting(chain, twin)
+                    break
+                source = source.args[0]
+        return found
 
     @cached_property
     def _last_uses(self) -> dict[torch.fx.Node, list[torch.fx.Node]]:
@@ -183,6 +221,32 @@ def _without_unused(graph: NetworkGraph) -> NetworkGraph:
     return NetworkGraph(nodes, graph.modules, graph.attributes, graph.calls, graph.input, graph.output)
 
 
+def _overwriting_twin(node: torch.fx.Node, modules: Mapping[str, nn.Module]) -> Callable[..., Tensor] | None:
+    """An activation or sum as a function of its tensors that overwrites the first of them; None for other operations."""
+    if (
+        node.target is operator.add
+        and len(node.all_input_nodes) == 2
+        and not any(isinstance(a, int | float) for a in node.args)
+    ):
+        return lambda total, other: (
+            total.add_(other) if (total.shape, total.dtype) == (other.shape, other.dtype) else total + other
+        )
+    if len(node.args) != 1:
+        return None
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        if getattr(module, "inplace", None) is not False or isinstance(module, _DropoutNd):
+            return None
+        twin = copy.copy(module)
+        twin.inplace = True  # type: ignore[assignment]
+        return twin
+    if node.target is torch.relu:
+        return torch.relu_
+    if node.target in IN_PLACE_FUNCTIONS:
+        return functools.partial(node.target, **{**node.kwargs, "inplace": True})  # type: ignore[arg-type]
+    return None
+
+
 def _not_in_place(module: nn.Module) -> nn.Module:
     """The module, or a shallow copy of it that leaves its input alone."""
     if getattr(module, "inplace", False) is not True:
@@ -242,7 +306,7 @@ def _functional(node: torch.fx.Node, modules: Mapping[str, nn.Module]) -> bool:
 def _same_storage(node: torch.fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     """Whether the node returns its first argument itself."""
     if node.op == "call_module":
-        return isinstance(modules[str(node.target)], nn.Identity | nn.modules.dropout._DropoutNd)
+        return isinstance(modules[str(node.target)], nn.Identity | _DropoutNd)
     if node.op == "call_function":
         return node.target is _module_output or node.target is nn.functional.dropout
     return node.op == "call_method" and node.target in ("contiguous", "to", "float", "double")

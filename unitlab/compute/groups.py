@@ -33,7 +33,7 @@ class RootShards:
         self.digest = hashlib.sha256()
 
     def add(self, batch: Tensor, base: Baseline) -> None:
-        self.digest.update(batch.contiguous().numpy().tobytes())
+        self.digest.update(batch.contiguous().numpy().data)
         self.parts["label"].append(base.labels.cpu().numpy())
         self.parts["baseline_prediction"].append(base.prediction.cpu().numpy())
         self.parts["baseline_margin"].append(base.margin.float().cpu().numpy())

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
+import sys
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.fx
 from torch import Tensor, nn
 
-from unitlab.compute.capture import CannotCapture, NetworkGraph, capture
+from unitlab.compute.capture import CannotCapture, NetworkGraph, Values, capture
 from unitlab.compute.hooks import recorded_output
 from unitlab.compute.layers import Site, called_modules, find_site
 from unitlab.compute.scores import predictions_and_margins
@@ -20,6 +23,10 @@ from unitlab.errors import UnitlabError
 __all__ = ["Evaluation", "Network"]
 
 log = logging.getLogger("unitlab")
+
+# On a CPU, values larger than this leave the cache and are mapped afresh by the allocator each time.
+CPU_WIDEST_VALUE = 16 << 20
+LEAST_IMAGES = 4
 
 
 @dataclass
@@ -75,6 +82,9 @@ class Network:
             self.graph = capture(fast, self.sample.contiguous(memory_format=_format(self.sample)), logits)
         except CannotCapture as error:
             log.warning("the network is ablated by forward hooks, one evaluation a unit: %s", error)
+        self._shapes = {} if self.graph is None else _image_shapes(self.graph, self.sample)
+        widest = max((math.prod(shape) for shape in self._shapes.values()), default=1) * self.sample.element_size()
+        self._images_at_once = max(LEAST_IMAGES, CPU_WIDEST_VALUE // widest) if device.type == "cpu" else sys.maxsize
         self.calls = called_modules(self.module, self.graph, self.sample)
 
     def ready(self, images: Tensor) -> Tensor:
@@ -113,7 +123,7 @@ class Network:
         """One batch: ``images`` (image, channel, row, column), ``labels`` (image) or None for the network's own."""
         images = self.ready(images)
         if self.graph is None:
-            values: dict[torch.fx.Node, Tensor] = {}
+            values: Values = {}
             logits, site_values = self._by_hooks(images, sites)
             gradients = None
         else:
@@ -135,21 +145,52 @@ class Network:
 
     def _by_graph(
         self, graph: NetworkGraph, images: Tensor, sites: list[Site], keep: set[torch.fx.Node], gradient: bool
-    ) -> tuple[dict[torch.fx.Node, Tensor], Tensor, list[Tensor]]:
+    ) -> tuple[Values, Tensor, list[Tensor]]:
         """Values of the kept nodes, logits and site values; with ``gradient``, the sites are leaves or depend on one."""
         nodes = [self.node(site) for site in sites]
         kept = keep | set(nodes) | {graph.output, graph.input}
-        values: dict[torch.fx.Node, Tensor] = {graph.input: images}
-        start = 0
+        ends = sorted({graph.nodes.index(node) + 1 for node in nodes})
+        start = min(ends, default=len(graph.nodes))
+        values = self._prefix(graph, images, start, kept)
         if gradient:
-            for node in sorted(set(nodes), key=graph.nodes.index):
-                end = graph.nodes.index(node) + 1
+            for end in ends:
                 graph.run_slice(start, end, values, kept)
+                node = graph.nodes[end - 1]
                 if not values[node].requires_grad:
                     values[node] = values[node].detach().requires_grad_()
                 start = end
         graph.run_slice(start, len(graph.nodes), values, kept)
         return values, values[graph.output], [values[node] for node in nodes]
+
+    def _prefix(self, graph: NetworkGraph, images: Tensor, end: int, kept: set[torch.fx.Node]) -> Values:
+        """Values of the nodes before ``end`` that are needed later, a few images at a time where that is faster."""
+        parts: list[Values] = []
+        with torch.no_grad():
+            for first in range(0, len(images), self._images_at_once):
+                part: Values = {graph.input: images[first : first + self._images_at_once]}
+                parts.append(graph.run_slice(0, end, part, kept))
+        if len(parts) > 1:
+            parts = [{node: self._joined(node, [part[node] for part in parts], len(images)) for node in parts[0]}]
+        return {**parts[0], graph.input: images}
+
+    def _joined(self, node: torch.fx.Node, parts: list[Any], count: int) -> Any:
+        """A value for all images from its parts; what is no tensor says something of sizes and is worked out anew."""
+        if node.op == "get_attr":
+            return parts[0]
+        if isinstance(parts[0], Tensor):
+            return torch.cat(parts) if parts[0].dim() else parts[0]
+        if isinstance(parts[0], tuple | list) and all(isinstance(element, Tensor) for element in parts[0]):
+            return type(parts[0])(torch.cat(elements) for elements in zip(*parts, strict=True))
+        assert self.graph is not None
+        inputs = {used: self._stand_in(used, count) for used in node.all_input_nodes}
+        return self.graph.evaluate(node, inputs)
+
+    def _stand_in(self, node: torch.fx.Node, count: int) -> Any:
+        """A value of the right shape for ``count`` images."""
+        if node in self._shapes:
+            return torch.empty(1, device=self.device).expand(count, *self._shapes[node][1:])
+        assert self.graph is not None
+        return self.graph.evaluate(node, {used: self._stand_in(used, count) for used in node.all_input_nodes})
 
     def _first_order(self, logits: Tensor, labels: Tensor, site_values: list[Tensor]) -> list[Tensor]:
         """Σ over positions of activation × d(label margin)/d(activation), (image, unit), for each site."""
@@ -176,3 +217,17 @@ class Network:
 
 def _format(images: Tensor) -> torch.memory_format:
     return torch.channels_last if images.dim() == 4 else torch.contiguous_format
+
+
+def _image_shapes(graph: NetworkGraph, sample: Tensor) -> dict[torch.fx.Node, tuple[int, ...]]:
+    """Shapes of the tensors that depend on the image, for one image."""
+    dependent, shapes = {graph.input}, {graph.input: tuple(sample.shape)}
+    values: Values = {graph.input: sample}
+    with torch.no_grad():
+        for place, node in enumerate(graph.nodes):
+            graph.run_slice(place, place + 1, values, {node})
+            if any(used in dependent for used in node.all_input_nodes):
+                dependent.add(node)
+                if isinstance(values[node], Tensor):
+                    shapes[node] = tuple(values[node].shape)
+    return shapes

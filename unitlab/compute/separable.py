@@ -80,7 +80,7 @@ def divide(graph: NetworkGraph, site: torch.fx.Node, sample: Tensor) -> Suffix:
     """Classify what follows ``site``, with the shapes and owners of one image, ``sample`` (image=1, channel, row, column)."""
     suffix = Suffix(site, graph.downstream(site))
     with torch.no_grad():
-        values = graph.run({graph.input: sample}, keep=set(graph.nodes))
+        values = graph.run({graph.input: sample}, keep={graph.input, *graph.nodes})
     for node, value in values.items():
         if isinstance(value, Tensor):
             suffix.shapes[node] = tuple(value.shape)

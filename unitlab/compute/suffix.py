@@ -170,22 +170,28 @@ class SuffixEngine:
         unit_numbers = torch.tensor(self.units, device=live.device)[unit_rows]
         suspicious = self._suspicious(deltas)
         noise = None if self.fast is None else self._noise(Pairs(unit_numbers, image_rows), base, values, suspicious)
-        step = self.rows_at_once()
-        for start in range(0, len(unit_rows), step):
-            rows = slice(start, start + step)
-            pairs = Pairs(unit_numbers[rows], image_rows[rows])
+        everything = Pairs(unit_numbers, image_rows)
+        close = [] if noise is None else [torch.empty(0, dtype=torch.long, device=live.device)]
+        for rows in _blocks(torch.arange(len(unit_rows), device=live.device), self.rows_at_once()):
+            pairs = everything.at(rows)
             if self.fast is None or noise is None:
-                logits = self._logits(pairs, base, values, suspicious)
+                logits = _finite(self._logits(pairs, base, values, suspicious), pairs)
             else:
                 logits = self.fast.logits(pairs, base, values, suspicious)
                 top = logits.topk(2, dim=1).values
-                close = (~(top[:, 0] - top[:, 1] >= CLOSE_CALL * noise)).nonzero().flatten()
-                self.close_calls += len(close)
-                if len(close):
-                    logits[close] = self._logits(pairs.at(close), base, values, suspicious)
+                safe = (top[:, 0] - top[:, 1] >= CLOSE_CALL * noise) & torch.isfinite(logits).all(1)
+                close.append(rows[~safe])
             prediction[unit_rows[rows], pairs.images], margin[unit_rows[rows], pairs.images] = predictions_and_margins(
-                _finite(logits, pairs), base.labels[pairs.images]
+                logits, base.labels[pairs.images]
             )
+        # together, since a product of few rows costs as much as reading the weights
+        for rows in _blocks(torch.cat(close), self.rows_at_once()) if close else ():
+            pairs = everything.at(rows)
+            logits = _finite(self._logits(pairs, base, values, suspicious), pairs)
+            prediction[unit_rows[rows], pairs.images], margin[unit_rows[rows], pairs.images] = predictions_and_margins(
+                logits, base.labels[pairs.images]
+            )
+            self.close_calls += len(rows)
         return prediction, margin
 
     def _noise(self, pairs: Pairs, base: Baseline, after: Values, suspicious: dict[torch.fx.Node, Tensor]) -> float | None:
@@ -281,6 +287,9 @@ class SuffixEngine:
 
     def _replayed(self, node: torch.fx.Node, pairs: Pairs, base: Baseline, after: Values, values: Values) -> Any:
         """The op itself on the pairs' own inputs."""
+        overwriting = self.graph.overwriting.get(node)
+        if overwriting is not None and all(used in values for used in node.all_input_nodes):
+            return overwriting.twin(*(values[used] for used in node.all_input_nodes))
         inputs = {}
         for used in node.all_input_nodes:
             if used in self.suffix.owners:
@@ -336,6 +345,10 @@ class Pairs:
             images = self.images[rows]
             yield unit, slice(None) if count == all_images else images, rows
             start += count
+
+
+def _blocks(rows: Tensor, size: int) -> Iterator[Tensor]:
+    yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def _merged(owner: Tensor, before: Tensor, after: Tensor, pairs: Pairs) -> Tensor:
