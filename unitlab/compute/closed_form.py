@@ -24,6 +24,7 @@ class ClosedForm:
         self.weight = layer.weight.detach().double()
         self.bias = None if layer.bias is None else layer.bias.detach().double()
         self.positions = [index.to(self.weight.device) for index in positions]
+        self._units: tuple[int, ...] = ()
         self.single = all(len(index) <= 1 for index in positions)
 
     def evaluate(
@@ -54,11 +55,9 @@ class ClosedForm:
 
     def _single(self, logits: Tensor, delta: Tensor, units: list[int], labels: Tensor) -> tuple[Tensor, Tensor]:
         """One position a unit: only candidate classes are scored."""
-        positions = torch.stack([self.positions[u][0] if len(self.positions[u]) else _none(logits) for u in units])
-        owned = positions >= 0
-        weight = self.weight[:, positions.clamp(min=0)] * owned  # category, unit
-        change = delta[:, positions.clamp(min=0)]  # image, unit
-        reach = (change.abs() * weight.abs().amax(0)).amax(1, keepdim=True)
+        positions, weight, most = self._of_units(tuple(units))
+        change = delta[:, positions]  # image, unit
+        reach = (change.abs() * most).amax(1, keepdim=True)
         second = logits.topk(2, dim=1).values[:, 1:]
         candidates = (logits + 2 * reach * (1 + 1e-9) >= second).scatter(1, labels.unsqueeze(1), True)
         counts = candidates.sum(1)
@@ -67,10 +66,10 @@ class ClosedForm:
         margin = logits.new_empty(len(units), len(labels))
         start = 0
         while start < len(order):
-            end, most = start + 1, int(counts[order[start]])
+            end, fewest = start + 1, int(counts[order[start]])
             while end < len(order):
                 wider = int(counts[order[end]])
-                if (end + 1 - start) * wider * len(units) > BLOCK or wider > 2 * most + 4:
+                if (end + 1 - start) * wider * len(units) > BLOCK or wider > 2 * fewest + 4:
                     break
                 end += 1
             images = order[start:end]
@@ -79,9 +78,7 @@ class ClosedForm:
             # kept in the order of the classes, so that ties go to the lower one
             classes = allowed.topk(min(width, logits.shape[1]), dim=1).indices.sort(1).values
             z = logits[images].gather(1, classes)
-            scores = z.unsqueeze(1) - change[images].unsqueeze(2) * weight.t()[None].expand(len(images), -1, -1).gather(
-                2, classes.unsqueeze(1).expand(-1, len(units), -1)
-            )
+            scores = z.unsqueeze(1) - change[images].unsqueeze(2) * weight[classes].transpose(1, 2)
             place = (classes == labels[images].unsqueeze(1)).to(torch.int8).argmax(1)
             flat = scores.reshape(-1, scores.shape[2])
             best, gap = predictions_and_margins(flat, place.repeat_interleave(len(units)))
@@ -89,6 +86,14 @@ class ClosedForm:
             prediction[:, images], margin[:, images] = won.t(), gap.reshape(len(images), -1).t()
             start = end
         return prediction, margin
+
+    def _of_units(self, units: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """Positions (unit), weights (category, unit) and their largest size (unit); worked out once."""
+        if self._units != units:
+            positions = torch.stack([self.positions[u][0] if len(self.positions[u]) else _none(self.weight) for u in units])
+            weight = self.weight[:, positions.clamp(min=0)] * (positions >= 0)
+            self._units, self._prepared = units, (positions.clamp(min=0), weight, weight.abs().amax(0))
+        return self._prepared
 
     def _several(self, logits: Tensor, delta: Tensor, units: list[int], labels: Tensor) -> tuple[Tensor, Tensor]:
         """Several positions a unit: every class is scored, one unit at a time."""

@@ -14,6 +14,7 @@ from unitlab.compute.bfloat16 import BFloat16Replay
 from unitlab.compute.capture import NetworkGraph, Values, _module_output
 from unitlab.compute.closed_form import ClosedForm
 from unitlab.compute.contributions import CANCELLATION, ConvolutionContribution, LinearContribution, contribution
+from unitlab.compute.dense_products import DenseProduct
 from unitlab.compute.scores import predictions_and_margins
 from unitlab.compute.separable import NO_OWNER, Suffix, divide
 from unitlab.errors import UnitlabError
@@ -80,6 +81,7 @@ class SuffixEngine:
             if found is not None:
                 self.contributions[node], self.contributed_from[node] = found
         self.closed_form = self._closed_form()
+        self.dense_products = self._dense_products()
         self.meeting = self._where_channels_meet()
         self.fast = BFloat16Replay(self) if precision == "bfloat16" and self.closed_form is None and self.mixed else None
         self.needed = self._needed()
@@ -113,6 +115,16 @@ class SuffixEngine:
         if not isinstance(module, nn.Linear):
             return None
         return ClosedForm(module, self.contributions[first].positions.by_unit)
+
+    def _dense_products(self) -> dict[torch.fx.Node, DenseProduct]:
+        """Linear layers that are replayed."""
+        found = {}
+        for node in self.suffix.mixed:
+            module = self.graph.modules.get(str(node.target)) if node.op == "call_module" else None
+            shapes = [self.suffix.shapes.get(used, ()) for used in node.all_input_nodes]
+            if isinstance(module, nn.Linear) and node not in self.contributions and DenseProduct.takes(module, shapes[0]):
+                found[node] = DenseProduct(module)
+        return found
 
     def _where_channels_meet(self) -> list[torch.fx.Node]:
         """Separable values whose change decides whether a pair is live."""
@@ -287,6 +299,9 @@ class SuffixEngine:
 
     def _replayed(self, node: torch.fx.Node, pairs: Pairs, base: Baseline, after: Values, values: Values) -> Any:
         """The op itself on the pairs' own inputs."""
+        product = self.dense_products.get(node)
+        if product is not None and node.args[0] in values:
+            return product(values[node.all_input_nodes[0]])
         overwriting = self.graph.overwriting.get(node)
         if overwriting is not None and all(used in values for used in node.all_input_nodes):
             return overwriting.twin(*(values[used] for used in node.all_input_nodes))

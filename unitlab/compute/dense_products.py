@@ -1,0 +1,30 @@
+"""Products of dense layers on a CPU by oneDNN, which reaches twice the rate of torch's default on some processors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["DenseProduct"]
+
+
+class DenseProduct:
+    """A linear layer in float32, (row, feature) → (row, output); the weights are held once more, as oneDNN wants them."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        self.weight = layer.weight.detach().to_mkldnn()
+        self.bias = None if layer.bias is None else layer.bias.detach().to_mkldnn()
+
+    @staticmethod
+    def takes(module: nn.Module | None, shape: tuple[int, ...]) -> bool:
+        """Whether a module that is given a value of this shape is such a product."""
+        return (
+            isinstance(module, nn.Linear)
+            and len(shape) == 2
+            and module.weight.dtype == torch.float32
+            and module.weight.device.type == "cpu"
+            and torch.backends.mkldnn.is_available()
+        )
+
+    def __call__(self, value: Tensor) -> Tensor:
+        return torch._C._nn.mkldnn_linear(value.to_mkldnn(), self.weight, self.bias).to_dense()
