@@ -128,3 +128,34 @@ def simulated_study(*args: Any, **options: Any) -> xr.Dataset:
     """`simulated_groups` as the dataset that `unitlab.load` would give."""
     layer, ablation = options.get("layer", LAYER), options.get("ablation", "zero")
     return assemble(simulated_groups(*args, **options), layer, ablation)
+
+
+def study_of_predictions(
+    label: np.ndarray, baseline: np.ndarray, prediction: np.ndarray, n_categories: int, cluster: np.ndarray | None = None
+) -> xr.Dataset:
+    """The study in which the given predictions (unit, image) were made; what else it holds is made up."""
+    n_units, n_images = prediction.shape
+    groups = simulated_groups(n_units, n_categories, n_images, 0, thumbnails=False)
+    root, ablation = groups[""][0], groups[f"{LAYER}/zero"][0]
+    one_hot = np.eye(n_categories, dtype=np.int32)[label]
+    right, after = baseline == label, prediction == label
+    n = np.bincount(label, minlength=n_categories)
+    root.update(
+        label=label.astype(np.int32),
+        baseline_prediction=baseline.astype(np.int32),
+        baseline_margin=np.where(right, 1.0, -1.0).astype(np.float32),
+        n_images=n.astype(np.int32),
+        baseline_accuracy=np.bincount(label[right], minlength=n_categories) / n,
+    )
+    if cluster is not None:
+        root["cluster"] = cluster.astype(np.int32)
+    broken, fixed = (right & ~after) @ one_hot, (~right & after) @ one_hot
+    ablation.update(
+        prediction=prediction.astype(np.int16),
+        n_broken=broken.astype(np.int32),
+        n_fixed=fixed.astype(np.int32),
+        n_predicted=np.stack([np.bincount(row, minlength=n_categories) for row in prediction]).astype(np.int32),
+        accuracy_drop=(broken - fixed) / n,
+        overall_drop=(right.sum() - after.sum(1)) / n_images,
+    )
+    return assemble(groups, LAYER, "zero")

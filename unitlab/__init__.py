@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from unitlab.errors import UnitlabError
 
 if TYPE_CHECKING:
+    from unitlab.analysis.confusion import confusion as confusion
+    from unitlab.analysis.damage import damage as damage
     from unitlab.catalog import load as load
     from unitlab.catalog import studies as studies
     from unitlab.compute.images import images as images
@@ -19,10 +21,12 @@ if TYPE_CHECKING:
     from unitlab.compute.verification import verify as verify
 
 __version__ = "0.1.0"
-__all__ = ["UnitlabError", "ablate", "images", "load", "studies", "verify"]
+__all__ = ["UnitlabError", "ablate", "confusion", "damage", "images", "load", "studies", "verify"]
 
 _WHERE = {
     "ablate": "unitlab.compute.sweep",
+    "confusion": "unitlab.analysis.confusion",
+    "damage": "unitlab.analysis.damage",
     "images": "unitlab.compute.images",
     "load": "unitlab.catalog",
     "studies": "unitlab.catalog",

@@ -1,0 +1,237 @@
+"""Damage against independent computations, one cell at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy import stats
+from simulated_study import simulated_study
+from sklearn.metrics import balanced_accuracy_score, precision_score
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+
+import unitlab
+from unitlab.analysis.paired_tests import bonett_price, can_be_rejected, sign_flip_p_value
+from unitlab.analysis.splits import halves
+from unitlab.schema import VARIABLES
+
+
+@pytest.fixture(scope="module")
+def study() -> xr.Dataset:
+    return simulated_study(14, 6, 400, 3, flip_rate=0.2, specific_unit=4, specific_category=2, dead_units=(7,))
+
+
+def paired_counts(ds: xr.Dataset, unit: int, category: int) -> tuple[int, int]:
+    of = ds.label.values == category
+    before = ds.baseline_prediction.values[of] == category
+    after = ds.prediction.values[unit, of] == category
+    return int((before & ~after).sum()), int((~before & after).sum())
+
+
+def flips_of(ds: xr.Dataset) -> np.ndarray:
+    label = ds.label.values
+    return (ds.baseline_prediction.values == label).astype(int) - (ds.prediction.values == label).astype(int)
+
+
+def test_cells_agree_with_statsmodels_and_sklearn(study: xr.Dataset) -> None:
+    found = unitlab.damage(study)
+    for unit in range(study.sizes["unit"]):
+        for category in range(study.sizes["category"]):
+            cell = found.isel(unit=unit, category=category)
+            broken, fixed = paired_counts(study, unit, category)
+            expected = mcnemar([[0, broken], [fixed, 0]], exact=True).pvalue if broken + fixed else 1.0
+            assert float(cell.p_value) == pytest.approx(expected, abs=1e-12)
+            label = study.label.values == category
+            before, after = study.baseline_prediction.values == category, study.prediction.values[unit] == category
+            precision = precision_score(label, before) - precision_score(label, after)
+            assert float(cell.precision_drop) == pytest.approx(precision, abs=1e-12)
+            balanced = balanced_accuracy_score(label, before) - balanced_accuracy_score(label, after)
+            assert float(cell.balanced_accuracy_drop) == pytest.approx(balanced, abs=1e-12)
+            margins = study.label_margin_drop.values[unit, label].astype(float)
+            assert float(cell.margin_drop) == pytest.approx(margins.mean(), abs=1e-9)
+            if margins.any():
+                test = stats.ttest_1samp(margins, 0)
+                assert float(cell.margin_p_value) == pytest.approx(test.pvalue, rel=1e-6)
+                interval = test.confidence_interval(0.95)
+                assert [float(cell.margin_drop_low), float(cell.margin_drop_high)] == pytest.approx(list(interval), rel=1e-6)
+
+
+def test_q_values_are_benjamini_hochberg_over_the_cells_that_can_be_rejected(study: xr.Dataset) -> None:
+    found = unitlab.damage(study)
+    changed = (study.n_broken + study.n_fixed).values
+    least = 2.0 ** (1 - changed)
+    k = next(k for k in range(1, least.size + 1) if (least <= 0.05 / k).sum() <= k)
+    expected = least <= 0.05 / k
+    assert (found.testable.values == expected).all() and 0 < expected.sum() < expected.size
+    adjusted = multipletests(found.p_value.values[expected], method="fdr_bh")[1]
+    np.testing.assert_allclose(found.q_value.values[expected], adjusted, atol=1e-12)
+    assert (found.q_value.values[~expected] == 1).all()
+    assert found.attrs["n_tested"] == expected.sum() and found.attrs["n_cells"] == expected.size
+    assert found.damaged.values[4, 2] and found.n_damaged.values[4] >= 1
+
+
+def test_unit_measures_follow_from_the_cells(study: xr.Dataset) -> None:
+    found = unitlab.damage(study)
+    drop = study.accuracy_drop.values
+    np.testing.assert_array_equal(found.max_class_drop, drop.max(1))
+    np.testing.assert_array_equal(found.max_class, drop.argmax(1))
+    broken, fixed = study.n_broken.values, study.n_fixed.values
+    m = broken + fixed
+    z = np.divide(broken - fixed, np.sqrt(m), where=m > 0, out=np.zeros(m.shape))
+    np.testing.assert_allclose(found.max_z, z.max(1))
+    for unit in range(len(drop)):
+        below = 1.0
+        for category, n in enumerate(study.n_images.values):
+            possible = [(2 * b - m[unit, category]) / n for b in range(m[unit, category] + 1)]
+            chances = stats.binom.pmf(range(m[unit, category] + 1), m[unit, category], 0.5)
+            below *= sum(p for d, p in zip(possible, chances, strict=True) if d < drop[unit].max() - 1e-12)
+        assert float(found.p_any[unit]) == pytest.approx(1 - below, abs=1e-9)
+    positive = np.clip(drop, 0, None)
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_allclose(found.concentration, positive.sum(1) ** 2 / (positive**2).sum(1))
+    assert float(found.p_specific[4]) == pytest.approx(0.001) and float(found.p_specific[7]) == 1
+    assert (study.n_images.values * drop).sum(1) / study.sizes["image"] == pytest.approx(found.overall_drop.values)
+
+
+def test_clusters_of_one_image_change_nothing(study: xr.Dataset) -> None:
+    alone = study.assign(cluster=("image", np.arange(study.sizes["image"])[::-1]))
+    one, other = unitlab.damage(study), unitlab.damage(alone)
+    names = ["p_value", "q_value", "drop_low", "drop_high", "margin_p_value", "p_any", "max_z", "overall_drop"]
+    xr.testing.assert_allclose(one[names], other[names], rtol=1e-9)
+
+
+def test_cluster_tests_are_sign_flips_of_cluster_sums() -> None:
+    ds = simulated_study(5, 3, 60, 1, clusters=20, flip_rate=0.25)
+    found = unitlab.damage(ds)
+    random = np.random.default_rng(0)
+    flips = flips_of(ds)
+    for unit in range(5):
+        for category in range(3):
+            of = ds.label.values == category
+            sums = np.array([flips[unit, of & (ds.cluster.values == c)].sum() for c in np.unique(ds.cluster.values[of])])
+            draws = np.abs((random.choice([-1, 1], (20_000, len(sums))) * sums).sum(1)) >= abs(sums.sum())
+            assert float(found.p_value[unit, category]) == pytest.approx(draws.mean(), abs=0.02)
+            clusters = [
+                ds.label_margin_drop.values[unit, of & (ds.cluster.values == c)] for c in np.unique(ds.cluster.values[of])
+            ]
+            mean = float(found.margin_drop[unit, category])
+            spread = sum((c.astype(float) - mean).sum() ** 2 for c in clusters) * len(clusters) / (len(clusters) - 1)
+            half = stats.t.ppf(0.975, len(clusters) - 1) * np.sqrt(spread) / of.sum()
+            assert float(found.margin_drop_high[unit, category] - mean) == pytest.approx(half, rel=1e-9)
+
+
+def test_sign_flips_of_single_images_are_mcnemar() -> None:
+    for broken, fixed in [(0, 1), (5, 0), (7, 2), (3, 3)]:
+        expected = mcnemar([[0, broken], [fixed, 0]], exact=True).pvalue
+        assert sign_flip_p_value((broken + fixed,), broken - fixed) == pytest.approx(expected)
+
+
+def test_bonett_price_is_their_worked_formula() -> None:
+    low, high = bonett_price(np.array([5]), np.array([1]), np.array([30]), 0.95)
+    p12, p21 = 6 / 32, 2 / 32
+    half = 1.959964 * np.sqrt((p12 + p21 - (p12 - p21) ** 2) / 32)
+    assert [float(low[0]), float(high[0])] == pytest.approx([p12 - p21 - half, p12 - p21 + half], abs=1e-6)
+
+
+@pytest.mark.parametrize("clusters", [None, 12])
+def test_halves_take_half_of_each_class_and_divide_no_cluster(clusters: int | None) -> None:
+    ds = simulated_study(2, 3, 36, 0, clusters=clusters)
+    cluster = ds.cluster.values if clusters else np.arange(36)
+    half = halves(cluster, ds.label.values, 50, np.random.default_rng(0))
+    for one in half:
+        assert all(len(set(one[cluster == c])) == 1 for c in np.unique(cluster))
+        for category in range(3):
+            of = ds.label.values == category
+            assert abs(len(set(cluster[of & one])) - len(set(cluster[of & ~one]))) <= 1
+    assert half.mean(0).min() > 0.2 and half.mean(0).max() < 0.8
+
+
+def test_crossfit_is_the_drop_elsewhere_of_the_class_chosen_here(study: xr.Dataset) -> None:
+    found = unitlab.damage(study, seed=5)
+    order = np.lexsort((np.arange(study.sizes["image"]), study.label.values))
+    half = halves(np.arange(study.sizes["image"]), study.label.values[order], 100, np.random.default_rng(5))
+    flips = flips_of(study)[:, order]
+    label = study.label.values[order]
+    for unit in (0, 4, 7):
+        values = []
+        for one in half:
+            drops = [
+                [flips[unit, part & (label == k)].mean() for k in range(6)] for part in (one, ~one)
+            ]  # fmt: skip
+            for here, there in (drops, drops[::-1]):
+                best = [k for k in range(6) if here[k] == max(here)]
+                values.append(np.mean([there[k] for k in best]))
+        assert float(found.max_class_drop_crossfit[unit]) == pytest.approx(np.mean(values), abs=1e-6)
+
+
+def test_reliability_is_the_stepped_up_correlation_of_the_halves(study: xr.Dataset) -> None:
+    order = np.lexsort((np.arange(study.sizes["image"]), study.label.values))
+    half = halves(np.arange(study.sizes["image"]), study.label.values[order], 100, np.random.default_rng(0))
+    flips = flips_of(study)[:, order]
+    label = study.label.values[order]
+    found = []
+    for one in half:
+        x, y = (np.stack([flips[:, part & (label == k)].mean(1) for k in range(6)], 1) for part in (one, ~one))
+        x, y = (a - a.mean(0) - a.mean(1, keepdims=True) + a.mean() for a in (x, y))
+        found.append(np.corrcoef(x.ravel(), y.ravel())[0, 1])
+    r = np.mean(found)
+    assert float(unitlab.damage(study).reliability) == pytest.approx(2 * r / (1 + r), abs=1e-4)
+
+
+def test_a_class_without_images_is_nan_and_takes_no_part() -> None:
+    ds = simulated_study(4, 4, 90, 2, empty_categories=(1,), flip_rate=0.2)
+    found = unitlab.damage(ds)
+    for name in ("p_value", "q_value", "drop_low", "margin_drop", "accuracy_drop", "balanced_accuracy_drop"):
+        assert np.isnan(found[name].values[:, 1]).all() and np.isfinite(found[name].values[:, [0, 2, 3]]).all()
+    assert not found.damaged.values[:, 1].any() and (found.max_class.values != 1).all()
+    assert np.isfinite(found.max_class_drop_crossfit).all() and np.isfinite(found.p_any).all()
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [(1, 3, 30), (3, 1, 20), (3, 2, 1), (3, 4, 5)],
+    ids=["one unit", "one class", "one image", "classes with one image"],
+)
+def test_small_studies(sizes: tuple[int, int, int]) -> None:
+    found = unitlab.damage(simulated_study(*sizes, flip_rate=0.3))
+    assert found.sizes["unit"] == sizes[0]
+    assert ((found.p_any >= 0) & (found.p_any <= 1)).all() and ((found.p_specific > 0) & (found.p_specific <= 1)).all()
+
+
+def test_every_variable_is_in_the_schema_with_its_definition(study: xr.Dataset) -> None:
+    found = unitlab.damage(study)
+    for name, variable in found.variables.items():
+        assert variable.dims == VARIABLES[str(name)].dims
+        if name in found.data_vars:
+            assert variable.attrs["comment"] and variable.attrs["units"] and variable.attrs["long_name"]
+    assert found.attrs["level"] == 0.95 and found.attrs["layer"] == "conv5_3"
+
+
+def test_bad_input_is_refused(study: xr.Dataset) -> None:
+    with pytest.raises(unitlab.UnitlabError, match="level is 95"):
+        unitlab.damage(study, level=95)
+    with pytest.raises(unitlab.UnitlabError, match="needs 'prediction'"):
+        unitlab.damage(study.drop_vars("prediction"))
+    with pytest.raises(unitlab.UnitlabError, match="takes a study"):
+        unitlab.damage("vgg_fashion")  # type: ignore[arg-type]
+
+
+def test_confusion_counts_every_moved_image(study: xr.Dataset) -> None:
+    found = unitlab.confusion(study, 4)
+    label, before, after = study.label.values, study.baseline_prediction.values, study.prediction.values[4]
+    for a in range(6):
+        for b in range(6):
+            of = label == a
+            assert int(found.n_lost[a, b]) == (of & (before == a) & (after == b) & (a != b)).sum()
+            assert int(found.n_won[a, b]) == (of & (after == a) & (before == b) & (a != b)).sum()
+            assert int(found.n_swapped[a, b]) == (of & (before != a) & (after == b) & (before != b) & (a != b)).sum()
+    np.testing.assert_array_equal(found.n_lost.sum("predicted"), study.n_broken[4])
+    np.testing.assert_array_equal(found.n_won.sum("predicted"), study.n_fixed[4])
+    with pytest.raises(unitlab.UnitlabError, match="no unit 99"):
+        unitlab.confusion(study, 99)
+
+
+def test_testable_is_empty_where_nothing_can_be_rejected() -> None:
+    assert not can_be_rejected(np.full(10, 0.5)).any()
+    assert can_be_rejected(np.array([0.001])).all()

@@ -1,0 +1,62 @@
+"""The images of a study in the order of their classes, and what an ablation changes on each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from unitlab.analysis.requirements import class_positions, require
+
+__all__ = ["PairedImages"]
+
+Array = np.ndarray[Any, Any]
+
+
+class PairedImages:
+    """Images sorted by class, then cluster; every array over ``image`` here is in that order.
+
+    A block is the part of a cluster that is in one class; without clusters each image is a block. ``flips`` are
+    +1 for an image that an ablation breaks, −1 for one that it fixes.
+    """
+
+    def __init__(self, ds: xr.Dataset, what: str) -> None:
+        require(ds, ["category", "unit", "label", "baseline_prediction", "baseline_margin", "prediction"], what)
+        self.ds = ds
+        self.n_categories = ds.sizes["category"]
+        position = class_positions(ds, ds["label"].values)
+        cluster = ds["cluster"].values if "cluster" in ds else np.arange(len(position))
+        self.order = np.lexsort((np.arange(len(position)), cluster, position))
+        self.label = ds["label"].values[self.order]
+        self.position = position[self.order]
+        self.cluster = np.unique(cluster[self.order], return_inverse=True)[1]
+        self.right = (ds["baseline_prediction"].values == ds["label"].values)[self.order]
+        self.baseline_margin = ds["baseline_margin"].values[self.order].astype(np.float64)
+        self.n_images = np.bincount(position, minlength=self.n_categories)
+        new = np.ones(len(position), bool)
+        new[1:] = (np.diff(self.position) != 0) | (np.diff(self.cluster) != 0)
+        self.block_start = np.flatnonzero(new)
+        self.block_size = np.diff(np.append(self.block_start, len(position)))
+        self.block_position = self.position[self.block_start]
+        self.clustered = bool((self.block_size > 1).any()) or len(np.unique(self.cluster)) < len(position)
+
+    def class_slices(self) -> list[tuple[int, slice]]:
+        """(position of the class, its images) for every class that has any."""
+        stop = np.cumsum(self.n_images)
+        return [(k, slice(int(stop[k] - n), int(stop[k]))) for k, n in enumerate(self.n_images) if n]
+
+    def flips(self, units: slice) -> Array:
+        """Int8, (unit, image)."""
+        after = self.ds["prediction"][units].values[:, self.order] == self.label
+        return self.right.astype(np.int8) - after.astype(np.int8)
+
+    def margin_drops(self, units: slice) -> Array:
+        """Float64, (unit, image)."""
+        return self.ds["label_margin_drop"][units].values[:, self.order].astype(np.float64)
+
+    def unit_blocks(self, cells: int) -> list[slice]:
+        """Slices of units that have about ``cells`` images (or classes × splits) together."""
+        width = max(1, (16 << 20) // max(cells, 1))
+        n = self.ds.sizes["unit"]
+        return [slice(start, min(start + width, n)) for start in range(0, n, width)]

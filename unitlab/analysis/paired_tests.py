@@ -1,0 +1,78 @@
+"""Exact paired tests, intervals of paired differences, and false-discovery control for discrete tests."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+__all__ = ["benjamini_hochberg", "bonett_price", "can_be_rejected", "mcnemar", "sign_flip_distribution", "sign_flip_p_value"]
+
+Array = np.ndarray[Any, Any]
+
+
+def mcnemar(n_broken: Array, n_fixed: Array) -> Array:
+    """Two-sided exact p-value of McNemar's test: 2·P(Bin(m, ½) ≤ min(broken, fixed)), at most 1."""
+    m = (n_broken + n_fixed).astype(np.int64)
+    least = np.minimum(n_broken, n_fixed).astype(np.int64)
+    width = int(m.max(initial=0)) + 1
+    pairs, where = np.unique(m * width + least, return_inverse=True)
+    p = np.minimum(1.0, 2 * stats.binom.cdf(pairs % width, pairs // width, 0.5))
+    return p[where].reshape(m.shape)
+
+
+@lru_cache(maxsize=65536)
+def sign_flip_distribution(counts: tuple[int, ...]) -> Array:
+    """Distribution of Σ ±a over ``counts[a − 1]`` sums of size a with random signs; entry t + Σ a·counts is P(T = t)."""
+    total = np.ones(1)
+    for size, count in enumerate(counts, start=1):
+        if count:
+            one = np.zeros(2 * size * count + 1)
+            one[:: 2 * size] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
+            total = np.convolve(total, one)
+    return total
+
+
+def sign_flip_p_value(counts: tuple[int, ...], observed: int) -> float:
+    """Two-sided exact p-value: P(|T| ≥ |observed|) under random signs."""
+    distribution = sign_flip_distribution(counts)
+    reach = len(distribution) // 2
+    if observed == 0:
+        return 1.0
+    return min(1.0, float(2 * distribution[reach + abs(observed) :].sum()))
+
+
+def bonett_price(n_broken: Array, n_fixed: Array, n: Array, level: float, degrees: Array | None = None) -> tuple[Array, Array]:
+    """Interval of (broken − fixed)/n after Bonett and Price (2012); Student's t in place of z where ``degrees`` are given."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        broken, fixed = (n_broken + 1) / (n + 2), (n_fixed + 1) / (n + 2)
+        centre = broken - fixed
+        error = np.sqrt((broken + fixed - centre**2) / (n + 2))
+        tail = (1 + level) / 2
+        width = (stats.norm.ppf(tail) if degrees is None else stats.t.ppf(tail, np.maximum(degrees, 1))) * error
+    empty = ~(n > 0)
+    low, high = np.maximum(centre - width, -1.0), np.minimum(centre + width, 1.0)
+    return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
+
+
+def can_be_rejected(least_p: Array, alpha: float = 0.05) -> Array:
+    """Tests that can be rejected at all: p* ≤ α/K, K the smallest that at most K tests satisfy (Tarone; Gilbert 2005)."""
+    ordered = np.sort(least_p[np.isfinite(least_p)])
+    k = np.arange(1, len(ordered) + 1)
+    enough = np.searchsorted(ordered, alpha / k, side="right") <= k
+    if not enough.any():
+        return np.zeros(least_p.shape, bool)
+    return least_p <= alpha / k[np.argmax(enough)]
+
+
+def benjamini_hochberg(p: Array) -> Array:
+    """Adjusted p-values (q) of a flat array of p-values."""
+    if p.size == 0:
+        return p.astype(float)
+    order = np.argsort(p)
+    scaled = p[order] * len(p) / np.arange(1, len(p) + 1)
+    q = np.empty(len(p))
+    q[order] = np.minimum(1.0, np.minimum.accumulate(scaled[::-1])[::-1])
+    return q

@@ -1,0 +1,56 @@
+"""What an analysis needs of a dataset: variables, classes, units; refused with the call that gives what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from unitlab.errors import UnitlabError, nearest_names
+
+__all__ = ["check_level", "class_positions", "require", "unit_position"]
+
+
+def require(ds: xr.Dataset, names: Iterable[str], what: str) -> None:
+    """Refuse a dataset that lacks a variable."""
+    if not isinstance(ds, xr.Dataset):
+        raise UnitlabError(f"{what} takes a study (xarray.Dataset); given: {type(ds).__name__}. unitlab.load(name) opens one")
+    missing = [name for name in names if name not in ds.variables]
+    if missing:
+        raise UnitlabError(
+            f"{what} needs {', '.join(map(repr, missing))}, which this dataset lacks; "
+            "unitlab.load(name) and unitlab.ablate(model, images, layer) give datasets with them"
+        )
+
+
+def class_positions(ds: xr.Dataset, index: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Positions along ``category`` of the class indices that label and prediction hold."""
+    known = ds["category_index"].values if "category_index" in ds.variables else np.arange(ds.sizes["category"])
+    order = np.argsort(known)
+    place = np.clip(np.searchsorted(known, index, sorter=order), 0, len(known) - 1)
+    position = order[place]
+    if not np.array_equal(known[position], index):
+        raise UnitlabError("a label or prediction is no class of the study; compute the study again")
+    return position
+
+
+def unit_position(ds: xr.Dataset, unit: int) -> int:
+    """Position along ``unit`` of the unit with this number."""
+    units = ds["unit"].values
+    if isinstance(unit, bool) or not isinstance(unit, int | np.integer):
+        raise UnitlabError(f"a unit is given by its number; given: {unit!r}")
+    found = np.flatnonzero(units == unit)
+    if len(found) == 0:
+        raise UnitlabError(
+            f"the study has no unit {unit}; it has {len(units)}, from {units.min()} to {units.max()}. "
+            f"{nearest_names(str(unit), map(str, units))}"
+        )
+    return int(found[0])
+
+
+def check_level(level: float) -> None:
+    """Refuse a coverage that is none."""
+    if isinstance(level, bool) or not isinstance(level, int | float | np.floating) or not 0 < level < 1:
+        raise UnitlabError(f"level is {level!r}; expected a number between 0 and 1, for example 0.95")

@@ -1,0 +1,132 @@
+"""Do flips fall on some classes more than on others? Classes shuffled among images that are alike at the baseline."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from unitlab.analysis.paired_images import PairedImages
+
+__all__ = ["Specificity", "concentration", "shuffled_classes"]
+
+Array = np.ndarray[Any, Any]
+
+SHUFFLES = 999
+ENOUGH = 20  # Besag & Clifford (1991): a unit that was reached this often is not significant and needs no more draws
+NULL_SHUFFLES = 99
+BATCH = 37
+MARGIN_STRATA = 5
+
+
+def concentration(drops: Array) -> Array:
+    """Effective number of damaged classes, (Σ d⁺)²/Σ (d⁺)² over the last axis; NaN where no drop is positive."""
+    positive = np.where(drops > 0, drops, 0.0)
+    square = (positive**2).sum(-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(square > 0, positive.sum(-1) ** 2 / square, np.nan)
+
+
+class Specificity:
+    """``p_value`` (unit): chance of a max class drop as large if flips fall on images regardless of their class;
+    ``concentration`` (unit): mean concentration of such damage."""
+
+    def __init__(self, images: PairedImages, max_class_drop: Array, seed: int) -> None:
+        self.blocks = _Blocks(images)
+        self.n_images = images.n_images
+        n_units = len(max_class_drop)
+        self.p_value = np.ones(n_units)
+        self.concentration = np.full(n_units, np.nan)
+        entries = [self.blocks.flips(images.flips(units)) for units in images.unit_blocks(images.order.size)]
+        self.start = np.concatenate([[0], *(counts for counts, _, _ in entries)]).cumsum()
+        self.column = np.concatenate([columns for _, columns, _ in entries])
+        self.value = np.concatenate([values for _, _, values in entries])
+        self._draw(max_class_drop, np.random.default_rng(seed))
+
+    def _draw(self, observed: Array, random: np.random.Generator) -> None:
+        n_units = len(observed)
+        reached, drawn = np.zeros(n_units, int), np.zeros(n_units, int)
+        sums, counts = np.zeros(n_units), np.zeros(n_units, int)
+        active = np.flatnonzero(np.diff(self.start) > 0)
+        done = 0
+        while done < SHUFFLES and len(active):
+            batch = min(BATCH, SHUFFLES - done)
+            classes = shuffled_classes(self.blocks.position, self.blocks.stratum, batch, random)
+            for some in np.array_split(active, max(1, len(active) // 128)):
+                rows, columns, values = self._entries(some)
+                for shuffle, position in enumerate(classes):
+                    drops = self._drops(rows, position[columns], values, len(some))
+                    reached[some] += drops.max(1) >= observed[some]
+                    if done + shuffle < NULL_SHUFFLES:
+                        found = concentration(drops)
+                        sums[some] += np.nan_to_num(found)
+                        counts[some] += np.isfinite(found)
+            drawn[active] += batch
+            done += batch
+            if done >= NULL_SHUFFLES:
+                active = active[reached[active] < ENOUGH]
+        tested = drawn > 0
+        stopped = tested & (reached >= ENOUGH)
+        self.p_value[tested] = (reached[tested] + 1) / (drawn[tested] + 1)
+        self.p_value[stopped] = np.minimum(1.0, reached[stopped] / drawn[stopped])
+        self.concentration[counts > 0] = sums[counts > 0] / counts[counts > 0]
+
+    def _entries(self, units: Array) -> tuple[Array, Array, Array]:
+        """Row (place in ``units``), block and flips of every block that one of these units flips."""
+        lengths = self.start[units + 1] - self.start[units]
+        where = np.concatenate([np.arange(self.start[u], self.start[u + 1]) for u in units])
+        return np.repeat(np.arange(len(units)), lengths), self.column[where], self.value[where].astype(np.float64)
+
+    def _drops(self, rows: Array, position: Array, values: Array, n_units: int) -> Array:
+        n_categories = len(self.n_images)
+        net = np.bincount(rows * n_categories + position, weights=values, minlength=n_units * n_categories)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            drops = net.reshape(n_units, n_categories) / self.n_images
+        drops[:, self.n_images == 0] = -np.inf
+        return drops
+
+
+class _Blocks:
+    """What is shuffled as a whole: the images of one class and cluster that are right (or wrong) at the baseline."""
+
+    def __init__(self, images: PairedImages) -> None:
+        cluster = np.repeat(np.arange(len(images.block_start)), images.block_size)
+        code = cluster * 2 + images.right
+        found, self.of_image = np.unique(code, return_inverse=True)
+        size = np.bincount(self.of_image)
+        self.position = images.block_position[found // 2]
+        margin = np.bincount(self.of_image, weights=np.nan_to_num(images.baseline_margin)) / size
+        self.n = len(found)
+        # classes keep their numbers of right and wrong images, since blocks change places with their like only
+        kind = np.unique(np.stack([found % 2, size]), axis=1, return_inverse=True)[1].reshape(-1)
+        self.stratum = kind * MARGIN_STRATA
+        for one in range(int(kind.max(initial=-1)) + 1):
+            some = kind == one
+            # equal margins stay in one stratum: ranks would order them by class
+            edges = np.quantile(margin[some], np.arange(1, MARGIN_STRATA) / MARGIN_STRATA)
+            self.stratum[some] += np.searchsorted(edges, margin[some], side="right")
+
+    def flips(self, flips: Array) -> tuple[Array, Array, Array]:
+        """Number of flipped blocks per unit, then block and sum of each, unit after unit."""
+        if self.n == flips.shape[1]:
+            unit, image = np.nonzero(flips)
+            block, value = self.of_image[image], flips[unit, image]
+        else:
+            order = np.argsort(self.of_image, kind="stable")
+            start = np.searchsorted(self.of_image[order], np.arange(self.n))
+            sums = np.add.reduceat(flips[:, order].astype(np.int32), start, axis=1)
+            unit, block = np.nonzero(sums)
+            value = sums[unit, block]
+        return np.bincount(unit, minlength=len(flips)), block.astype(np.int32), value.astype(np.int32)
+
+
+def shuffled_classes(position: Array, stratum: Array, n: int, random: np.random.Generator) -> Array:
+    """Class positions shuffled within strata, (shuffle, block)."""
+    order = np.argsort(stratum, kind="stable")
+    edges = np.append(np.flatnonzero(np.diff(stratum[order], prepend=-1)), len(order))
+    classes = np.empty((n, len(position)), np.int32)
+    for start, stop in pairwise(edges):
+        some = order[start:stop]
+        classes[:, some] = random.permuted(np.tile(position[some].astype(np.int32), (n, 1)), axis=1)
+    return classes

@@ -1,0 +1,115 @@
+"""Halves of the images, class by class and cluster by cluster: the cross-fitted maximum and the reliability."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from unitlab.analysis.paired_images import PairedImages
+
+__all__ = ["crossfit_and_reliability", "halves"]
+
+Array = np.ndarray[Any, Any]
+
+SPLITS = 100
+
+
+def halves(cluster: Array, position: Array, n_splits: int, random: np.random.Generator) -> Array:
+    """Bool, (split, image): in the first half. Of each class half of the clusters, a cluster never divided.
+
+    ``cluster`` numbers the clusters 0, 1, …; one that has images of several classes counts for the class of its first.
+    An odd number of clusters gives the extra one to either half at random.
+    """
+    n_clusters = int(cluster.max(initial=-1)) + 1
+    first = np.full(n_clusters, -1)
+    first[cluster[::-1]] = position[::-1]
+    order = np.argsort(first, kind="stable")
+    sizes = np.bincount(first, minlength=int(first.max(initial=-1)) + 1)
+    rank_start = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    rank = np.arange(n_clusters) - rank_start
+    halved = np.empty((n_splits, len(cluster)), bool)
+    for split in range(n_splits):
+        shuffled = order[np.lexsort((random.random(n_clusters), first[order]))]
+        offset = np.repeat(random.integers(0, 2, len(sizes)), sizes)
+        half = np.empty(n_clusters, bool)
+        half[shuffled] = (rank + offset) % 2 == 0
+        halved[split] = half[cluster]
+    return halved
+
+
+def crossfit_and_reliability(images: PairedImages, seed: int) -> tuple[Array, float]:
+    """Cross-fitted max class drop per unit, and the split-half reliability of the unit × class drops.
+
+    The class with the largest drop on one half (the mean over tied ones) is measured on the other, both ways, over
+    `SPLITS` splits. Reliability: Pearson correlation of the halves' drops after removal of unit and class means, mean
+    over splits, Spearman–Brown corrected.
+    """
+    half = halves(images.cluster, images.position, SPLITS, np.random.default_rng(seed))
+    n_first = np.stack([np.bincount(images.position[one], minlength=images.n_categories) for one in half], 1)
+    n_second = images.n_images[:, None] - n_first
+    valid = (n_first > 0) & (n_second > 0)
+    member = half.T.astype(np.float32)
+    crossfit = np.full(images.ds.sizes["unit"], np.nan)
+    moments = _Moments(images.n_categories, SPLITS)
+    for units in images.unit_blocks(images.n_categories * SPLITS):
+        flips = images.flips(units).astype(np.float32)
+        net = np.zeros((images.n_categories, len(flips), SPLITS), np.float32)
+        total = np.zeros((images.n_categories, len(flips), 1), np.float32)
+        for k, some in images.class_slices():
+            np.matmul(flips[:, some], member[some], out=net[k])
+            total[k, :, 0] = flips[:, some].sum(1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            first = net / n_first[:, None].astype(np.float32)
+            second = (total - net) / n_second[:, None].astype(np.float32)
+        first = np.where(valid[:, None], first, np.nan)
+        second = np.where(valid[:, None], second, np.nan)
+        crossfit[units] = (_measured_elsewhere(first, second) + _measured_elsewhere(second, first)) / 2
+        moments.add(np.nan_to_num(first), np.nan_to_num(second))
+    return crossfit, moments.reliability(valid.sum(0))
+
+
+def _measured_elsewhere(chosen_on: Array, measured_on: Array) -> Array:
+    """Mean over splits of the drop in the second array of the class that leads the first; (class, unit, split) → unit."""
+    filled = np.where(np.isnan(chosen_on), -np.inf, chosen_on)
+    tied = filled == filled.max(0)
+    tied &= np.isfinite(filled)
+    count = tied.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = np.where(tied, measured_on, 0).sum(0, dtype=np.float64) / count
+        return np.where(count.any(1), np.nansum(value, 1) / (count > 0).sum(1), np.nan)
+
+
+class _Moments:
+    """Sums from which the correlation of doubly centred drops follows, split by split."""
+
+    def __init__(self, n_categories: int, n_splits: int) -> None:
+        self.products = np.zeros((3, n_splits))  # xx, xy, yy
+        self.by_unit = np.zeros((3, n_splits))
+        self.columns = np.zeros((2, n_categories, n_splits))
+        self.n_units = 0
+
+    def add(self, x: Array, y: Array) -> None:
+        rows = [x.sum(0, dtype=np.float64), y.sum(0, dtype=np.float64)]
+        for place, (a, b) in enumerate(((0, 0), (0, 1), (1, 1))):
+            left, right = (x, y)[a], (x, y)[b]
+            self.products[place] += np.einsum("kus,kus->s", left, right, dtype=np.float64, casting="same_kind")
+            self.by_unit[place] += (rows[a] * rows[b]).sum(0)
+        self.columns += np.stack([x.sum(1, dtype=np.float64), y.sum(1, dtype=np.float64)])
+        self.n_units += x.shape[1]
+
+    def reliability(self, n_valid: Array) -> float:
+        if self.n_units < 2 or n_valid.min() < 2:
+            return float("nan")
+        centred = []
+        for place, (a, b) in enumerate(((0, 0), (0, 1), (1, 1))):
+            by_class = (self.columns[a] * self.columns[b]).sum(0) / self.n_units
+            grand = self.columns[a].sum(0) * self.columns[b].sum(0) / (self.n_units * n_valid)
+            centred.append(self.products[place] - self.by_unit[place] / n_valid - by_class + grand)
+        xx, xy, yy = centred
+        with np.errstate(invalid="ignore", divide="ignore"):
+            r = np.where((xx > 1e-12) & (yy > 1e-12), xy / np.sqrt(np.maximum(xx * yy, 1e-300)), np.nan)
+        if np.isnan(r).all():
+            return float("nan")
+        mean = float(np.nanmean(r))
+        return 2 * mean / (1 + mean)
