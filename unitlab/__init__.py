@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 from unitlab.errors import UnitlabError
 
 if TYPE_CHECKING:
+    from unitlab.analysis.attributes import attributes as attributes
     from unitlab.analysis.confusion import confusion as confusion
+    from unitlab.analysis.correlations import correlations as correlations
     from unitlab.analysis.damage import damage as damage
+    from unitlab.analysis.regression import regression as regression
     from unitlab.catalog import load as load
     from unitlab.catalog import studies as studies
     from unitlab.compute.images import images as images
@@ -21,14 +24,29 @@ if TYPE_CHECKING:
     from unitlab.compute.verification import verify as verify
 
 __version__ = "0.1.0"
-__all__ = ["UnitlabError", "ablate", "confusion", "damage", "images", "load", "studies", "verify"]
+__all__ = [
+    "UnitlabError",
+    "ablate",
+    "attributes",
+    "confusion",
+    "correlations",
+    "damage",
+    "images",
+    "load",
+    "regression",
+    "studies",
+    "verify",
+]
 
 _WHERE = {
     "ablate": "unitlab.compute.sweep",
+    "attributes": "unitlab.analysis.attributes",
     "confusion": "unitlab.analysis.confusion",
+    "correlations": "unitlab.analysis.correlations",
     "damage": "unitlab.analysis.damage",
     "images": "unitlab.compute.images",
     "load": "unitlab.catalog",
+    "regression": "unitlab.analysis.regression",
     "studies": "unitlab.catalog",
     "verify": "unitlab.compute.verification",
 }

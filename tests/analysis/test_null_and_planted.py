@@ -89,7 +89,7 @@ def test_a_unit_that_hurts_all_classes_alike_is_found_by_p_any_alone() -> None:
 
 @pytest.mark.parametrize(("clusters", "n"), [(1, 90), (3, 150)])
 def test_a_planted_unit_is_found_with_its_class(clusters: int, n: int) -> None:
-    """A unit that breaks 30 % of the images of one class (90 images, or 50 clusters of three) among 20 × 12 cells: power 95 %."""
+    """A unit that breaks 30 % of the images of one class (90 images, 50 clusters of three) among 240 cells: power 95 %."""
     hits = []
     for seed in range(20):
         ds = null_study(seed, n_units=20, n=n, clusters=clusters)

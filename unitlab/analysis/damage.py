@@ -10,7 +10,6 @@ from scipy import stats
 
 from unitlab.analysis.paired_images import PairedImages
 from unitlab.analysis.paired_tests import (
-    benjamini_hochberg,
     bonett_price,
     can_be_rejected,
     mcnemar,
@@ -93,7 +92,8 @@ def damage(ds: xr.Dataset, *, level: float = 0.95, seed: int = 0) -> xr.Dataset:
     p = np.where(n > 0, p, np.nan)
     can_reject = can_be_rejected(np.where(n > 0, np.exp2(1.0 - changed), np.nan), ALPHA) & (n > 0)
     q = np.where(n > 0, 1.0, np.nan) * np.ones_like(p)
-    q[can_reject] = benjamini_hochberg(p[can_reject])
+    if can_reject.any():
+        q[can_reject] = stats.false_discovery_control(p[can_reject])
     damaged = can_reject & (q <= ALPHA) & (drop > 0)
     cells.update(p_value=p, q_value=q, testable=can_reject, damaged=damaged, **_rates(images, broken, fixed))
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-__all__ = ["benjamini_hochberg", "bonett_price", "can_be_rejected", "mcnemar", "sign_flip_distribution", "sign_flip_p_value"]
+__all__ = ["bonett_price", "can_be_rejected", "mcnemar", "sign_flip_distribution", "sign_flip_p_value"]
 
 Array = np.ndarray[Any, Any]
 
@@ -65,14 +65,3 @@ def can_be_rejected(least_p: Array, alpha: float = 0.05) -> Array:
     if not enough.any():
         return np.zeros(least_p.shape, bool)
     return least_p <= alpha / k[np.argmax(enough)]
-
-
-def benjamini_hochberg(p: Array) -> Array:
-    """Adjusted p-values (q) of a flat array of p-values."""
-    if p.size == 0:
-        return p.astype(float)
-    order = np.argsort(p)
-    scaled = p[order] * len(p) / np.arange(1, len(p) + 1)
-    q = np.empty(len(p))
-    q[order] = np.minimum(1.0, np.minimum.accumulate(scaled[::-1])[::-1])
-    return q

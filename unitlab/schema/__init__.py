@@ -9,14 +9,14 @@ import numpy as np
 import xarray as xr
 
 from unitlab.errors import UnitlabError
-from unitlab.schema import damage, stored
+from unitlab.schema import attributes, damage, stored
 from unitlab.schema.variable import Variable
 
 __all__ = ["SCHEMA_VERSION", "VARIABLES", "Variable", "check", "describe", "variable_attrs"]
 
 SCHEMA_VERSION = 1
 
-_TABLES = (stored.STUDY, stored.LAYER, stored.ABLATION, damage.DAMAGE)
+_TABLES = (stored.STUDY, stored.LAYER, stored.ABLATION, damage.DAMAGE, attributes.ATTRIBUTES)
 VARIABLES: dict[str, Variable] = {row.name: row for table in _TABLES for row in table}
 
 

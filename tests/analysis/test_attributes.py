@@ -1,0 +1,115 @@
+"""Attributes against plain numpy, one unit at a time."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import xarray as xr
+from simulated_study import simulated_study
+from sklearn.metrics import mutual_info_score
+
+import unitlab
+from unitlab.analysis.attributes import mutual_information, selectivity
+from unitlab.schema import VARIABLES
+
+
+@pytest.fixture(scope="module")
+def study() -> xr.Dataset:
+    return simulated_study(10, 5, 300, 3, dead_units=(6,))
+
+
+def plain_selectivity(values: np.ndarray, label: np.ndarray) -> float:
+    means = [values[label == k].mean(dtype=float) for k in range(label.max() + 1)]
+    most = max(means)
+    rest = [m for k, m in enumerate(means) if k != int(np.argmax(means))]
+    return float((most - np.mean(rest)) / (most + np.mean(rest)))
+
+
+def test_attributes_agree_with_plain_numpy(study: xr.Dataset) -> None:
+    found = unitlab.attributes(study)
+    label = study.label.values
+    for unit in range(10):
+        if unit == 6:
+            continue
+        one = found.isel(unit=unit)
+        assert float(one.class_selectivity) == pytest.approx(
+            plain_selectivity(study.activation_mean.values[unit], label), rel=1e-6
+        )
+        assert float(one.class_selectivity_max) == pytest.approx(
+            plain_selectivity(study.activation_max.values[unit], label), rel=1e-6
+        )
+        correlation = study.class_correlation.values[unit]
+        assert float(one.max_class_correlation) == correlation.max() and int(one.max_correlation_class) == correlation.argmax()
+        top = np.argsort(-study.activation_max.values[unit], kind="stable")[: study.sizes["top_rank"]]
+        assert float(one.top_precision) == Counter(label[top]).most_common(1)[0][1] / len(top)
+        first_order = sum(float(study.first_order_margin_drop[unit, k]) * (label == k).sum() for k in range(5)) / 300
+        assert float(one.first_order_margin_drop_overall) == pytest.approx(first_order)
+        for name in ("l1_norm", "l2_norm", "l1_norm_folded", "mean_activation", "max_activation", "fraction_active"):
+            assert float(one[name]) == float(study[name][unit])
+
+
+def test_mutual_information_is_scikit_learns_with_the_correction(study: xr.Dataset) -> None:
+    label, values = study.label.values, study.activation_mean.values[0]
+    edges = np.quantile(values[values > 0], np.arange(1, 10) / 10)
+    bins = np.where(values > 0, np.digitize(values, edges) + 1, 0)
+    occupied = [len(np.unique(bins)), len(np.unique(label)), len(np.unique(bins * 100 + label))]
+    expected = mutual_info_score(bins, label) / np.log(2)
+    expected += (occupied[0] + occupied[1] - occupied[2] - 1) / (2 * len(label) * np.log(2))
+    assert mutual_information(values, label) == pytest.approx(expected, abs=1e-12)
+
+
+def test_mutual_information_of_independent_and_of_equal_variables() -> None:
+    random = np.random.default_rng(0)
+    label = random.integers(0, 4, 20_000)
+    assert abs(mutual_information(random.gamma(1, 1, 20_000), label)) < 0.002
+    assert mutual_information((label > 1).astype(float), label) == pytest.approx(1, abs=0.01)
+
+
+def test_dead_units_are_nan_and_counted(study: xr.Dataset) -> None:
+    found = unitlab.attributes(study)
+    for name in ("class_selectivity", "class_selectivity_max", "mutual_information", "top_precision", "max_class_correlation"):
+        assert np.isnan(found[name].values[6]) and found[name].attrs["n_undefined"] == 1
+    assert found.attrs["n_dead"] == 1 and int(found.max_correlation_class[6]) == -1
+    assert found.batch_norm_scale.attrs["n_undefined"] == 10
+
+
+def test_selectivity_is_undefined_where_class_means_are_negative() -> None:
+    means = np.array([[1.0, 0.0], [1.0, -0.5], [3.0, 1.0], [0.0, 0.0]])
+    np.testing.assert_array_equal(selectivity(means, np.array([2, 2])), [1.0, np.nan, 0.5, np.nan])
+    assert np.isnan(selectivity(means[:, :1], np.array([2]))).all()
+
+
+def test_a_class_without_images_takes_no_part() -> None:
+    ds = simulated_study(3, 4, 60, 0, empty_categories=(2,))
+    label = ds.label.values
+    means = [ds.activation_mean.values[0, label == k].mean(dtype=float) for k in (0, 1, 3)]
+    rest = (sum(means) - max(means)) / 2
+    assert float(unitlab.attributes(ds).class_selectivity[0]) == pytest.approx((max(means) - rest) / (max(means) + rest))
+
+
+def test_every_variable_is_in_the_schema(study: xr.Dataset) -> None:
+    for name, variable in unitlab.attributes(study).variables.items():
+        assert variable.dims == VARIABLES[str(name)].dims
+
+
+def test_without_first_order_estimates_they_are_left_out(study: xr.Dataset) -> None:
+    found = unitlab.attributes(study.drop_vars("first_order_margin_drop"))
+    assert "first_order_margin_drop_overall" not in found
+
+
+def test_bad_input_is_refused(study: xr.Dataset) -> None:
+    with pytest.raises(unitlab.UnitlabError, match="needs 'activation_mean'"):
+        unitlab.attributes(study.drop_vars("activation_mean"))
+    with pytest.raises(unitlab.UnitlabError, match="as many activations"):
+        mutual_information(np.ones(3), np.zeros(2, int))
+
+
+@pytest.mark.parametrize("name", ["vgg_emoji", "vgg_fashion"])
+def test_bundled_studies_have_attributes(name: str) -> None:
+    found = unitlab.attributes(unitlab.load(name))
+    alive = unitlab.load(name).fraction_active.values > 0
+    for attribute in ("class_selectivity", "class_selectivity_max", "mutual_information", "top_precision"):
+        assert np.isfinite(found[attribute].values[alive]).all()
+    assert ((found.class_selectivity.values[alive] > 0) & (found.class_selectivity.values[alive] <= 1)).all()

@@ -1,0 +1,152 @@
+"""An importance on several attributes: least squares with cross-validated R²."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from scipy import stats
+
+from unitlab.analysis.correlations import chosen, measures
+from unitlab.errors import UnitlabError
+
+__all__ = ["regression"]
+
+Array = np.ndarray[Any, Any]
+
+CELL = ("unit", "category")
+
+
+def regression(ds: xr.Dataset, y: str, x: Iterable[str], *, folds: int = 5, seed: int = 0) -> pd.DataFrame:
+    """Least squares of an importance on several attributes, judged on units that it has not seen.
+
+    Parameters
+    ----------
+    ds
+        A study, as `unitlab.load` or `unitlab.ablate` give it.
+    y
+        A variable of `unitlab.damage`, over ``unit`` or over ``unit, category``; this decides what a row is.
+    x
+        Variables of `unitlab.attributes` or `unitlab.damage` over ``unit``, and where ``y`` has classes also over
+        ``unit, category`` (``class_correlation``, ``class_activation``, ``first_order_margin_drop``).
+    folds
+        Parts of the cross-validation, 2 or more; all cells of a unit are in one.
+    seed
+        Of the folds.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row an attribute: ``coefficient`` (standard deviations of ``y`` per standard deviation) with a 95 % interval
+        ``coefficient_low``, ``coefficient_high`` (errors clustered by unit), ``r2_alone`` (cross-validated R² of this
+        attribute alone) and ``r2_without`` (of all others). ``attrs``: ``r2`` (cross-validated, 1 − SSE/SST with the mean of
+        the training folds; negative where the fit predicts worse than that mean), ``r2_in_sample``, ``n_rows``,
+        ``n_units``, ``folds``, ``y``.
+
+    Raises
+    ------
+    UnitlabError
+        An unknown variable, one with classes for a ``y`` without, too few units, folds that are none.
+
+    Examples
+    --------
+    >>> import unitlab
+    >>> found = unitlab.regression(unitlab.load("vgg_fashion"), "accuracy_drop", ["class_correlation", "class_activation"])
+    >>> found.attrs["n_units"]
+    64
+    """
+    known = measures(ds, seed=seed)
+    (y,) = chosen(known, y, [("unit",), CELL]) if isinstance(y, str) else (_one(y),)
+    target = known[y]
+    allowed = [("unit",), CELL] if target.dims == CELL else [("unit",)]
+    names = chosen(known, x, allowed)
+    if not names or len(set(names)) < len(names) or y in names:
+        raise UnitlabError(f"x is {names}; expected one attribute or more, each once, and not y ({y!r}) itself")
+    columns = [xr.broadcast(known[name], target)[0].transpose(*target.dims).values.astype(float).ravel() for name in names]
+    table = np.stack([target.values.astype(float).ravel(), *columns], 1)
+    unit = np.repeat(np.arange(ds.sizes["unit"]), table.shape[0] // ds.sizes["unit"])
+    complete = np.isfinite(table).all(1)
+    table, unit = table[complete], unit[complete]
+    n_units = len(np.unique(unit))
+    without = [name for name in [y, *names] if not np.isfinite(known[name].values.astype(float)).any()]
+    if without:
+        raise UnitlabError(f"{', '.join(map(repr, without))} is undefined for every unit of this layer; leave it out")
+    if isinstance(folds, bool) or not isinstance(folds, int | np.integer) or not 2 <= folds <= max(n_units, 2):
+        raise UnitlabError(f"folds is {folds!r}; expected a whole number from 2 to the number of units with values, {n_units}")
+    if n_units < len(names) + 3:
+        raise UnitlabError(f"{n_units} units have all of {', '.join([y, *names])}; at least {len(names) + 3} are needed")
+    fold = _folds(unit, folds, np.random.default_rng(seed))
+    standard = (table - table.mean(0)) / np.where(table.std(0) > 0, table.std(0), 1)
+    target_values, attributes_ = standard[:, 0], standard[:, 1:]
+    coefficient, low, high, residual = _fit(target_values, attributes_, unit)
+    rows = []
+    for place, name in enumerate(names):
+        others = np.delete(attributes_, place, 1)
+        rows.append(
+            {
+                "attribute": name,
+                "coefficient": coefficient[place],
+                "coefficient_low": low[place],
+                "coefficient_high": high[place],
+                "r2_alone": _cross_validated(target_values, attributes_[:, [place]], fold),
+                "r2_without": _cross_validated(target_values, others, fold),
+            }
+        )
+    found = pd.DataFrame(rows)
+    found.attrs = {
+        "y": y,
+        "r2": _cross_validated(target_values, attributes_, fold),
+        "r2_in_sample": 1 - float((residual**2).sum() / max(float((target_values**2).sum()), 1e-300)),
+        "n_rows": len(table),
+        "n_units": n_units,
+        "folds": int(folds),
+        "study": ds.attrs.get("name", ""),
+        "layer": ds.attrs.get("layer", ""),
+    }
+    return found
+
+
+def _one(y: object) -> str:
+    raise UnitlabError(f"y is {y!r}; expected the name of one importance, for example 'accuracy_drop'")
+
+
+def _folds(unit: Array, folds: int, random: np.random.Generator) -> Array:
+    """Fold of every row; a unit is in one fold."""
+    units = np.unique(unit)
+    part = np.arange(len(units)) % folds
+    return random.permutation(part)[np.searchsorted(units, unit)]
+
+
+def _with_constant(x: Array) -> Array:
+    return np.column_stack([np.ones(len(x)), x])
+
+
+def _fit(y: Array, x: Array, unit: Array) -> tuple[Array, Array, Array, Array]:
+    """Coefficients with 95 % limits from errors clustered by unit (CR1), and residuals."""
+    design = _with_constant(x)
+    coefficient = np.linalg.lstsq(design, y, rcond=None)[0]
+    residual = y - design @ coefficient
+    groups = np.unique(unit, return_inverse=True)[1]
+    n_groups = int(groups.max()) + 1
+    n, width = design.shape
+    scores = np.zeros((n_groups, width))
+    np.add.at(scores, groups, design * residual[:, None])
+    inverse = np.linalg.pinv(design.T @ design)
+    scale = n_groups / (n_groups - 1) * (n - 1) / max(n - width, 1)
+    error = np.sqrt(np.diag(inverse @ (scores.T @ scores) @ inverse) * scale)
+    half = stats.t.ppf(0.975, n_groups - 1) * error
+    return coefficient[1:], (coefficient - half)[1:], (coefficient + half)[1:], residual
+
+
+def _cross_validated(y: Array, x: Array, fold: Array) -> float:
+    """1 − SSE/SST over held-out rows, SST about the mean of the training rows."""
+    error = total = 0.0
+    for one in np.unique(fold):
+        held = fold == one
+        fit = np.linalg.lstsq(_with_constant(x[~held]), y[~held], rcond=None)[0]
+        error += float(((y[held] - _with_constant(x[held]) @ fit) ** 2).sum())
+        total += float(((y[held] - y[~held].mean()) ** 2).sum())
+    return 1 - error / total if total > 0 else float("nan")
