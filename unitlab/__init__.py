@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from unitlab.compute.images import images as images
     from unitlab.compute.sweep import ablate as ablate
     from unitlab.compute.verification import verify as verify
+    from unitlab.views import plots as plots
 
 __version__ = "0.1.0"
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "verify",
 ]
 
+_MODULES = {"plots": "unitlab.views.plots"}
 _WHERE = {
     "ablate": "unitlab.compute.sweep",
     "attributes": "unitlab.analysis.attributes",
@@ -54,6 +56,8 @@ _TORCH = {"torch", "torchvision", "safetensors", "tqdm"}
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     if name not in _WHERE:
         raise AttributeError(f"module 'unitlab' has no attribute {name!r}")
     try:

@@ -15,7 +15,7 @@ from unitlab.analysis.damage import damage
 from unitlab.analysis.weighted_images import WEIGHTED, WeightedImages
 from unitlab.errors import UnitlabError, nearest_names
 
-__all__ = ["correlations", "measures"]
+__all__ = ["chosen", "correlations", "fitted_line", "measures"]
 
 Array = np.ndarray[Any, Any]
 
@@ -201,3 +201,24 @@ def _adjusted(p: Array) -> Array:
     if some.any():
         q[some] = stats.false_discovery_control(p[some])
     return q
+
+
+def fitted_line(x: Array, y: Array, *, level: float = 0.95) -> dict[str, Any]:
+    """Least-squares line of y on x with the band of its mean (``x``, ``fit``, ``low``, ``high``) and both coefficients."""
+    both = np.isfinite(x) & np.isfinite(y)
+    x, y = x[both], y[both]
+    if len(x) < 3 or np.ptp(x) == 0:
+        raise UnitlabError(f"a line needs three units with both values and different x; given {len(x)}")
+    slope, intercept = np.polyfit(x, y, 1)
+    at = np.linspace(x.min(), x.max(), 50)
+    residual = y - slope * x - intercept
+    error = np.sqrt((residual**2).sum() / (len(x) - 2))
+    half = stats.t.ppf((1 + level) / 2, len(x) - 2) * error
+    half = half * np.sqrt(1 / len(x) + (at - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum())
+    fit = slope * at + intercept
+    constant = np.ptp(y) == 0
+    return {
+        "x": at, "fit": fit, "low": fit - half, "high": fit + half, "slope": float(slope), "n_units": len(x),
+        "spearman": np.nan if constant else float(stats.spearmanr(x, y).statistic),
+        "pearson": np.nan if constant else float(stats.pearsonr(x, y).statistic),
+    }  # fmt: skip

@@ -47,8 +47,8 @@ def damage(ds: xr.Dataset, *, level: float = 0.95, seed: int = 0) -> xr.Dataset:
         Drops are fractions of images, positive = damage. Over ``unit, category``: ``accuracy_drop``, ``drop_low``,
         ``drop_high``, ``p_value``, ``q_value``, ``testable``, ``damaged``, ``precision_drop``, ``balanced_accuracy_drop``,
         ``margin_drop`` (logits) with ``margin_drop_low``, ``margin_drop_high``, ``margin_p_value``, ``n_broken``, ``n_fixed``.
-        Over ``unit``: ``overall_drop``, ``max_class_drop``, ``max_class`` (position along category),
-        ``max_class_drop_crossfit``, ``max_z``, ``p_any``, ``p_specific``, ``n_damaged``, ``concentration`` with
+        Over ``unit``: ``overall_drop``, ``max_class_drop`` with ``max_class_drop_null``, ``max_class`` (position along
+        category), ``max_class_drop_crossfit``, ``max_z``, ``p_any``, ``p_specific``, ``n_damaged``, ``concentration`` with
         ``concentration_null``. One number: ``reliability``. Attributes: the study's, ``level``, ``seed``, ``n_tested`` of
         ``n_cells``. Each variable's attributes hold its definition. Where the study has ``cluster``, splits, intervals and
         tests go by cluster.
@@ -104,6 +104,7 @@ def damage(ds: xr.Dataset, *, level: float = 0.95, seed: int = 0) -> xr.Dataset:
     specific = Specificity(images, largest, seed)
     units = {
         "max_class_drop": largest,
+        "max_class_drop_null": specific.limit,
         "max_class": known.argmax(1).astype(np.int32) if some else np.full(len(drop), -1, np.int32),
         "max_class_drop_crossfit": crossfit,
         "max_z": np.where(n > 0, z, -np.inf).max(1) if some else np.full(len(drop), np.nan),

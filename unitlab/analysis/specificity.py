@@ -30,13 +30,14 @@ def concentration(drops: Array) -> Array:
 
 class Specificity:
     """``p_value`` (unit): chance of a max class drop as large if flips fall on images regardless of their class;
-    ``concentration`` (unit): mean concentration of such damage."""
+    ``limit`` (unit): what 95 % of such drops stay below; ``concentration`` (unit): mean concentration of such damage."""
 
     def __init__(self, images: PairedImages, max_class_drop: Array, seed: int) -> None:
         self.blocks = _Blocks(images)
         self.n_images = images.n_images
         n_units = len(max_class_drop)
         self.p_value = np.ones(n_units)
+        self.limit = np.zeros(n_units)
         self.concentration = np.full(n_units, np.nan)
         entries = [self.blocks.flips(images.flips(units)) for units in images.unit_blocks(images.order.size)]
         self.start = np.concatenate([[0], *(counts for counts, _, _ in entries)]).cumsum()
@@ -48,6 +49,7 @@ class Specificity:
         n_units = len(observed)
         reached, drawn = np.zeros(n_units, int), np.zeros(n_units, int)
         sums, counts = np.zeros(n_units), np.zeros(n_units, int)
+        largest = np.zeros((NULL_SHUFFLES, n_units))
         active = np.flatnonzero(np.diff(self.start) > 0)
         done = 0
         while done < SHUFFLES and len(active):
@@ -57,8 +59,10 @@ class Specificity:
                 rows, columns, values = self._entries(some)
                 for shuffle, position in enumerate(classes):
                     drops = self._drops(rows, position[columns], values, len(some))
-                    reached[some] += drops.max(1) >= observed[some]
+                    highest = drops.max(1)
+                    reached[some] += highest >= observed[some]
                     if done + shuffle < NULL_SHUFFLES:
+                        largest[done + shuffle, some] = highest
                         found = concentration(drops)
                         sums[some] += np.nan_to_num(found)
                         counts[some] += np.isfinite(found)
@@ -66,6 +70,7 @@ class Specificity:
             done += batch
             if done >= NULL_SHUFFLES:
                 active = active[reached[active] < ENOUGH]
+        self.limit = np.quantile(largest, 0.95, axis=0, method="higher")
         tested = drawn > 0
         stopped = tested & (reached >= ENOUGH)
         self.p_value[tested] = (reached[tested] + 1) / (drawn[tested] + 1)

@@ -120,6 +120,16 @@ DAMAGE = (
         "The largest accuracy drop over classes. Biased upward: it is positive under pure chance.",
     ),
     Variable(
+        "max_class_drop_null",
+        "damage",
+        ("unit",),
+        "f",
+        "max class drop, 95 % of chance",
+        "1",
+        "What 95 % of the max class drops stay below when the unit's flips fall on images regardless of class (99 shuffles, as "
+        "for p_specific).",
+    ),
+    Variable(
         "max_class",
         "damage",
         ("unit",),

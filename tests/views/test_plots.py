@@ -1,0 +1,139 @@
+"""Plots hold the numbers of the dataset, and render."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+from simulated_study import simulated_study
+
+import unitlab
+from unitlab.analysis.correlations import fitted_line, measures
+
+hv = pytest.importorskip("holoviews")
+
+from unitlab import plots  # noqa: E402
+from unitlab.views.gallery import picture_with_map  # noqa: E402
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bokeh() -> None:
+    plots.setup()
+
+
+@pytest.fixture(scope="module")
+def study() -> xr.Dataset:
+    return simulated_study(20, 6, 300, 3, flip_rate=0.15, specific_unit=4, specific_category=2, dead_units=(7,))
+
+
+def drawn(figure: object) -> object:
+    return hv.renderer("bokeh").get_plot(figure).state
+
+
+def test_units_are_filled_where_significant(study: xr.Dataset) -> None:
+    known = measures(study)
+    figure = plots.units(study, unit=4)
+    sure, unsure = figure.Points.Significant, figure.Points.Not_significant
+    assert sorted(sure["unit"]) == sorted(study.unit.values[known.p_specific.values <= 0.05])
+    assert len(sure) + len(unsure) == 20
+    at = list(sure["unit"]).index(4)
+    assert sure["overall_drop"][at] == pytest.approx(100 * float(study.overall_drop[4]))
+    assert sure["worst"][at] == "class 2"
+    assert figure.Points.Unit_4["max_class_drop_crossfit"][0] == pytest.approx(100 * float(known.max_class_drop_crossfit[4]))
+    drawn(figure)
+
+
+def test_units_by_any_two_variables_and_a_colour(study: xr.Dataset) -> None:
+    figure = plots.units(study, "overall_drop", "max_class_drop", color="class_selectivity")
+    area = next(layer for layer in figure if isinstance(layer, hv.Area))
+    assert len(area) == 20
+    drawn(figure)
+    with pytest.raises(unitlab.UnitlabError, match="Did you mean 'l1_norm'"):
+        plots.units(study, "l1norm")
+    with pytest.raises(unitlab.UnitlabError, match="no unit 50"):
+        plots.units(study, unit=50)
+
+
+def test_classes_are_ordered_with_their_intervals(study: xr.Dataset) -> None:
+    found = unitlab.damage(study)
+    figure = plots.classes(study, 4, n_damaged=2, n_helped=1)
+    bars, limits = list(figure)
+    order = np.argsort(-study.accuracy_drop.values[4])
+    expected = [*order[:2], order[-1]][::-1]
+    assert list(bars["class"]) == [f"class {k} ({int(study.n_images[k])})" for k in expected]
+    np.testing.assert_allclose(bars["drop"], 100 * study.accuracy_drop.values[4, expected])
+    np.testing.assert_allclose(limits["low"], 100 * found.drop_low.values[4, expected])
+    drawn(figure)
+
+
+def test_long_and_equal_names_stay_apart() -> None:
+    ds = simulated_study(2, 4, 40)
+    names = np.array(
+        ["a very long name of a class that nobody reads", "a very long name of a class that nobody knows", "<b>x", "ß"], object
+    )
+    figure = plots.classes(ds.assign_coords(category=names), 0)
+    labels = list(next(iter(figure))["class"])
+    assert len(set(labels)) == 4
+    drawn(figure)
+
+
+def test_confusion_shows_lost_and_won(study: xr.Dataset) -> None:
+    moved = unitlab.confusion(study, 4)
+    figure = plots.confusion(study, 4, category="class 2")
+    lost, won = list(figure)
+    assert sum(lost["moved"]) == int(moved.n_lost[2].sum()) and -sum(won["moved"]) == int(moved.n_won[2].sum())
+    drawn(figure)
+    drawn(plots.confusion(study, 7))
+    with pytest.raises(unitlab.UnitlabError, match="Did you mean 'class 2'"):
+        plots.confusion(study, 4, category="clas 2")
+
+
+def test_correlation_draws_the_fitted_line(study: xr.Dataset) -> None:
+    known = measures(study)
+    line = fitted_line(known.l1_norm.values, known.overall_drop.values)
+    figure = plots.correlation(study, "l1_norm", "overall_drop")
+    np.testing.assert_allclose(next(iter(figure.Curve))["overall_drop"], 100 * line["fit"], atol=1e-9)
+    assert f"Spearman {line['spearman']:+.2f}" in drawn(figure).title.text
+    with pytest.raises(unitlab.UnitlabError, match="three units"):
+        plots.correlation(study, "batch_norm_scale", "overall_drop")
+
+
+def test_fitted_line_is_statsmodels() -> None:
+    import statsmodels.api as sm
+
+    random = np.random.default_rng(0)
+    x = random.normal(size=30)
+    y = 2 * x + random.normal(size=30)
+    line = fitted_line(x, y)
+    fit = sm.OLS(y, sm.add_constant(x)).fit().get_prediction(sm.add_constant(line["x"])).summary_frame(alpha=0.05)
+    np.testing.assert_allclose(line["fit"], fit["mean"])
+    np.testing.assert_allclose(line["low"], fit["mean_ci_lower"])
+    np.testing.assert_allclose(line["high"], fit["mean_ci_upper"])
+
+
+@pytest.mark.parametrize("style", ["outline", "heat", "none"])
+def test_images_show_the_top_images_with_captions(study: xr.Dataset, style: str) -> None:
+    names = study.category.values.copy()
+    names[0] = '<script>alert("x")</script>'
+    gallery = plots.images(study.assign_coords(category=names), 4, count=5, style=style)
+    shown = gallery._repr_html_()
+    assert shown.count("<img ") == 5 and "<script>" not in shown
+    assert f"{float(study.top_activation[4, 0]):.3g}" in gallery.captions[0]
+
+
+def test_an_outline_surrounds_what_is_above_the_threshold() -> None:
+    pixels = np.full((64, 64, 3), 200, np.uint8)
+    heat = np.zeros((4, 4))
+    heat[1:3, 1:3] = 1
+    picture = picture_with_map(pixels, heat, strength=0.5)
+    assert (picture[32, 32] == 200).all() and (picture[0, 0] < 200).all()
+    assert (picture == np.array([255, 200, 0])).all(2).any()
+
+
+def test_images_say_what_is_missing(study: xr.Dataset) -> None:
+    with pytest.raises(unitlab.UnitlabError, match="no thumbnails"):
+        plots.images(study.drop_vars("thumbnails"), 4)
+    with pytest.raises(unitlab.UnitlabError, match="style is 'glow'"):
+        plots.images(study, 4, style="glow")
+    with pytest.raises(unitlab.UnitlabError, match="strength is 3"):
+        plots.images(study, 4, strength=3)

@@ -1,0 +1,150 @@
+"""Top images of a unit as HTML: thumbnails with the activation map over them."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from PIL import Image
+
+from unitlab.analysis.requirements import require, unit_position
+from unitlab.errors import UnitlabError
+
+__all__ = ["Gallery", "picture_with_map", "top_images"]
+
+Array = np.ndarray[Any, Any]
+
+OUTLINE = np.array([255, 200, 0], float)
+HEAT = np.array([213, 94, 0], float)
+STYLES = ("outline", "heat", "none")
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures in a grid; shown by Jupyter as HTML."""
+
+    pictures: list[Array]
+    captions: list[str]
+    alternatives: list[str]
+    columns: int = 6
+    size: int = 96
+
+    def _repr_html_(self) -> str:
+        cells = []
+        for pixels, caption, alternative in zip(self.pictures, self.captions, self.alternatives, strict=True):
+            text = html.escape(caption)
+            cells.append(
+                f'<figure style="margin:0;min-width:0"><img alt="{html.escape(alternative, quote=True)}" width="{self.size}" '
+                f'height="{self.size}" src="{_data_address(pixels)}" style="display:block;width:{self.size}px;height:auto">'
+                f'<figcaption title="{html.escape(caption, quote=True)}" style="font:11px sans-serif;width:{self.size}px;'
+                f'overflow:hidden;text-overflow:ellipsis;white-space:nowrap">{text}</figcaption></figure>'
+            )
+        grid = f"display:grid;grid-template-columns:repeat({self.columns},{self.size}px);gap:8px"
+        return f'<div class="ul-images" style="{grid}">{"".join(cells)}</div>'
+
+
+def top_images(
+    ds: xr.Dataset,
+    unit: int,
+    *,
+    count: int = 12,
+    style: str = "outline",
+    strength: float = 0.5,
+    size: int = 96,
+    columns: int = 6,
+) -> Gallery:
+    """The images that activate a unit most, with its map over them.
+
+    Parameters
+    ----------
+    ds
+        A study with thumbnails.
+    unit
+        Number of the unit.
+    count
+        How many images, at most those that the study keeps.
+    style
+        "outline" (below the threshold dimmed, an outline around the rest), "heat" (colour as strong as the map), "none".
+    strength
+        0 to 1: for "outline" the threshold as a share of the unit's largest value on the image's map, for "heat" the opacity.
+    size
+        Width of a picture in CSS pixels.
+    columns
+        Pictures in a row.
+
+    Returns
+    -------
+    Gallery
+        Shown by Jupyter; captions give class and spatial max activation.
+
+    Raises
+    ------
+    UnitlabError
+        The study keeps no thumbnails or has no such unit; a style or strength that does not exist.
+
+    Examples
+    --------
+    >>> import unitlab
+    >>> from unitlab.views.gallery import top_images
+    >>> len(top_images(unitlab.load("vgg_emoji"), 5).pictures)
+    12
+    """
+    require(ds, ["unit", "category", "label", "top_image", "top_activation", "top_map"], "images")
+    if "thumbnails" not in ds:
+        raise UnitlabError("the study keeps no thumbnails; compute it from images that have them to see its top images")
+    place = unit_position(ds, unit)
+    names = ds["category"].values
+    index = {int(number): position for position, number in enumerate(ds["category_index"].values)}
+    row = ds.isel(unit=place)
+    pictures, captions, alternatives = [], [], []
+    top, activation, maps = row["top_image"].values, row["top_activation"].values, row["top_map"].values
+    for rank in range(min(count, len(top))):
+        if top[rank] < 0:
+            break
+        image = int(top[rank])
+        pixels = ds["thumbnails"].isel(image=image).values
+        name = str(names[index[int(ds["label"].values[image])]])
+        pictures.append(picture_with_map(pixels, maps[rank], style=style, strength=strength))
+        captions.append(f"{name} · {activation[rank]:.3g}")
+        alternatives.append(f"top image {rank + 1} of unit {unit}: {name}, activation {activation[rank]:.3g}")
+    return Gallery(pictures, captions, alternatives, columns, size)
+
+
+def picture_with_map(pixels: Array, activation: Array, *, style: str = "outline", strength: float = 0.5) -> Array:
+    """Pixels (row, column, rgb or grey) with an activation map of any size over them, 8-bit RGB, at least 64 pixels wide."""
+    if style not in STYLES:
+        raise UnitlabError(f"style is {style!r}; expected one of {', '.join(map(repr, STYLES))}")
+    if not 0 <= strength <= 1:
+        raise UnitlabError(f"strength is {strength!r}; expected a number from 0 to 1")
+    rgb = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+    factor = max(1, -(-64 // rgb.shape[1]))
+    rgb = np.repeat(np.repeat(rgb, factor, 0), factor, 1).astype(float)
+    heat = np.nan_to_num(activation.astype(np.float32))
+    top = float(heat.max(initial=0))
+    if style == "none" or top <= 0:
+        return rgb.astype(np.uint8)
+    picture = Image.fromarray(np.clip(heat / top, 0, 1)).resize((rgb.shape[1], rgb.shape[0]), Image.Resampling.BILINEAR)
+    share = np.asarray(picture)
+    if style == "heat":
+        weight = (strength * share)[..., None]
+        return (rgb * (1 - weight) + HEAT * weight).astype(np.uint8)
+    seen = share >= strength
+    out = np.where(seen[..., None], rgb, 0.3 * rgb + 0.7 * 128)
+    inner = seen.copy()
+    inner[1:] &= seen[:-1]
+    inner[:-1] &= seen[1:]
+    inner[:, 1:] &= seen[:, :-1]
+    inner[:, :-1] &= seen[:, 1:]
+    out[seen & ~inner] = OUTLINE
+    return out.astype(np.uint8)
+
+
+def _data_address(pixels: Array) -> str:
+    held = io.BytesIO()
+    Image.fromarray(pixels).save(held, "JPEG", quality=90)
+    return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode()

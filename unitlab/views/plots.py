@@ -1,0 +1,286 @@
+"""Plots of studies and of what the analysis makes of them, as HoloViews objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import holoviews as hv
+import numpy as np
+import xarray as xr
+from scipy.ndimage import uniform_filter1d
+
+from unitlab.analysis.confusion import confusion as moved_images
+from unitlab.analysis.correlations import chosen, fitted_line, measures
+from unitlab.analysis.damage import damage
+from unitlab.analysis.requirements import unit_position
+from unitlab.errors import UnitlabError, nearest_names
+from unitlab.schema import VARIABLES
+from unitlab.views.gallery import top_images as images
+
+__all__ = ["classes", "confusion", "correlation", "images", "setup", "units"]
+
+Array = np.ndarray[Any, Any]
+
+# Okabe and Ito's colours, told apart by colour-blind readers
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
+UNITS_SHOWN = {"1": ""}
+ALPHA = 0.05
+
+
+def setup() -> None:
+    """Load Bokeh into the notebook, from the installed files alone: once, before the first plot."""
+    hv.extension("bokeh", inline=True, logo=False)
+    # with several WebGL figures on software rendering the second one stays blank
+    hv.renderer("bokeh").webgl = False
+
+
+def dimension(name: str) -> tuple[hv.Dimension, float]:
+    """Axis of a variable of the schema, and what its values are multiplied with: drops are shown in points of 100."""
+    row = VARIABLES[name]
+    if "drop" in name and row.units == "1":
+        return hv.Dimension(name, label=row.long_name, unit="points"), 100.0
+    unit = UNITS_SHOWN.get(row.units, row.units)
+    return hv.Dimension(name, label=row.long_name, unit=unit or None), 1.0
+
+
+def _titled(ds: xr.Dataset, text: str) -> str:
+    where = ", ".join(str(ds.attrs[name]) for name in ("name", "layer") if ds.attrs.get(name))
+    return f"{text} ({where})" if where else text
+
+
+def _known(ds: xr.Dataset) -> xr.Dataset:
+    """Measures of a study; a dataset that has them already is taken as it is."""
+    return ds if "p_specific" in ds and "class_selectivity" in ds else measures(ds)
+
+
+def units(
+    ds: xr.Dataset,
+    x: str = "overall_drop",
+    y: str = "max_class_drop_crossfit",
+    *,
+    color: str | None = None,
+    unit: int | None = None,
+) -> hv.Overlay:
+    """Every unit as a point: filled where its damage to specific classes is significant (p ≤ 0.05), hollow elsewhere.
+
+    Parameters
+    ----------
+    ds
+        A study, or measures of it.
+    x, y, color
+        Variables over ``unit`` of `unitlab.attributes` or `unitlab.damage`.
+    unit
+        Number of a unit to mark.
+
+    Returns
+    -------
+    holoviews.Overlay
+        Drops in points of 100. With ``max_class_drop`` as ``y`` a line gives what 95 % of the units would stay below if
+        flips fell on images regardless of class.
+
+    Raises
+    ------
+    UnitlabError
+        An unknown variable or unit.
+
+    Examples
+    --------
+    >>> import unitlab
+    >>> from unitlab import plots
+    >>> figure = plots.units(unitlab.load("vgg_fashion"))
+    """
+    known = _known(ds)
+    chosen(known, [x, y, *([color] if color else [])], [("unit",)])
+    (across, by_x), (up, by_y) = dimension(x), dimension(y)
+    values_x, values_y = known[x].values * by_x, known[y].values * by_y
+    number, p = known["unit"].values, known["p_specific"].values
+    worst = known["category"].values[known["max_class"].values].astype(str)
+    extra = [
+        hv.Dimension("unit"),
+        hv.Dimension("worst", label="most damaged class"),
+        hv.Dimension("p", label="p, specific classes"),
+    ]
+    columns: list[Any] = [values_x, values_y, number, worst, p]
+    style: dict[str, Any] = {"color": BLUE}
+    if color is not None:
+        shade, by_color = dimension(color)
+        extra.append(shade)
+        columns.append(known[color].values * by_color)
+        style = {
+            "color": color,
+            "cmap": "viridis",
+            "colorbar": True,
+            "clabel": shade.pprint_label,
+            "colorbar_position": "right",
+        }
+    significant = p <= ALPHA
+    layers: list[Any] = []
+    if y == "max_class_drop" and x == "overall_drop":
+        order = np.argsort(values_x)
+        # each unit's limit comes from few shuffles; neighbours along x have nearly the same
+        limit = uniform_filter1d(known["max_class_drop_null"].values[order] * by_y, max(3, len(order) // 8), mode="nearest")
+        layers.append(
+            hv.Area((values_x[order], limit), across, up, label="95 % of chance").opts(color=GREY, alpha=0.25, line_alpha=0)
+        )
+    for label, some, fill in (("significant", significant, 0.85), ("not significant", ~significant, 0.0)):
+        points = hv.Points(
+            [tuple(column[place] for column in columns) for place in np.flatnonzero(some)], [across, up], extra, label=label
+        )
+        layers.append(points.opts(size=8, fill_alpha=fill, line_color=style["color"], line_width=1.5, tools=["hover"], **style))
+    if unit is not None:
+        place = unit_position(known, unit)
+        mark = hv.Points(([values_x[place]], [values_y[place]]), [across, up], label=f"unit {unit}")
+        layers.append(mark.opts(size=18, fill_alpha=0, line_color=ORANGE, line_width=3))
+    return hv.Overlay(layers).opts(
+        width=600,
+        height=380,
+        legend_position="top_left",
+        show_grid=True,
+        title=_titled(ds, f"{len(number)} units"),
+        padding=0.06,
+    )
+
+
+def classes(ds: xr.Dataset, unit: int, *, n_damaged: int = 10, n_helped: int = 3) -> hv.Overlay:
+    """What one unit's ablation costs the classes: the most damaged and the most helped, with 95 % intervals.
+
+    Filled bars are significant (q ≤ 0.05); the label gives each class's number of images.
+
+    Raises
+    ------
+    UnitlabError
+        No such unit.
+
+    Examples
+    --------
+    >>> import unitlab
+    >>> from unitlab import plots
+    >>> figure = plots.classes(unitlab.load("vgg_fashion"), 3)
+    """
+    found = ds if "q_value" in ds else damage(ds)
+    row = found.isel(unit=unit_position(found, unit))
+    drop = 100 * row["accuracy_drop"].values
+    some = np.flatnonzero(np.isfinite(drop))
+    if not len(some):
+        raise UnitlabError("no class of the study has images, so there is no drop to show")
+    order = some[np.argsort(-drop[some], kind="stable")]
+    rest = order[n_damaged:]
+    shown = np.concatenate([order[:n_damaged], rest[len(rest) - min(n_helped, len(rest)) :]])[::-1]
+    names = _distinct([f"{_shortened(str(found['category'].values[k]))} ({int(row['n_images'].values[k])})" for k in shown])
+    significant = row["q_value"].values[shown] <= ALPHA
+    low, high = 100 * row["drop_low"].values[shown], 100 * row["drop_high"].values[shown]
+    kind, size = hv.Dimension("class", label="class (images)"), hv.Dimension("drop", label="accuracy drop", unit="points")
+    face = [ORANGE if value > 0 else GREEN if value < 0 else GREY for value in drop[shown]]
+    q = row["q_value"].values[shown]
+    extra = [size, hv.Dimension("q"), "face", "fill"]
+    fill = np.where(significant, 0.85, 0.15)
+    bars = hv.Bars(list(zip(names, drop[shown], q, face, fill, strict=True)), kind, extra).opts(
+        color="face", line_color="face", fill_alpha=hv.dim("fill"), line_width=1.5, tools=["hover"], show_legend=False
+    )
+    limits = hv.Segments(
+        [(name, a, name, b) for name, a, b in zip(names, low, high, strict=True)], [kind, "low", "class2", "high"]
+    )
+    overlay = bars * limits.opts(color="black", line_width=1.5)
+    title = _titled(ds, f"Unit {unit}: accuracy drop by class")
+    return overlay.opts(
+        hv.opts.Bars(invert_axes=True),
+        hv.opts.Segments(invert_axes=True),
+        hv.opts.Overlay(width=600, height=90 + 22 * len(shown), title=title, show_legend=False),
+    )
+
+
+def _shortened(name: str, most: int = 28) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Names that were shortened to the same text get a number."""
+    seen: dict[str, int] = {}
+    out = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        out.append(name if seen[name] == 1 else f"{name} #{seen[name]}")
+    return out
+
+
+def confusion(ds: xr.Dataset, unit: int, category: str | None = None, *, most: int = 12) -> hv.Overlay:
+    """Where the images go that an ablation moves: lost ones of each pair of classes to the right, won ones to the left.
+
+    Parameters
+    ----------
+    ds
+        A study.
+    unit
+        Number of the unit.
+    category
+        Name of one class, or all.
+    most
+        Pairs shown, those with the most images.
+
+    Raises
+    ------
+    UnitlabError
+        No such unit or class.
+
+    Examples
+    --------
+    >>> import unitlab
+    >>> from unitlab import plots
+    >>> figure = plots.confusion(unitlab.load("vgg_fashion"), 3)
+    """
+    moved = moved_images(ds, unit)
+    names = moved["category"].values.astype(str)
+    if category is not None and category not in names:
+        raise UnitlabError(f"the study has no class {category!r}. {nearest_names(category, names)}")
+    lost, won = moved["n_lost"].values, moved["n_won"].values
+    pairs = [
+        (f"{_shortened(names[a], 20)} → {_shortened(names[b], 20)}", int(lost[a, b]), -int(won[a, b]))
+        for a, b in np.argwhere(lost + won)
+        if category is None or names[a] == category
+    ]
+    pairs = sorted(pairs, key=lambda pair: pair[1] - pair[2])[-most:]
+    labels = _distinct([pair[0] for pair in pairs])
+    kind, size = (
+        hv.Dimension("pair", label="class → other class"),
+        hv.Dimension("moved", label="lost (won: negative)", unit="images"),
+    )
+    right = hv.Bars([(name, pair[1]) for name, pair in zip(labels, pairs, strict=True)], kind, size, label="lost to").opts(
+        color=ORANGE
+    )
+    left = hv.Bars([(name, pair[2]) for name, pair in zip(labels, pairs, strict=True)], kind, size, label="won from").opts(
+        color=GREEN
+    )
+    title = _titled(ds, f"Unit {unit}: images moved" if pairs else f"Unit {unit} moves no image")
+    return (right * left).opts(
+        hv.opts.Bars(invert_axes=True, tools=["hover"]),
+        hv.opts.Overlay(width=600, height=120 + 22 * len(pairs), title=title, legend_position="bottom_right"),
+    )
+
+
+def correlation(ds: xr.Dataset, x: str = "class_selectivity", y: str = "max_class_drop_crossfit") -> hv.Overlay:
+    """Every unit as a point, the least-squares line with the 95 % band of the mean, and both coefficients.
+
+    Raises
+    ------
+    UnitlabError
+        An unknown variable, or fewer than three units with both values.
+
+    Examples
+    --------
+    >>> import unitlab
+    >>> from unitlab import plots
+    >>> figure = plots.correlation(unitlab.load("vgg_fashion"), "mean_activation", "overall_drop")
+    """
+    known = _known(ds)
+    chosen(known, [x, y], [("unit",)])
+    (across, by_x), (up, by_y) = dimension(x), dimension(y)
+    values_x, values_y = known[x].values.astype(float) * by_x, known[y].values.astype(float) * by_y
+    line = fitted_line(values_x, values_y)
+    band = hv.Area((line["x"], line["low"], line["high"]), across, [up, "high"]).opts(color=GREY, alpha=0.25, line_alpha=0)
+    fit = hv.Curve((line["x"], line["fit"]), across, up).opts(color=GREY, line_width=2)
+    points = hv.Points((values_x, values_y, known["unit"].values), [across, up], "unit")
+    points = points.opts(color=BLUE, fill_alpha=0.7, size=7, tools=["hover"])
+    coefficients = f"Spearman {line['spearman']:+.2f}, Pearson {line['pearson']:+.2f}, {line['n_units']} units"
+    return (band * fit * points).opts(
+        width=600, height=380, show_grid=True, title=_titled(ds, coefficients), show_legend=False, padding=0.06
+    )
