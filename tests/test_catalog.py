@@ -10,7 +10,7 @@ from simulated_study import simulated_groups
 
 import unitlab
 from unitlab import UnitlabError, catalog
-from unitlab.study import write_study
+from unitlab.study_writing import write_study
 
 
 def test_bundled_studies_load_by_name() -> None:

@@ -1,39 +1,35 @@
-"""A study: write it to disk, put it together in memory, open and check it."""
+"""A study: put together in memory, opened from disk, and checked."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import xarray as xr
 import zarr
 from xarray.core import indexing
-from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from unitlab import schema
 from unitlab.errors import UnitlabError, nearest_names
-from unitlab.manifest import Manifest, read_manifest, write_failure, write_manifest
-from unitlab.schema import SCHEMA_VERSION, VARIABLES, Variable, variable_attrs
+from unitlab.manifest import Manifest, read_manifest, write_failure
+from unitlab.schema import SCHEMA_VERSION, VARIABLES, variable_attrs
+from unitlab.store_swap import finish_swap, swap_lock
 from unitlab.stored_array import StoredArray, check_metadata
 
-__all__ = ["Group", "StudySummary", "assemble", "check_files", "open_study", "study_summary", "write_study"]
+__all__ = [
+    "Group", "Groups", "StudySummary", "assemble", "check_files", "check_groups", "open_group", "open_study", "plain_attrs",
+    "root_attrs", "study_summary",
+]  # fmt: skip
 
 Group = tuple[Mapping[str, Any], Mapping[str, Any]]
 Groups = Mapping[str, Group]
 
-CHUNK_BYTES = 128 << 10
-FILE_BYTES = 32 << 20
 CACHED_BYTES = 4 << 20
-SWAP_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -47,9 +43,6 @@ class StudySummary:
     categories: int
     n_images: int
     attrs: dict[str, Any]
-
-
-# --- in memory ---------------------------------------------------------------------------------------------------
 
 
 def assemble(groups: Groups, layer: str, ablation: str) -> xr.Dataset:
@@ -72,8 +65,8 @@ def assemble(groups: Groups, layer: str, ablation: str) -> xr.Dataset:
     UnitlabError
         A group is missing, or an array is not what `unitlab.schema` says.
     """
-    _check_groups(groups, "the study")
-    attrs = _root_attrs(groups, {}, str(groups[""][1].get("network", "study")))
+    check_groups(groups, "the study")
+    attrs = root_attrs(groups, {}, str(groups[""][1].get("network", "study")))
     arrays: dict[str, Any] = {}
     for key in ("", layer, f"{layer}/{ablation}"):
         if key not in groups:
@@ -87,10 +80,10 @@ def _dataset(arrays: Mapping[str, Any], attrs: Mapping[str, Any]) -> xr.Dataset:
     names = [name for name in VARIABLES if name in arrays]
     variables = {name: xr.Variable(VARIABLES[name].dims, arrays[name], variable_attrs(name)) for name in names}
     coords = {name: variables.pop(name) for name in names if VARIABLES[name].coordinate}
-    return xr.Dataset(variables, coords=coords, attrs=_plain(attrs))
+    return xr.Dataset(variables, coords=coords, attrs=plain_attrs(attrs))
 
 
-def _plain(attrs: Mapping[str, Any]) -> dict[str, Any]:
+def plain_attrs(attrs: Mapping[str, Any]) -> dict[str, Any]:
     """Attributes as text, numbers and lists."""
     plain = {}
     for name, value in attrs.items():
@@ -100,7 +93,7 @@ def _plain(attrs: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _root_attrs(groups: Groups, kept: Mapping[str, list[str]], name: str) -> dict[str, Any]:
+def root_attrs(groups: Groups, kept: Mapping[str, list[str]], name: str) -> dict[str, Any]:
     from unitlab import __version__
 
     layers = [*kept, *(key for key in groups if key and "/" not in key and key not in kept)]
@@ -108,7 +101,7 @@ def _root_attrs(groups: Groups, kept: Mapping[str, list[str]], name: str) -> dic
     return {**attrs, "layers": layers, "default_layer": attrs.get("default_layer", layers[-1])}
 
 
-def _check_groups(groups: Groups, where: str) -> None:
+def check_groups(groups: Groups, where: str) -> None:
     """Refuse groups that do not follow the schema or do not belong together."""
     if "" not in groups or len(groups) < 2:
         raise UnitlabError(f"{where} needs a group '' and at least one layer; given: {sorted(groups)}")
@@ -130,185 +123,6 @@ def _check_groups(groups: Groups, where: str) -> None:
             raise UnitlabError(f"{where}: the units of {key!r} are missing or not those of the layer")
         dims = {**sizes, "unit": len(arrays["unit"])}
         schema.check(arrays, "ablation" if slash else "layer", dims=dims, where=f"{where}, group {key!r}")
-
-
-# --- on disk: writing --------------------------------------------------------------------------------------------
-
-
-def write_study(path: str | Path, groups: Groups) -> None:
-    """Write a study, or add layers and ablations to it.
-
-    The store is built beside ``path`` and renamed into place: at ``path`` there is the old study or the new one,
-    never a part. Arrays are read in blocks of rows (``array[start:stop]``), so none needs to fit into memory.
-
-    Parameters
-    ----------
-    path
-        Where the study goes. The layers and ablations of a study that is there already are kept.
-    groups
-        ``""`` (level "study"), ``"<layer>"`` and ``"<layer>/<ablation>"`` → arrays and attributes.
-
-    Raises
-    ------
-    UnitlabError
-        Arrays that are not what `unitlab.schema` says; something at ``path`` that is no study, or that is a study of
-        another network or other images; a full disk, a folder that cannot be written.
-    """
-    target = Path(os.path.abspath(path))
-    _check_groups(groups, str(target))
-    building = target.with_name(f"{target.name}.building")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _swap_lock(target):
-            _finish_swap(target)
-            old = study_summary(target) if os.path.lexists(target) else None
-            if old is not None:
-                groups = _joined_with_stored(target, old, groups)
-            shutil.rmtree(building, ignore_errors=True)
-            try:
-                _build(building, target, old, groups)
-                _swap(building, target)
-            except BaseException:
-                shutil.rmtree(building, ignore_errors=True)
-                raise
-    except OSError as error:
-        raise write_failure(error, target) from error
-
-
-def _joined_with_stored(target: Path, old: StudySummary, groups: Groups) -> Groups:
-    """``groups`` with the root of the store; refused where the two do not belong together."""
-    attrs = groups[""][1]
-    for name in sorted(key for key in {*attrs, *old.attrs} if key.startswith("fingerprint_")):
-        if attrs.get(name) != old.attrs.get(name):
-            raise UnitlabError(
-                f"{target} holds a study of other {name.removeprefix('fingerprint_')} ({str(old.attrs.get(name))[:16]}, "
-                f"now {str(attrs.get(name))[:16]}); write to another path, or remove it"
-            )
-    stored = open_group(target, "")
-    for name in ("image", "category", "label", "baseline_prediction"):
-        if not np.array_equal(np.asarray(groups[""][0][name][:]), stored[name].values):
-            raise UnitlabError(
-                f"{target} holds a study whose '{name}' differs from the new one's, as happens between machines or "
-                "versions; write to another path, or compute it again as a whole"
-            )
-    for layer, ablations in old.layers.items():
-        kept = [kind for kind in ablations if f"{layer}/{kind}" not in groups]
-        if layer in groups and kept:
-            units = open_group(target, layer)["unit"].values
-            if not np.array_equal(units, np.asarray(groups[layer][0]["unit"])):
-                raise UnitlabError(f"{target} holds {layer}/{kept[0]} for other units; write to another path")
-    known = {**attrs, **old.attrs}
-    return {**groups, "": ({str(name): array.values for name, array in stored.variables.items()}, known)}
-
-
-def _build(building: Path, target: Path, old: StudySummary | None, groups: Groups) -> None:
-    store = zarr.storage.LocalStore(building)
-    root_arrays = groups[""][0]
-    shared = {name: root_arrays[name] for name in ("category", "category_index", "image")}
-    kept = old.layers if old is not None else {}
-    attrs = {"": _root_attrs(groups, kept, target.stem)}
-    for key in sorted(groups):
-        arrays = {**shared, **groups[key][0]} if key else root_arrays
-        group = zarr.create_group(
-            store, path=key, zarr_format=3,
-            attributes=_plain({**attrs.get(key, groups[key][1]), "coordinates": "category_index"}),
-        )  # fmt: skip
-        for name in (name for name in VARIABLES if name in arrays):
-            _write_array(group, VARIABLES[name], arrays[name])
-    for layer, ablations in kept.items():
-        if layer not in groups:
-            _link_tree(target / layer, building / layer)
-        for kind in ablations if layer in groups else ():
-            if f"{layer}/{kind}" not in groups:
-                _link_tree(target / layer / kind, building / layer / kind)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
-        for key in sorted(groups, reverse=True):
-            zarr.consolidate_metadata(store, path=key, zarr_format=3)
-    write_manifest(building, SCHEMA_VERSION)
-
-
-def _write_array(group: zarr.Group, row: Variable, source: Any) -> None:
-    text = row.kind == "T"
-    dtype = np.dtype(object) if text else np.dtype(source.dtype)
-    fill: Any = "" if text else np.nan if dtype.kind == "f" else -1 if dtype.kind == "i" else 0
-    shape = tuple(int(size) for size in source.shape)
-    row_bytes = max(1, int(np.prod(shape[1:], dtype=np.int64))) * (32 if text else dtype.itemsize)
-    chunk = min(shape[0], max(1, CHUNK_BYTES // row_bytes)) or 1
-    whole = text or row.coordinate or chunk >= shape[0]
-    chunk = shape[0] if whole else chunk
-    block = shape[0] if whole else chunk * min(-(-shape[0] // chunk), max(1, FILE_BYTES // (chunk * row_bytes)))
-    array = group.create_array(
-        row.name,
-        shape=shape,
-        dtype="string" if text else dtype,
-        chunks=(chunk, *shape[1:]),
-        shards=None if whole else (block, *shape[1:]),
-        compressors=[ZstdCodec(level=5), Crc32cCodec()],
-        fill_value=fill,
-        dimension_names=row.dims,
-        attributes=dict[str, Any](variable_attrs(row.name)),
-        config={"write_empty_chunks": True},
-    )
-    for start in range(0, shape[0], block):
-        values = np.asarray(source[start : start + block])
-        array[start : start + block] = np.array([str(value) for value in values], dtype=object) if text else values
-
-
-def _link_tree(source: Path, destination: Path) -> None:
-    """Copy a group; the files with the data become hard links where the disk has them."""
-
-    def link(there: str, here: str) -> None:
-        if os.path.basename(there) == "zarr.json":
-            shutil.copy2(there, here)
-            return
-        try:
-            os.link(there, here)
-        except OSError:
-            shutil.copy2(there, here)
-
-    shutil.copytree(source, destination, copy_function=link)
-
-
-@contextmanager
-def _swap_lock(target: Path) -> Iterator[None]:
-    """One process at a time puts a store in place; a killed one's lock is free at once."""
-    lock = filelock.FileLock(target.with_name(f".{target.name}.lock"))
-    try:
-        lock.acquire(timeout=SWAP_SECONDS)
-    except filelock.Timeout as error:
-        raise UnitlabError(f"another process is writing {target}; wait until it is done") from error
-    try:
-        yield
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
-
-
-def _swap(building: Path, target: Path) -> None:
-    previous = target.with_name(f"{target.name}.previous")
-    if target.exists():
-        target.rename(previous)
-    building.rename(target)
-    shutil.rmtree(previous, ignore_errors=True)
-
-
-def _finish_swap(target: Path) -> None:
-    """End what a process that died between the two renames of `_swap` has begun."""
-    building, previous = (target.with_name(f"{target.name}.{kind}") for kind in ("building", "previous"))
-    if not previous.exists():
-        return
-    if not target.exists():
-        try:
-            read_manifest(building).check_bytes()
-            building.rename(target)
-        except (UnitlabError, FileNotFoundError):
-            previous.rename(target)
-            return
-    shutil.rmtree(previous, ignore_errors=True)
-
-
-# --- on disk: reading --------------------------------------------------------------------------------------------
 
 
 def open_study(path: str | Path, layer: str | None = None, ablation: str = "zero") -> xr.Dataset:
@@ -424,8 +238,8 @@ def _checked_manifest(path: Path) -> Manifest:
 def _recover(folder: Path) -> None:
     if folder.with_name(f"{folder.name}.previous").exists():
         try:
-            with _swap_lock(folder):
-                _finish_swap(folder)
+            with swap_lock(folder):
+                finish_swap(folder)
         except OSError as error:
             raise write_failure(error, folder) from error
     if not os.path.lexists(folder):

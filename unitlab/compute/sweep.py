@@ -24,7 +24,8 @@ from unitlab.compute.verification import compared_with_hooks
 from unitlab.compute.working_copy import exact_float32
 from unitlab.errors import UnitlabError
 from unitlab.partial_study import PartialStudy
-from unitlab.study import assemble, open_study, study_summary, write_study
+from unitlab.study import assemble, open_study, study_summary
+from unitlab.study_writing import write_study
 
 __all__ = ["ablate"]
 
