@@ -109,6 +109,53 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     return right / len(labels)
 
 
+def fit(
+    network: nn.Module,
+    data: Fashion | Emoji,
+    random: np.random.Generator,
+    *,
+    epochs: int,
+    rate: float,
+    smoothing: float,
+    batch: int,
+) -> None:
+    """AdamW with a warm-up and a cosine, products in bfloat16; ``network`` is channels_last and is trained in place."""
+    decayed = [p for p in network.parameters() if p.dim() > 1]
+    others = [p for p in network.parameters() if p.dim() <= 1]
+    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}], lr=rate)
+    steps = epochs * (len(data.train) // batch)
+    warm = min(300, steps // 10)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / (steps - warm)))),
+    )
+    test = test_images(data)
+    began = time.time()
+    for epoch in range(epochs):
+        network.train()
+        order = torch.from_numpy(random.permutation(len(data.train)))
+        bar = tqdm(range(0, len(order) - batch + 1, batch), desc=f"epoch {epoch + 1}/{epochs}", mininterval=5)
+        for start in bar:
+            rows = order[start : start + batch]
+            images = data.batch(rows, random).contiguous(memory_format=torch.channels_last)
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = F.cross_entropy(network(images).float(), data.train_labels[rows], label_smoothing=smoothing)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        if epoch % 4 == 3 or epoch == epochs - 1:
+            print(
+                f"epoch {epoch + 1}: top-1 {accuracy(network, test, data.test_labels):.4f}, {time.time() - began:.0f} s",
+                flush=True,
+            )
+
+
+def test_images(data: Fashion | Emoji) -> Tensor:
+    """The test images as a network takes them."""
+    return torch.cat([data.ready(part) for part in data.test.split(1024)]).contiguous(memory_format=torch.channels_last)
+
+
 def nearest_neighbour(data: Fashion | Emoji) -> float:
     """Accuracy of the label of the nearest training image, by Euclidean distance of the pixels."""
     train = torch.cat([data.ready(part).flatten(1) for part in data.train.split(2048)])
@@ -133,38 +180,9 @@ def main() -> None:
     torch.manual_seed(given.seed)
     random = np.random.default_rng(given.seed)
     network = NETWORKS[given.name]().to(memory_format=torch.channels_last)
-    decayed = [p for p in network.parameters() if p.dim() > 1]
-    others = [p for p in network.parameters() if p.dim() <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}], lr=RATE[given.name]
-    )
-    steps = epochs * (len(data.train) // BATCH)
-    warm = min(300, steps // 10)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / (steps - warm)))),
-    )
     smoothing = 0.1 if given.name.endswith("emoji") else 0.05
-    test = torch.cat([data.ready(part) for part in data.test.split(1024)]).contiguous(memory_format=torch.channels_last)
     began = time.time()
-    for epoch in range(epochs):
-        network.train()
-        order = torch.from_numpy(random.permutation(len(data.train)))
-        bar = tqdm(range(0, len(order) - BATCH + 1, BATCH), desc=f"epoch {epoch + 1}/{epochs}", mininterval=5)
-        for start in bar:
-            rows = order[start : start + BATCH]
-            images = data.batch(rows, random).contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = F.cross_entropy(network(images).float(), data.train_labels[rows], label_smoothing=smoothing)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        if epoch % 4 == 3 or epoch == epochs - 1:
-            print(
-                f"epoch {epoch + 1}: top-1 {accuracy(network, test, data.test_labels):.4f}, {time.time() - began:.0f} s",
-                flush=True,
-            )
+    fit(network, data, random, epochs=epochs, rate=RATE[given.name], smoothing=smoothing, batch=BATCH)
     # what is kept is what is measured: weights in 16 bits
     state = {key: value.half() if value.is_floating_point() else value for key, value in network.state_dict().items()}
     state = {key: value.contiguous() for key, value in state.items()}
@@ -172,7 +190,7 @@ def main() -> None:
     folder = Path(__file__).parents[1] / "weights"
     folder.mkdir(exist_ok=True)
     record = {
-        "top1_accuracy": round(accuracy(network, test, data.test_labels), 4),
+        "top1_accuracy": round(accuracy(network, test_images(data), data.test_labels), 4),
         "pixel_nearest_neighbour_accuracy": round(nearest_neighbour(data), 4),
         "epochs": epochs,
         "seed": given.seed,

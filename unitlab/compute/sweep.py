@@ -118,16 +118,19 @@ def ablate(
             found = {site.layer: open_study(store, site.layer, ablation) for site in plan.sites}
         else:
             partial = PartialStudy(store, plan.fingerprint) if store is not None else None
-            shards = _Shards(partial)
-            _sweep(plan, source, shards, progress)
-            groups = _groups(plan, source, shards, attrs or {}, model)
-            if store is None:
-                found = {site.layer: assemble(groups, site.layer, ablation) for site in plan.sites}
-            else:
-                write_study(store, groups)
-                assert partial is not None
-                partial.remove()
-                found = {site.layer: open_study(store, site.layer, ablation) for site in plan.sites}
+            try:
+                shards = _Shards(partial)
+                _sweep(plan, source, shards, progress)
+                groups = _groups(plan, source, shards, attrs or {}, model)
+                if store is None or partial is None:
+                    found = {site.layer: assemble(groups, site.layer, ablation) for site in plan.sites}
+                else:
+                    write_study(store, groups)
+                    partial.remove()
+                    found = {site.layer: open_study(store, site.layer, ablation) for site in plan.sites}
+            finally:
+                if partial is not None:
+                    partial.close()
     return found[plan.sites[0].layer] if plan.one_layer else found
 
 
@@ -193,7 +196,6 @@ def _sweep(plan: SweepPlan, source: ImageSource, shards: _Shards, progress: bool
 
 def _replacement(plan: SweepPlan, source: ImageSource, number: int) -> Replacement:
     """What the units of one site are replaced by; for mean and resample the network runs up to the site once more."""
-    site = plan.sites[number]
 
     def site_values(positions: np.ndarray) -> Iterator[torch.Tensor]:
         if len(positions) == len(source):
@@ -201,9 +203,28 @@ def _replacement(plan: SweepPlan, source: ImageSource, number: int) -> Replaceme
         else:
             batches = (next(iter(source.batches(int(i), int(i) + 1, 1)))[0] for i in positions)
         for batch in batches:
-            yield plan.network.evaluate(batch, None, [site], set(), first_order=False).site_values[0]
+            yield from _site_values(plan, number, batch)
 
     return replacement(plan.ablation, len(source), plan.seed, site_values)
+
+
+def _site_values(plan: SweepPlan, number: int, batch: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The site's value for a batch, in halves where a GPU's memory runs out."""
+    try:
+        yield plan.network.evaluate(batch, None, [plan.sites[number]], set(), first_order=False).site_values[0]
+    except torch.OutOfMemoryError as error:
+        for half in _halves(batch, error):
+            yield from _site_values(plan, number, half)
+
+
+def _halves(batch: torch.Tensor, error: torch.OutOfMemoryError) -> tuple[torch.Tensor, torch.Tensor]:
+    """What to go on with after an out-of-memory error."""
+    if len(batch) == 1:
+        raise UnitlabError("one image does not fit into the device's memory; compute on 'cpu'") from error
+    torch.cuda.empty_cache()
+    half = len(batch) // 2
+    log.warning("out of memory: going on with batches of %d images", half)
+    return batch[:half], batch[half:]
 
 
 def _shard(
@@ -247,16 +268,15 @@ def _evaluate_batch(
                 like = evaluation.site_values[number]
                 scored.append(engine.evaluate(base, replacements[number].of(positions, like)))
     except torch.OutOfMemoryError as error:
-        if len(positions) == 1:
-            raise UnitlabError("one image does not fit into the device's memory; compute on 'cpu'") from error
-        torch.cuda.empty_cache()
+        halves = _halves(batch, error)
         for engine in plan.engines:
             if isinstance(engine, SuffixEngine):
                 engine.memory //= 2
-        log.warning("out of memory: going on with batches of %d images", len(positions) // 2)
-        half = len(positions) // 2
-        for part in (slice(0, half), slice(half, None)):
-            _evaluate_batch(plan, source, batch[part], positions[part], replacements, statistics, results, root)
+        begin = 0
+        for half in halves:
+            some = positions[begin : begin + len(half)]
+            _evaluate_batch(plan, source, half, some, replacements, statistics, results, root)
+            begin += len(half)
         return
     except (UnitlabError, KeyboardInterrupt):
         raise

