@@ -1,7 +1,8 @@
 """unitlab: which single units of an image classifier matter, and to which classes?
 
 ``unitlab.studies()`` lists what is there, ``unitlab.load(name)`` opens a study as an `xarray.Dataset`,
-``unitlab.ablate(model, images, layer)`` computes one for a network of your own.
+``unitlab.explore(name)`` shows one in a notebook cell, ``unitlab.ablate(model, images, layer)`` computes one for a network of
+your own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from unitlab.compute.sweep import ablate as ablate
     from unitlab.compute.verification import verify as verify
     from unitlab.views import plots as plots
+    from unitlab.views.explorer import explore as explore
 
 __version__ = "0.1.0"
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "confusion",
     "correlations",
     "damage",
+    "explore",
     "images",
     "load",
     "regression",
@@ -46,6 +49,7 @@ _WHERE = {
     "confusion": "unitlab.analysis.confusion",
     "correlations": "unitlab.analysis.correlations",
     "damage": "unitlab.analysis.damage",
+    "explore": "unitlab.views.explorer",
     "images": "unitlab.compute.images",
     "load": "unitlab.catalog",
     "regression": "unitlab.analysis.regression",

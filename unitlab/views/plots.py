@@ -14,16 +14,14 @@ from unitlab.analysis.correlations import chosen, fitted_line, measures
 from unitlab.analysis.damage import damage
 from unitlab.analysis.requirements import unit_position
 from unitlab.errors import UnitlabError, nearest_names
-from unitlab.schema import VARIABLES
+from unitlab.views.colours import BLUE, GREEN, GREY, ORANGE
 from unitlab.views.gallery import top_images as images
+from unitlab.views.quantities import quantity
 
 __all__ = ["classes", "confusion", "correlation", "images", "setup", "units"]
 
 Array = np.ndarray[Any, Any]
 
-# Okabe and Ito's colours, told apart by colour-blind readers
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
-UNITS_SHOWN = {"1": ""}
 ALPHA = 0.05
 
 
@@ -36,11 +34,8 @@ def setup() -> None:
 
 def dimension(name: str) -> tuple[hv.Dimension, float]:
     """Axis of a variable of the schema, and what its values are multiplied with: drops are shown in points of 100."""
-    row = VARIABLES[name]
-    if "drop" in name and row.units == "1":
-        return hv.Dimension(name, label=row.long_name, unit="points"), 100.0
-    unit = UNITS_SHOWN.get(row.units, row.units)
-    return hv.Dimension(name, label=row.long_name, unit=unit or None), 1.0
+    shown = quantity(name)
+    return hv.Dimension(name, label=shown.label, unit=shown.unit or None), shown.factor
 
 
 def _titled(ds: xr.Dataset, text: str) -> str:

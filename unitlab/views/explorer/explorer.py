@@ -1,0 +1,278 @@
+"""The explorer: one state, the views that follow it, and what passes between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ipywidgets as W
+import xarray as xr
+
+from unitlab.analysis.correlations import chosen
+from unitlab.errors import UnitlabError, nearest_names
+from unitlab.views.explorer.bokeh_loading import load_bokeh
+from unitlab.views.explorer.header import Header
+from unitlab.views.explorer.measured_study import MeasuredStudy
+from unitlab.views.explorer.measuring import measure_beside
+from unitlab.views.explorer.messages import as_text, guarded, message_html
+from unitlab.views.explorer.opening import StudySource
+from unitlab.views.explorer.state import ExplorerState
+from unitlab.views.explorer.style import STYLE
+from unitlab.views.explorer.tab_panel import TabPanel
+
+__all__ = ["Explorer", "explore"]
+
+DEFAULT_X = "overall_drop"
+
+
+@dataclass
+class _Watcher:
+    call: Callable[[], None]
+    names: frozenset[str]
+    owner: str  # title of the tab that watches, empty for a view above the fold
+    missed: bool = False
+
+
+class Explorer(W.VBox):
+    """The explorer of one study, shown by being the last expression of a cell.
+
+    ``state`` (`ExplorerState`) holds what is chosen: set a trait, and the views follow. ``study`` is the `MeasuredStudy` of
+    the layer and ablation that are open. ``code()`` gives the line of Python that restores the view.
+    """
+
+    def __init__(self, source: StudySource, study: MeasuredStudy, state: ExplorerState) -> None:
+        self.source, self.study, self.state = source, study, state
+        self._watchers: list[_Watcher] = []
+        self._owner = ""
+        self._changed: set[str] | None = None
+        self._studies = {(study.layer, study.ablation): study}
+        self._said = W.HTML()
+        self._said.add_class("ul-message")
+        self._said.layout.display = "none"
+        self._status = W.HTML()
+        self._status.add_class("ul-status")
+        self.header = Header(self)
+        self.tabs = TabPanel(self)
+        self.watch(self._announce, "unit", "category", "selection", "study", "measures")
+        self.state.observe(self._state_changed)
+        super().__init__([W.HTML(STYLE), self.header.widget, self._said, self._status, self.tabs.widget])
+        self.add_class("ul-explorer")
+        self._measure()
+        self._announce()
+
+    def watch(self, call: Callable[[], None], *names: str) -> None:
+        """Have ``call()`` made when one of ``names`` changes: traits of the state, "study" (another layer or ablation is
+        open), "measures" (tests and cross-fitted drops have arrived). Its errors are shown as a message."""
+        self._watchers.append(_Watcher(guarded(call, self.say), frozenset(names), self._owner))
+
+    @contextmanager
+    def watching_for(self, title: str) -> Iterator[None]:
+        """What is watched inside belongs to the tab of this title."""
+        self._owner = title
+        try:
+            yield
+        finally:
+            self._owner = ""
+
+    def forget(self, title: str) -> None:
+        """Drop what a tab watches."""
+        self._watchers = [watcher for watcher in self._watchers if watcher.owner != title]
+
+    def catch_up(self, title: str) -> None:
+        """Make the calls that a tab missed while another one was open."""
+        for watcher in [watcher for watcher in self._watchers if watcher.owner == title and watcher.missed]:
+            watcher.missed = False
+            watcher.call()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Changes of the state inside are told to the views once, at the end."""
+        if self._changed is not None:
+            yield
+            return
+        self._changed = set()
+        try:
+            yield
+        finally:
+            changed, self._changed = self._changed, None
+            self._tell(changed)
+
+    def say(self, sentence: str, command: str = "") -> None:
+        """Show a sentence above the views; an empty one takes it away."""
+        self._said.value = message_html(sentence, command) if sentence else ""
+        self._said.layout.display = None if sentence else "none"
+
+    def code(self) -> str:
+        """One line of Python that restores the view.
+
+        Examples
+        --------
+        >>> import unitlab
+        >>> unitlab.explore("vgg_fashion", unit=3).code()
+        "unitlab.explore('vgg_fashion', unit=3)"
+        """
+        state, default = self.state, self.study
+        given = [self.source.code()]
+        named = self.source.given
+        if isinstance(named, xr.Dataset) or (state.layer, state.ablation) != self._first:
+            what = "ds" if self.source.path is None else f"unitlab.load({given[0]}, {state.layer!r}, {state.ablation!r})"
+            given = [what]
+        given.append(f"unit={state.unit}")
+        if state.category:
+            given.append(f"category={state.category!r}")
+        defaults = {"x": DEFAULT_X, "y": default.default_y, "color": ""}
+        given += [f"{name}={getattr(state, name)!r}" for name, usual in defaults.items() if getattr(state, name) != usual]
+        if state.selection:
+            given.append(f"selection={state.selection!r}")
+        return f"unitlab.explore({', '.join(given)})"
+
+    @property
+    def _first(self) -> tuple[str, str]:
+        return next(iter(self._studies))
+
+    def _state_changed(self, change: Any) -> None:
+        with self.together():
+            assert self._changed is not None
+            self._changed.add(change.name)
+            if change.name in ("layer", "ablation"):
+                guarded(self._open, self.say)()
+
+    def _tell(self, changed: Iterable[str]) -> None:
+        changed = set(changed)
+        if changed & {"unit", "study"}:
+            self.say("")
+        for watcher in list(self._watchers):
+            if watcher.names & changed:
+                if watcher.owner and watcher.owner != self.tabs.open_title:
+                    watcher.missed = True
+                else:
+                    watcher.call()
+
+    def _open(self) -> None:
+        """Open the layer and ablation that the state names; stay where we are if that fails."""
+        wanted = (self.state.layer, self.state.ablation)
+        if wanted == (self.study.layer, self.study.ablation):
+            return
+        try:
+            study = self._studies.get(wanted) or MeasuredStudy(self.source.open(*wanted))
+        except Exception:
+            self.state.layer, self.state.ablation = self.study.layer, self.study.ablation
+            raise
+        self._studies[wanted] = self.study = study
+        assert self._changed is not None
+        self._changed.add("study")
+        _keep_valid(self.state, study)
+        self._measure()
+
+    def _measure(self) -> None:
+        study = self.study
+        if study.complete:
+            return
+
+        def done(result: Callable[[], xr.Dataset]) -> None:
+            study.finish(result())
+            if study is self.study:
+                with self.together():
+                    self._now_complete()
+
+        if study.is_quick or not measure_beside(study, self.source, guarded(done, self.say)):
+            study.finish()
+            with self.together():
+                self._now_complete()
+
+    def _now_complete(self) -> None:
+        assert self._changed is not None
+        self._changed.add("measures")
+        if self.state.y == "max_class_drop":
+            self.state.y = self.study.default_y
+
+    def _announce(self) -> None:
+        """The line that screen readers follow."""
+        state, study = self.state, self.study
+        parts = [f"unit {state.unit} of {len(study.units)} in {state.layer}"]
+        if state.category:
+            parts.append(f"class {state.category}")
+        if state.selection:
+            parts.append(f"{len(state.selection)} units in the group")
+        if not study.complete:
+            parts.append("tests and cross-fitted drops are being computed")
+        self._status.value = f'<div role="status" aria-live="polite">{as_text("; ".join(parts))}</div>'
+
+
+def explore(
+    ds_or_name: Any,
+    *,
+    unit: int | None = None,
+    category: str | None = None,
+    x: str | None = None,
+    y: str | None = None,
+    color: str | None = None,
+    selection: Iterable[int] = (),
+) -> Explorer:
+    """Look at a study: every unit at a glance, and what one unit's ablation costs which classes.
+
+    Parameters
+    ----------
+    ds_or_name
+        A name that `unitlab.studies` lists, the path of a store, or a dataset of `unitlab.load` or `unitlab.ablate`.
+    unit
+        Number of the unit to start with; default the one with the largest max class drop.
+    category
+        Name of the class to start with.
+    x, y, color
+        Variables over ``unit`` of `unitlab.attributes` or `unitlab.damage` for the axes and the colour of the units; default
+        the overall drop against the cross-fitted max class drop, no colour.
+    selection
+        Numbers of the units of the group.
+
+    Returns
+    -------
+    Explorer
+        An ipywidget; as the last expression of a cell it shows itself. ``.state`` holds what is chosen, ``.code()`` gives
+        the line that restores the view.
+
+    Raises
+    ------
+    UnitlabError
+        No such study, unit, class or variable (the nearest names are suggested).
+
+    Examples
+    --------
+    >>> import unitlab
+    >>> explorer = unitlab.explore("vgg_fashion", unit=3)
+    >>> explorer.state.unit
+    3
+    """
+    source, ds = StudySource.of(ds_or_name)
+    study = MeasuredStudy(ds)
+    for name in (x, y, color):
+        if name is not None:
+            chosen(study.measures if name in study.variables else _whole(study), [name], [("unit",)])
+    if category is not None and category not in study.names:
+        raise UnitlabError(f"the study has no class {category!r}. {nearest_names(category, study.names)}")
+    group = tuple(int(study.units[study.position(one)]) for one in selection)
+    first = int(study.units[study.measures["max_class_drop"].values.argmax()]) if unit is None else unit
+    study.position(first)
+    state = ExplorerState(
+        study=source.name, layer=study.layer, ablation=study.ablation, unit=first, category=category or "",
+        x=x or DEFAULT_X, y=y or study.default_y, color=color or "", selection=group,
+    )  # fmt: skip
+    load_bokeh()
+    return Explorer(source, study, state)
+
+
+def _whole(study: MeasuredStudy) -> xr.Dataset:
+    """All measures, computed now because one of them was asked for by name."""
+    if not study.complete:
+        study.finish()
+    return study.measures
+
+
+def _keep_valid(state: ExplorerState, study: MeasuredStudy) -> None:
+    """Another layer has other units and may lack a variable."""
+    units = set(study.units.tolist())
+    if state.unit not in units:
+        state.unit = int(study.units[0])
+    state.selection = tuple(unit for unit in state.selection if unit in units)

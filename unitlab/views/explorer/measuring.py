@@ -1,0 +1,37 @@
+"""Measures that take seconds are computed beside the kernel, so that the explorer answers meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from typing import Any
+
+import xarray as xr
+
+from unitlab.views.explorer.measured_study import MeasuredStudy, measures_of, measures_of_store
+from unitlab.views.explorer.opening import StudySource
+
+__all__ = ["measure_beside"]
+
+
+def measure_beside(study: MeasuredStudy, source: StudySource, done: Callable[[Callable[[], xr.Dataset]], None]) -> bool:
+    """Start measuring; ``done`` is called in the kernel's event loop with what gives the measures, or raises.
+
+    Where no event loop runs (a script, a test) nothing is started, and False is returned.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    if source.path is not None:
+        # another process: the kernel's memory and its interpreter lock stay free
+        executor: Executor = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        future: Future[Any] = executor.submit(measures_of_store, str(source.path), study.layer, study.ablation)
+    else:
+        executor = ThreadPoolExecutor(1)
+        future = executor.submit(measures_of, study.ds)
+    executor.shutdown(wait=False)
+    future.add_done_callback(lambda found: loop.call_soon_threadsafe(done, found.result))
+    return True
