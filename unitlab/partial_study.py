@@ -2,27 +2,78 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import filelock
-import numpy as np
 
 from unitlab.errors import UnitlabError
 from unitlab.manifest import write_failure
+from unitlab.shard_file import ShardArray, read_shard, write_file, write_shard
 
-__all__ = ["PartialStudy"]
+__all__ = ["JoinedStudy", "PartialStudy", "shard_folder"]
 
 FINGERPRINT = "fingerprint.json"
-ALIGNMENT = 64
+REPLACEMENTS = "replacements.bin"
+
+
+def shard_folder(store: str | Path) -> Path:
+    """Where the shards of a store are while it is computed: ``STORE.partial/``."""
+    target = Path(os.path.abspath(store))
+    return target.with_name(f"{target.name}.partial")
+
+
+class JoinedStudy:
+    """A sweep's folder as a worker sees it, which writes shards there while the sweep's own process holds the lock.
+
+    Parameters
+    ----------
+    folder
+        What `shard_folder` says; on a file system that the workers share.
+    fingerprint
+        Of the sweep that the worker computes for.
+
+    Raises
+    ------
+    UnitlabError
+        The folder is not there, as seen from here, or belongs to another sweep.
+    """
+
+    def __init__(self, folder: Path, fingerprint: Mapping[str, str]) -> None:
+        self.folder, self.fingerprint = folder, dict(fingerprint)
+        self.check_fingerprint()
+
+    def check_fingerprint(self) -> None:
+        """Raise where the folder is not this sweep's, or not any more."""
+        try:
+            there = json.loads((self.folder / FINGERPRINT).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UnitlabError(
+                f"the folder {self.folder} of the sweep is not there for the worker on {socket.gethostname()}: the sweep has "
+                "ended, or they share no file system; give a store on one that all of them see under the same path"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise UnitlabError(f"{self.folder / FINGERPRINT} cannot be read; remove {self.folder} and start again") from error
+        differing = differing_field(there, self.fingerprint)
+        if differing is not None:
+            raise UnitlabError(f"{self.folder} holds an unfinished sweep with other {differing}")
+
+    def write(self, index: int, arrays: Mapping[str, Any]) -> None:
+        """Write a shard; not where the sweep has ended or changed meanwhile."""
+        write_shard(_path(self.folder, index), arrays, self.check_fingerprint)
+
+    def read_replacements(self) -> dict[str, ShardArray] | None:
+        """What `PartialStudy.write_replacements` wrote."""
+        return _replacements(self.folder)
 
 
 class PartialStudy:
-    """Shards beside a store, in ``STORE.partial/``.
+    """Shards beside a store, in ``STORE.partial/``, held by one process at a time.
 
     Parameters
     ----------
@@ -40,7 +91,7 @@ class PartialStudy:
 
     def __init__(self, path: str | Path, fingerprint: Mapping[str, str]) -> None:
         self.target = Path(os.path.abspath(path))
-        self.folder = self.target.with_name(f"{self.target.name}.partial")
+        self.folder = shard_folder(path)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = filelock.FileLock(self.folder / ".lock")
@@ -48,27 +99,30 @@ class PartialStudy:
                 self._lock.acquire(timeout=0)
             except filelock.Timeout as error:
                 raise UnitlabError(f"another process is computing {self.target}; wait for it or give another store") from error
-            self._check(dict(fingerprint))
+            try:
+                self._check(dict(fingerprint))
+            except BaseException:
+                self._lock.release()
+                raise
         except OSError as error:
             raise write_failure(error, self.target) from error
-        self._whole: dict[int, bool] = {}
+        self._whole: set[int] = set()
 
     def _check(self, fingerprint: dict[str, str]) -> None:
         path = self.folder / FINGERPRINT
-        if path.exists():
-            try:
-                there = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise UnitlabError(f"{path} cannot be read; remove {self.folder} and start again") from error
-            for field in sorted({*there, *fingerprint}):
-                if there.get(field) != fingerprint.get(field):
-                    self._lock.release()
-                    raise UnitlabError(
-                        f"{self.folder} holds an unfinished sweep with other {field} ({str(there.get(field))[:24]}, now "
-                        f"{str(fingerprint.get(field))[:24]}); finish that one, remove the folder, or give another store"
-                    )
-        else:
-            self._write(path, json.dumps(fingerprint, sort_keys=True).encode())
+        if not path.exists():
+            write_file(path, json.dumps(fingerprint, sort_keys=True).encode())
+            return
+        try:
+            there = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UnitlabError(f"{path} cannot be read; remove {self.folder} and start again") from error
+        field = differing_field(there, fingerprint)
+        if field is not None:
+            raise UnitlabError(
+                f"{self.folder} holds an unfinished sweep with other {field} ({str(there.get(field))[:24]}, now "
+                f"{str(fingerprint.get(field))[:24]}); finish that one, remove the folder, or give another store"
+            )
 
     def finished(self) -> list[int]:
         """Numbers of the shards that are there whole; a torn or changed one is removed."""
@@ -77,42 +131,37 @@ class PartialStudy:
             index = int(path.stem.partition("-")[2])
             if index not in self._whole:
                 try:
-                    self._header(path, check=True)
-                    self._whole[index] = True
+                    read_shard(path, check=True)
+                    self._whole.add(index)
                 except UnitlabError:
                     path.unlink()
                     continue
             found.append(index)
         return found
 
-    def write(self, index: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write a shard: to another name first, then renamed."""
-        entries, parts, offset = {}, [], 0
-        for name, array in arrays.items():
-            array = np.ascontiguousarray(array)
-            padding = -offset % ALIGNMENT
-            entries[name] = [array.dtype.str, list(np.shape(arrays[name])), offset + padding]
-            parts += [bytes(padding), array.tobytes()]
-            offset += padding + array.nbytes
-        payload = b"".join(parts)
-        header = json.dumps({"arrays": entries, "sha256": hashlib.sha256(payload).hexdigest(), "bytes": len(payload)})
-        line = header.encode()
-        line += b" " * (-(len(line) + 1) % ALIGNMENT) + b"\n"
-        self._write(self._path(index), line + payload)
-        self._whole[index] = True
+    def has(self, index: int) -> bool:
+        """Whether a shard is there whole."""
+        if index not in self._whole and _path(self.folder, index).exists():
+            read_shard(_path(self.folder, index), check=True)
+            self._whole.add(index)
+        return index in self._whole
 
-    def read(self, index: int) -> dict[str, np.ndarray]:
-        """Arrays of a shard, mapped from the file: what is not used is not read."""
-        path = self._path(index)
-        start, entries = self._header(path, check=index not in self._whole)
-        arrays = {}
-        for name, (dtype, shape, offset) in entries.items():
-            kind = np.dtype(dtype)
-            if int(np.prod(shape)) == 0:
-                arrays[name] = np.empty(shape, kind)
-            else:
-                arrays[name] = np.memmap(path, kind, "r", start + offset, tuple(shape))
-        return arrays
+    def write(self, index: int, arrays: Mapping[str, Any]) -> None:
+        """Write a shard."""
+        write_shard(_path(self.folder, index), arrays)
+        self._whole.add(index)
+
+    def read(self, index: int) -> dict[str, ShardArray]:
+        """Arrays of a shard: what is not used is not read."""
+        return read_shard(_path(self.folder, index), check=index not in self._whole)
+
+    def write_replacements(self, arrays: Mapping[str, Any]) -> None:
+        """Keep what units are replaced by, so that every shard is computed with the same."""
+        write_shard(self.folder / REPLACEMENTS, arrays)
+
+    def read_replacements(self) -> dict[str, ShardArray] | None:
+        """What `write_replacements` wrote; None where there is nothing yet."""
+        return _replacements(self.folder)
 
     def remove(self) -> None:
         """Remove the shards: the study is finished."""
@@ -123,31 +172,17 @@ class PartialStudy:
         """Let another process go on with the shards."""
         self._lock.release()
 
-    def _path(self, index: int) -> Path:
-        return self.folder / f"shard-{index:06d}.bin"
 
-    def _header(self, path: Path, *, check: bool) -> tuple[int, dict[str, tuple[str, list[int], int]]]:
-        """Where the payload begins and what is in it."""
-        try:
-            with open(path, "rb") as file:
-                line = file.readline()
-                header = json.loads(line)
-                if check:
-                    payload = file.read()
-                    if len(payload) != header["bytes"] or hashlib.sha256(payload).hexdigest() != header["sha256"]:
-                        raise ValueError("it is cut or changed")
-            return len(line), header["arrays"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UnitlabError(f"the shard {path} is damaged ({error}); remove it and run the same again") from error
+def differing_field(there: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> str | None:
+    """The first field in which two fingerprints differ."""
+    fields = sorted({*there, *fingerprint})
+    return next((field for field in fields if there.get(field) != fingerprint.get(field)), None)
 
-    def _write(self, path: Path, content: bytes) -> None:
-        temporary = path.with_suffix(".tmp")
-        try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise write_failure(error, self.target) from error
+
+def _path(folder: Path, index: int) -> Path:
+    return folder / f"shard-{index:06d}.bin"
+
+
+def _replacements(folder: Path) -> dict[str, ShardArray] | None:
+    path = folder / REPLACEMENTS
+    return read_shard(path, check=True) if path.exists() else None

@@ -28,7 +28,7 @@ from torchvision import transforms
 import unitlab
 from unitlab.compute.dense_products import DenseProduct
 from unitlab.compute.plan import SweepPlan, plan_sweep
-from unitlab.compute.sweep import _Shards, _sweep
+from unitlab.compute.sweep import HeldShards, compute_shards
 from unitlab.compute.working_copy import exact_float32
 
 REPEATS = 3
@@ -146,7 +146,7 @@ def best_batch(model: nn.Module, pixels: Tensor, device: torch.device) -> int:
 
 
 def sweep_of(plan: SweepPlan, source: unitlab.images) -> Callable[[], None]:
-    return lambda: _sweep(plan, source, _Shards(None), progress=False)
+    return lambda: compute_shards(plan, source, HeldShards(), progress=False)
 
 
 def suffix_flops(plan: SweepPlan, source: unitlab.images) -> tuple[float, float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -47,7 +47,7 @@ class RootShards:
 class ShardRows:
     """A (unit, image) variable spread over shards: rows are put together when they are read."""
 
-    def __init__(self, parts: Sequence[np.ndarray]) -> None:
+    def __init__(self, parts: Sequence[Any]) -> None:
         self.parts = parts
         self.shape = (parts[0].shape[0], sum(part.shape[1] for part in parts))
         self.dtype = parts[0].dtype
@@ -74,7 +74,7 @@ class ThumbnailRows:
         return out
 
 
-def root_group(plan: SweepPlan, source: ImageSource, shards: Sequence[dict[str, np.ndarray]]) -> Group:
+def root_group(plan: SweepPlan, source: ImageSource, shards: Sequence[Mapping[str, Any]]) -> Group:
     """Variables of the level "study" and the study's attributes."""
     arrays: dict[str, Any] = {
         "category": np.array(plan.categories, dtype=object),
@@ -94,7 +94,7 @@ def root_group(plan: SweepPlan, source: ImageSource, shards: Sequence[dict[str, 
     shape = _thumbnail_shape(source)
     if shape is not None:
         arrays["thumbnails"] = ThumbnailRows(source, shape)
-    content = hashlib.sha256(b"".join(shard["content"].tobytes() for shard in shards)).hexdigest()
+    content = hashlib.sha256(b"".join(np.asarray(shard["content"]).tobytes() for shard in shards)).hexdigest()
     attrs = {
         "unitlab_schema": SCHEMA_VERSION,
         "network": type(plan.network.module).__name__,
@@ -129,7 +129,7 @@ def _thumbnail_shape(source: ImageSource) -> tuple[int, int, int] | None:
 
 
 def layer_groups(
-    plan: SweepPlan, number: int, shards: Sequence[dict[str, np.ndarray]], root: dict[str, Any]
+    plan: SweepPlan, number: int, shards: Sequence[Mapping[str, Any]], root: dict[str, Any]
 ) -> tuple[Group, Group]:
     """Groups "<layer>" and "<layer>/<ablation>" of one site."""
     site = plan.sites[number]

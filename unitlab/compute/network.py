@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,6 +144,16 @@ class Network:
         baseline = Baseline(images, values, labels, prediction, margin)
         return Evaluation(baseline, detached, [value.detach() for value in site_values], gradients)
 
+    def site_values(self, images: Tensor, sites: list[Site]) -> list[Tensor]:
+        """The sites' values for a batch; the network runs up to the last of them."""
+        images = self.ready(images)
+        if self.graph is None:
+            return self._by_hooks(images, sites)[1]
+        nodes = [self.node(site) for site in sites]
+        end = max(self.graph.nodes.index(node) for node in nodes) + 1
+        values = self._prefix(self.graph, images, end, set(nodes))
+        return [values[node] for node in nodes]
+
     def _by_graph(
         self, graph: NetworkGraph, images: Tensor, sites: list[Site], keep: set[torch.fx.Node], gradient: bool
     ) -> tuple[Values, Tensor, list[Tensor]]:
@@ -206,13 +217,10 @@ class Network:
 
     def _by_hooks(self, images: Tensor, sites: list[Site]) -> tuple[Tensor, list[Tensor]]:
         """Logits and site values where there is no graph."""
-        site_values = []
-        logits = torch.empty(0)
-        for site in sites:
-            with torch.no_grad(), recorded_output(self.module, site.module, site.call) as recorded:
-                logits = self.module(images)
-            site_values.append(recorded[0])
-        return logits, site_values
+        with torch.no_grad(), ExitStack() as stack:
+            recorded = [stack.enter_context(recorded_output(self.module, site.module, site.call)) for site in sites]
+            logits = self.module(images)
+        return logits, [values[0] for values in recorded]
 
 
 def _format(images: Tensor) -> torch.memory_format:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from unitlab.compute.hooks import HookEngine
 from unitlab.compute.images import ImageSource
 from unitlab.compute.layers import Site, layer_names
 from unitlab.compute.network import Network
-from unitlab.compute.replacements import ABLATIONS
+from unitlab.compute.replacements import ABLATIONS, Replacement, replacement_of
 from unitlab.compute.suffix import SuffixEngine
 from unitlab.compute.working_copy import choose_device
 from unitlab.errors import UnitlabError
@@ -35,6 +35,7 @@ class SweepPlan:
 
     network: Network
     sites: list[Site]
+    shapes: list[tuple[int, ...]]
     units: list[list[int]]
     engines: list[SuffixEngine | HookEngine]
     ablation: str
@@ -66,6 +67,24 @@ class SweepPlan:
     def description(self) -> str:
         names = ", ".join(site.layer for site in self.sites)
         return f"{self.ablation} ablation of {names if len(names) < 40 else f'{len(self.sites)} layers'}"
+
+    def images_in(self, shards: Iterable[int]) -> int:
+        """How many images some shards have."""
+        return sum(self.shard_bounds[index][1] - self.shard_bounds[index][0] for index in shards)
+
+    def means(self, sums: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """Means of the sites' units, from the sums of all shards in their order."""
+        total: dict[str, np.ndarray] = {}
+        for shard in sums:
+            total = {name: total[name] + part if name in total else part for name, part in shard.items()}
+        return {site.layer: total[site.layer] / total[f"{site.layer}/count"] for site in self.sites}
+
+    def replacements(self, values: Mapping[str, Any] | None, images: int) -> list[Replacement]:
+        """What the sites' units are replaced by, from their means or donors' values; None for zero."""
+        return [
+            replacement_of(self.ablation, shape, images, self.seed, None if values is None else np.asarray(values[site.layer]))
+            for site, shape in zip(self.sites, self.shapes, strict=True)
+        ]
 
     def layer_fingerprint(self, site: Site) -> dict[str, str]:
         """What a result of one layer depends on, beyond network and images."""
@@ -131,7 +150,7 @@ def plan_sweep(
     per_shard = max(size, SHARD_IMAGES // size * size)
     bounds = [(start, min(start + per_shard, len(source))) for start in range(0, len(source), per_shard)]
     plan = SweepPlan(
-        network, sites, chosen, engines, ablation, labels, precision, seed, size, bounds, one_layer, budget, categories
+        network, sites, shapes, chosen, engines, ablation, labels, precision, seed, size, bounds, one_layer, budget, categories
     )
     plan.fingerprint = {
         "weights": weights_fingerprint(model),

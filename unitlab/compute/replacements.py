@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unitlab.errors import UnitlabError, nearest_names
+from unitlab.errors import UnitlabError
 
-__all__ = ["ABLATIONS", "Replacement", "donor_of_image", "replacement"]
+__all__ = ["ABLATIONS", "Replacement", "donor_of_image", "replacement_of"]
 
 ABLATIONS = ("zero", "mean", "resample")
 DONORS = 64
@@ -42,43 +41,25 @@ def donor_of_image(images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return donors, chosen
 
 
-def replacement(
-    ablation: str,
-    images: int,
-    seed: int,
-    site_values: Callable[[np.ndarray], Iterable[Tensor]],
-) -> Replacement:
-    """What each unit is replaced by.
+def replacement_of(ablation: str, shape: tuple[int, ...], images: int, seed: int, values: np.ndarray | None) -> Replacement:
+    """What each unit of a site is replaced by.
 
     Parameters
     ----------
     ablation
         ``"zero"``, ``"mean"`` (one number per unit, over images and positions) or ``"resample"``.
+    shape
+        Of the site's value for one image, (image=1, unit, …).
     images
         How many images there are.
     seed
         Of the choice of donors.
-    site_values
-        Gives batches of the site's value (image, unit, …) for positions of images.
-
-    Raises
-    ------
-    UnitlabError
-        An unknown kind of ablation, or one image only for resample.
+    values
+        For mean (unit), for resample (donor, unit, …).
     """
-    if ablation not in ABLATIONS:
-        raise UnitlabError(f"ablation={ablation!r} is not known. {nearest_names(str(ablation), ABLATIONS)}")
-    if ablation == "zero":
-        first = next(iter(site_values(np.arange(1))))
-        return Replacement(torch.zeros(1, *first.shape[1:2], *[1] * (first.dim() - 2), device=first.device))
+    flat = (1, -1, *[1] * (len(shape) - 2))
+    if values is None:
+        return Replacement(torch.zeros(1, shape[1]).reshape(flat))
     if ablation == "mean":
-        total, count, dims = None, 0, 2
-        for value in site_values(np.arange(images)):
-            flat = value.double().flatten(2) if value.dim() > 2 else value.double().unsqueeze(2)
-            part = flat.sum((0, 2))
-            total = part if total is None else total + part
-            count, dims = count + flat.shape[0] * flat.shape[2], value.dim()
-        assert total is not None
-        return Replacement((total / count).reshape(1, -1, *[1] * (dims - 2)))
-    donors, chosen = donor_of_image(images, seed)
-    return Replacement(torch.cat(list(site_values(donors))), chosen)
+        return Replacement(torch.from_numpy(values).reshape(flat))
+    return Replacement(torch.from_numpy(values), donor_of_image(images, seed)[1])

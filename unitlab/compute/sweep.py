@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,12 @@ import xarray as xr
 from torch import nn
 from tqdm.auto import tqdm
 
-from unitlab.compute.activations import ActivationStatistics
-from unitlab.compute.groups import RootShards, layer_groups, root_group
+from unitlab.compute.groups import layer_groups, root_group
 from unitlab.compute.images import ImageSource
 from unitlab.compute.images import images as image_source
 from unitlab.compute.plan import SweepPlan, plan_sweep
-from unitlab.compute.replacements import Replacement, replacement
-from unitlab.compute.suffix import SuffixEngine
+from unitlab.compute.replacements import Replacement, donor_of_image
+from unitlab.compute.shards import ShardComputation, activation_sums, donor_values
 from unitlab.compute.verification import compared_with_hooks
 from unitlab.compute.working_copy import exact_float32
 from unitlab.errors import UnitlabError
@@ -117,21 +117,24 @@ def ablate(
         if store is not None and Path(store).exists() and _finished(Path(store), plan):
             found = {site.layer: open_study(store, site.layer, ablation) for site in plan.sites}
         else:
-            partial = PartialStudy(store, plan.fingerprint) if store is not None else None
-            try:
-                shards = _Shards(partial)
-                _sweep(plan, source, shards, progress)
-                groups = _groups(plan, source, shards, attrs or {}, model)
-                if store is None or partial is None:
-                    found = {site.layer: assemble(groups, site.layer, ablation) for site in plan.sites}
-                else:
-                    write_study(store, groups)
-                    partial.remove()
-                    found = {site.layer: open_study(store, site.layer, ablation) for site in plan.sites}
-            finally:
-                if partial is not None:
-                    partial.close()
+            found = _computed(plan, source, store, progress, attrs or {}, model)
     return found[plan.sites[0].layer] if plan.one_layer else found
+
+
+def _computed(
+    plan: SweepPlan, source: ImageSource, store: str | Path | None, progress: bool, attrs: dict[str, Any], model: nn.Module
+) -> dict[str, xr.Dataset]:
+    """The datasets of the plan's layers, after the sweep."""
+    if store is None:
+        held = HeldShards()
+        compute_shards(plan, source, held, progress)
+        groups = _groups(plan, source, held, attrs, model)
+        return {site.layer: assemble(groups, site.layer, plan.ablation) for site in plan.sites}
+    with closing(PartialStudy(store, plan.fingerprint)) as partial:
+        compute_shards(plan, source, partial, progress)
+        write_study(store, _groups(plan, source, partial, attrs, model))
+        partial.remove()
+    return {site.layer: open_study(store, site.layer, plan.ablation) for site in plan.sites}
 
 
 def _finished(store: Path, plan: SweepPlan) -> bool:
@@ -159,143 +162,61 @@ def _finished(store: Path, plan: SweepPlan) -> bool:
     return True
 
 
-class _Shards:
-    """Results by shard: on disk where there is a store, else in memory."""
+class HeldShards:
+    """Shards of a sweep without a store, in memory; as `PartialStudy` has them on disk."""
 
-    def __init__(self, partial: PartialStudy | None) -> None:
-        self.partial = partial
+    def __init__(self) -> None:
         self.held: dict[int, dict[str, np.ndarray]] = {}
+        self.replacements: dict[str, np.ndarray] | None = None
 
     def finished(self) -> list[int]:
-        return sorted(self.held) if self.partial is None else self.partial.finished()
+        return sorted(self.held)
 
     def write(self, index: int, arrays: dict[str, np.ndarray]) -> None:
-        if self.partial is None:
-            self.held[index] = arrays
-        else:
-            self.partial.write(index, arrays)
+        self.held[index] = arrays
 
     def read(self, index: int) -> dict[str, np.ndarray]:
-        return self.held[index] if self.partial is None else self.partial.read(index)
+        return self.held[index]
+
+    def write_replacements(self, arrays: dict[str, np.ndarray]) -> None:
+        self.replacements = arrays
+
+    def read_replacements(self) -> dict[str, np.ndarray] | None:
+        return self.replacements
 
 
-def _sweep(plan: SweepPlan, source: ImageSource, shards: _Shards, progress: bool) -> None:
-    """Compute the shards that are not finished yet."""
-    done = set(shards.finished())
-    finished_images = sum(plan.shard_bounds[i][1] - plan.shard_bounds[i][0] for i in done)
+def compute_shards(plan: SweepPlan, source: ImageSource, shards: PartialStudy | HeldShards, progress: bool) -> None:
+    """Compute the shards that are not finished yet, one after the other, in this process."""
     for site, engine in zip(plan.sites, plan.engines, strict=True):
         log.info("%s (%s): %s", site.layer, site.text, engine.strategy)
-    if len(done) == len(plan.shard_bounds):
+    done = set(shards.finished())
+    left = [index for index in range(len(plan.shard_bounds)) if index not in done]
+    if not left:
         return
-    with tqdm(total=len(source), initial=finished_images, unit=" images", disable=not progress, desc=plan.description) as bar:
-        replacements = [_replacement(plan, source, i) for i in range(len(plan.sites))]
-        for index, (start, stop) in enumerate(plan.shard_bounds):
-            if index not in done:
-                shards.write(index, _shard(plan, source, start, stop, replacements, bar))
+    with tqdm(
+        total=len(source), initial=plan.images_in(done), unit=" images", disable=not progress, desc=plan.description
+    ) as bar:
+        replacements = _replacements(plan, source, shards)
+        computation = ShardComputation(plan, source, replacements)
+        for index in left:
+            shards.write(index, computation.arrays(index, bar.update))
 
 
-def _replacement(plan: SweepPlan, source: ImageSource, number: int) -> Replacement:
-    """What the units of one site are replaced by; for mean and resample the network runs up to the site once more."""
-
-    def site_values(positions: np.ndarray) -> Iterator[torch.Tensor]:
-        if len(positions) == len(source):
-            batches = (batch for batch, _ in source.batches(0, len(source), plan.batch_size))
+def _replacements(plan: SweepPlan, source: ImageSource, shards: PartialStudy | HeldShards) -> list[Replacement]:
+    """What units are replaced by: as a sweep that was cut off has kept it, or worked out now."""
+    values: Mapping[str, Any] | None = shards.read_replacements()
+    if values is None and plan.ablation != "zero":
+        if plan.ablation == "mean":
+            numbers = range(len(plan.shard_bounds))
+            values = plan.means(activation_sums(plan, source, index, lambda _: None) for index in numbers)
         else:
-            batches = (next(iter(source.batches(int(i), int(i) + 1, 1)))[0] for i in positions)
-        for batch in batches:
-            yield from _site_values(plan, number, batch)
-
-    return replacement(plan.ablation, len(source), plan.seed, site_values)
-
-
-def _site_values(plan: SweepPlan, number: int, batch: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The site's value for a batch, in halves where a GPU's memory runs out."""
-    try:
-        yield plan.network.evaluate(batch, None, [plan.sites[number]], set(), first_order=False).site_values[0]
-    except torch.OutOfMemoryError as error:
-        for half in _halves(batch, error):
-            yield from _site_values(plan, number, half)
-
-
-def _halves(batch: torch.Tensor, error: torch.OutOfMemoryError) -> tuple[torch.Tensor, torch.Tensor]:
-    """What to go on with after an out-of-memory error."""
-    if len(batch) == 1:
-        raise UnitlabError("one image does not fit into the device's memory; compute on 'cpu'") from error
-    torch.cuda.empty_cache()
-    half = len(batch) // 2
-    log.warning("out of memory: going on with batches of %d images", half)
-    return batch[:half], batch[half:]
-
-
-def _shard(
-    plan: SweepPlan, source: ImageSource, start: int, stop: int, replacements: list[Replacement], bar: tqdm[Any]
-) -> dict[str, np.ndarray]:
-    """All that the images from ``start`` to ``stop`` give, as arrays named "variable" or "layer/variable"."""
-    statistics = [ActivationStatistics(plan.units[i], plan.network.categories) for i in range(len(plan.sites))]
-    results: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in plan.sites]
-    root = RootShards()
-    for batch, positions in source.batches(start, stop, plan.batch_size):
-        positions = np.asarray(positions)
-        _evaluate_batch(plan, source, batch, positions, replacements, statistics, results, root)
-        bar.update(len(positions))
-    arrays = root.arrays()
-    for site, stats, parts in zip(plan.sites, statistics, results, strict=True):
-        found = stats.arrays()
-        found["prediction"] = np.concatenate([part[0] for part in parts], 1)
-        found["label_margin_drop"] = np.concatenate([part[1] for part in parts], 1)
-        arrays.update({f"{site.layer}/{name}": array for name, array in found.items()})
-    return arrays
-
-
-def _evaluate_batch(
-    plan: SweepPlan,
-    source: ImageSource,
-    batch: torch.Tensor,
-    positions: np.ndarray,
-    replacements: list[Replacement],
-    statistics: list[ActivationStatistics],
-    results: list[list[tuple[np.ndarray, np.ndarray]]],
-    root: RootShards,
-) -> None:
-    """One batch; where a GPU's memory runs out, the batch is halved and the engines take smaller bites."""
-    try:
-        labels = None if plan.labels == "predicted" else torch.as_tensor(source.labels[positions])
-        evaluation = plan.network.evaluate(batch, labels, plan.sites, plan.needed, first_order=plan.first_order)
-        base = evaluation.baseline
-        scored = []
-        with torch.no_grad():
-            for number, engine in enumerate(plan.engines):
-                like = evaluation.site_values[number]
-                scored.append(engine.evaluate(base, replacements[number].of(positions, like)))
-    except torch.OutOfMemoryError as error:
-        halves = _halves(batch, error)
-        for engine in plan.engines:
-            if isinstance(engine, SuffixEngine):
-                engine.memory //= 2
-        begin = 0
-        for half in halves:
-            some = positions[begin : begin + len(half)]
-            _evaluate_batch(plan, source, half, some, replacements, statistics, results, root)
-            begin += len(half)
-        return
-    except (UnitlabError, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        ids = [source.ids[i] for i in positions[:3]]
-        raise UnitlabError(f"the network failed on images {ids} …: {type(error).__name__}: {error}") from error
-    root.add(batch, base)
-    probabilities = evaluation.logits.softmax(1)
-    where = torch.as_tensor(positions)
-    for number, stats in enumerate(statistics):
-        first_order = None if evaluation.first_order is None else evaluation.first_order[number]
-        stats.add(evaluation.site_values[number], where, base.labels, probabilities, first_order)
-        prediction, margin = scored[number]
-        drop = (base.margin - margin).half()
-        results[number].append((prediction.cpu().numpy().astype(plan.prediction_dtype), drop.cpu().numpy()))
+            values = donor_values(plan, source, donor_of_image(len(source), plan.seed)[0])
+        shards.write_replacements(values)
+    return plan.replacements(values, len(source))
 
 
 def _groups(
-    plan: SweepPlan, source: ImageSource, shards: _Shards, attrs: dict[str, Any], model: nn.Module
+    plan: SweepPlan, source: ImageSource, shards: PartialStudy | HeldShards, attrs: dict[str, Any], model: nn.Module
 ) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     """The study's groups from its shards."""
     held = [shards.read(index) for index in range(len(plan.shard_bounds))]

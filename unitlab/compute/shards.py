@@ -1,0 +1,149 @@
+"""What one shard of a sweep gives, as a function of the plan, the images and what units are replaced by."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from unitlab.compute.activations import ActivationStatistics
+from unitlab.compute.groups import RootShards
+from unitlab.compute.images import ImageSource
+from unitlab.compute.plan import SweepPlan
+from unitlab.compute.replacements import Replacement
+from unitlab.compute.suffix import SuffixEngine
+from unitlab.errors import UnitlabError
+
+__all__ = ["ShardComputation", "activation_sums", "donor_values"]
+
+log = logging.getLogger("unitlab")
+
+Advance = Callable[[int], object]
+
+
+class ShardComputation:
+    """Computes shards of a plan: the same plan, images and replacements give the same bytes, wherever and in any order."""
+
+    def __init__(self, plan: SweepPlan, source: ImageSource, replacements: list[Replacement]) -> None:
+        self.plan, self.source, self.replacements = plan, source, replacements
+
+    def arrays(self, index: int, advance: Advance) -> dict[str, np.ndarray]:
+        """Arrays named "variable" or "layer/variable"; ``advance`` hears the number of images of every batch."""
+        plan, found = self.plan, _ShardParts(self.plan)
+        for batch, positions in self.source.batches(*plan.shard_bounds[index], plan.batch_size):
+            self._evaluate(batch, np.asarray(positions), found)
+            advance(len(positions))
+        return found.arrays()
+
+    def _evaluate(self, batch: torch.Tensor, positions: np.ndarray, found: _ShardParts) -> None:
+        """One batch; where a GPU's memory runs out, the batch is halved and the engines take smaller bites."""
+        plan = self.plan
+        try:
+            with failure_names_images(self.source, positions):
+                labels = None if plan.labels == "predicted" else torch.as_tensor(self.source.labels[positions])
+                evaluation = plan.network.evaluate(batch, labels, plan.sites, plan.needed, first_order=plan.first_order)
+                scored = []
+                with torch.no_grad():
+                    for engine, value, replaced in zip(plan.engines, evaluation.site_values, self.replacements, strict=True):
+                        scored.append(engine.evaluate(evaluation.baseline, replaced.of(positions, value)))
+        except torch.OutOfMemoryError as error:
+            begin = 0
+            for half in _halves(batch, error):
+                for engine in plan.engines if begin == 0 else ():
+                    if isinstance(engine, SuffixEngine):
+                        engine.memory //= 2
+                self._evaluate(half, positions[begin : begin + len(half)], found)
+                begin += len(half)
+            return
+        base = evaluation.baseline
+        found.root.add(batch, base)
+        probabilities = evaluation.logits.softmax(1)
+        where = torch.as_tensor(positions)
+        for number, stats in enumerate(found.statistics):
+            first_order = None if evaluation.first_order is None else evaluation.first_order[number]
+            stats.add(evaluation.site_values[number], where, base.labels, probabilities, first_order)
+            prediction, margin = scored[number]
+            drop = (base.margin - margin).half()
+            found.scores[number].append((prediction.cpu().numpy().astype(plan.prediction_dtype), drop.cpu().numpy()))
+
+
+class _ShardParts:
+    """What the batches of a shard have given so far."""
+
+    def __init__(self, plan: SweepPlan) -> None:
+        self.plan, self.root = plan, RootShards()
+        self.statistics = [ActivationStatistics(units, plan.network.categories) for units in plan.units]
+        self.scores: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in plan.sites]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        arrays = self.root.arrays()
+        for site, stats, parts in zip(self.plan.sites, self.statistics, self.scores, strict=True):
+            found = stats.arrays()
+            found["prediction"] = np.concatenate([part[0] for part in parts], 1)
+            found["label_margin_drop"] = np.concatenate([part[1] for part in parts], 1)
+            arrays.update({f"{site.layer}/{name}": array for name, array in found.items()})
+        return arrays
+
+
+def activation_sums(plan: SweepPlan, source: ImageSource, index: int, advance: Advance) -> dict[str, np.ndarray]:
+    """Sums over a shard's images and positions, "layer" (unit), and how many were summed, "layer/count"."""
+    sums: dict[str, np.ndarray] = {}
+    for batch, positions in source.batches(*plan.shard_bounds[index], plan.batch_size):
+        with failure_names_images(source, np.asarray(positions)):
+            for values in _site_values(plan, batch):
+                for site, value in zip(plan.sites, values, strict=True):
+                    flat = value.double().flatten(2) if value.dim() > 2 else value.double().unsqueeze(2)
+                    for name, part in (
+                        (site.layer, flat.sum((0, 2)).cpu().numpy()),
+                        (f"{site.layer}/count", np.asarray(flat.shape[0] * flat.shape[2])),
+                    ):
+                        sums[name] = sums[name] + part if name in sums else part
+        advance(len(positions))
+    return sums
+
+
+def donor_values(plan: SweepPlan, source: ImageSource, donors: np.ndarray) -> dict[str, np.ndarray]:
+    """The sites' values on the donor images, "layer" (donor, unit, …)."""
+    found: dict[str, list[np.ndarray]] = {site.layer: [] for site in plan.sites}
+    for donor in donors:
+        batch, positions = next(iter(source.batches(int(donor), int(donor) + 1, 1)))
+        with failure_names_images(source, np.asarray(positions)):
+            for values in _site_values(plan, batch):
+                for site, value in zip(plan.sites, values, strict=True):
+                    found[site.layer].append(value.cpu().numpy())
+    return {layer: np.concatenate(parts) for layer, parts in found.items()}
+
+
+def _site_values(plan: SweepPlan, batch: torch.Tensor) -> Iterator[list[torch.Tensor]]:
+    """The sites' values for a batch, in halves where a GPU's memory runs out."""
+    try:
+        yield plan.network.site_values(batch, plan.sites)
+    except torch.OutOfMemoryError as error:
+        for half in _halves(batch, error):
+            yield from _site_values(plan, half)
+
+
+def _halves(batch: torch.Tensor, error: torch.OutOfMemoryError) -> tuple[torch.Tensor, torch.Tensor]:
+    """What to go on with after an out-of-memory error."""
+    if len(batch) == 1:
+        raise UnitlabError("one image does not fit into the device's memory; compute on 'cpu'") from error
+    torch.cuda.empty_cache()
+    half = len(batch) // 2
+    log.warning("out of memory: going on with batches of %d images", half)
+    return batch[:half], batch[half:]
+
+
+@contextmanager
+def failure_names_images(source: ImageSource, positions: np.ndarray) -> Iterator[None]:
+    """Name the images on which the network fails."""
+    try:
+        yield
+    except (UnitlabError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        ids: list[Any] = [source.ids[i] for i in positions[:3]]
+        raise UnitlabError(f"the network failed on images {ids} …: {type(error).__name__}: {error}") from error
