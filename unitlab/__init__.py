@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from unitlab.compute.verification import verify as verify
     from unitlab.views import plots as plots
     from unitlab.views.explorer import explore as explore
+    from unitlab.views.report import report as report
 
 __version__ = "0.1.0"
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "images",
     "load",
     "regression",
+    "report",
     "studies",
     "verify",
 ]
@@ -53,6 +55,7 @@ _WHERE = {
     "images": "unitlab.compute.images",
     "load": "unitlab.catalog",
     "regression": "unitlab.analysis.regression",
+    "report": "unitlab.views.report",
     "studies": "unitlab.catalog",
     "verify": "unitlab.compute.verification",
 }

@@ -1,0 +1,135 @@
+"""The report in Chromium, opened as a file: linked without kernel, server or network."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from simulated_study import simulated_study
+
+from unitlab.analysis.correlations import measures
+from unitlab.views.findings import points, unit_finding
+from unitlab.views.report import report
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+BAD = '</script><script>document.title="taken"</script><img src=x onerror="document.title=1">'
+
+
+@pytest.fixture(scope="module")
+def study() -> xr.Dataset:
+    ds = simulated_study(24, 40, 1200, 3, flip_rate=0.1, specific_unit=4, specific_category=2, dead_units=(7,))
+    names = ds.category.values.copy()
+    names[2] = BAD
+    return ds.assign_coords(category=names, image=np.array([f"{i}{BAD}" for i in range(1200)], object))
+
+
+@pytest.fixture(scope="module")
+def written(study: xr.Dataset, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return report(study, tmp_path_factory.mktemp("report") / "report.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(chromium: Any) -> Iterator[Any]:
+    """A page; whatever it asks for besides the file and whatever it complains of fails the test."""
+    page = chromium.new_page(viewport={"width": 1400, "height": 900})
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda request: request.url.startswith(("file:", "data:")) or problems.append(request.url))
+    yield page
+    assert problems == []
+    page.close()
+
+
+def shown_bars(tab: Any) -> list[str]:
+    return tab.locator("#bars td:nth-child(3)").all_inner_texts()
+
+
+def test_a_click_on_a_unit_changes_sentence_bars_and_pictures(tab: Any, written: str, study: xr.Dataset) -> None:
+    known = measures(study)
+    tab.goto(written)
+    sync_api.expect(tab.locator("#finding")).to_have_text(str(unit_finding(known, 4)))
+    assert tab.title() != "taken" and tab.url.endswith("#unit-4")
+    before = tab.locator("#pictures image").first.get_attribute("href")
+    for unit in (11, 20):
+        # a point hidden by another one takes a second click
+        for _ in range(4):
+            tab.locator(f"#scatter circle[data-unit='{unit}']").click(force=True)
+            if tab.url.endswith(f"#unit-{unit}"):
+                break
+        sync_api.expect(tab.locator("#finding")).to_have_text(str(unit_finding(known, unit)))
+        drop = np.sort(known.accuracy_drop.sel(unit=unit).values)[::-1]
+        assert shown_bars(tab) == [points(value) for value in [*drop[:10], *drop[-3:]]]
+        assert tab.locator("#pictures image").first.get_attribute("href") != before
+        assert tab.locator("#pictures figure").count() == 6
+        assert tab.locator("#table tr[aria-current] a").inner_text() == str(unit)
+    tab.go_back()
+    sync_api.expect(tab.locator("#unit")).to_have_value("11")
+
+
+def test_the_anchor_opens_a_unit(tab: Any, written: str) -> None:
+    tab.goto(written + "#unit-7")
+    sync_api.expect(tab.locator("#finding")).to_contain_text("Unit 7 is never active")
+    sync_api.expect(tab.locator("#pictures")).to_contain_text("No image activates this unit")
+    tab.goto(written + "#unit-9")
+    sync_api.expect(tab.locator("#unit")).to_have_value("9")
+    tab.goto(written + "#unit-999")
+    sync_api.expect(tab.locator("#unit")).to_have_value("9")
+
+
+def test_everything_goes_by_keyboard(tab: Any, written: str, study: xr.Dataset) -> None:
+    tab.goto(written)
+    sync_api.expect(tab.locator("#unit")).to_have_value("4")
+    tab.locator("#scatter").focus()
+    tab.keyboard.press("ArrowLeft")
+    sync_api.expect(tab.locator("#unit")).not_to_have_value("4")
+    tab.locator("#unit").fill("13")
+    tab.keyboard.press("Enter")
+    assert tab.url.endswith("#unit-13")
+    tab.locator("#unit").press("ArrowUp")
+    assert tab.url.endswith("#unit-14")
+    tab.locator("#class").fill("class 17")
+    tab.keyboard.press("Enter")
+    assert tab.locator("#scatter .title").first.text_content() == "↑ accuracy drop of class 17 (points)"
+    tab.locator("#table th button", has_text="overall drop").press("Enter")
+    first = tab.locator("#table tbody tr").first.locator("a").inner_text()
+    assert study.overall_drop.sel(unit=int(first)) == study.overall_drop.max()
+    tab.locator("#more").press("Enter")
+    assert tab.locator("#which").inner_text() == "1–13 of 40"
+
+
+def test_without_scripts_the_table_holds_every_unit(chromium: Any, written: str) -> None:
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(written + "#unit-20")
+    assert page.locator("#table tbody tr").count() == 24
+    assert page.locator("#scatter").is_hidden() and page.locator(".message").is_visible()
+    context.close()
+
+
+def test_it_fits_narrow_windows_and_paper(tab: Any, written: str, tmp_path: Path) -> None:
+    tab.goto(written)
+    for width in (1400, 760, 400):
+        tab.set_viewport_size({"width": width, "height": 900})
+        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
+    tab.pdf(path=tmp_path / "report.pdf", format="A4")
+    assert tab.locator("details[open]").count() == 2

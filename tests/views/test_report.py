@@ -1,0 +1,130 @@
+"""The report holds the numbers of the study, nothing executes that came from names, and its limits are errors."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from simulated_study import simulated_study
+
+import unitlab
+from unitlab.analysis.correlations import measures
+from unitlab.views.findings import points, probability, study_finding, unit_finding
+from unitlab.views.report import page, report
+
+
+@pytest.fixture(scope="module")
+def study() -> xr.Dataset:
+    return simulated_study(20, 6, 300, 3, flip_rate=0.15, specific_unit=4, specific_category=2, dead_units=(7,))
+
+
+@pytest.fixture(scope="module")
+def known(study: xr.Dataset) -> xr.Dataset:
+    return measures(study)
+
+
+def payload(text: str) -> dict[str, Any]:
+    found = re.search(r'id="data">([^<]+)<', text)
+    assert found is not None
+    return json.loads(gzip.decompress(base64.b64decode(found[1])))
+
+
+def test_the_page_holds_the_numbers_of_the_study(study: xr.Dataset, known: xr.Dataset) -> None:
+    data = payload(page(study, known, units=[9, 4, 7]))
+    assert data["units"] == [9, 4, 7] and data["first"] == 1
+    cells = {name: np.frombuffer(base64.b64decode(data[name]), "<i2").reshape(3, 6) / 1e4 for name in ("drop", "low", "high")}
+    rows = known.sel(unit=[9, 4, 7])
+    np.testing.assert_allclose(cells["drop"], rows.accuracy_drop, atol=6e-5)
+    np.testing.assert_allclose(cells["low"], rows.drop_low, atol=6e-5)
+    np.testing.assert_allclose(cells["high"], rows.drop_high, atol=6e-5)
+    np.testing.assert_allclose(np.frombuffer(base64.b64decode(data["q"]), "<f4"), rows.q_value.values.ravel(), rtol=1e-6)
+    shown = {each["name"]: each["values"] for each in data["measures"]}
+    np.testing.assert_allclose(shown["overall_drop"], 100 * rows.overall_drop, rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(shown["l1_norm"], rows.l1_norm, rtol=1e-4)
+    assert shown["class_selectivity"][2] is None
+    assert data["n"] == known.n_images.values.tolist()
+    assert data["findings"][1][1] == "class 2" and "never active" in data["findings"][2][0]
+    top = study.top_image.sel(unit=4).values
+    assert [row[2] for row in data["pictures"]["shown"][1]] == list(study.image.values[top])
+    assert data["pictures"]["shown"][2] == [] and data["pictures"]["sheets"][2] == ""
+
+
+def test_names_from_files_are_text(study: xr.Dataset) -> None:
+    bad = '</script><script>alert("class")</script><img src=x onerror=alert(2)>'
+    names = np.array([bad, "a & b", "猫", "ß" * 300, "'\"", "$title ${x}"], object)
+    ids = np.array([f"<script>alert({i})</script>" for i in range(300)], object)
+    renamed = study.assign_coords(category=names, image=ids).assign_attrs(name=bad, training=bad)
+    text = page(renamed, measures(renamed))
+    assert "<script>alert" not in text and "<img" not in text
+    assert len(re.findall("<script", text)) == 2
+    assert payload(text)["classes"] == list(names)
+
+
+def test_only_the_scripts_and_styles_of_the_page_may_run(study: xr.Dataset, known: xr.Dataset) -> None:
+    text = page(study, known)
+    for kind, tag in (("script", "<script>"), ("style", "<style>")):
+        inside = text.split(tag)[1].split(f"</{kind}>")[0]
+        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in text
+    assert "default-src 'none'" in text
+    # the only address is the name space of SVG
+    assert set(re.findall(r"https?://[^\"' ]+", text)) == {"http://www.w3.org/2000/svg"}
+
+
+def test_every_unit_has_an_anchor_and_every_number_a_definition(study: xr.Dataset, known: xr.Dataset) -> None:
+    text = page(study, known)
+    assert [int(n) for n in re.findall(r'<tr id="unit-(\d+)"', text)] == list(range(20))
+    for each in payload(text)["measures"]:
+        assert f"<code>{each['name']}</code>" in text
+    assert "fingerprint" in text and study.attrs["fingerprint_weights"] in text
+    assert study_finding(known) in text
+
+
+def test_a_selection_is_needed_beyond_512_units(tmp_path: Path) -> None:
+    ds = simulated_study(513, 2, 12)
+    with pytest.raises(unitlab.UnitlabError, match="1 to 512 units; 513 were asked for"):
+        page(ds, measures(ds))
+    with pytest.raises(unitlab.UnitlabError, match="0 were asked for"):
+        page(ds, measures(ds), units=[])
+    with pytest.raises(unitlab.UnitlabError, match="no unit 600"):
+        report(ds, tmp_path / "out.html", units=[600])
+    assert payload(report(ds, tmp_path / "out.html", units=[512, 512, 3]).read_text("utf-8"))["units"] == [512, 3]
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["out.html"]
+
+
+def test_what_cannot_be_written_is_said(study: xr.Dataset, tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none" / "out.html"):
+        with pytest.raises(unitlab.UnitlabError, match="give a file name in a folder that exists"):
+            report(study, path)
+    with pytest.raises(unitlab.UnitlabError, match="no study 'nothing'"):
+        report("nothing", tmp_path / "out.html")
+
+
+def test_without_thumbnails_there_are_no_pictures(study: xr.Dataset, known: xr.Dataset) -> None:
+    assert payload(page(study.drop_vars("thumbnails"), known))["pictures"] is None
+
+
+def test_progress_counts_the_units(study: xr.Dataset, known: xr.Dataset) -> None:
+    seen: list[tuple[int, int]] = []
+    page(study, known, units=[1, 2, 3], progress=lambda done, of: seen.append((done, of)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_findings_say_what_is_sure(known: xr.Dataset) -> None:
+    sentence = str(unit_finding(known, 4))
+    cell = known.sel(unit=4).isel(category=2)
+    assert sentence.startswith(f"Unit 4 costs class 2 {100 * float(cell.accuracy_drop):.1f} points (95 % interval ")
+    assert f"{100 * float(cell.drop_low):.1f} to {100 * float(cell.drop_high):.1f}" in sentence
+    assert probability("q", float(cell.q_value)) in sentence and "damages specific classes" in sentence
+    unsure = int(known.unit[int(known.p_specific.values.argmax())])
+    assert "not shown" in str(unit_finding(known, unsure)) or "changes nothing" in str(unit_finding(known, unsure))
+    assert points(-0.05) == "−5.0" and points(0.0) == "0.0" and points(-1e-9) == "0.0" and points(0.0004) == "0.04"
+    assert points(float("nan")) == "–" and probability("q", 0.0004) == "q < 0.001"

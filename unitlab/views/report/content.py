@@ -1,0 +1,244 @@
+"""What a report shows: findings, measures, drops by class, pictures, definitions, provenance."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from datetime import UTC, datetime
+from html import escape
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from PIL import Image
+from scipy.ndimage import uniform_filter1d
+
+from unitlab import __version__
+from unitlab.analysis.requirements import class_positions
+from unitlab.schema import VARIABLES
+from unitlab.views.findings import interval, number, points, probability, unit_finding
+from unitlab.views.gallery import picture_with_map
+from unitlab.views.quantities import quantity
+
+__all__ = ["content", "definitions", "provenance", "table_rows", "title"]
+
+Array = np.ndarray[Any, Any]
+
+MEASURES = (
+    "overall_drop", "max_class_drop_crossfit", "max_class_drop", "p_specific", "n_damaged", "concentration", "max_z",
+    "class_selectivity", "class_selectivity_max", "max_class_correlation", "mutual_information", "top_precision",
+    "fraction_active", "mean_activation", "max_activation", "l1_norm", "l1_norm_folded", "first_order_margin_drop_overall",
+)  # fmt: skip
+CELLS = ("accuracy_drop", "drop_low", "drop_high", "q_value", "n_broken", "n_fixed")
+OTHERS = ("baseline_accuracy", "n_images", "top_image", "top_activation", "top_map", "reliability")
+PICTURES, ACROSS, WIDEST = 12, 6, 80
+LABELS = {
+    "name": "study", "network": "network", "training": "training", "top1_accuracy": "accuracy of the network",
+    "pixel_nearest_neighbour_accuracy": "accuracy of a nearest neighbour on pixels", "images": "images", "labels": "labels",
+    "layer": "layer", "site": "site", "ablation": "ablation", "precision": "precision", "strategy": "computed by",
+    "baseline_overall_accuracy": "accuracy before ablation", "created": "study computed", "versions": "computed with",
+    "unitlab_version": "unitlab of the study", "transform": "transform",
+}  # fmt: skip
+
+
+def title(ds: xr.Dataset) -> str:
+    """Study, layer and ablation."""
+    attrs = ds.attrs
+    parts = [str(attrs[name]) for name in ("name", "layer") if attrs.get(name)]
+    return " · ".join([*parts, f"{attrs.get('ablation', 'zero')} ablation"])
+
+
+def content(
+    ds: xr.Dataset, part: xr.Dataset, known: xr.Dataset, unit: int | None, progress: Callable[[int, int], None]
+) -> tuple[dict[str, Any], int]:
+    """What the page's script reads, and the position of the unit that is open first."""
+    numbers = [int(value) for value in part["unit"].values]
+    crossfit = np.nan_to_num(part["max_class_drop_crossfit"].values, nan=-np.inf)
+    first = numbers.index(unit) if unit in numbers else int(crossfit.argmax())
+    measured = [_measure(part, name) for name in MEASURES if name in part and np.isfinite(part[name].values).any()]
+    data = {
+        "name": title(ds),
+        "lead": _lead(ds, known),
+        "units": numbers,
+        "first": first,
+        "findings": [list(unit_finding(part, value)) for value in numbers],
+        "significant": [bool(p <= 0.05) for p in part["p_specific"].values],
+        "measures": measured,
+        "null": _null(known),
+        "classes": [str(name) for name in part["category"].values],
+        "n": [int(n) for n in part["n_images"].values],
+        "accuracy": [round(float(value), 4) if np.isfinite(value) else None for value in part["baseline_accuracy"].values],
+        "drop": _hundredths(part["accuracy_drop"].values),
+        "low": _hundredths(part["drop_low"].values),
+        "high": _hundredths(part["drop_high"].values),
+        "q": _packed(part["q_value"].values, "<f4"),
+        "level": float(known.attrs.get("level", 0.95)),
+        "pictures": _pictures(ds, progress),
+    }
+    return data, first
+
+
+def _lead(ds: xr.Dataset, known: xr.Dataset) -> str:
+    attrs = ds.attrs
+    network = f" of {attrs['network']}" if attrs.get("network") else ""
+    images = f" of {attrs['images']}" if attrs.get("images") else ""
+    right = (
+        f" The network is right on {float(attrs['baseline_overall_accuracy']):.1%} of them."
+        if "baseline_overall_accuracy" in attrs
+        else ""
+    )
+    return (
+        f"Each of the {known.sizes['unit']:,} units of {attrs.get('layer', 'the layer')}{network} was silenced in turn "
+        f"({attrs.get('ablation', 'zero')} ablation), and the accuracy of each of {ds.sizes['category']:,} classes measured "
+        f"again on {ds.sizes['image']:,} images{images}.{right}"
+    )
+
+
+def _measure(part: xr.Dataset, name: str) -> dict[str, Any]:
+    shown = quantity(name)
+    values = part[name].values.astype(float) * shown.factor
+    return {
+        "name": name,
+        "label": shown.title,
+        "values": [float(f"{value:.5g}") if np.isfinite(value) else None for value in values],
+    }
+
+
+def _null(known: xr.Dataset) -> dict[str, list[float]]:
+    """What 95 % of the max class drops stay below by chance, along the overall drop, in points."""
+    overall, limit = 100 * known["overall_drop"].values, 100 * known["max_class_drop_null"].values
+    some = np.flatnonzero(np.isfinite(overall) & np.isfinite(limit))
+    order = some[np.argsort(overall[some], kind="stable")]
+    # each unit's limit comes from few shuffles; neighbours along the overall drop have nearly the same
+    smooth = uniform_filter1d(limit[order], max(3, len(order) // 8), mode="nearest") if len(order) else limit[order]
+    return {"x": overall[order].round(4).tolist(), "limit": smooth.round(3).tolist()}
+
+
+def _hundredths(drops: Array) -> str:
+    """Drops in hundredths of a point as 16-bit numbers, −32768 where there is none."""
+    values = np.where(np.isfinite(drops), np.clip(np.nan_to_num(drops) * 1e4, -32767, 32767), -32768)
+    return _packed(values.round(), "<i2")
+
+
+def _packed(values: Array, kind: str) -> str:
+    return base64.b64encode(np.ascontiguousarray(values.astype(kind)).tobytes()).decode()
+
+
+def _pictures(ds: xr.Dataset, progress: Callable[[int, int], None]) -> dict[str, Any] | None:
+    """For each unit one JPEG of its top images, with class, activation and id of each."""
+    count = ds.sizes["unit"]
+    if "thumbnails" not in ds or "top_image" not in ds:
+        progress(count, count)
+        return None
+    place = class_positions(ds, ds["label"].values)
+    ids = ds["image"].values
+    top, activation = ds["top_image"].values[:, :PICTURES], ds["top_activation"].values[:, :PICTURES]
+    maps = ds["top_map"][:, :PICTURES].values
+    sheets, shown, size = [], [], (WIDEST, WIDEST)
+    for unit in range(count):
+        ranks = [rank for rank in range(top.shape[1]) if top[unit, rank] >= 0 and activation[unit, rank] > 0]
+        pixels: Any = ds["thumbnails"].isel(image=top[unit, ranks]).values if ranks else []
+        tiles = [picture_with_map(_small(each), maps[unit, rank]) for each, rank in zip(pixels, ranks, strict=True)]
+        sheets.append(_sheet(tiles))
+        if tiles:
+            size = (tiles[0].shape[1], tiles[0].shape[0])
+        shown.append(
+            [
+                [int(place[i]), float(f"{activation[unit, r]:.3g}"), str(ids[i])]
+                for r, i in zip(ranks, top[unit, ranks], strict=True)
+            ]
+        )
+        progress(unit + 1, count)
+    return {"width": size[0], "height": size[1], "across": ACROSS, "sheets": sheets, "shown": shown}
+
+
+def _small(pixels: Array) -> Array:
+    """A thumbnail at most `WIDEST` wide."""
+    if pixels.shape[1] <= WIDEST:
+        return pixels
+    size = (WIDEST, max(1, round(pixels.shape[0] * WIDEST / pixels.shape[1])))
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).resize(size, Image.Resampling.LANCZOS)
+    return np.asarray(picture).reshape(size[1], size[0], -1)
+
+
+def _sheet(tiles: list[Array]) -> str:
+    if not tiles:
+        return ""
+    height, width = tiles[0].shape[:2]
+    sheet = np.full((height * -(-len(tiles) // ACROSS), width * min(ACROSS, len(tiles)), 3), 255, np.uint8)
+    for number_, tile in enumerate(tiles):
+        row, column = divmod(number_, ACROSS)
+        sheet[row * height : (row + 1) * height, column * width : (column + 1) * width] = tile
+    held = io.BytesIO()
+    Image.fromarray(sheet).save(held, "JPEG", quality=80, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode()
+
+
+def table_rows(part: xr.Dataset) -> str:
+    """Body of the table of units; without scripts, ``#unit-37`` leads to its row."""
+    names = part["category"].values
+    low, high, worst = part["drop_low"].values, part["drop_high"].values, part["max_class"].values
+    rows = []
+    for place, unit in enumerate(part["unit"].values):
+        row = {name: float(part[name].values[place]) for name in MEASURES if name in part}
+        k = int(worst[place])
+        limits = f" <small>{interval(low[place, k], high[place, k])}</small>" if k >= 0 else ""
+        cells = [
+            f'<th scope="row"><a href="#unit-{int(unit)}">{int(unit)}</a></th>',
+            f"<td>{points(row['overall_drop'])}</td>",
+            f'<td class="name" dir="auto">{escape(str(names[k])) if k >= 0 else "–"}</td>',
+            f"<td>{points(row['max_class_drop'])}{limits}</td>",
+            f"<td>{points(row['max_class_drop_crossfit'])}</td>",
+            f"<td>{probability('p', row['p_specific']).removeprefix('p ').removeprefix('= ')}</td>",
+            f"<td>{number(row['n_damaged'])}</td>",
+            *(
+                f"<td>{number(row.get(name, np.nan))}</td>"
+                for name in ("class_selectivity", "fraction_active", "mean_activation")
+            ),
+        ]
+        rows.append(f'<tr id="unit-{int(unit)}">{"".join(cells)}</tr>')
+    return "\n".join(rows)
+
+
+def definitions() -> str:
+    """Every number of the page and what it means."""
+    rows = []
+    for name in (*CELLS, *MEASURES, *OTHERS):
+        row = VARIABLES[name]
+        rows.append(f"<dt>{escape(quantity(name).title)} <code>{escape(name)}</code></dt><dd>{escape(row.comment)}</dd>")
+    return "\n".join(rows)
+
+
+def _plain(name: str, value: Any) -> str:
+    return f"{value:.2%}" if "accuracy" in name and isinstance(value, int | float) else str(value)
+
+
+def provenance(ds: xr.Dataset, known: xr.Dataset) -> str:
+    """What was measured on what with what, fingerprints included."""
+    attrs = ds.attrs
+    rows = [(text, _plain(name, attrs[name])) for name, text in LABELS.items() if attrs.get(name) not in (None, "")]
+    rows.append(("images, classes, units", f"{ds.sizes['image']:,}, {ds.sizes['category']:,}, {known.sizes['unit']:,}"))
+    if "verified_compared" in attrs:
+        rows.append(
+            (
+                "checked with plain forward hooks",
+                f"{attrs['verified_compared']} (unit, image) pairs, {attrs.get('verified_excused', 0)} ties within float "
+                f"noise, {attrs.get('verified_different', 0)} different",
+            )
+        )
+    settings = known.attrs
+    statistics = (
+        f"{100 * float(settings.get('level', 0.95)):g} % intervals, tests by {'cluster' if 'cluster' in ds else 'image'}",
+        f"{settings['n_tested']:,} of {settings['n_cells']:,} unit–class pairs testable",
+        f"{settings['n_splits']} splits, seed {settings['seed']}",
+        f"reliability {number(float(known['reliability']))}",
+    )
+    rows.append(("statistics", "; ".join(statistics)))
+    rows += [
+        (name.removeprefix("fingerprint_").replace("_", " ") + ", fingerprint", str(value))
+        for name, value in sorted(attrs.items())
+        if name.startswith("fingerprint_")
+    ]
+    rows.append(("report written", f"{datetime.now(UTC).isoformat(timespec='seconds')}, unitlab {__version__}"))
+    return "\n".join(f'<dt>{escape(name)}</dt><dd dir="auto">{escape(text)}</dd>' for name, text in rows)
