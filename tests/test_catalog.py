@@ -10,15 +10,17 @@ from simulated_study import simulated_groups
 
 import unitlab
 from unitlab import UnitlabError, catalog
+from unitlab.recipes.bundled import BUNDLED
 from unitlab.study_writing import write_study
 
 
 def test_bundled_studies_load_by_name() -> None:
     table = unitlab.studies()
-    for name in catalog.RECIPES:
+    for recipe in BUNDLED:
+        name = recipe.name
         assert table.loc[name, "where"] == "bundled"
         ds = unitlab.load(name)
-        assert ds.attrs["layer"] == catalog.RECIPES[name].layers[-1] and ds.attrs["verified_different"] == 0
+        assert ds.attrs["layer"] == recipe.layers[-1] and ds.attrs["verified_different"] == 0
         assert ds.attrs["top1_accuracy"] == pytest.approx(ds.attrs["baseline_overall_accuracy"], abs=2e-3)
         assert (ds.label == ds.baseline_prediction).values.mean() == pytest.approx(ds.attrs["baseline_overall_accuracy"])
     assert list(unitlab.load("alexnet_fashion").attrs["layers"]) == ["conv1", "conv2", "conv3", "conv4", "conv5"]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from unitlab.compute.images import images as images
     from unitlab.compute.sweep import ablate as ablate
     from unitlab.compute.verification import verify as verify
+    from unitlab.recipes import add_recipe as add_recipe
     from unitlab.views import plots as plots
     from unitlab.views.explorer import explore as explore
     from unitlab.views.report import report as report
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 __all__ = [
     "UnitlabError",
     "ablate",
+    "add_recipe",
     "attributes",
     "confusion",
     "correlations",
@@ -44,9 +46,10 @@ __all__ = [
     "verify",
 ]
 
-_MODULES = {"plots": "unitlab.views.plots"}
+_MODULES = {"plots": "unitlab.views.plots", "recipes": "unitlab.recipes"}
 _WHERE = {
     "ablate": "unitlab.compute.sweep",
+    "add_recipe": "unitlab.recipes",
     "attributes": "unitlab.analysis.attributes",
     "confusion": "unitlab.analysis.confusion",
     "correlations": "unitlab.analysis.correlations",
@@ -59,7 +62,7 @@ _WHERE = {
     "studies": "unitlab.catalog",
     "verify": "unitlab.compute.verification",
 }
-_TORCH = {"torch", "torchvision", "safetensors", "tqdm"}
+_TORCH = {"pooch", "torch", "torchvision", "safetensors", "tqdm"}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,91 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import platformdirs
 import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from unitlab.bundled_images import IMAGE_SETS, bundled_folder, bundled_images
 from unitlab.errors import UnitlabError, nearest_names
+from unitlab.home import home
+from unitlab.recipes import Recipe, known_recipes
+from unitlab.recipes.described import what_is_needed
 from unitlab.schema import VARIABLES, variable_attrs
 from unitlab.study import check_files, open_study, study_summary
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import nn
 
-    from unitlab.compute.images import ImageSource
-
-__all__ = ["RECIPES", "Recipe", "check", "home", "load", "path_of", "recipe", "studies"]
+__all__ = ["check", "home", "load", "path_of", "recipe", "studies"]
 
 STORE = ".zarr"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a named study is computed: its network, images and layers (``layers[-1]`` is the default)."""
-
-    name: str
-    network: str
-    images: str
-    layers: tuple[str, ...]
-    all_layers: bool = False
-
-    def build_model(self) -> nn.Module:
-        """The trained network."""
-        from unitlab.compute.networks import bundled_network
-
-        return bundled_network(self.name)
-
-    def build_images(self) -> ImageSource:
-        """The images that it is measured on."""
-        from unitlab.compute.images import images
-
-        return images(self.images)
-
-    def attrs(self) -> dict[str, Any]:
-        """What the study says of the network: how it was trained, how accurate it is."""
-        path = bundled_folder() / "weights" / f"{self.name}.json"
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UnitlabError(f"the record {path} of the network cannot be read ({error}); install unitlab again") from error
-        training = f"{record['epochs']} epochs over {record['train_images']} images, seed {record['seed']}"
-        return {
-            "name": self.name,
-            "recipe": self.name,
-            "network": self.network,
-            "top1_accuracy": record["top1_accuracy"],
-            "pixel_nearest_neighbour_accuracy": record["pixel_nearest_neighbour_accuracy"],
-            "training": training,
-        }
-
-
-RECIPES = {
-    found.name: found
-    for found in (
-        Recipe("vgg_emoji", "VGG style, batch norm", "emoji", ("conv5_2",)),
-        Recipe("resnet_emoji", "ResNet, eight basic blocks", "emoji", ("layer4",)),
-        Recipe(
-            "alexnet_fashion", "AlexNet style", "fashion_mnist", ("conv1", "conv2", "conv3", "conv4", "conv5"), all_layers=True
-        ),
-        Recipe("vgg_fashion", "VGG style", "fashion_mnist", ("conv3_2",)),
-    )
-}
-
-
-def home() -> Path:
-    """Folder of what is computed here: ``$UNITLAB_HOME``, or unitlab's folder in the user's data folder."""
-    given = os.environ.get("UNITLAB_HOME")
-    return Path(given).expanduser() if given else Path(platformdirs.user_data_dir("unitlab"))
 
 
 def _stores() -> dict[str, tuple[str, Path]]:
@@ -131,14 +69,14 @@ def studies() -> pd.DataFrame:
             "categories": found.categories,
             "where": where,
         }
-    for name, known in RECIPES.items():
+    for name, known in known_recipes().items():
         rows.setdefault(
             name,
             {
-                "network": known.network,
-                "images": known.images,
+                "network": known.title,
+                "images": known.images.name,
                 "layers": ", ".join(known.layers),
-                "categories": 0,
+                "categories": known.images.categories,
                 "where": "recipe",
             },
         )
@@ -161,13 +99,15 @@ def path_of(name_or_path: str | Path) -> Path:
     stores = _stores()
     if text in stores:
         return stores[text][1]
-    if text in RECIPES:
-        known = RECIPES[text]
+    known = known_recipes()
+    if text in known:
+        found = known[text]
+        layers = f"layer{'s' if len(found.layers) > 1 else ''} {', '.join(found.layers)}"
         raise UnitlabError(
-            f"the study '{text}' ({known.network} on {known.images}, layers {', '.join(known.layers)}) is not computed on this "
-            f"machine yet; nothing has to be downloaded for it. Compute it with: unitlab compute {text}"
+            f"the study '{text}' ({found.title}, measured on {found.images.name}, {layers}) is not computed on this machine "
+            f"yet. {what_is_needed(found)}"
         )
-    raise UnitlabError(f"there is no study '{text}'. {nearest_names(text, [*stores, *RECIPES])}")
+    raise UnitlabError(f"there is no study '{text}'. {nearest_names(text, [*stores, *known])}")
 
 
 def load(name_or_path: str | Path, layer: str | None = None, ablation: str = "zero") -> xr.Dataset:
@@ -221,9 +161,10 @@ def recipe(name: str) -> Recipe:
     UnitlabError
         No such recipe.
     """
-    if name not in RECIPES:
-        raise UnitlabError(f"there is no recipe '{name}' to compute. {nearest_names(name, RECIPES)}")
-    return RECIPES[name]
+    known = known_recipes()
+    if name not in known:
+        raise UnitlabError(f"there is no recipe '{name}' to compute. {nearest_names(name, known)}")
+    return known[name]
 
 
 class _BundledThumbnails(BackendArray):

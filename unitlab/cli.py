@@ -13,6 +13,7 @@ import xarray as xr
 
 from unitlab import __version__, catalog
 from unitlab.errors import UnitlabError
+from unitlab.recipes import known_recipes
 from unitlab.study import open_study, study_summary
 
 __all__ = ["main"]
@@ -59,13 +60,21 @@ def _parser() -> argparse.ArgumentParser:
     compute.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
     compute.add_argument("--memory", default="2 GB", help="memory for the sweep besides the network (default: 2 GB)")
     compute.add_argument("--store", type=Path, help="where to write (default: unitlab's data folder)")
+    _add_file_arguments(compute)
     compute.set_defaults(run=_compute)
     verify = commands.add_parser("verify", help="check every byte, and a sample of the pairs with plain hooks")
     verify.add_argument("name", metavar="NAME", help="a study's name or path")
     verify.add_argument("--sample", type=int, default=2048, help="(unit, image) pairs to compare (default: 2048)")
     verify.add_argument("--device", help="cpu, cuda (default: CUDA where it is present)")
+    _add_file_arguments(verify)
     verify.set_defaults(run=_verify)
     return parser
+
+
+def _add_file_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--weights", type=Path, metavar="FILE", help="weights that are here already, instead of a download")
+    command.add_argument("--images", type=Path, metavar="FOLDER", help="images that are here already: a folder, zip or tar")
+    command.add_argument("--any-weights", action="store_true", help="take a weights file of another hash; the study says so")
 
 
 def _list(_: argparse.Namespace) -> int:
@@ -95,19 +104,23 @@ def _info(given: argparse.Namespace) -> int:
 
 
 def _compute(given: argparse.Namespace) -> int:
+    from unitlab.compute.recipe_files import RecipeFiles
     from unitlab.compute.sweep import ablate
 
     name, store = given.name, given.store
-    if name not in catalog.RECIPES and Path(name).exists():
+    if name not in known_recipes() and Path(name).exists():
         store = store or catalog.path_of(name)
         name = str(study_summary(catalog.path_of(given.name)).attrs.get("recipe", name))
     recipe = catalog.recipe(name)
+    files = RecipeFiles(recipe, weights=given.weights, images=given.images, any_weights=given.any_weights)
     store = store or catalog.home() / "studies" / f"{name}.zarr"
     layers = given.layer or list(recipe.layers)
+    model, images = files.model(), files.images()
+    files.remember()
     found = ablate(
-        recipe.build_model(), recipe.build_images(), layers[0] if len(layers) == 1 else layers,
+        model, images, layers[0] if len(layers) == 1 else layers,
         units=None if given.units is None else _units(given.units), ablation=given.ablation, store=store, device=given.device,
-        precision=given.precision, memory=given.memory, attrs=recipe.attrs(),
+        precision=given.precision, memory=given.memory, attrs=files.attrs(),
     )  # fmt: skip
     ds = found[layers[-1]] if isinstance(found, dict) else found
     print(_table(ds))
@@ -116,9 +129,15 @@ def _compute(given: argparse.Namespace) -> int:
 
 
 def _verify(given: argparse.Namespace) -> int:
+    from unitlab.compute.recipe_files import RecipeFiles
     from unitlab.compute.verification import verify
 
-    found = verify(given.name, sample=given.sample, device=given.device)
+    model = images = None
+    if given.weights is not None or given.images is not None:
+        recipe = catalog.recipe(str(study_summary(catalog.path_of(given.name)).attrs.get("recipe", given.name)))
+        files = RecipeFiles(recipe, weights=given.weights, images=given.images, any_weights=given.any_weights)
+        model, images = files.model(), files.images()
+    found = verify(given.name, model, images, sample=given.sample, device=given.device)
     print(
         f"{given.name}: every byte is as written; {found.compared} (unit, image) pairs compared with plain hooks, "
         f"{found.excused} ties within float noise, {found.different} different"

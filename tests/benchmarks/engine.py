@@ -82,9 +82,9 @@ def photographs() -> Tensor:
 
 def bundled(name: str) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
-        from unitlab.catalog import recipe
+        from unitlab.compute.networks import bundled_network
 
-        return recipe(name).build_model()
+        return bundled_network(name)
 
     return build
 

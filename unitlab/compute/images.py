@@ -20,7 +20,7 @@ from unitlab.bundled_images import IMAGE_SETS, bundled_images
 from unitlab.compute.transforms import refuse_random, transform_text
 from unitlab.errors import UnitlabError, nearest_names
 
-__all__ = ["ImageSource", "images"]
+__all__ = ["SUFFIXES", "ImageSource", "images", "picture_files"]
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 THUMBNAIL = 64
@@ -255,6 +255,19 @@ def _folder(
     if not files:
         raise UnitlabError(f"{folder} holds no images; expected {folder}/CLASS/PICTURE with one of {sorted(SUFFIXES)}")
     _same_length(ids, len(files))
+    found_ids = ids if ids is not None else [path.relative_to(folder).as_posix() for path in files]
+    return picture_files(folder.name, files, labels, classes, transform, found_ids)
+
+
+def picture_files(
+    name: str,
+    files: Sequence[Path],
+    labels: Sequence[int],
+    categories: Sequence[str],
+    transform: Callable[[Any], Tensor] | None,
+    ids: Sequence[str],
+) -> ImageSource:
+    """A source of picture files with the label of each."""
 
     def picture(position: int) -> Image.Image:
         try:
@@ -263,15 +276,14 @@ def _folder(
         except Exception as error:
             raise UnitlabError(f"the image file {files[position]} cannot be read ({error}); remove or replace it") from error
 
-    found_images = ImageSource(
-        folder.name, ids if ids is not None else [path.relative_to(folder).as_posix() for path in files],
-        np.array(labels, dtype=np.int64), classes,
+    found = ImageSource(
+        name, ids, np.array(labels, dtype=np.int64), categories,
         lambda position: (transform or _plain_tensor)(picture(position)),
         transform_text=transform_text(transform), thumbnail=lambda position: _small(picture(position)),
         threads=min(8, os.cpu_count() or 1),
     )  # fmt: skip
-    found_images.refuse_changing()
-    return found_images
+    found.refuse_changing()
+    return found
 
 
 def _dataset(

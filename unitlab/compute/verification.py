@@ -92,9 +92,11 @@ def verify(
         catalog.check(ds_or_name)
         ds = catalog.load(ds_or_name)
     if model is None or images is None:
-        recipe = catalog.recipe(str(ds.attrs.get("recipe", ds.attrs.get("name", ds_or_name))))
-        model = recipe.build_model() if model is None else model
-        images = recipe.build_images() if images is None else images
+        from unitlab.compute.recipe_files import RecipeFiles
+
+        files = RecipeFiles(catalog.recipe(str(ds.attrs.get("recipe", ds.attrs.get("name", ds_or_name)))))
+        model = files.model() if model is None else model
+        images = files.images() if images is None else images
     source = images if isinstance(images, ImageSource) else image_source(images)
     first = next(iter(source.batches(0, 1, 1)))[0]
     for name, now in (

@@ -1,0 +1,189 @@
+"""Recipes of the user's own, kept as text in unitlab's folder so that the command and later processes know them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from unitlab.errors import UnitlabError
+from unitlab.home import home
+from unitlab.manifest import write_failure
+from unitlab.recipes.recipe import Images, Recipe, Transform, Weights
+from unitlab.recipes.shipped import RECIPES
+
+__all__ = ["add_recipe", "own_recipes"]
+
+# recipes with functions that only this process has
+_here: dict[str, Recipe] = {}
+
+
+def add_recipe(
+    name: str,
+    *,
+    network: str | Callable[..., Any],
+    images: str | Path,
+    layers: str | Sequence[str],
+    weights: str | Path | None = None,
+    sha256: str = "",
+    within: str = "",
+    renamed: Mapping[str, str] | None = None,
+    transform: Transform | str | Callable[..., Any] | None = None,
+    categories: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    title: str = "",
+) -> Recipe:
+    """Give a study of one's own a name: `studies` lists it, ``unitlab compute NAME`` computes it, `load` opens it.
+
+    The recipe is kept in unitlab's folder, as text. Adding one of the same name again replaces it.
+
+    Parameters
+    ----------
+    name
+        Letters, digits, ``_``, ``-`` and ``.``.
+    network
+        What builds the network: a function, or ``"module:function"`` or ``"file.py:function"``. A function that was
+        defined in a notebook or a script is known to this process alone.
+    images
+        A folder with a folder per class, the URL of a zip or tar archive of one, or a bundled set.
+    layers
+        The layers to silence; the last is the study's default.
+    weights
+        File or URL with the state dict; without, ``network`` returns a trained network.
+    sha256
+        Of the weights file, all hexadecimal digits or the first; a file with another one is refused.
+    within
+        Key of the state dict inside a checkpoint (``"state_dict"``).
+    renamed
+        Regular expression → replacement, from the file's names of parameters to the network's.
+    transform
+        A `unitlab.recipes.Transform`, ``"torchvision:ResNet18_Weights.IMAGENET1K_V1"``, or a function as for ``network``.
+    categories
+        Class names in the order of the logits; default the folders' names, sorted.
+    options
+        Keyword arguments of the function.
+    title
+        Of the network, for people; default its function's name.
+
+    Returns
+    -------
+    Recipe
+
+    Raises
+    ------
+    UnitlabError
+        A name that is taken by a recipe of unitlab or cannot be a file's; options that are no plain values.
+
+    Examples
+    --------
+    >>> import unitlab
+    >>> mine = unitlab.add_recipe(
+    ...     "resnet18_birds", network="torchvision.models:resnet18", options={"num_classes": 200},
+    ...     weights="resnet18_birds.pth", images="birds/val", layers="layer4",
+    ...     transform=unitlab.recipes.Transform(resize=256, crop=224),
+    ... )  # doctest: +SKIP
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        raise UnitlabError(f"a recipe cannot be called {name!r}; use letters, digits, '_', '-' and '.'")
+    if name in RECIPES:
+        raise UnitlabError(f"unitlab has a recipe '{name}' of its own; choose another name")
+    chosen = (layers,) if isinstance(layers, str) else tuple(layers)
+    if not chosen:
+        raise UnitlabError(f"the recipe '{name}' names no layer; give one, such as layers='layer4'")
+    if isinstance(transform, str) and not transform.partition(":")[2]:
+        raise UnitlabError(f"transform={transform!r} is neither 'torchvision:ENUM.MEMBER' nor 'module:function'")
+    found = _named(network)
+    text = found if isinstance(found, str) else getattr(found, "__qualname__", type(found).__name__)
+    recipe = Recipe(
+        name,
+        title or text.rpartition(":")[2],
+        found,
+        Images(_place(images).rstrip("/").rpartition("/")[2], _place(images), "", len(categories), tuple(categories)),
+        chosen,
+        None if weights is None else Weights(_place(weights), sha256.lower(), within, tuple((renamed or {}).items())),
+        transform if transform is None or isinstance(transform, Transform) else _named(transform),  # type: ignore[arg-type]
+        dict(options or {}),
+    )
+    _here.pop(name, None)
+    path = _folder() / f"{name}.json"
+    if callable(recipe.network) or callable(recipe.transform):
+        path.unlink(missing_ok=True)
+        _here[name] = recipe
+        return recipe
+    try:
+        content = json.dumps(asdict(recipe), indent=1)
+    except TypeError as error:
+        raise UnitlabError(f"the options of the recipe '{name}' are no plain numbers, texts and lists ({error})") from error
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(content, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise write_failure(error, path) from error
+    return own_recipes()[name]
+
+
+def own_recipes() -> dict[str, Recipe]:
+    """Name → recipe that the user added.
+
+    Raises
+    ------
+    UnitlabError
+        A file of a recipe that cannot be read.
+    """
+    found = {}
+    for path in sorted(_folder().glob("*.json")):
+        try:
+            found[path.stem] = _recipe(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UnitlabError(
+                f"the recipe {path} cannot be read ({error}); remove the file and add the recipe again"
+            ) from error
+    return {**found, **_here}
+
+
+def _recipe(content: dict[str, Any]) -> Recipe:
+    images, weights, transform = content["images"], content["weights"], content["transform"]
+    if isinstance(images["class_names"], list):
+        images["class_names"] = tuple(map(str, images["class_names"]))
+    if isinstance(transform, dict):
+        pair = transform["resize"]
+        transform = replace(Transform(**transform), resize=tuple(pair) if isinstance(pair, list) else int(pair))
+    if weights is not None:
+        weights = Weights(**{**weights, "renamed": tuple((str(old), str(new)) for old, new in weights["renamed"])})
+    layers = tuple(map(str, content["layers"]))
+    return Recipe(**{**content, "images": Images(**images), "weights": weights, "transform": transform, "layers": layers})
+
+
+def _folder() -> Path:
+    return home() / "recipes"
+
+
+def _place(given: str | Path) -> str:
+    """A URL, an address or the name of a bundled set as it is, a path made absolute."""
+    from unitlab.bundled_images import IMAGE_SETS
+
+    text = str(given)
+    if text in IMAGE_SETS or re.match(r"[a-z]+:", text):
+        return text
+    return os.path.abspath(os.path.expanduser(text))
+
+
+def _named(function: str | Callable[..., Any]) -> str | Callable[..., Any]:
+    """``module:function`` of a function that other processes find by it."""
+    if isinstance(function, str):
+        head, colon, tail = function.rpartition(":")
+        if not colon or not head or not tail:
+            raise UnitlabError(f"{function!r} names no function; give 'module:function' or 'file.py:function'")
+        return f"{os.path.abspath(head)}:{tail}" if head.endswith(".py") else function
+    if not callable(function):
+        raise UnitlabError(f"{function!r} is no function that builds something; give a function or 'module:function'")
+    module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
+    if not module or not name or module == "__main__" or "<" in name:
+        return function
+    return f"{module}:{name}"
