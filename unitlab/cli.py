@@ -1,4 +1,4 @@
-"""The ``unitlab`` command: list, info, compute, verify."""
+"""The ``unitlab`` command: list, info, compute, verify, lab."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import xarray as xr
 
 from unitlab import __version__, catalog
 from unitlab.errors import UnitlabError
+from unitlab.lab import copy_notebooks, default_folder, open_lab
 from unitlab.recipes import known_recipes
 from unitlab.study import open_study, study_summary
 
@@ -68,6 +69,15 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--device", help="cpu, cuda (default: CUDA where it is present)")
     _add_file_arguments(verify)
     verify.set_defaults(run=_verify)
+    lab = commands.add_parser(
+        "lab", help="copy the notebooks to a folder of yours and open JupyterLab there", usage="%(prog)s [FOLDER] [-- OPTIONS]"
+    )
+    lab.add_argument(
+        "arguments", nargs="*", metavar="FOLDER",
+        help=f"where to (default: {default_folder()}); what you have changed there is kept. "
+        "After --, options for JupyterLab: -- --no-browser --port 9000",
+    )  # fmt: skip
+    lab.set_defaults(run=_lab)
     return parser
 
 
@@ -145,6 +155,17 @@ def _verify(given: argparse.Namespace) -> int:
     if found.different:
         print(f"first difference: {found.first_difference}")
     return 1 if found.different else 0
+
+
+def _lab(given: argparse.Namespace) -> int:
+    named = [text for text in given.arguments[:1] if not text.startswith("-")]
+    folder = Path(named[0]).expanduser() if named else default_folder()
+    done = copy_notebooks(folder)
+    print(f"{folder}: {len(done.written)} files written")
+    for name in done.kept:
+        print(f"  {name} has changes of yours and was kept; move it away and run this again to get the new one")
+    open_lab(folder, given.arguments[len(named) :])
+    return 0
 
 
 def _units(text: str) -> list[int]:

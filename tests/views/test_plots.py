@@ -16,11 +16,6 @@ from unitlab import plots  # noqa: E402
 from unitlab.views.gallery import picture_with_map  # noqa: E402
 
 
-@pytest.fixture(scope="module", autouse=True)
-def bokeh() -> None:
-    plots.setup()
-
-
 @pytest.fixture(scope="module")
 def study() -> xr.Dataset:
     return simulated_study(20, 6, 300, 3, flip_rate=0.15, specific_unit=4, specific_category=2, dead_units=(7,))

@@ -14,22 +14,16 @@ from unitlab.analysis.correlations import chosen, fitted_line, measures
 from unitlab.analysis.damage import damage
 from unitlab.analysis.requirements import unit_position
 from unitlab.errors import UnitlabError, nearest_names
+from unitlab.views import front_end as front_end
 from unitlab.views.colours import BLUE, GREEN, GREY, ORANGE
 from unitlab.views.gallery import top_images as images
 from unitlab.views.quantities import quantity
 
-__all__ = ["classes", "confusion", "correlation", "images", "setup", "units"]
+__all__ = ["classes", "confusion", "correlation", "images", "units"]
 
 Array = np.ndarray[Any, Any]
 
 ALPHA = 0.05
-
-
-def setup() -> None:
-    """Load Bokeh into the notebook, from the installed files alone: once, before the first plot."""
-    hv.extension("bokeh", inline=True, logo=False)
-    # with several WebGL figures on software rendering the second one stays blank
-    hv.renderer("bokeh").webgl = False
 
 
 def dimension(name: str) -> tuple[hv.Dimension, float]:
