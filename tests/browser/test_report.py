@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from playwright.sync_api import expect
 from simulated_study import simulated_study
 
 from unitlab.analysis.correlations import measures
@@ -51,7 +52,7 @@ def shown_bars(tab: Any) -> list[str]:
 def test_a_click_on_a_unit_changes_sentence_bars_and_pictures(tab: Any, written: str, study: xr.Dataset) -> None:
     known = measures(study)
     tab.goto(written)
-    sync_api.expect(tab.locator("#finding")).to_have_text(str(unit_finding(known, 4)))
+    expect(tab.locator("#finding")).to_have_text(str(unit_finding(known, 4)))
     assert tab.title() != "taken" and tab.url.endswith("#unit-4")
     before = tab.locator("#pictures image").first.get_attribute("href")
     for unit in (11, 20):
@@ -60,32 +61,32 @@ def test_a_click_on_a_unit_changes_sentence_bars_and_pictures(tab: Any, written:
             tab.locator(f"#scatter circle[data-unit='{unit}']").click(force=True)
             if tab.url.endswith(f"#unit-{unit}"):
                 break
-        sync_api.expect(tab.locator("#finding")).to_have_text(str(unit_finding(known, unit)))
+        expect(tab.locator("#finding")).to_have_text(str(unit_finding(known, unit)))
         drop = np.sort(known.accuracy_drop.sel(unit=unit).values)[::-1]
         assert shown_bars(tab) == [points(value) for value in [*drop[:10], *drop[-3:]]]
         assert tab.locator("#pictures image").first.get_attribute("href") != before
         assert tab.locator("#pictures figure").count() == 6
         assert tab.locator("#table tr[aria-current] a").inner_text() == str(unit)
     tab.go_back()
-    sync_api.expect(tab.locator("#unit")).to_have_value("11")
+    expect(tab.locator("#unit")).to_have_value("11")
 
 
 def test_the_anchor_opens_a_unit(tab: Any, written: str) -> None:
     tab.goto(written + "#unit-7")
-    sync_api.expect(tab.locator("#finding")).to_contain_text("Unit 7 is never active")
-    sync_api.expect(tab.locator("#pictures")).to_contain_text("No image activates this unit")
+    expect(tab.locator("#finding")).to_contain_text("Unit 7 is never active")
+    expect(tab.locator("#pictures")).to_contain_text("No image activates this unit")
     tab.goto(written + "#unit-9")
-    sync_api.expect(tab.locator("#unit")).to_have_value("9")
+    expect(tab.locator("#unit")).to_have_value("9")
     tab.goto(written + "#unit-999")
-    sync_api.expect(tab.locator("#unit")).to_have_value("9")
+    expect(tab.locator("#unit")).to_have_value("9")
 
 
 def test_everything_goes_by_keyboard(tab: Any, written: str, study: xr.Dataset) -> None:
     tab.goto(written)
-    sync_api.expect(tab.locator("#unit")).to_have_value("4")
+    expect(tab.locator("#unit")).to_have_value("4")
     tab.locator("#scatter").focus()
     tab.keyboard.press("ArrowLeft")
-    sync_api.expect(tab.locator("#unit")).not_to_have_value("4")
+    expect(tab.locator("#unit")).not_to_have_value("4")
     tab.locator("#unit").fill("13")
     tab.keyboard.press("Enter")
     assert tab.url.endswith("#unit-13")
