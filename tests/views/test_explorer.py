@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xarray as xr
 from simulated_study import simulated_groups, simulated_study
 
 import unitlab
+from unitlab.analysis.correlations import fitted_line
 from unitlab.study_writing import write_study
+from unitlab.views.colours import GREY
 
-pytest.importorskip("ipywidgets")
+W = pytest.importorskip("ipywidgets")
 pytest.importorskip("jupyter_bokeh")
+
+from unitlab.views.explorer.classes_plot import page_of_classes  # noqa: E402
+from unitlab.views.explorer.measured_study import measures_of  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +109,191 @@ def test_code_restores_the_view() -> None:
 def test_what_does_not_exist_is_refused(given: dict, message: str) -> None:
     with pytest.raises(unitlab.UnitlabError, match=message):
         unitlab.explore(**{"ds_or_name": "vgg_fashion", **given})
+
+
+def test_a_tap_goes_through_a_stack_and_a_lasso_fills_the_group(study: xr.Dataset) -> None:
+    explorer = unitlab.explore(study, unit=3)
+    explorer.units.tapped([5, 8, 9])
+    assert explorer.state.unit == 5
+    for expected in (8, 9, 5):
+        explorer.units.tapped([5, 8, 9])
+        assert explorer.state.unit == expected
+    explorer.units.tapped([])
+    explorer.units.encircled([9, 2])
+    assert explorer.state.unit == 5 and explorer.state.selection == (2, 9)
+    np.testing.assert_allclose(explorer.units.group.data["x"], 100 * study.overall_drop.values[[2, 9]])
+
+
+def test_what_the_pointer_tells_is_heard_once(study: xr.Dataset) -> None:
+    explorer = unitlab.explore(study, unit=3)
+    [script] = explorer.units.plot.js_event_callbacks["tap"]
+    told = script.args["told"]
+    told.tags = ["tap", "1", 5, 8]
+    assert explorer.state.unit == 5
+    # jupyter_bokeh makes the call of one event again
+    for call in told._callbacks["tags"]:
+        call("tags", [], told.tags)
+    assert explorer.state.unit == 5
+    told.tags = ["tap", "2", 5, 8]
+    assert explorer.state.unit == 8
+
+
+def test_points_are_the_measures_and_filled_where_significant(study: xr.Dataset) -> None:
+    known = measures_of(study)
+    explorer = unitlab.explore(study, unit=4, color="class_selectivity")
+    points = explorer.units.points.data
+    np.testing.assert_allclose(points["x"], 100 * known.overall_drop)
+    np.testing.assert_allclose(points["y"], 100 * known.max_class_drop_crossfit)
+    np.testing.assert_array_equal(points["fill"] > 0, known.p_specific.values <= 0.05)
+    assert points["shade"][7] == GREY and len(set(points["shade"])) > 3 and explorer.units.bar.visible
+    explorer.units.y.value = "max_class_drop"
+    assert explorer.state.y == "max_class_drop" and len(explorer.units.null.data["x"]) == 20
+    assert "95 % of chance" in explorer.units.caption.value
+    explorer.state.line = True
+    line = fitted_line(100 * known.overall_drop.values, 100 * known.max_class_drop.values)
+    np.testing.assert_allclose(explorer.units.line.data["fit"], line["fit"])
+    assert f"Spearman {line['spearman']:+.2f}" in explorer.units.caption.value
+    explorer.state.x = "batch_norm_scale"
+    assert "No unit of conv5_3 has a value" in explorer.units.instead.value
+    assert explorer.units.figure.layout.display == "none"
+    explorer.state.x = "l1_norm"
+    assert explorer.units.figure.layout.display is None
+
+
+def test_bars_headline_and_pages_hold_the_numbers_of_the_dataset() -> None:
+    study = simulated_study(6, 40, 2000, 1, flip_rate=0.1, specific_unit=2, specific_category=7)
+    known = measures_of(study)
+    explorer = unitlab.explore(study, unit=2)
+    classes, drop = explorer.classes, 100 * study.accuracy_drop.values[2]
+    order = np.argsort(-drop, kind="stable")
+    bars = classes.bars.data
+    np.testing.assert_allclose(bars["drop"], drop[[*order[:10], *order[-3:]]])
+    np.testing.assert_allclose(bars["low"][0], 100 * known.drop_low.values[2, order[0]])
+    np.testing.assert_array_equal(bars["fill"] > 0.5, known.q_value.values[2, [*order[:10], *order[-3:]]] <= 0.05)
+    assert "class 7" in classes.headline.value and f"{drop[7]:.1f}" in classes.headline.value
+    seen = list(bars["place"])
+    while not classes.forward.disabled:
+        classes.forward.click()
+        seen += list(classes.bars.data["place"])
+    assert sorted(seen) == list(range(40))
+    explorer.state.category = f"class {order[20]}"
+    assert order[20] in classes.bars.data["place"] and f"class {order[20]}" in classes.headline.value
+    classes.tapped([3])
+    assert explorer.state.category == "class 3"
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 12, 13, 14, 1000])
+def test_every_class_is_on_one_page(n_classes: int) -> None:
+    order, seen, page = np.arange(n_classes), [], 0
+    while len(seen) < n_classes:
+        places, above = page_of_classes(order, page)
+        assert 0 < len(places) <= 13 and 0 < above <= len(places)
+        seen += list(places)
+        page += 1
+    assert sorted(seen) == list(range(n_classes))
+
+
+def test_the_table_sorts_filters_and_chooses(study: xr.Dataset) -> None:
+    explorer = unitlab.explore(study, unit=3)
+    table, known = explorer.table, measures_of(study)
+    assert list(table.order) == list(np.argsort(-known.max_class_drop_crossfit.values, kind="stable"))
+    table.headings["overall"].click()
+    assert list(table.order) == list(np.argsort(-study.overall_drop.values, kind="stable"))
+    table.headings["overall"].click()
+    assert table.order[0] == study.overall_drop.values.argmin()
+    table.rows[2].click()
+    assert explorer.state.unit == table.order[2] and f"<td>{table.order[2]}</td>" in table.cells.value
+    table.filter.value = "class 2"
+    worst = study.accuracy_drop.values.argmax(1)
+    assert sorted(table.order) == sorted(np.flatnonzero(worst == 2))
+    table.filter.value = "p<=0.05 unit>=3"
+    assert sorted(table.order) == [u for u in range(3, 20) if known.p_specific.values[u] <= 0.05]
+    table.filter.value = "speed>3"
+    assert "no numbers called &#x27;speed&#x27;" in table.where.value
+    table.filter.value = "zebra"
+    assert "no unit passes" in table.where.value and all(row.disabled for row in table.rows)
+
+
+def test_the_table_follows_the_unit(study: xr.Dataset) -> None:
+    explorer = unitlab.explore(study, unit=3)
+    for unit in (0, 7, 19):
+        explorer.state.unit = unit
+        assert f'<tr aria-current="true"><td>{unit}</td>' in explorer.table.cells.value
+
+
+def test_top_images_are_those_of_the_unit(study: xr.Dataset) -> None:
+    names = study.category.values.copy()
+    names[0] = '<script>alert("x")</script>'
+    explorer = unitlab.explore(study.assign_coords(category=names), unit=3)
+    first = explorer.images.grid.value
+    assert first.count("<img ") == 6 and str(study.image.values[study.top_image.values[3, 0]]) in first
+    explorer.state.image_style = "heat"
+    assert explorer.images.grid.value != first and explorer.images.strength.description == "opacity"
+    explorer.state.unit = 5
+    assert str(study.image.values[study.top_image.values[5, 0]]) in explorer.images.grid.value
+    shown = "".join(widget.value for widget in html_widgets(explorer))
+    assert "<script>" not in shown
+
+
+def html_widgets(widget: W.Widget) -> Iterator[W.HTML]:
+    if isinstance(widget, W.HTML):
+        yield widget
+    for child in getattr(widget, "children", ()):
+        yield from html_widgets(child)
+
+
+def test_a_dead_unit_says_so(study: xr.Dataset) -> None:
+    explorer = unitlab.explore(study, unit=7)
+    assert "Unit 7 is dead" in explorer.classes.headline.value
+    assert "it is dead" in explorer.images.grid.value and "ul-message" in explorer.images.grid.value
+
+
+def test_what_a_study_lacks_is_said_in_its_place(study: xr.Dataset) -> None:
+    bare = study.drop_vars(["thumbnails", "l1_norm", "fraction_active", "activation_max"])
+    explorer = unitlab.explore(bare, unit=3)
+    assert "keeps no thumbnails" in explorer.images.grid.value and "class" in explorer.images.grid.value
+    assert "l1_norm" not in explorer.study.variables and "max_class_drop_crossfit" in explorer.study.variables
+    explorer = unitlab.explore(study.drop_vars(["top_image", "top_map", "top_activation"]), unit=3)
+    assert "keeps no top images" in explorer.images.grid.value
+
+
+def test_a_class_with_few_images_or_none_is_marked() -> None:
+    study = simulated_study(4, 6, 60, 2, flip_rate=0.2, empty_categories=(1,))
+    explorer = unitlab.explore(study, unit=0)
+    assert "Only 12 images" in explorer.classes.headline.value
+    explorer.state.category = "class 1"
+    assert "no image of <em>class 1</em>" in explorer.classes.headline.value
+
+
+def test_a_store_that_vanished_is_a_sentence(store: Path) -> None:
+    explorer = unitlab.explore(store, unit=1)
+    shutil.rmtree(store)
+    explorer.state.unit = 2
+    assert explorer.classes.headline.value.count("Unit 2") == 1
+    assert "ul-message" in explorer.images.grid.value and str(store) in explorer.images.grid.value
+    other = next(layer for layer in explorer.source.layers if layer != explorer.state.layer)
+    explorer.header.layer.value = other
+    assert "<code>unitlab.studies()</code>" in explorer._said.value and "<code>" in explorer.images.grid.value
+    assert "no study at" in explorer._said.value and explorer.header.layer.value == explorer.state.layer != other
+
+
+def test_one_unit_and_two_classes() -> None:
+    explorer = unitlab.explore(simulated_study(1, 2, 30))
+    explorer.header.after.click()
+    assert explorer.state.unit == 0 and len(explorer.classes.bars.data["drop"]) == 2
+
+
+def test_an_error_in_a_callback_is_a_message(study: xr.Dataset, caplog: pytest.LogCaptureFixture) -> None:
+    explorer = unitlab.explore(study, unit=3)
+    explorer.watch(lambda: 1 // 0, "unit")
+    explorer.state.unit = 4
+    assert "ZeroDivisionError" in explorer._said.value and "ZeroDivisionError" in caplog.text
+
+
+def test_a_page_that_is_loaded_again_gets_the_present_figure(study: xr.Dataset) -> None:
+    explorer = unitlab.explore(study, unit=3)
+    explorer.state.unit = 4
+    figure = explorer.classes.figure
+    assert str(float(explorer.classes.bars.data["drop"][0]))[:6] in figure.get_state()["render_bundle"] or figure.changed
+    explorer._repr_mimebundle_()
+    assert not figure.changed

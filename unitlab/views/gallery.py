@@ -15,7 +15,7 @@ from PIL import Image
 from unitlab.analysis.requirements import require, unit_position
 from unitlab.errors import UnitlabError
 
-__all__ = ["Gallery", "picture_with_map", "top_images"]
+__all__ = ["Gallery", "data_address", "picture_with_map", "top_images"]
 
 Array = np.ndarray[Any, Any]
 
@@ -40,7 +40,7 @@ class Gallery:
             text = html.escape(caption)
             cells.append(
                 f'<figure style="margin:0;min-width:0"><img alt="{html.escape(alternative, quote=True)}" width="{self.size}" '
-                f'height="{self.size}" src="{_data_address(pixels)}" style="display:block;width:{self.size}px;height:auto">'
+                f'height="{self.size}" src="{data_address(pixels)}" style="display:block;width:{self.size}px;height:auto">'
                 f'<figcaption title="{html.escape(caption, quote=True)}" style="font:11px sans-serif;width:{self.size}px;'
                 f'overflow:hidden;text-overflow:ellipsis;white-space:nowrap">{text}</figcaption></figure>'
             )
@@ -144,7 +144,8 @@ def picture_with_map(pixels: Array, activation: Array, *, style: str = "outline"
     return out.astype(np.uint8)
 
 
-def _data_address(pixels: Array) -> str:
+def data_address(pixels: Array) -> str:
+    """A JPEG as a data URI."""
     held = io.BytesIO()
     Image.fromarray(pixels).save(held, "JPEG", quality=90)
     return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode()

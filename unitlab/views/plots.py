@@ -17,6 +17,7 @@ from unitlab.errors import UnitlabError, nearest_names
 from unitlab.views import front_end as front_end
 from unitlab.views.colours import BLUE, GREEN, GREY, ORANGE
 from unitlab.views.gallery import top_images as images
+from unitlab.views.names import distinct, shortened
 from unitlab.views.quantities import quantity
 
 __all__ = ["classes", "confusion", "correlation", "images", "units"]
@@ -155,7 +156,7 @@ def classes(ds: xr.Dataset, unit: int, *, n_damaged: int = 10, n_helped: int = 3
     order = some[np.argsort(-drop[some], kind="stable")]
     rest = order[n_damaged:]
     shown = np.concatenate([order[:n_damaged], rest[len(rest) - min(n_helped, len(rest)) :]])[::-1]
-    names = _distinct([f"{_shortened(str(found['category'].values[k]))} ({int(row['n_images'].values[k])})" for k in shown])
+    names = distinct([f"{shortened(str(found['category'].values[k]))} ({int(row['n_images'].values[k])})" for k in shown])
     significant = row["q_value"].values[shown] <= ALPHA
     low, high = 100 * row["drop_low"].values[shown], 100 * row["drop_high"].values[shown]
     kind, size = hv.Dimension("class", label="class (images)"), hv.Dimension("drop", label="accuracy drop", unit="points")
@@ -176,20 +177,6 @@ def classes(ds: xr.Dataset, unit: int, *, n_damaged: int = 10, n_helped: int = 3
         hv.opts.Segments(invert_axes=True),
         hv.opts.Overlay(width=600, height=90 + 22 * len(shown), title=title, show_legend=False),
     )
-
-
-def _shortened(name: str, most: int = 28) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
-
-
-def _distinct(names: list[str]) -> list[str]:
-    """Names that were shortened to the same text get a number."""
-    seen: dict[str, int] = {}
-    out = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        out.append(name if seen[name] == 1 else f"{name} #{seen[name]}")
-    return out
 
 
 def confusion(ds: xr.Dataset, unit: int, category: str | None = None, *, most: int = 12) -> hv.Overlay:
@@ -223,12 +210,12 @@ def confusion(ds: xr.Dataset, unit: int, category: str | None = None, *, most: i
         raise UnitlabError(f"the study has no class {category!r}. {nearest_names(category, names)}")
     lost, won = moved["n_lost"].values, moved["n_won"].values
     pairs = [
-        (f"{_shortened(names[a], 20)} → {_shortened(names[b], 20)}", int(lost[a, b]), -int(won[a, b]))
+        (f"{shortened(names[a], 20)} → {shortened(names[b], 20)}", int(lost[a, b]), -int(won[a, b]))
         for a, b in np.argwhere(lost + won)
         if category is None or names[a] == category
     ]
     pairs = sorted(pairs, key=lambda pair: pair[1] - pair[2])[-most:]
-    labels = _distinct([pair[0] for pair in pairs])
+    labels = distinct([pair[0] for pair in pairs])
     kind, size = (
         hv.Dimension("pair", label="class → other class"),
         hv.Dimension("moved", label="lost (won: negative)", unit="images"),

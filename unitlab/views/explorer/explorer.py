@@ -13,7 +13,9 @@ import xarray as xr
 from unitlab.analysis.correlations import chosen
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.views.explorer.bokeh_loading import load_bokeh
+from unitlab.views.explorer.classes_plot import ClassesPlot
 from unitlab.views.explorer.header import Header
+from unitlab.views.explorer.images_view import ImagesView
 from unitlab.views.explorer.measured_study import MeasuredStudy
 from unitlab.views.explorer.measuring import measure_beside
 from unitlab.views.explorer.messages import as_text, guarded, message_html
@@ -21,6 +23,8 @@ from unitlab.views.explorer.opening import StudySource
 from unitlab.views.explorer.state import ExplorerState
 from unitlab.views.explorer.style import STYLE
 from unitlab.views.explorer.tab_panel import TabPanel
+from unitlab.views.explorer.units_plot import UnitsPlot
+from unitlab.views.explorer.units_table import UnitsTable
 
 __all__ = ["Explorer", "explore"]
 
@@ -54,13 +58,25 @@ class Explorer(W.VBox):
         self._status = W.HTML()
         self._status.add_class("ul-status")
         self.header = Header(self)
+        self.units, self.classes = UnitsPlot(self), ClassesPlot(self)
+        self.table, self.images = UnitsTable(self), ImagesView(self)
         self.tabs = TabPanel(self)
         self.watch(self._announce, "unit", "category", "selection", "study", "measures")
         self.state.observe(self._state_changed)
-        super().__init__([W.HTML(STYLE), self.header.widget, self._said, self._status, self.tabs.widget])
+        plots, details = (
+            W.HBox([left.widget, right.widget]) for left, right in ((self.units, self.classes), (self.table, self.images))
+        )
+        for row in (plots, details):
+            row.add_class("ul-row")
+        super().__init__([W.HTML(STYLE), self.header.widget, self._said, plots, details, self._status, self.tabs.widget])
         self.add_class("ul-explorer")
         self._measure()
         self._announce()
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        for figure in (self.units.figure, self.classes.figure):
+            figure.renew()
+        return super()._repr_mimebundle_(**options)
 
     def watch(self, call: Callable[[], None], *names: str) -> None:
         """Have ``call()`` made when one of ``names`` changes: traits of the state, "study" (another layer or ablation is
@@ -99,9 +115,9 @@ class Explorer(W.VBox):
             changed, self._changed = self._changed, None
             self._tell(changed)
 
-    def say(self, sentence: str, command: str = "") -> None:
-        """Show a sentence above the views; an empty one takes it away."""
-        self._said.value = message_html(sentence, command) if sentence else ""
+    def say(self, sentence: str) -> None:
+        """Show a sentence above the views, with the command that helps; an empty one takes it away."""
+        self._said.value = message_html(sentence, self.source.remedy()) if sentence else ""
         self._said.layout.display = None if sentence else "none"
 
     def code(self) -> str:

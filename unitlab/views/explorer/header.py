@@ -47,7 +47,7 @@ class Header:
             widget.observe(guarded(changed, explorer.say), "value")
         self.before.on_click(guarded(lambda _: self._step(-1), explorer.say))
         self.after.on_click(guarded(lambda _: self._step(1), explorer.say))
-        explorer.watch(self._show_study, "study")
+        explorer.watch(self._show_study, "layer", "ablation")
         explorer.watch(self._show_choice, "unit", "category", "study")
         stepper = W.HBox([self.unit, self.before, self.after])
         stepper.add_class("ul-stepper")

@@ -8,7 +8,7 @@ from typing import Any
 
 import xarray as xr
 
-from unitlab.catalog import load, path_of
+from unitlab.catalog import RECIPES, load, path_of
 from unitlab.errors import UnitlabError
 from unitlab.study import study_summary
 
@@ -50,6 +50,12 @@ class StudySource:
         if self.path is None:
             raise UnitlabError("this dataset is in memory and holds one layer; explore the study by its name to see the others")
         return load(self.path, layer, ablation)
+
+    def remedy(self) -> str:
+        """The command that helps where the store is not there any more; empty where it is."""
+        if self.path is None or self.path.exists():
+            return ""
+        return f"unitlab compute {self.name}" if self.name in RECIPES else "unitlab.studies()"
 
     def code(self) -> str:
         """How the study is written in a line of Python."""

@@ -1,0 +1,72 @@
+"""Figures of the explorer: transparent, in the colours of the page, and as wide as their place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bokeh.models import Range1d
+from bokeh.plotting import figure
+from jupyter_bokeh import BokehModel
+
+__all__ = ["FigureWidget", "bare_figure", "describe_figure", "set_range"]
+
+LABELS = "11px"
+
+
+def bare_figure(name: str, height: int, **options: Any) -> figure:
+    """A figure of this name with ranges to be set; the style sheet gives the colours of text and lines."""
+    plot = figure(
+        name=name,
+        height=height,
+        sizing_mode="stretch_width",
+        x_range=Range1d(start=0, end=1),
+        y_range=Range1d(start=0, end=1),
+        output_backend="canvas",
+        background_fill_alpha=0,
+        border_fill_alpha=0,
+        outline_line_alpha=0,
+        **options,
+    )
+    plot.toolbar.logo = None
+    plot.axis.axis_label_text_font_size = LABELS
+    plot.axis.major_label_text_font_size = LABELS
+    plot.axis.axis_label_text_font_style = "normal"
+    plot.axis.minor_tick_line_alpha = 0
+    plot.axis.major_tick_in = 0
+    return plot
+
+
+class FigureWidget(BokehModel):
+    """A figure inside a widget layout. The page is given the figure as it is when it asks, not as it was at first."""
+
+    def __init__(self, plot: figure) -> None:
+        super().__init__(plot, combine_events=True, layout={"width": "100%", "height": f"{plot.height}px"})
+        self.changed = False
+        self._model.document.on_change(self._note_change)
+
+    def _note_change(self, _event: Any) -> None:
+        self.changed = True
+
+    def get_state(self, key: Any = None, drop_defaults: bool = False) -> Any:
+        if key is None:
+            # what a reloaded page is given
+            with self.hold_trait_notifications():
+                self._trait_values["render_bundle"] = self._model_to_traits(self._model)
+        return super().get_state(key, drop_defaults)
+
+    def renew(self) -> None:
+        """Before another view is shown: a view starts from the bundle, and hears only of later changes."""
+        if self.changed:
+            self.render_bundle = self._model_to_traits(self._model)
+            self.changed = False
+
+
+def describe_figure(plot: figure, text: str) -> None:
+    """Text in place of the picture, for those who do not see it."""
+    plot.html_attributes = {"role": "img", "aria-label": text}
+
+
+def set_range(axis: Any, low: float, high: float, margin: float = 0.06) -> None:
+    """Show ``low`` to ``high`` with a margin on both sides."""
+    room = (high - low) * margin or max(abs(high), 1.0) * margin
+    axis.update(start=low - room, end=high + room, reset_start=low - room, reset_end=high + room)

@@ -1,0 +1,242 @@
+"""Row 1, left: every unit as a point over any two variables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as W
+import numpy as np
+from bokeh.models import ColumnDataSource, HoverTool, LassoSelectTool, LinearColorMapper
+from bokeh.models.annotations import ColorBar
+from bokeh.palettes import Viridis256
+from scipy.ndimage import uniform_filter1d
+
+from unitlab.analysis.correlations import fitted_line
+from unitlab.errors import UnitlabError
+from unitlab.views.colours import BLUE, GREEN, GREY, ORANGE
+from unitlab.views.explorer.figures import FigureWidget, bare_figure, describe_figure, set_range
+from unitlab.views.explorer.messages import as_text, guarded, message_html
+from unitlab.views.explorer.pointing import hear_lasso, hear_tap
+from unitlab.views.quantities import quantity
+
+if TYPE_CHECKING:
+    from unitlab.views.explorer.explorer import Explorer
+
+__all__ = ["UnitsPlot"]
+
+Array = np.ndarray[Any, Any]
+
+HEIGHT = 282
+# the ends of the scale would vanish on a dark or a white page
+SHADES = Viridis256[50:225]
+NONE = "(none)"
+
+
+class UnitsPlot:
+    """``widget``: choice of the variables, the figure ``units``, and a line that says how to read it."""
+
+    def __init__(self, explorer: Explorer) -> None:
+        self.explorer, self.state = explorer, explorer.state
+        self.points = ColumnDataSource({name: [] for name in ("x", "y", "unit", "shade", "fill", "worst", "p", "shown")})
+        self.mark = ColumnDataSource({"x": [], "y": []})
+        self.group = ColumnDataSource({"x": [], "y": []})
+        self.null = ColumnDataSource({"x": [], "low": [], "high": []})
+        self.line = ColumnDataSource({"x": [], "fit": [], "low": [], "high": []})
+        self.mapper = LinearColorMapper(palette=SHADES, low=0, high=1, nan_color=GREY)
+        self.plot = self._figure()
+        self.figure = FigureWidget(self.plot)
+        self.x, self.y, self.color = (
+            W.Dropdown(description=name, tooltip=tip)
+            for name, tip in (("x", "horizontal axis"), ("y", "vertical axis"), ("colour", "colour of the units"))
+        )
+        self.with_line = W.Checkbox(False, description="fitted line", indent=False, tooltip="least-squares line with its band")
+        self.caption = W.HTML()
+        self.caption.add_class("ul-caption")
+        self.instead = W.HTML()
+        self.instead.add_class("ul-message")
+        self._filling = False
+        for widget, trait in ((self.x, "x"), (self.y, "y"), (self.color, "color"), (self.with_line, "line")):
+            widget.observe(guarded(self._chosen(trait), explorer.say), "value")
+        hear_tap(self.plot, self.points, "unit", guarded(self.tapped, explorer.say))
+        hear_lasso(self.plot, self.points, "unit", guarded(self.encircled, explorer.say))
+        controls = W.HBox([self.x, self.y, self.color, self.with_line])
+        controls.add_class("ul-controls")
+        self.widget = W.VBox([controls, self.instead, self.figure, self.caption])
+        self.widget.add_class("ul-units-view")
+        self.show_points()
+        explorer.watch(self.show_points, "x", "y", "color", "line", "study", "measures")
+        explorer.watch(self.show_mark, "unit")
+        explorer.watch(self.show_group, "selection")
+
+    def _figure(self) -> Any:
+        plot = bare_figure("units", HEIGHT, tools="pan,wheel_zoom,box_zoom,reset,save", toolbar_location="right")
+        plot.varea("x", "low", "high", source=self.null, fill_color=GREY, fill_alpha=0.25)
+        plot.varea("x", "low", "high", source=self.line, fill_color=GREY, fill_alpha=0.25)
+        plot.line("x", "fit", source=self.line, line_color=GREY, line_width=2)
+        shown = plot.scatter(
+            "x", "y", source=self.points, size=8, fill_color="shade", line_color="shade", fill_alpha="fill", line_width=1.5
+        )
+        shown.nonselection_glyph = shown.selection_glyph = None
+        plot.scatter("x", "y", source=self.group, marker="square", size=14, fill_alpha=0, line_color=GREEN, line_width=2)
+        plot.scatter("x", "y", source=self.mark, size=17, fill_alpha=0, line_color=ORANGE, line_width=3)
+        lasso = LassoSelectTool(renderers=[shown], continuous=False)
+        self.hover = HoverTool(renderers=[shown], limit=4)
+        plot.add_tools(lasso, self.hover)
+        plot.toolbar.active_drag = lasso
+        self.bar = ColorBar(color_mapper=self.mapper, width=10, visible=False, background_fill_alpha=0, title="")
+        self.bar.major_label_text_font_size = self.bar.title_text_font_size = "11px"
+        plot.add_layout(self.bar, "right")
+        return plot
+
+    def _chosen(self, trait: str) -> Any:
+        def chosen(change: Any) -> None:
+            if not self._filling:
+                setattr(self.state, trait, change.new)
+
+        return chosen
+
+    def tapped(self, stack: list[int]) -> None:
+        """Take the unit at the tap; where several lie on one another, the one after the present unit."""
+        if self.state.unit in stack:
+            self.state.unit = stack[(stack.index(self.state.unit) + 1) % len(stack)]
+        elif stack:
+            self.state.unit = stack[0]
+
+    def encircled(self, units: list[int]) -> None:
+        """Take the units inside the lasso as the group."""
+        self.state.selection = tuple(sorted(units))
+
+    def show_points(self) -> None:
+        """Draw the units over the chosen variables."""
+        state, study = self.state, self.explorer.study
+        self._fill_controls()
+        lacking = [name for name in (state.x, state.y, state.color) if name and name not in study.variables]
+        if lacking:
+            pending = "" if study.complete else " yet: the tests and cross-fitted drops are being computed"
+            self._show_instead(f"{_title(lacking[0])} is not known of these units{pending}.")
+            return
+        x, y = study.values(state.x), study.values(state.y)
+        both = np.isfinite(x) & np.isfinite(y)
+        if not both.any():
+            blank = state.x if not np.isfinite(x).any() else state.y
+            self._show_instead(f"No unit of {study.layer} has a value of “{quantity(blank).label}”; choose another variable.")
+            return
+        self.instead.layout.display, self.figure.layout.display = "none", None
+        shade, values = self._shades()
+        self.points.data = {
+            "x": x, "y": y, "unit": study.units, "shade": shade, "shown": values,
+            "fill": np.where(study.significant, 0.85, 0.0),
+            "worst": [study.names[k] if k >= 0 else "none" for k in study.max_class],
+            "p": ["…" if np.isnan(p) else f"{p:.2g}" for p in study.p_specific],
+        }  # fmt: skip
+        across, up = quantity(state.x), quantity(state.y)
+        self.plot.xaxis.axis_label, self.plot.yaxis.axis_label = across.title, up.title
+        tips = [("unit", "@unit"), (across.title, "@x{0.00}"), (up.title, "@y{0.00}")]
+        if state.color:
+            tips.append((quantity(state.color).title, "@shown{0.00}"))
+        self.hover.tooltips = [*tips, ("most damaged class", "@worst"), ("p, specific classes", "@p")]
+        limit = self._show_null(x, y)
+        set_range(self.plot.x_range, float(x[both].min()), float(x[both].max()))
+        set_range(self.plot.y_range, min(0.0, float(y[both].min())), max(float(y[both].max()), limit))
+        told = self._show_line(x, y)
+        self._say_how_to_read(int((~both).sum()), told)
+        self.show_mark()
+        self.show_group()
+
+    def _fill_controls(self) -> None:
+        self._filling = True
+        try:
+            known = {_title(name): name for name in self.explorer.study.variables}
+            for widget, value, first in (
+                (self.x, self.state.x, {}), (self.y, self.state.y, {}), (self.color, self.state.color, {NONE: ""}),
+            ):  # fmt: skip
+                options = tuple({**first, **known}.items())
+                if widget.options != options:
+                    widget.options = options
+                widget.value = value if value in dict(options).values() else None
+            self.with_line.value = self.state.line
+        finally:
+            self._filling = False
+
+    def _shades(self) -> tuple[Any, Array]:
+        study, name = self.explorer.study, self.state.color
+        if not name:
+            self.bar.visible = False
+            return [BLUE] * len(study.units), np.full(len(study.units), np.nan)
+        values = study.values(name)
+        known = values[np.isfinite(values)]
+        low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+        self.mapper.update(low=low, high=high if high > low else low + 1)
+        self.bar.update(visible=True, title=quantity(name).unit or " ")
+        place = (np.nan_to_num(values, nan=low) - low) / ((high - low) or 1) * (len(SHADES) - 1)
+        return [SHADES[int(k)] if np.isfinite(v) else GREY for k, v in zip(place, values, strict=True)], values
+
+    def _show_null(self, x: Array, y: Array) -> float:
+        """Shade what 95 % of chance stays below, where the vertical variable has such a null; its largest value."""
+        name = f"{self.state.y}_null"
+        if self.state.y != "max_class_drop" or name not in self.explorer.study.variables:
+            self.null.data = {"x": [], "low": [], "high": []}
+            return -np.inf
+        order = np.argsort(x)
+        # each unit's limit comes from few shuffles; neighbours along x have nearly the same
+        limit = uniform_filter1d(self.explorer.study.values(name)[order], max(3, len(order) // 8), mode="nearest")
+        self.null.data = {"x": x[order], "low": np.zeros(len(order)), "high": limit}
+        return float(np.nanmax(limit))
+
+    def _show_line(self, x: Array, y: Array) -> str:
+        self.line.data = {"x": [], "fit": [], "low": [], "high": []}
+        if not self.state.line:
+            return ""
+        try:
+            found = fitted_line(x, y)
+        except UnitlabError as error:
+            return f"no line: {error}"
+        self.line.data = {name: found[name] for name in ("x", "fit", "low", "high")}
+        return f"Spearman {found['spearman']:+.2f}, Pearson {found['pearson']:+.2f} over {found['n_units']} units"
+
+    def _say_how_to_read(self, n_lacking: int, line: str) -> None:
+        study = self.explorer.study
+        parts = ["● damages specific classes (p ≤ 0.05)", "○ not shown to"]
+        if not study.complete:
+            parts = ["○ tests and cross-fitted drops are being computed …"]
+        if len(self.null.data["x"]):
+            parts.append("▒ 95 % of chance")
+        if n_lacking:
+            parts.append(f"{n_lacking} units without a value")
+        if line:
+            parts.append(line)
+        self.caption.value = " &ensp; ".join(as_text(part) for part in parts)
+
+    def _show_instead(self, sentence: str) -> None:
+        self.instead.value = message_html(sentence)
+        self.instead.layout.display, self.figure.layout.display = None, "none"
+        self.caption.value = ""
+
+    def _at(self, units: Any) -> dict[str, Array]:
+        places = [self.explorer.study.position(unit) for unit in units]
+        return {name: np.asarray(self.points.data[name], float)[places] for name in ("x", "y")}
+
+    def show_mark(self) -> None:
+        """Ring the chosen unit."""
+        if not len(self.points.data["x"]):
+            return
+        self.mark.data = self._at([self.state.unit])
+        state, at = self.state, self.mark.data
+        describe_figure(
+            self.plot,
+            f"{len(self.explorer.study.units)} units, {quantity(state.x).title} against {quantity(state.y).title}; "
+            f"unit {state.unit} at {at['x'][0]:.3g}, {at['y'][0]:.3g}",
+        )
+
+    def show_group(self) -> None:
+        """Frame the units of the group."""
+        if len(self.points.data["x"]):
+            self.group.data = self._at(self.state.selection)
+
+
+def _title(name: str) -> str:
+    """What a variable is called in a list."""
+    try:
+        return quantity(name).label
+    except KeyError:
+        return name
