@@ -8,8 +8,9 @@ from typing import Any
 
 import xarray as xr
 
-from unitlab.catalog import RECIPES, load, path_of
+from unitlab.catalog import load, path_of
 from unitlab.errors import UnitlabError
+from unitlab.recipes import known_recipes
 from unitlab.study import study_summary
 
 __all__ = ["StudySource"]
@@ -55,7 +56,7 @@ class StudySource:
         """The command that helps where the store is not there any more; empty where it is."""
         if self.path is None or self.path.exists():
             return ""
-        return f"unitlab compute {self.name}" if self.name in RECIPES else "unitlab.studies()"
+        return f"unitlab compute {self.name}" if self.name in known_recipes() else "unitlab.studies()"
 
     def code(self) -> str:
         """How the study is written in a line of Python."""
