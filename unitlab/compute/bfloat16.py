@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from unitlab.compute.suffix import Baseline, Pairs, SuffixEngine, Values
+    from unitlab.compute.suffix import Baseline, SuffixEngine, Values
+    from unitlab.compute.unit_sets import Pairs
 
 __all__ = ["BFloat16Replay"]
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from unitlab.compute.scores import predictions_and_margins
+from unitlab.compute.unit_sets import UnitSets
 
 __all__ = ["ClosedForm"]
 
@@ -31,23 +32,24 @@ class ClosedForm:
         self,
         features: Tensor,
         delta: Tensor,
-        units: list[int],
+        sets: UnitSets,
         live: Tensor,
         labels: Tensor,
         prediction: Tensor,
         margin: Tensor,
     ) -> None:
-        """Fill the live entries of ``prediction`` and ``margin``, both (unit, image); the others are kept.
+        """Fill the live entries of ``prediction`` and ``margin``, both (set, image); the others are kept.
 
         The unablated logits come from the same arithmetic, so that what does not change keeps its prediction and a
         change of the margin carries no rounding of another path.
         """
         logits = nn.functional.linear(features.double(), self.weight, self.bias)
         before, before_margin = predictions_and_margins(logits, labels)
-        if self.single:
+        if self.single and sets.single:
+            units = [one[0] for one in sets.sets]
             after, after_margin = self._single(logits, delta.double(), units, labels)
         else:
-            after, after_margin = self._several(logits, delta.double(), units, labels)
+            after, after_margin = self._several(logits, delta.double(), sets, labels)
         after = torch.where(after == before, prediction, after)
         after_margin = margin.double() + (after_margin - before_margin)
         prediction[live] = after[live]
@@ -95,12 +97,14 @@ class ClosedForm:
             self._units, self._prepared = units, (positions.clamp(min=0), weight, weight.abs().amax(0))
         return self._prepared
 
-    def _several(self, logits: Tensor, delta: Tensor, units: list[int], labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Several positions a unit: every class is scored, one unit at a time."""
+    def _several(self, logits: Tensor, delta: Tensor, sets: UnitSets, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Several positions a set: every class is scored, one set at a time, from the set that it follows."""
         predictions, margins = [], []
-        for unit in units:
-            index = self.positions[unit]
-            scores = logits - delta[:, index] @ self.weight[:, index].t()
+        scores = logits
+        for added, follows in zip(sets.added, sets.follows, strict=True):
+            before = scores if follows else logits
+            index = torch.cat([self.positions[unit] for unit in added]) if added else self.positions[0][:0]
+            scores = torch.addmm(before, delta[:, index], self.weight[:, index].t(), alpha=-1)
             best, gap = predictions_and_margins(scores, labels)
             predictions.append(best)
             margins.append(gap)

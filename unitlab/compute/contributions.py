@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from unitlab.compute.capture import NetworkGraph
 from unitlab.compute.separable import NO_OWNER, Suffix
 
-__all__ = ["ConvolutionContribution", "LinearContribution", "contribution"]
+__all__ = ["ConvolutionContribution", "LinearContribution", "Running", "contribution"]
 
 # Subtraction leaves fewer digits than float32 has where a contribution is this much larger than what remains.
 CANCELLATION = 32.0
@@ -34,10 +35,15 @@ class _Positions:
         order = order[int((flat == NO_OWNER).sum()) :]
         return cls(list(torch.split(order, counts.tolist())), flat)
 
-    def take(self, tensor: Tensor, unit: int) -> Tensor:
-        """``tensor`` (…, position) at the unit's positions; a view where they are consecutive."""
-        index = self.by_unit[unit]
-        if len(index) and int(index[-1]) - int(index[0]) + 1 == len(index):
+    def of_units(self, units: Sequence[int]) -> Tensor:
+        """Positions of several units, one unit after the other."""
+        if len(units) == 1:
+            return self.by_unit[units[0]]
+        return torch.cat([self.by_unit[unit] for unit in units]) if units else torch.empty(0, dtype=torch.long)
+
+    def take(self, tensor: Tensor, index: Tensor) -> Tensor:
+        """``tensor`` (row, position, …) at some positions; a view where they are consecutive."""
+        if len(index) and bool((index.diff() == 1).all()):
             return tensor[:, int(index[0]) : int(index[-1]) + 1]
         return tensor.index_select(1, index.to(tensor.device))
 
@@ -59,10 +65,17 @@ class LinearContribution:
         """Take the op's output on the unablated input, ``base``, and the change of its input, ``delta``."""
         self.base, self.delta = base, delta
 
-    def ablated(self, unit: int, images: Tensor | slice, out: Tensor) -> None:
-        """Write the op's output for the ablation of ``unit`` on ``images`` to ``out`` (pair, feature)."""
-        change = self.positions.take(self.delta, unit)[images]
-        torch.addmm(self.base[images], change, self.positions.take(self.weight, unit).t(), alpha=-1, out=out)
+    def write_ablated(self, units: Sequence[int], images: Tensor | slice, before: Tensor, out: Tensor) -> None:
+        """Write the op's output for the ablation of ``units`` on ``images`` to ``out`` (pair, feature).
+
+        ``before`` (image, feature) is the output without it.
+        """
+        index = self.positions.of_units(units)
+        if not len(index):
+            out.copy_(before[images])
+            return
+        change = self.positions.take(self.delta, index)[images]
+        torch.addmm(before[images], change, self.positions.take(self.weight, index).t(), alpha=-1, out=out)
 
     def empty(self, pairs: int) -> Tensor:
         return self.base.new_empty(pairs, self.base.shape[1])
@@ -91,19 +104,44 @@ class ConvolutionContribution:
     def bind(self, base: Tensor, delta: Tensor) -> None:
         self.base, self.delta = base.contiguous(memory_format=torch.channels_last), delta
 
-    def ablated(self, unit: int, images: Tensor | slice, out: Tensor) -> None:
-        change = self.positions.take(self.delta, unit)[images]
+    def write_ablated(self, units: Sequence[int], images: Tensor | slice, before: Tensor, out: Tensor) -> None:
+        index = self.positions.of_units(units)
+        if not len(index):
+            out.copy_(before[images])
+            return
+        change = self.positions.take(self.delta, index)[images]
+        if len(units) != 1:
+            # many columns: the convolution itself needs no patches
+            weight = self.positions.take(self.weight, index)
+            options = {name: value for name, value in self.geometry.items() if name != "kernel_size"}
+            out.copy_(before[images] - F.conv2d(change, weight, None, **options))  # type: ignore[call-overload]
+            return
         patches = F.unfold(change, **self.geometry)  # type: ignore[arg-type]
         pairs, features = patches.shape[0], self.base.shape[1]
         flat = patches.transpose(1, 2).reshape(-1, patches.shape[1])
-        base = self.base[images].permute(0, 2, 3, 1).reshape(-1, features)
+        base = before[images].permute(0, 2, 3, 1).reshape(-1, features)
         result = out.permute(0, 2, 3, 1).view(-1, features)
-        torch.addmm(base, flat, self.rows[unit], alpha=-1, out=result)
+        torch.addmm(base, flat, self.rows[units[0]], alpha=-1, out=result)
         assert out.shape[0] == pairs
 
     def empty(self, pairs: int) -> Tensor:
         shape = (pairs, *self.base.shape[1:])
         return torch.empty(shape, dtype=self.base.dtype, device=self.base.device, memory_format=torch.channels_last)
+
+
+class Running:
+    """An operation's output (image, …) under the last set evaluated of a chain, and how large it has been on each image."""
+
+    def __init__(self, base: Tensor) -> None:
+        self.start = -1
+        self.value, self.largest = torch.empty_like(base), base.new_empty(len(base))
+
+    def enter(self, start: int, base: Tensor) -> None:
+        """Go on with the chain that begins with the set ``start``, from the unablated output if it is another one."""
+        if start != self.start:
+            self.start = start
+            self.value.copy_(base)
+            self.largest.copy_(base.flatten(1).abs().amax(1))
 
 
 def contribution(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unitlab.compute.scores import predictions_and_margins
 from unitlab.compute.suffix import Baseline
-from unitlab.errors import UnitlabError
+from unitlab.compute.unit_sets import refuse_not_finite
 
 __all__ = ["HookEngine", "recorded_output", "replaced_output"]
 
@@ -51,31 +51,36 @@ def recorded_output(model: nn.Module, module: str, call: int) -> Iterator[list[T
 
 
 class HookEngine:
-    """One evaluation of the whole network per unit; same results as the suffix engine, for networks that it cannot cut."""
+    """One evaluation of the whole network per set of units; same results as the suffix engine, for what it cannot cut."""
 
     def __init__(self, model: nn.Module, module: str, call: int, units: list[int]) -> None:
-        self.model, self.module, self.call, self.units = model, module, call, units
+        self.model, self.module, self.call = model, module, call
+        self.sets: list[list[int]] = [[unit] for unit in units]
 
     strategy = "forward hooks: one evaluation of the whole network for each unit"
 
+    def silence_together(self, sets: Sequence[Sequence[int]]) -> None:
+        """From now on ablate each of these sets of units as a whole."""
+        self.sets = [list(one) for one in sets]
+
     def evaluate(self, base: Baseline, ablated: Tensor) -> tuple[Tensor, Tensor]:
-        """Predictions and label margins, both (unit, image), of one batch."""
+        """Predictions and label margins, both (set, image), of one batch."""
         predictions, margins = [], []
-        for unit in self.units:
-            logits = self.logits(base.images, unit, ablated)
+        for units in self.sets:
+            logits = self.logits(base.images, units, ablated)
             if not torch.isfinite(logits).all():
-                raise UnitlabError(f"ablating unit {unit} gives NaN or infinite logits; the network divides by what it removes")
+                refuse_not_finite(units)
             prediction, margin = predictions_and_margins(logits, base.labels)
             predictions.append(prediction)
             margins.append(margin)
         return torch.stack(predictions), torch.stack(margins)
 
-    def logits(self, images: Tensor, unit: int, ablated: Tensor) -> Tensor:
-        """Logits (image, category) with one unit replaced by its share of ``ablated`` (image, unit, …)."""
+    def logits(self, images: Tensor, units: list[int], ablated: Tensor) -> Tensor:
+        """Logits (image, category) with the units replaced by their share of ``ablated`` (image, unit, …)."""
 
         def replace(output: Tensor) -> Tensor:
             out = output.clone()
-            out[:, unit] = ablated.expand_as(output)[:, unit]
+            out[:, units] = ablated.expand_as(output)[:, units]
             return out
 
         with torch.no_grad(), replaced_output(self.model, self.module, self.call, replace):

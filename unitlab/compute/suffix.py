@@ -1,8 +1,8 @@
-"""The suffix of a network evaluated under the ablation of every unit, sharing whatever the ablations share."""
+"""The suffix of a network evaluated under the ablation of every set of units, sharing whatever the ablations share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from unitlab.compute.bfloat16 import BFloat16Replay
 from unitlab.compute.capture import NetworkGraph, Values, _module_output
 from unitlab.compute.closed_form import ClosedForm
-from unitlab.compute.contributions import CANCELLATION, ConvolutionContribution, LinearContribution, contribution
+from unitlab.compute.contributions import CANCELLATION, ConvolutionContribution, LinearContribution, Running, contribution
 from unitlab.compute.dense_products import DenseProduct
 from unitlab.compute.scores import predictions_and_margins
 from unitlab.compute.separable import NO_OWNER, Suffix, divide
-from unitlab.errors import UnitlabError
+from unitlab.compute.unit_sets import Pairs, UnitSets, refuse_not_finite
 
 __all__ = ["Baseline", "SuffixEngine"]
 
@@ -27,6 +27,8 @@ LEAST_ROWS = 8
 SAMPLED_PAIRS = 64
 # A prediction whose top-two margin is under this many times the bfloat16 error is computed again in float32.
 CLOSE_CALL = 4.0
+# Along a chain of sets rounding adds up, so that a value is computed anew once it is this much smaller than it was.
+SHRUNK = 4.0
 
 
 @dataclass
@@ -41,7 +43,7 @@ class Baseline:
 
 
 class SuffixEngine:
-    """Predictions and margins of a batch of images under the ablation of each unit of one site.
+    """Predictions and margins of a batch of images under the ablation of each unit, or each set of units, of one site.
 
     Parameters
     ----------
@@ -68,10 +70,11 @@ class SuffixEngine:
         memory: int,
         precision: str = "float32",
     ) -> None:
-        self.graph, self.site, self.units, self.memory = graph, site, units, memory
+        self.graph, self.site, self.memory = graph, site, memory
         self.suffix: Suffix = divide(graph, site, sample)
         self.channels = self.suffix.shapes[site][1]
         self.device = sample.device
+        self.sets = UnitSets([[unit] for unit in units], self.channels, self.device)
         self.constants = _constants(graph)
         self.mixed = set(self.suffix.mixed)
         self.contributions: dict[torch.fx.Node, LinearContribution | ConvolutionContribution] = {}
@@ -88,6 +91,11 @@ class SuffixEngine:
         self.row_bytes = self._row_bytes(sample.element_size())
         self.recomputed = 0
         self.close_calls = 0
+
+    def silence_together(self, sets: Sequence[Sequence[int]]) -> None:
+        """From now on ablate each of these sets of units as a whole, in this order; in float32 alone."""
+        assert self.fast is None
+        self.sets = UnitSets(sets, self.channels, self.device)
 
     @property
     def strategy(self) -> str:
@@ -163,55 +171,69 @@ class SuffixEngine:
 
     # -- one batch --------------------------------------------------------------------------------------------------
     def evaluate(self, base: Baseline, ablated: Tensor) -> tuple[Tensor, Tensor]:
-        """Predictions and label margins, both (unit, image), of one batch.
+        """Predictions and label margins, both (set, image), of one batch.
 
         ``ablated`` is what the site's value, (image, unit, …), becomes where a unit is ablated.
         """
         values = self._separable_after(base, ablated)
         deltas = {node: base.values[node] - values[node] for node in self.meeting}
-        live = self._live(deltas)[:, self.units].t().contiguous()
-        prediction = base.prediction.expand(len(self.units), -1).clone()
-        margin = base.margin.expand(len(self.units), -1).clone()
+        live = self.sets.added_any(self._live(deltas))
+        prediction = base.prediction.expand(len(self.sets), -1).clone()
+        margin = base.margin.expand(len(self.sets), -1).clone()
         if self.closed_form is not None:
             node = next(iter(self.contributed_from.values()))
-            self.closed_form.evaluate(base.values[node], deltas[node], self.units, live, base.labels, prediction, margin)
-            return prediction, margin
+            self.closed_form.evaluate(base.values[node], deltas[node], self.sets, live, base.labels, prediction, margin)
+            return self._inherited(live, prediction, margin)
         for node, part in self.contributions.items():
             part.bind(base.values[node], deltas[self.contributed_from[node]])
-        unit_rows, image_rows = live.nonzero(as_tuple=True)
-        unit_numbers = torch.tensor(self.units, device=live.device)[unit_rows]
+        self.running = {node: Running(part.base) for node, part in self.contributions.items() if self.sets.chained}
+        set_rows, image_rows = live.nonzero(as_tuple=True)
         suspicious = self._suspicious(deltas)
-        noise = None if self.fast is None else self._noise(Pairs(unit_numbers, image_rows), base, values, suspicious)
-        everything = Pairs(unit_numbers, image_rows)
+        everything = Pairs(set_rows, image_rows)
+        noise = None if self.fast is None else self._noise(everything, base, values, suspicious)
         close = [] if noise is None else [torch.empty(0, dtype=torch.long, device=live.device)]
-        for rows in _blocks(torch.arange(len(unit_rows), device=live.device), self.rows_at_once()):
+        for rows in _blocks(torch.arange(len(set_rows), device=live.device), self.rows_at_once()):
             pairs = everything.at(rows)
             if self.fast is None or noise is None:
-                logits = _finite(self._logits(pairs, base, values, suspicious), pairs)
+                logits = self._finite(self._logits(pairs, base, values, suspicious), pairs)
             else:
                 logits = self.fast.logits(pairs, base, values, suspicious)
                 top = logits.topk(2, dim=1).values
                 safe = (top[:, 0] - top[:, 1] >= CLOSE_CALL * noise) & torch.isfinite(logits).all(1)
                 close.append(rows[~safe])
-            prediction[unit_rows[rows], pairs.images], margin[unit_rows[rows], pairs.images] = predictions_and_margins(
+            prediction[pairs.sets, pairs.images], margin[pairs.sets, pairs.images] = predictions_and_margins(
                 logits, base.labels[pairs.images]
             )
         # together, since a product of few rows costs as much as reading the weights
         for rows in _blocks(torch.cat(close), self.rows_at_once()) if close else ():
             pairs = everything.at(rows)
-            logits = _finite(self._logits(pairs, base, values, suspicious), pairs)
-            prediction[unit_rows[rows], pairs.images], margin[unit_rows[rows], pairs.images] = predictions_and_margins(
+            logits = self._finite(self._logits(pairs, base, values, suspicious), pairs)
+            prediction[pairs.sets, pairs.images], margin[pairs.sets, pairs.images] = predictions_and_margins(
                 logits, base.labels[pairs.images]
             )
             self.close_calls += len(rows)
+        return self._inherited(live, prediction, margin)
+
+    def _inherited(self, live: Tensor, prediction: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
+        """Where a set adds nothing that is live, what holds for the set that it follows."""
+        for number, follows in enumerate(self.sets.follows):
+            if follows:
+                prediction[number] = torch.where(live[number], prediction[number], prediction[number - 1])
+                margin[number] = torch.where(live[number], margin[number], margin[number - 1])
         return prediction, margin
+
+    def _finite(self, logits: Tensor, pairs: Pairs) -> Tensor:
+        bad = ~torch.isfinite(logits).all(1)
+        if bad.any():
+            refuse_not_finite(self.sets.sets[int(pairs.sets[int(bad.nonzero()[0])])])
+        return logits
 
     def _noise(self, pairs: Pairs, base: Baseline, after: Values, suspicious: dict[torch.fx.Node, Tensor]) -> float | None:
         """Largest error of a logit that a sample of the pairs, evaluated in float32 too, shows."""
         assert self.fast is not None
-        if len(pairs.units) == 0:
+        if len(pairs.sets) == 0:
             return None
-        spread = torch.linspace(0, len(pairs.units) - 1, min(SAMPLED_PAIRS, len(pairs.units)), dtype=torch.float64)
+        spread = torch.linspace(0, len(pairs.sets) - 1, min(SAMPLED_PAIRS, len(pairs.sets)), dtype=torch.float64)
         some = pairs.at(spread.long().unique().to(self.device))
         exact = self._logits(some, base, after, suspicious)
         return float((self.fast.logits(some, base, after, suspicious) - exact).abs().max())
@@ -241,7 +263,7 @@ class SuffixEngine:
         return live[:, : self.channels]
 
     def _suspicious(self, deltas: dict[torch.fx.Node, Tensor]) -> dict[torch.fx.Node, Tensor]:
-        """(image, unit): whether subtraction might cancel; a bound that costs next to nothing."""
+        """(image, set): whether subtraction might cancel; a bound that costs next to nothing."""
         found = {}
         for node, part in self.contributions.items():
             delta = deltas[self.contributed_from[node]]
@@ -250,12 +272,12 @@ class SuffixEngine:
             owner = torch.where(owner == NO_OWNER, self.channels, owner).expand(len(delta), -1)
             total = torch.zeros(len(delta), self.channels + 1, dtype=delta.dtype, device=self.device)
             total.scatter_add_(1, owner, square)
-            bound = total[:, : self.channels].sqrt() * part.norms.to(self.device)
+            bound = self.sets.totals(total[:, : self.channels].sqrt() * part.norms.to(self.device))
             found[node] = bound > 0.9 * part.base.flatten(1).abs().amax(1, keepdim=True)
         return found
 
     def _logits(self, pairs: Pairs, base: Baseline, after: Values, suspicious: dict[torch.fx.Node, Tensor]) -> Tensor:
-        """Logits of (unit, image) pairs by replaying what mixes."""
+        """Logits of (set, image) pairs by replaying what mixes."""
         values: Values = {}
         last = {used: node for node in self.suffix.mixed for used in node.all_input_nodes}
         for node in self.suffix.mixed:
@@ -280,14 +302,13 @@ class SuffixEngine:
         after: Values,
         suspicious: Tensor,
     ) -> Tensor:
-        """The op's output for each pair: unablated output minus the unit's contribution."""
-        out = part.empty(len(pairs.units))
-        for unit, images, rows in pairs.by_unit(len(base.labels)):
-            if len(part.positions.by_unit[unit]) == 0:
-                out[rows] = part.base[images]
-            else:
-                part.ablated(unit, images, out[rows])
-        doubtful = suspicious[pairs.images, pairs.units].nonzero().flatten()
+        """The op's output for each pair: unablated output minus what the set contributes."""
+        if self.sets.chained:
+            return self._contributed_in_chains(node, part, pairs, base, after)
+        out = part.empty(len(pairs.sets))
+        for number, images, rows in pairs.by_set(len(base.labels)):
+            part.write_ablated(self.sets.added[number], images, part.base, out[rows])
+        doubtful = suspicious[pairs.images, pairs.sets].nonzero().flatten()
         if len(doubtful):
             kept = out[doubtful].flatten(1)
             change = (part.base[pairs.images[doubtful]].flatten(1) - kept).abs().amax(1)
@@ -295,6 +316,31 @@ class SuffixEngine:
         if len(doubtful):
             self.recomputed += len(doubtful)
             out[doubtful] = self._replayed(node, pairs.at(doubtful), base, after, {})
+        return out
+
+    def _contributed_in_chains(
+        self,
+        node: torch.fx.Node,
+        part: LinearContribution | ConvolutionContribution,
+        pairs: Pairs,
+        base: Baseline,
+        after: Values,
+    ) -> Tensor:
+        """The same, each set from the one that it follows: pairs must come in order."""
+        out, running = part.empty(len(pairs.sets)), self.running[node]
+        for number, images, rows in pairs.by_set(len(base.labels)):
+            running.enter(self.sets.start_of[number], part.base)
+            part.write_ablated(self.sets.added[number], images, running.value, out[rows])
+            size = out[rows].flatten(1).abs().amax(1)
+            largest = torch.maximum(running.largest[images], size)
+            shrunk = (largest > SHRUNK * size).nonzero().flatten()
+            if len(shrunk):
+                self.recomputed += len(shrunk)
+                shrunk_rows = shrunk + rows.start
+                direct = self._replayed(node, pairs.at(shrunk_rows), base, after, {})
+                out[shrunk_rows] = direct
+                largest[shrunk] = direct.flatten(1).abs().amax(1)
+            running.value[images], running.largest[images] = out[rows], largest
         return out
 
     def _replayed(self, node: torch.fx.Node, pairs: Pairs, base: Baseline, after: Values, values: Values) -> Any:
@@ -314,11 +360,15 @@ class SuffixEngine:
         return self.graph.evaluate(node, inputs)
 
     def _one_ablated(self, node: torch.fx.Node, pairs: Pairs, before: Values, after: Values) -> Any:
-        """A separable value for each pair: the pair's own unit ablated, the others as they were."""
+        """A separable value for each pair: the units of the pair's set ablated, the others as they were."""
         owner = self.suffix.owners[node]
         if not isinstance(owner, Tensor):
-            return type(owner)(_merged(o, b, a, pairs) for o, b, a in zip(owner, before[node], after[node], strict=True))
-        return _merged(owner, before[node], after[node], pairs)
+            return type(owner)(self._merged(o, b, a, pairs) for o, b, a in zip(owner, before[node], after[node], strict=True))
+        return self._merged(owner, before[node], after[node], pairs)
+
+    def _merged(self, owner: Tensor, before: Tensor, after: Tensor, pairs: Pairs) -> Tensor:
+        own = self.sets.owned(pairs.sets, owner.to(before.device))
+        return torch.where(own, after[pairs.images], before[pairs.images])
 
     def _input(self, node: torch.fx.Node, values: Values, base: Baseline, images: Tensor | None, count: int) -> Any:
         """A value that the ablation leaves alone, for ``count`` rows; sizes are worked out for that many rows."""
@@ -340,35 +390,8 @@ class SuffixEngine:
         return self._input(node, values, base, None, count)
 
 
-@dataclass
-class Pairs:
-    """(unit, image) pairs, sorted by unit: two tensors of the same length."""
-
-    units: Tensor
-    images: Tensor
-
-    def at(self, rows: Tensor) -> Pairs:
-        """The pairs in these rows (ascending)."""
-        return Pairs(self.units[rows], self.images[rows])
-
-    def by_unit(self, all_images: int) -> Iterator[tuple[int, Tensor | slice, slice]]:
-        """Each unit with its images (all of them as a slice) and its rows."""
-        numbers, counts = torch.unique_consecutive(self.units, return_counts=True)
-        start = 0
-        for unit, count in zip(numbers.tolist(), counts.tolist(), strict=True):
-            rows = slice(start, start + count)
-            images = self.images[rows]
-            yield unit, slice(None) if count == all_images else images, rows
-            start += count
-
-
 def _blocks(rows: Tensor, size: int) -> Iterator[Tensor]:
     yield from (rows[start : start + size] for start in range(0, len(rows), size))
-
-
-def _merged(owner: Tensor, before: Tensor, after: Tensor, pairs: Pairs) -> Tensor:
-    own = owner.to(before.device) == pairs.units.reshape(-1, *[1] * (owner.dim() - 1))
-    return torch.where(own, after[pairs.images], before[pairs.images])
 
 
 def _elements(shape: tuple[int, ...]) -> int:
@@ -376,16 +399,6 @@ def _elements(shape: tuple[int, ...]) -> int:
     for size in shape[1:]:
         count *= size
     return count
-
-
-def _finite(logits: Tensor, pairs: Pairs) -> Tensor:
-    bad = ~torch.isfinite(logits).all(1)
-    if bad.any():
-        row = int(bad.nonzero()[0])
-        raise UnitlabError(
-            f"ablating unit {int(pairs.units[row])} gives NaN or infinite logits; the network divides by what it removes"
-        )
-    return logits
 
 
 def _constants(graph: NetworkGraph) -> dict[torch.fx.Node, Any]:

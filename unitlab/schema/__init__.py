@@ -9,21 +9,35 @@ import numpy as np
 import xarray as xr
 
 from unitlab.errors import UnitlabError
-from unitlab.schema import attributes, damage, stored
+from unitlab.schema import attributes, damage, groups, stored
 from unitlab.schema.variable import Variable
 
-__all__ = ["SCHEMA_VERSION", "VARIABLES", "Variable", "check", "describe", "variable_attrs"]
+__all__ = ["GROUP_VARIABLES", "SCHEMA_VERSION", "VARIABLES", "Variable", "check", "described", "describe", "variable_attrs"]
 
 SCHEMA_VERSION = 1
 
 _TABLES = (stored.STUDY, stored.LAYER, stored.ABLATION, damage.DAMAGE, attributes.ATTRIBUTES)
 VARIABLES: dict[str, Variable] = {row.name: row for table in _TABLES for row in table}
+GROUP_VARIABLES: dict[str, Variable] = {row.name: row for row in groups.GROUPS}
 
 
 def variable_attrs(name: str) -> dict[str, str]:
     """``long_name``, ``units`` and ``comment`` of a variable, as they go onto arrays."""
     row = VARIABLES[name]
     return {"long_name": row.long_name, "units": row.units, "comment": row.comment}
+
+
+def described(table: Mapping[str, Variable], values: Mapping[str, Any], attrs: Mapping[str, Any]) -> xr.Dataset:
+    """Dataset of ``values``, with the dimensions and attributes that ``table`` gives each; every value must be in it."""
+    names = [name for name in table if name in values]
+    assert len(names) == len(values), sorted(set(values) - set(names))
+    variables = {}
+    for name in names:
+        row = table[name]
+        text = {"long_name": row.long_name, "units": row.units, "comment": row.comment}
+        variables[name] = xr.Variable(row.dims, values[name], text)
+    coords = {name: variables.pop(name) for name in names if table[name].coordinate}
+    return xr.Dataset(variables, coords=coords, attrs=dict(attrs))
 
 
 def describe(ds: xr.Dataset) -> xr.Dataset:
