@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from unitlab.analysis.regression import regression as regression
     from unitlab.catalog import load as load
     from unitlab.catalog import studies as studies
+    from unitlab.compute.cumulative import cumulative as cumulative
+    from unitlab.compute.group_ablation import ablate_groups as ablate_groups
     from unitlab.compute.images import images as images
     from unitlab.compute.sweep import ablate as ablate
     from unitlab.compute.verification import verify as verify
@@ -33,9 +35,11 @@ __all__ = [
     "UnitlabError",
     "ablate",
     "add_recipe",
+    "ablate_groups",
     "attributes",
     "confusion",
     "correlations",
+    "cumulative",
     "damage",
     "explore",
     "images",
@@ -50,9 +54,11 @@ _MODULES = {"plots": "unitlab.views.plots", "recipes": "unitlab.recipes"}
 _WHERE = {
     "ablate": "unitlab.compute.sweep",
     "add_recipe": "unitlab.recipes",
+    "ablate_groups": "unitlab.compute.group_ablation",
     "attributes": "unitlab.analysis.attributes",
     "confusion": "unitlab.analysis.confusion",
     "correlations": "unitlab.analysis.correlations",
+    "cumulative": "unitlab.compute.cumulative",
     "damage": "unitlab.analysis.damage",
     "explore": "unitlab.views.explorer",
     "images": "unitlab.compute.images",

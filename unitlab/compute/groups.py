@@ -19,7 +19,7 @@ from unitlab.compute.plan import SweepPlan
 from unitlab.compute.suffix import Baseline
 from unitlab.schema import SCHEMA_VERSION
 
-__all__ = ["RootShards", "ShardRows", "layer_groups", "root_group"]
+__all__ = ["RootShards", "ShardRows", "counts_and_rates", "layer_groups", "root_group"]
 
 Group = tuple[dict[str, Any], dict[str, Any]]
 UNITS_AT_ONCE = 32
@@ -150,7 +150,7 @@ def layer_groups(
         "prediction": ShardRows([shard["prediction"] for shard in own]),
         "label_margin_drop": ShardRows([shard["label_margin_drop"] for shard in own]),
     }
-    ablation.update(_counts(ablation["prediction"], root))
+    ablation.update(counts_and_rates(ablation["prediction"], root))
     engine = plan.engines[number]
     attrs = {
         "ablation": plan.ablation,
@@ -163,7 +163,7 @@ def layer_groups(
     return (layer, layer_attrs), (ablation, attrs)
 
 
-def _counts(prediction: ShardRows, root: dict[str, Any]) -> dict[str, np.ndarray]:
+def counts_and_rates(prediction: ShardRows | np.ndarray, root: dict[str, Any]) -> dict[str, np.ndarray]:
     """Exact counts by class, and the rates that follow from them."""
     label, before = root["label"].astype(np.int64), root["baseline_prediction"]
     categories, units = len(root["category"]), prediction.shape[0]

@@ -85,6 +85,15 @@ class ImageSource:
     def __repr__(self) -> str:
         return f"<{self.name}: {len(self)} images, {len(self.categories)} classes>"
 
+    def subset(self, positions: Sequence[int] | np.ndarray) -> ImageSource:
+        """The images at these positions, in this order."""
+        at = np.asarray(positions, dtype=np.int64)
+        return ImageSource(
+            self.name, [self.ids[i] for i in at], self.labels[at], self.categories, lambda i: self._read(int(at[i])),
+            transform_text=self.transform_text, thumbnail=lambda i: self._thumbnail(int(at[i])),
+            clusters=None if self.clusters is None else self.clusters[at], threads=self._threads,
+        )  # fmt: skip
+
     def thumbnail(self, position: int) -> np.ndarray | None:
         """A small picture, uint8 (row, column, channel), or None."""
         return self._thumbnail(position)

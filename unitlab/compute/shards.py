@@ -13,12 +13,13 @@ import torch
 from unitlab.compute.activations import ActivationStatistics
 from unitlab.compute.groups import RootShards
 from unitlab.compute.images import ImageSource
+from unitlab.compute.network import Evaluation
 from unitlab.compute.plan import SweepPlan
 from unitlab.compute.replacements import Replacement
 from unitlab.compute.suffix import SuffixEngine
 from unitlab.errors import UnitlabError
 
-__all__ = ["ShardComputation", "activation_sums", "donor_values"]
+__all__ = ["ShardComputation", "activation_sums", "donor_values", "scored_parts"]
 
 log = logging.getLogger("unitlab")
 
@@ -40,35 +41,52 @@ class ShardComputation:
         return found.arrays()
 
     def _evaluate(self, batch: torch.Tensor, positions: np.ndarray, found: _ShardParts) -> None:
-        """One batch; where a GPU's memory runs out, the batch is halved and the engines take smaller bites."""
-        plan = self.plan
-        try:
-            with failure_names_images(self.source, positions):
-                labels = None if plan.labels == "predicted" else torch.as_tensor(self.source.labels[positions])
-                evaluation = plan.network.evaluate(batch, labels, plan.sites, plan.needed, first_order=plan.first_order)
-                scored = []
-                with torch.no_grad():
-                    for engine, value, replaced in zip(plan.engines, evaluation.site_values, self.replacements, strict=True):
-                        scored.append(engine.evaluate(evaluation.baseline, replaced.of(positions, value)))
-        except torch.OutOfMemoryError as error:
-            begin = 0
-            for half in _halves(batch, error):
-                for engine in plan.engines if begin == 0 else ():
-                    if isinstance(engine, SuffixEngine):
-                        engine.memory //= 2
-                self._evaluate(half, positions[begin : begin + len(half)], found)
-                begin += len(half)
-            return
-        base = evaluation.baseline
-        found.root.add(batch, base)
-        probabilities = evaluation.logits.softmax(1)
-        where = torch.as_tensor(positions)
-        for number, stats in enumerate(found.statistics):
-            first_order = None if evaluation.first_order is None else evaluation.first_order[number]
-            stats.add(evaluation.site_values[number], where, base.labels, probabilities, first_order)
-            prediction, margin = scored[number]
-            drop = (base.margin - margin).half()
-            found.scores[number].append((prediction.cpu().numpy().astype(plan.prediction_dtype), drop.cpu().numpy()))
+        parts = scored_parts(self.plan, self.source, self.replacements, batch, positions, first_order=self.plan.first_order)
+        for part, where, evaluation, scored in parts:
+            base = evaluation.baseline
+            found.root.add(part, base)
+            probabilities = evaluation.logits.softmax(1)
+            for number, stats in enumerate(found.statistics):
+                first_order = None if evaluation.first_order is None else evaluation.first_order[number]
+                stats.add(evaluation.site_values[number], torch.as_tensor(where), base.labels, probabilities, first_order)
+                prediction, margin = scored[number]
+                drop = (base.margin - margin).half()
+                found.scores[number].append((prediction.cpu().numpy().astype(self.plan.prediction_dtype), drop.cpu().numpy()))
+
+
+def scored_parts(
+    plan: SweepPlan,
+    source: ImageSource,
+    replacements: list[Replacement],
+    batch: torch.Tensor,
+    positions: np.ndarray,
+    *,
+    first_order: bool,
+) -> Iterator[tuple[torch.Tensor, np.ndarray, Evaluation, list[tuple[torch.Tensor, torch.Tensor]]]]:
+    """Images, positions, evaluation and, for each engine, predictions and margins (set, image).
+
+    The whole batch at once; where a GPU's memory runs out, it is halved and the engines take smaller bites.
+    """
+    try:
+        with failure_names_images(source, positions):
+            labels = None if plan.labels == "predicted" else torch.as_tensor(source.labels[positions])
+            evaluation = plan.network.evaluate(batch, labels, plan.sites, plan.needed, first_order=first_order)
+            scored = []
+            with torch.no_grad():
+                for engine, value, replaced in zip(plan.engines, evaluation.site_values, replacements, strict=True):
+                    scored.append(engine.evaluate(evaluation.baseline, replaced.of(positions, value)))
+    except torch.OutOfMemoryError as error:
+        halves = _halves(batch, error)
+        for engine in plan.engines:
+            if isinstance(engine, SuffixEngine):
+                engine.memory //= 2
+        begin = 0
+        for half in halves:
+            some = positions[begin : begin + len(half)]
+            yield from scored_parts(plan, source, replacements, half, some, first_order=first_order)
+            begin += len(half)
+        return
+    yield batch, positions, evaluation, scored
 
 
 class _ShardParts:

@@ -196,13 +196,13 @@ def compute_shards(plan: SweepPlan, source: ImageSource, shards: PartialStudy | 
     with tqdm(
         total=len(source), initial=plan.images_in(done), unit=" images", disable=not progress, desc=plan.description
     ) as bar:
-        replacements = _replacements(plan, source, shards)
+        replacements = unit_replacements(plan, source, shards)
         computation = ShardComputation(plan, source, replacements)
         for index in left:
             shards.write(index, computation.arrays(index, bar.update))
 
 
-def _replacements(plan: SweepPlan, source: ImageSource, shards: PartialStudy | HeldShards) -> list[Replacement]:
+def unit_replacements(plan: SweepPlan, source: ImageSource, shards: PartialStudy | HeldShards) -> list[Replacement]:
     """What units are replaced by: as a sweep that was cut off has kept it, or worked out now."""
     values: Mapping[str, Any] | None = shards.read_replacements()
     if values is None and plan.ablation != "zero":
@@ -225,7 +225,7 @@ def _groups(
     for number, site in enumerate(plan.sites):
         (layer_arrays, layer_attrs), (arrays, ablation_attrs) = layer_groups(plan, number, held, root_arrays)
         proof = compared_with_hooks(
-            model, source, site, plan.units[number], plan.ablation, plan.seed, arrays["prediction"],
+            model, source, site, [[unit] for unit in plan.units[number]], plan.ablation, plan.seed, arrays["prediction"],
             device=plan.network.device, sample=VERIFIED_PAIRS, seed=0,
         )  # fmt: skip
         if proof.different:

@@ -9,16 +9,21 @@ import numpy as np
 import xarray as xr
 
 from unitlab.errors import UnitlabError
-from unitlab.schema import attributes, damage, groups, stored
+from unitlab.schema import attributes, curves, damage, groups, stored
 from unitlab.schema.variable import Variable
 
-__all__ = ["GROUP_VARIABLES", "SCHEMA_VERSION", "VARIABLES", "Variable", "check", "described", "describe", "variable_attrs"]
+__all__ = [
+    "CURVE_VARIABLES", "GROUP_VARIABLES", "SCHEMA_VERSION", "VARIABLES", "Variable", "check", "describe", "described",
+    "variable_attrs",
+]  # fmt: skip
 
 SCHEMA_VERSION = 1
 
 _TABLES = (stored.STUDY, stored.LAYER, stored.ABLATION, damage.DAMAGE, attributes.ATTRIBUTES)
 VARIABLES: dict[str, Variable] = {row.name: row for table in _TABLES for row in table}
+# results whose dimensions are other than a study's have tables of their own
 GROUP_VARIABLES: dict[str, Variable] = {row.name: row for row in groups.GROUPS}
+CURVE_VARIABLES: dict[str, Variable] = {row.name: row for row in curves.CURVES}
 
 
 def variable_attrs(name: str) -> dict[str, str]:
