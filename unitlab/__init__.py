@@ -34,8 +34,8 @@ __version__ = "0.1.0"
 __all__ = [
     "UnitlabError",
     "ablate",
-    "add_recipe",
     "ablate_groups",
+    "add_recipe",
     "attributes",
     "confusion",
     "correlations",
