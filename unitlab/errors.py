@@ -14,7 +14,7 @@ class UnitlabError(ValueError):
 
 def nearest_names(given: str, valid: Iterable[str], *, most: int = 3) -> str:
     """Sentence that suggests the valid names nearest to ``given`` (or lists the first few)."""
-    names = [str(name) for name in valid]
+    names = list(dict.fromkeys(str(name) for name in valid))
     if not names:
         return "There are none."
     near = difflib.get_close_matches(str(given), names, n=most, cutoff=0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,43 +55,57 @@ def replacement_values(values: Tensor, ablation: str, donors: np.ndarray | None)
     return values[torch.as_tensor(donors)]
 
 
+def oracle_logits(
+    model: nn.Module,
+    images: Tensor,
+    module: str,
+    call: int,
+    units: list[Any],
+    *,
+    ablation: str = "zero",
+    donors: np.ndarray | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Logits (unit, image, category) by plain hooks: in float64, which is the oracle, and in the network's own precision."""
+    both = []
+    for network in (copy.deepcopy(model).double(), model):
+        pixels = images.to(next(network.parameters()).dtype)
+        ablated = replacement_values(site_output(network, pixels, module, call), ablation, donors)
+        logits = [logits_with_unit_replaced(network, pixels, module, call, unit, ablated) for unit in units]
+        both.append(torch.stack(logits).double())
+    return both[0], both[1]
+
+
+def assert_same_predictions(
+    prediction: np.ndarray, units: list[Any], exact: Tensor, plain: Tensor, *, most_excused: float = 0.005
+) -> None:
+    """Every prediction (unit, image) is the oracle's, but for pairs whose top-two margin is below the noise.
+
+    The excuse: a float64 margin under max(1e-4 × the logits' range, 4 × |float32 hooks − float64 hooks|).
+    """
+    top = exact.topk(2, dim=2)
+    margin = top.values[..., 0] - top.values[..., 1]
+    spread = exact.amax(2) - exact.amin(2)
+    noise = torch.maximum(1e-4 * spread, 4 * (exact - plain).abs().amax(2))
+    # of logits that are exactly equal, as when all units are silent, either class is right
+    differs = exact.gather(2, torch.as_tensor(prediction).long().unsqueeze(2)).squeeze(2) < top.values[..., 0]
+    wrong = (differs & (margin >= noise)).nonzero().tolist()
+    pairs = [(units[row], image) for row, image in wrong[:5]]
+    assert not wrong, f"{len(wrong)} (unit, image) pairs, such as {pairs}, differ from the oracle beyond float noise"
+    share = float(differs.double().mean())
+    assert share <= most_excused, f"{share:.2%} of the pairs differ within float noise"
+
+
 def assert_exact(
     model: nn.Module,
     images: Tensor,
     module: str,
     call: int,
-    units: list[int],
+    units: list[Any],
     prediction: np.ndarray,
     *,
     ablation: str = "zero",
     donors: np.ndarray | None = None,
-    most_excused: float = 0.005,
-) -> float:
-    """Every prediction (unit, image) is the oracle's, but for pairs whose top-two margin is below the noise.
-
-    The excuse: a float64 margin under max(1e-4 × the logits' range, 4 × |float32 hooks − float64 hooks|). Returns the
-    share of excused pairs that differ.
-    """
-    double = copy.deepcopy(model).double()
-    values = site_output(double, images.double(), module, call)
-    ablated = replacement_values(values, ablation, donors)
-    plain_values = site_output(model, images, module, call)
-    plain_ablated = replacement_values(plain_values, ablation, donors)
-    differing = 0
-    for row, unit in enumerate(units):
-        exact = logits_with_unit_replaced(double, images.double(), module, call, unit, ablated)
-        plain = logits_with_unit_replaced(model, images, module, call, unit, plain_ablated).double()
-        top = exact.topk(2, dim=1)
-        margin = top.values[:, 0] - top.values[:, 1]
-        spread = exact.amax(1) - exact.amin(1)
-        noise = torch.maximum(1e-4 * spread, 4 * (exact - plain).abs().amax(1))
-        # of logits that are exactly equal, as when all are removed, either class is right
-        differs = exact.gather(1, torch.as_tensor(prediction[row]).long().unsqueeze(1)).squeeze(1) < top.values[:, 0]
-        wrong = differs & (margin >= noise)
-        assert not wrong.any(), (
-            f"unit {unit}: images {wrong.nonzero().flatten().tolist()[:5]} differ from the oracle beyond float noise"
-        )
-        differing += int(differs.sum())
-    share = differing / prediction.size
-    assert share <= most_excused, f"{share:.2%} of the pairs differ within float noise"
-    return share
+) -> None:
+    """`assert_same_predictions` with the oracle of one network and layer."""
+    exact, plain = oracle_logits(model, images, module, call, units, ablation=ablation, donors=donors)
+    assert_same_predictions(prediction, units, exact, plain)

@@ -21,7 +21,7 @@ from unitlab.compute.images import ImageSource
 
 @pytest.fixture(autouse=True)
 def few_verified_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unitlab.compute.sweep.VERIFIED_PAIRS", 4)
+    monkeypatch.setattr("unitlab.compute.verification.MOST_VERIFIED", 4)
 
 
 def curve(model: nn.Module, source: ImageSource, layer: str, order: Any, **options: Any) -> xr.Dataset:

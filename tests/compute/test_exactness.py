@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
 import torchvision
-from oracle import assert_exact
-from small_networks import CLASSES, SITES, DominantUnit, Untraceable
+from oracle import assert_same_predictions, oracle_logits
+from small_networks import CLASSES, SITES, DominantUnit, FunctionalReLU, SqueezeExcite, Untraceable
 from torch import nn
 
 import unitlab
 from unitlab.compute.images import ImageSource, images
-from unitlab.compute.replacements import donor_of_image
+from unitlab.compute.networks import bundled_network
+from unitlab.compute.replacements import ABLATIONS, donor_of_image
 
 IMAGES = 6
+
+
+@pytest.fixture
+def few_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The study's own proof kept short: the tests compare with their own oracle."""
+    monkeypatch.setattr("unitlab.compute.verification.MOST_VERIFIED", 8)
 
 
 def settled(model: nn.Module, size: int) -> nn.Module:
@@ -34,40 +43,43 @@ def source_of(pixels: torch.Tensor, classes: int) -> ImageSource:
     return images(torch.utils.data.TensorDataset(pixels, labels), categories=[f"class {k}" for k in range(classes)])
 
 
-def check(model: nn.Module, layer: str, pixels: torch.Tensor, classes: int, *, units: list[int] | None, **options: str) -> None:
-    ablation = options.get("ablation", "zero")
-    ds = unitlab.ablate(model, source_of(pixels, classes), layer, units=units, device="cpu", progress=False, **options)
-    module, _, call = ds.attrs["site"].partition("#")
+def check(model: nn.Module, layers: list[str], pixels: torch.Tensor, classes: int, units: list[int] | None, kind: str) -> None:
+    """Both precisions of one kind of ablation, all layers in one pass, against the oracle of each layer."""
     donors, chosen = donor_of_image(len(pixels), 0)
-    assert_exact(
-        model,
-        pixels,
-        module,
-        int(call or 1) - 1,
-        ds.unit.values.tolist(),
-        ds.prediction.values,
-        ablation=ablation,
-        donors=donors[chosen] if ablation == "resample" else None,
-    )
-    weighted = (ds.accuracy_drop.fillna(0) * ds.n_images).sum("category") / ds.sizes["image"]
-    np.testing.assert_allclose(weighted, ds.overall_drop, atol=1e-12)
-    assert ds.attrs["verified_different"] == 0
+    oracles: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    for precision in ("float32", "bfloat16"):
+        found = unitlab.ablate(
+            model, source_of(pixels, classes), layers, units=units, ablation=kind, precision=precision, device="cpu",
+            progress=False,
+        )  # fmt: skip
+        for layer, ds in found.items():
+            numbers = ds.unit.values.tolist()
+            if layer not in oracles:
+                module, _, call = ds.attrs["site"].partition("#")
+                options = {"ablation": kind, "donors": donors[chosen] if kind == "resample" else None}
+                oracles[layer] = oracle_logits(model, pixels, module, int(call or 1) - 1, numbers, **options)
+            assert_same_predictions(ds.prediction.values, numbers, *oracles[layer])
+            weighted = (ds.accuracy_drop.fillna(0) * ds.n_images).sum("category") / ds.sizes["image"]
+            np.testing.assert_allclose(weighted, ds.overall_drop, atol=1e-12)
+            assert ds.attrs["verified_different"] == 0 and ds.attrs["precision"] == precision
+            assert ("forward hooks" in ds.attrs["strategy"]) == isinstance(model, Untraceable)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
+@pytest.mark.parametrize("ablation", ABLATIONS)
 @pytest.mark.parametrize(("kind", "layer"), [(kind, layer) for kind, layers in SITES.items() for layer in layers])
-def test_hand_written_networks(kind: type[nn.Module], layer: str, ablation: str, precision: str) -> None:
+def test_hand_written_networks(kind: type[nn.Module], layer: str, ablation: str) -> None:
     torch.manual_seed(1)
     model = settled(kind(), 17)
-    check(model, layer, torch.randn(40, 3, 17, 17), CLASSES, units=None, ablation=ablation, precision=precision)
+    check(model, [layer], torch.randn(40, 3, 17, 17), CLASSES, None, ablation)
 
 
-def test_a_float64_network() -> None:
-    torch.manual_seed(0)
-    model = settled(next(iter(SITES))(), 17).double()
-    ds = unitlab.ablate(model, source_of(torch.randn(9, 3, 17, 17), CLASSES), "conv1", progress=False, device="cpu")
-    assert ds.attrs["verified_different"] == 0 and next(model.parameters()).dtype == torch.float64
+@pytest.mark.parametrize("ablation", ABLATIONS)
+@pytest.mark.parametrize("kind", [FunctionalReLU, SqueezeExcite, DominantUnit])
+def test_float64_networks(kind: type[nn.Module], ablation: str) -> None:
+    torch.manual_seed(1)
+    model = settled(kind(), 17).double()
+    check(model, list(SITES[kind]), torch.randn(20, 3, 17, 17), CLASSES, None, ablation)
+    assert next(model.parameters()).dtype == torch.float64
 
 
 def test_the_dominant_unit_is_evaluated_directly() -> None:
@@ -108,10 +120,11 @@ TORCHVISION = [
 TOLD_APART = 20
 
 
+@functools.cache
 def torchvision_network(name: str, size: int) -> nn.Module:
     """The architecture with random weights; the dense layers of AlexNet and VGG are narrower, they differ in nothing else."""
     torch.manual_seed(0)
-    options = {"init_weights": True} if name == "googlenet" else {}
+    options = {"init_weights": name == "googlenet"} if name == "googlenet" or name.startswith("vgg") else {}
     model = getattr(torchvision.models, name)(weights=None, num_classes=TOLD_APART, **options)
     if name == "alexnet" or name.startswith("vgg"):
         first, second, last = [i for i, module in enumerate(model.classifier) if isinstance(module, nn.Linear)]
@@ -121,16 +134,13 @@ def torchvision_network(name: str, size: int) -> nn.Module:
     return settled(model, size)
 
 
-@pytest.mark.parametrize("layer_number", [0, 1, 2])
+@pytest.mark.parametrize("ablation", ABLATIONS)
 @pytest.mark.parametrize(("name", "size", "layers"), TORCHVISION, ids=[row[0] for row in TORCHVISION])
-def test_torchvision_networks(
-    name: str, size: int, layers: tuple[str, ...], layer_number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("unitlab.compute.sweep.VERIFIED_PAIRS", 16)
+@pytest.mark.usefixtures("few_verified")
+def test_torchvision_networks(name: str, size: int, layers: tuple[str, ...], ablation: str) -> None:
     model = torchvision_network(name, size)
-    pixels = torch.randn(IMAGES, 3, size, size)
-    for ablation, precision in (("zero", "float32"), ("mean", "bfloat16"), ("resample", "float32")):
-        check(model, layers[layer_number], pixels, TOLD_APART, units=[0, 7, 11, 19], ablation=ablation, precision=precision)
+    torch.manual_seed(1)
+    check(model, list(layers), torch.randn(IMAGES, 3, size, size), TOLD_APART, [0, 7, 11, 19], ablation)
 
 
 BUNDLED = {
@@ -141,15 +151,12 @@ BUNDLED = {
 }
 
 
-@pytest.mark.parametrize(("name", "layer"), [(name, layer) for name, (_, layers) in BUNDLED.items() for layer in layers])
-def test_bundled_networks(name: str, layer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from unitlab.compute.networks import bundled_network
-
-    monkeypatch.setattr("unitlab.compute.sweep.VERIFIED_PAIRS", 16)
-    bundled = unitlab.images(BUNDLED[name][0])
-    some = range(0, len(bundled), len(bundled) // 50)
+@pytest.mark.parametrize("ablation", ABLATIONS)
+@pytest.mark.parametrize("name", BUNDLED)
+@pytest.mark.usefixtures("few_verified")
+def test_bundled_networks(name: str, ablation: str) -> None:
+    source, layers = BUNDLED[name]
+    bundled = unitlab.images(source)
+    some = range(0, len(bundled), len(bundled) // 24)
     pixels = torch.cat([next(bundled.batches(i, i + 1, 1))[0] for i in some])
-    model = bundled_network(name)
-    for ablation, precision in (("zero", "float32"), ("zero", "bfloat16"), ("mean", "float32"), ("resample", "bfloat16")):
-        units = [0, 3, 9, 14, 20, 31]
-        check(model, layer, pixels, len(bundled.categories), units=units, ablation=ablation, precision=precision)
+    check(bundled_network(name), list(layers), pixels, len(bundled.categories), [0, 3, 9, 14, 20, 31], ablation)

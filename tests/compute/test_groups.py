@@ -18,7 +18,7 @@ from unitlab.compute.replacements import donor_of_image
 
 @pytest.fixture(autouse=True)
 def few_verified_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unitlab.compute.group_ablation.VERIFIED_PAIRS", 16)
+    monkeypatch.setattr("unitlab.compute.verification.MOST_VERIFIED", 16)
 
 
 def checked(model: nn.Module, layer: str, pixels: torch.Tensor, classes: int, groups: object, **options: object) -> object:

@@ -20,6 +20,7 @@ from torch.utils.data import TensorDataset
 import unitlab
 from unitlab import UnitlabError
 from unitlab.compute.images import ImageSource
+from unitlab.compute.replacements import donor_of_image
 
 COUNT = 60
 
@@ -93,15 +94,6 @@ def test_first_order_margin_drop_agrees_with_autograd() -> None:
     np.testing.assert_allclose(ds.first_order_margin_drop, expected, rtol=1e-3, atol=1e-6)
 
 
-def test_the_network_comes_back_as_it_was() -> None:
-    model = network(InPlaceReLU).train()
-    state = {key: value.clone() for key, value in model.state_dict().items()}
-    ablate(model, source(), "conv1")
-    assert model.training and model.relu1.inplace and not model.conv1._forward_hooks
-    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
-    assert all(parameter.requires_grad for parameter in model.parameters())
-
-
 def test_batch_size_and_shards_do_not_matter() -> None:
     one = ablate(network(), source(), "conv1")
     other = ablate(network(), source(), "conv1", batch_size=7, memory="64 MB")
@@ -119,6 +111,20 @@ def test_a_class_without_images_one_image_one_class() -> None:
 def test_predicted_labels() -> None:
     ds = ablate(network(), source(), "conv1", labels="predicted")
     assert ds.attrs["labels"] == "predicted" and (ds.label == ds.baseline_prediction).all() and (ds.n_fixed == 0).all()
+    # labels of another task, some of them beyond the network's classes
+    foreign = source(20, categories=12, labels=torch.arange(20) % 12 // -1 + 11)
+    other = ablate(network(), foreign, "conv1", labels="predicted")
+    assert other.category.values.tolist() == [f"class {k}" for k in range(CLASSES)] and float(other.overall_drop.min()) >= 0
+
+
+def test_donors_are_seeded_and_never_the_image_itself() -> None:
+    for images, seed in ((2, 0), (3, 1), (500, 2)):
+        donors, chosen = donor_of_image(images, seed)
+        assert (donors[chosen] != np.arange(images)).all() and len(set(donors.tolist())) == len(donors)
+        np.testing.assert_array_equal(chosen, donor_of_image(images, seed)[1])
+    one, same, other = (ablate(network(), source(), "conv1", ablation="resample", seed=seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one.label_margin_drop, same.label_margin_drop)
+    assert (one.label_margin_drop != other.label_margin_drop).any()
 
 
 def test_several_layers_in_one_pass() -> None:
@@ -133,6 +139,16 @@ def test_several_layers_in_one_pass() -> None:
         ({"layer": "conv9"}, "Did you mean"),
         ({"layer": "conv1", "units": [99]}, "units 0 to 7"),
         ({"layer": "conv1", "units": [1, 1]}, "twice"),
+        ({"layer": "conv1", "units": []}, "names no unit"),
+        ({"layer": "conv1", "units": "all"}, "units='all' is not a list"),
+        ({"layer": "conv1", "units": [1.5]}, "is not a list of unit numbers"),
+        ({"layer": "conv1", "units": slice(3)}, "is not a list of unit numbers"),
+        ({"layer": None}, "layer=None names no layer"),
+        ({"layer": []}, r"layer=\[\] names no layer"),
+        ({"layer": ["conv1", "conv1"]}, "more than once"),
+        ({"layer": "conv1", "seed": -1}, "seed=-1"),
+        ({"layer": "conv1", "labels": "guessed"}, "labels='guessed'"),
+        ({"layer": "conv1", "store": 3}, "store=3"),
         ({"layer": "conv1", "ablation": "zeros"}, "ablation='zeros'"),
         ({"layer": "conv1", "precision": "half"}, "precision='half'"),
         ({"layer": "conv1", "memory": "two"}, "amount of memory"),
@@ -150,6 +166,11 @@ def test_a_module_that_is_called_several_times_needs_the_call() -> None:
         ablate(network(SharedReLU), source(), "relu")
 
 
+def test_a_layer_whose_result_is_not_used_is_refused() -> None:
+    with pytest.raises(UnitlabError, match="do not depend on what 'relu1' returns"):
+        ablate(network(InPlaceReLU), source(), "relu1")
+
+
 def test_other_refusals() -> None:
     with pytest.raises(UnitlabError, match="the images have 5"):
         ablate(network(), source(4, categories=5), "conv1")
@@ -164,6 +185,26 @@ def test_other_refusals() -> None:
         ablate(network(), source(1), "conv1", ablation="resample")
     with pytest.raises(UnitlabError, match="does not take images of shape"):
         ablate(nn.Sequential(nn.Linear(5, 3)), source(), "0")
+    with pytest.raises(UnitlabError, match=r"give the network inside it, model\.module"):
+        ablate(nn.DataParallel(network()), source(), "module.conv1")
+    with pytest.raises(UnitlabError, match="model is a str"):
+        ablate("resnet18", source(), "conv1")  # type: ignore[arg-type]
+
+
+def test_verify_needs_a_network_and_a_sample() -> None:
+    ds = ablate(network(), source(), "conv1")
+    with pytest.raises(UnitlabError, match=r"verify\(ds, model, images\)"):
+        unitlab.verify(ds)
+    with pytest.raises(UnitlabError, match="sample=0"):
+        unitlab.verify(ds, network(), source(), sample=0)
+
+
+def test_verify_finds_a_wrong_prediction() -> None:
+    ds = ablate(network(), source(), "conv1").load()
+    assert unitlab.verify(ds, network(), source(), sample=10**6).different == 0
+    ds.prediction.values[3, 17] = (ds.prediction.values[3, 17] + 1) % CLASSES
+    found = unitlab.verify(ds, network(), source(), sample=10**6)
+    assert (found.compared, found.different) == (ds.prediction.size, 1) and "unit 3, image '17'" in found.first_difference
 
 
 def test_an_exception_inside_the_network_is_named() -> None:

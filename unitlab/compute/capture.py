@@ -334,24 +334,21 @@ def _without_in_place(nodes: list[torch.fx.Node], modules: Mapping[str, nn.Modul
         overwrites = _functional(node, modules)
         node.args = torch.fx.node.map_arg(node.args, lambda used: replaced.get(used, used))
         node.kwargs = torch.fx.node.map_arg(node.kwargs, lambda used: replaced.get(used, used))
-        if overwrites and first is not None:
-            group = same.get(first, {first})
-            for other in views.get(first, set()) - group:
-                forbidden[other] = str(node)
-            for member in group:
-                replaced[member] = node
-            # what is behind the new value in memory is what was behind the old one
-            same[node] = {node}
-            views[node] = set(views.get(first, set())) - group
-        elif first is not None and _same_storage(node, modules):
-            source = replaced.get(first, first)
-            group = same.setdefault(source, {source})
+        if first is None:
+            continue
+        # all names of one piece of memory: they are overwritten together
+        group = same.setdefault(first, {first})
+        if overwrites:
+            behind = {view for member in group for view in views.get(member, ())} - group
+            forbidden.update(dict.fromkeys(behind, str(node)))
             group.add(node)
-            same[node] = group
-            views[node] = views.setdefault(source, set())
-        elif first is not None and _is_view(node, modules):
-            source = replaced.get(first, first)
-            family = views.setdefault(source, set())
-            family.update({source, node} | same.get(source, set()))
+            same[node], views[node] = group, behind
+            replaced.update(dict.fromkeys(group, node))
+        elif _same_storage(node, modules):
+            group.add(node)
+            same[node], views[node] = group, views.setdefault(first, set())
+        elif _is_view(node, modules):
+            family = views.setdefault(first, set())
+            family.update({node} | group)
             views[node] = family
     return nodes

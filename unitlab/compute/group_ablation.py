@@ -19,8 +19,8 @@ from unitlab.compute.images import ImageSource
 from unitlab.compute.images import images as image_source
 from unitlab.compute.plan import SweepPlan, plan_sweep
 from unitlab.compute.shards import scored_parts
-from unitlab.compute.sweep import VERIFIED_PAIRS, HeldShards, unit_replacements
-from unitlab.compute.verification import compared_with_hooks
+from unitlab.compute.sweep import HeldShards, unit_replacements
+from unitlab.compute.verification import compared_with_hooks, pairs_to_verify
 from unitlab.compute.working_copy import exact_float32
 from unitlab.errors import UnitlabError
 from unitlab.schema import GROUP_VARIABLES, described
@@ -91,7 +91,7 @@ def ablate_groups(
         found = scored_sets(plan, source, sets, progress)
         proof = compared_with_hooks(
             model, source, plan.sites[0], sets, ablation, seed, found.prediction,
-            device=plan.network.device, sample=VERIFIED_PAIRS, seed=0,
+            device=plan.network.device, sample=pairs_to_verify(len(source)), seed=0, memory=plan.memory,
         )  # fmt: skip
     if proof.different:
         log.warning("%s: %d of %d pairs differ from plain hooks", layer, proof.different, proof.compared)

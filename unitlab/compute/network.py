@@ -95,7 +95,13 @@ class Network:
 
     def site(self, layer: str) -> Site:
         """The site that a layer's name means, with an output that has units."""
-        return find_site(self.module, self.graph, layer, self.calls)
+        site = find_site(self.module, self.graph, layer, self.calls)
+        if self.graph is not None and self.node(site) not in self.graph.nodes:
+            raise UnitlabError(
+                f"layer='{layer}': the logits do not depend on what '{site.text}' returns (an auxiliary branch, or a call in "
+                "place whose result the network does not use); give another layer, such as the one before it"
+            )
+        return site
 
     def site_shape(self, site: Site) -> tuple[int, ...]:
         """Shape of the site's output for one image, (image=1, unit, …)."""

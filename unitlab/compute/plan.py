@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -127,6 +128,8 @@ def plan_sweep(
         raise UnitlabError("ablation='resample' takes a unit's map from another image; give two images or more")
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise UnitlabError(f"batch_size={batch_size!r} must be a positive number of images")
+    if not isinstance(seed, int) or seed < 0:
+        raise UnitlabError(f"seed={seed!r} must be a whole number, 0 or more")
     budget = bytes_of(memory)
     sample, _ = next(iter(source.batches(0, 1, 1)))
     network = Network(model, choose_device(device), sample)
@@ -230,16 +233,19 @@ def _layers(network: Network, layer: str | Sequence[str]) -> list[str]:
         if not names:
             raise UnitlabError("layer='all': the network calls no convolution module")
         return names
-    names = [layer] if isinstance(layer, str) else list(layer)
+    names = [layer] if isinstance(layer, str) else list(layer) if isinstance(layer, Iterable) else []
     if not names:
-        raise UnitlabError("layer=[] names no layer")
+        raise UnitlabError(f"layer={layer!r} names no layer; give a module name such as 'layer4', a list of them, or 'all'")
     return names
 
 
 def _units(units: Sequence[int] | None, channels: int, site: Site) -> list[int]:
     if units is None:
         return list(range(channels))
-    chosen = [int(unit) for unit in units]
+    try:
+        chosen = [operator.index(unit) for unit in units]
+    except TypeError as error:
+        raise UnitlabError(f"units={units!r:.60} is not a list of unit numbers; give for example units=[3, 5]") from error
     if not chosen:
         raise UnitlabError("units=[] names no unit; leave it out for all units")
     wrong = [unit for unit in chosen if not 0 <= unit < channels]

@@ -20,7 +20,7 @@ from unitlab.compute.images import images as image_source
 from unitlab.compute.plan import SweepPlan, plan_sweep
 from unitlab.compute.replacements import Replacement, donor_of_image
 from unitlab.compute.shards import ShardComputation, activation_sums, donor_values
-from unitlab.compute.verification import compared_with_hooks
+from unitlab.compute.verification import compared_with_hooks, pairs_to_verify
 from unitlab.compute.working_copy import exact_float32
 from unitlab.errors import UnitlabError
 from unitlab.partial_study import PartialStudy
@@ -30,8 +30,6 @@ from unitlab.study_writing import write_study
 __all__ = ["ablate"]
 
 log = logging.getLogger("unitlab")
-
-VERIFIED_PAIRS = 256
 
 
 def ablate(
@@ -108,6 +106,8 @@ def ablate(
     2
     """
     source = images if isinstance(images, ImageSource) else image_source(images)
+    if not isinstance(store, str | Path | None):
+        raise UnitlabError(f"store={store!r} is not a path; give one such as 'study.zarr', or leave it out")
     with exact_float32():
         plan = plan_sweep(
             model, source, layer,
@@ -226,7 +226,7 @@ def _groups(
         (layer_arrays, layer_attrs), (arrays, ablation_attrs) = layer_groups(plan, number, held, root_arrays)
         proof = compared_with_hooks(
             model, source, site, [[unit] for unit in plan.units[number]], plan.ablation, plan.seed, arrays["prediction"],
-            device=plan.network.device, sample=VERIFIED_PAIRS, seed=0,
+            device=plan.network.device, sample=pairs_to_verify(len(source)), seed=0, memory=plan.memory,
         )  # fmt: skip
         if proof.different:
             log.warning("%s: %d of %d pairs differ from plain hooks", site.layer, proof.different, proof.compared)
@@ -239,7 +239,7 @@ def _groups(
 def _check_that_nothing_changes_nothing(plan: SweepPlan, source: ImageSource, number: int) -> None:
     """The null check: units replaced by what they are give exactly the baseline."""
     batch, positions = next(iter(source.batches(0, 1, 1)))
-    labels = torch.as_tensor(source.labels[np.asarray(positions)])
+    labels = None if plan.labels == "predicted" else torch.as_tensor(source.labels[np.asarray(positions)])
     evaluation = plan.network.evaluate(batch, labels, plan.sites, plan.needed, first_order=False)
     with torch.no_grad():
         prediction, margin = plan.engines[number].evaluate(evaluation.baseline, evaluation.site_values[number])

@@ -20,9 +20,13 @@ from unitlab.compute.replacements import donor_of_image
 from unitlab.compute.working_copy import choose_device, exact_float32, working_copy
 from unitlab.errors import UnitlabError
 
-__all__ = ["Proof", "compared_with_hooks", "verify"]
+__all__ = ["Proof", "compared_with_hooks", "pairs_to_verify", "verify"]
 
 IMAGES_AT_ONCE = 32
+MEMORY = 2 * 10**9
+FEWEST_VERIFIED, MOST_VERIFIED = 32, 256
+# A pair whose float32 margin is above this share of the logits' range cannot come out otherwise in float64.
+DOUBTFUL = 1e-3
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,8 @@ def verify(
     Returns
     -------
     Proof
-        ``compared``, ``excused`` (float64 top-two margin under max(1e-4 × the logits' range, 4 × |float32 − float64|)),
-        and ``different``.
+        ``compared``; of them ``excused`` (other than in float64, where the top-two margin is under max(1e-4 × the logits'
+        range, 4 × |float32 − float64|)) and ``different``. float64 decides wherever float32 leaves a doubt.
 
     Raises
     ------
@@ -92,10 +96,16 @@ def verify(
     else:
         catalog.check(ds_or_name)
         ds = catalog.load(ds_or_name)
+    if sample < 1:
+        raise UnitlabError(f"sample={sample} compares nothing; give the number of (unit, image) pairs, such as 2048")
     if model is None or images is None:
+        if "recipe" not in ds.attrs:
+            raise UnitlabError(
+                "the study has no recipe to take its network and images from; give them: verify(ds, model, images)"
+            )
         from unitlab.compute.recipe_files import RecipeFiles
 
-        files = RecipeFiles(catalog.recipe(str(ds.attrs.get("recipe", ds.attrs.get("name", ds_or_name)))))
+        files = RecipeFiles(catalog.recipe(str(ds.attrs["recipe"])))
         model = files.model() if model is None else model
         images = files.images() if images is None else images
     source = images if isinstance(images, ImageSource) else image_source(images)
@@ -130,42 +140,82 @@ def compared_with_hooks(
     device: torch.device,
     sample: int,
     seed: int,
+    memory: int = MEMORY,
 ) -> Proof:
-    """Compare ``sample`` pairs of ``prediction`` (set, image) with hooks that silence sets of units, in float32 and float64."""
+    """Compare ``sample`` pairs of ``prediction`` (set, image) with hooks that silence sets of units: in float32, and in
+    float64 where that is close."""
+    random = np.random.default_rng(seed)
+    pairs = min(sample, len(sets) * len(source))
+    flat = np.sort(random.choice(len(sets) * len(source), size=pairs, replace=False))
+    images, rows = flat // len(sets), flat % len(sets)
+    silenced = [list(sets[row]) for row in rows]
+    stored = torch.as_tensor(_stored_predictions(prediction, rows, images), device=device)
     with exact_float32(), torch.no_grad():
-        single = working_copy(model, device)
-        double = working_copy(model, device, dtype=torch.float64)
-        dtype = next((tensor.dtype for tensor in single.parameters() if tensor.is_floating_point()), torch.float32)
-        random = np.random.default_rng(seed)
-        pairs = min(sample, len(sets) * len(source))
-        flat = np.sort(random.choice(len(sets) * len(source), size=pairs, replace=False))
-        images, rows = flat // len(sets), flat % len(sets)
-        replacement = _Replacements(single, source, site, ablation, ablation_seed, device, dtype)
-        stored = _stored_predictions(prediction, rows, images)
-        compared = excused = different = 0
+        plain_model = working_copy(model, device)
+        at_once = _images_at_once(plain_model, source, memory)
+        plain = _Hooked(plain_model, source, site, ablation, ablation_seed, device, at_once)
+        doubtful = []
+        for start in range(0, pairs, at_once):
+            part = slice(start, start + at_once)
+            top = plain.logits(images[part], silenced[part])
+            margin, spread = _margin_and_spread(top)
+            doubt = (stored[part] != top.argmax(1)) | (margin < DOUBTFUL * spread)
+            doubtful += [(start + int(place), top[place].double()) for place in doubt.nonzero().flatten()]
+        excused = different = 0
         difference = ""
-        for start in range(0, pairs, IMAGES_AT_ONCE):
-            part = slice(start, start + IMAGES_AT_ONCE)
-            batch = torch.cat([_image(source, int(i)) for i in images[part]]).to(device, dtype)
-            ablated = replacement.of(images[part])
-            numbers = [sets[row] for row in rows[part]]
-            plain = _logits(single, site, batch, ablated, numbers)
-            exact = _logits(double, site, batch.double(), ablated.double(), numbers)
-            top = exact.topk(2, dim=1)
-            margin = top.values[:, 0] - top.values[:, 1]
-            spread = exact.amax(1) - exact.amin(1)
-            noise = torch.maximum(1e-4 * spread, 4 * (exact - plain.double()).abs().amax(1))
+        if doubtful:
+            exact_model = working_copy(model, device, dtype=torch.float64)
+            exact = _Hooked(exact_model, source, site, ablation, ablation_seed, device, 1)
+        for pair, in_float32 in doubtful:
+            logits = exact.logits(images[pair : pair + 1], silenced[pair : pair + 1])[0]
+            margin, spread = _margin_and_spread(logits)
             # of logits that are exactly equal, as when all units are silent, either class is right
-            given = torch.as_tensor(stored[part], device=device).unsqueeze(1)
-            differs = exact.gather(1, given).squeeze(1) < top.values[:, 0]
-            wrong = differs & (margin >= noise)
-            compared += len(numbers)
-            excused += int((differs & ~wrong).sum())
-            different += int(wrong.sum())
-            if wrong.any() and not difference:
-                place = int(wrong.nonzero()[0])
-                difference = f"units {list(numbers[place])}, image {source.ids[int(images[part][place])]!r}"
-    return Proof(compared, excused, different, difference)
+            if logits[stored[pair]] == logits.max():
+                continue
+            if margin < torch.maximum(1e-4 * spread, 4 * (logits - in_float32).abs().max()):
+                excused += 1
+                continue
+            different += 1
+            difference = difference or f"{_named(silenced[pair])}, image {source.ids[int(images[pair])]!r}"
+    return Proof(pairs, excused, different, difference)
+
+
+def pairs_to_verify(images: int) -> int:
+    """How many pairs of a layer every study is verified with: one for four images, which costs a quarter of a pass."""
+    return min(MOST_VERIFIED, max(FEWEST_VERIFIED, images // 4))
+
+
+def _named(units: list[int]) -> str:
+    return f"unit {units[0]}" if len(units) == 1 else f"units {units}"
+
+
+def _margin_and_spread(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Top-two margin and range of logits (…, category)."""
+    top = logits.topk(2, dim=-1).values
+    return top[..., 0] - top[..., 1], logits.amax(-1) - logits.amin(-1)
+
+
+def _images_at_once(model: nn.Module, source: ImageSource, memory: int) -> int:
+    """How many images a plain evaluation takes within ``memory``, where a few of the widest values are held at a time."""
+    widest = 1
+
+    def measure(_module: nn.Module, _inputs: object, output: object) -> None:
+        nonlocal widest
+        if isinstance(output, Tensor):
+            widest = max(widest, output.numel() * output.element_size())
+
+    handles = [module.register_forward_hook(measure) for module in model.modules()]
+    try:
+        model(_image(source, 0).to(*_device_and_dtype(model)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return max(1, min(IMAGES_AT_ONCE, memory // (4 * widest)))
+
+
+def _device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    found = [tensor for tensor in model.parameters() if tensor.is_floating_point()]
+    return (found[0].device, found[0].dtype) if found else (torch.device("cpu"), torch.float32)
 
 
 def _stored_predictions(prediction: Any, rows: np.ndarray, images: np.ndarray) -> np.ndarray:
@@ -181,27 +231,8 @@ def _image(source: ImageSource, position: int) -> Tensor:
     return next(iter(source.batches(position, position + 1, 1)))[0]
 
 
-def _own_output(model: nn.Module, site: Site, batch: Tensor) -> Tensor:
-    with recorded_output(model, site.module, site.call) as recorded:
-        model(batch)
-    return recorded[0]
-
-
-def _logits(model: nn.Module, site: Site, batch: Tensor, ablated: Tensor, sets: Sequence[Sequence[int]]) -> Tensor:
-    """Logits of each image with the units of its own set replaced."""
-
-    def replace(output: Tensor) -> Tensor:
-        out = output.clone()
-        for row, units in enumerate(sets):
-            out[row, list(units)] = ablated.expand_as(output)[row, list(units)].to(out.dtype)
-        return out
-
-    with replaced_output(model, site.module, site.call, replace):
-        return model(batch)
-
-
-class _Replacements:
-    """Replacement values computed with plain hooks, apart from the sweep's own."""
+class _Hooked:
+    """The network in one precision, its site's output replaced by hooks; replacement values apart from the sweep's own."""
 
     def __init__(
         self,
@@ -211,13 +242,15 @@ class _Replacements:
         ablation: str,
         seed: int,
         device: torch.device,
-        dtype: torch.dtype,
+        images_at_once: int,
     ) -> None:
-        self.ablation = ablation
+        self.model, self.source, self.site, self.device, self.images_at_once = model, source, site, device, images_at_once
+        self.dtype = _device_and_dtype(model)[1]
+        self.donor: np.ndarray | None = None
         if ablation == "mean":
             total, count = None, 0
-            for batch, _ in source.batches(0, len(source), IMAGES_AT_ONCE):
-                value = _own_output(model, site, batch.to(device, dtype)).double()
+            for batch, _ in source.batches(0, len(source), images_at_once):
+                value = self._own_output(batch).double()
                 axes = (0, *range(2, value.dim()))
                 total = value.sum(axes) if total is None else total + value.sum(axes)
                 count += value.numel() // value.shape[1]
@@ -225,12 +258,26 @@ class _Replacements:
             assert total is not None
             self.values = (total / count).reshape(1, -1, *[1] * (dims - 2))
         elif ablation == "resample":
-            donors, self.chosen = donor_of_image(len(source), seed)
-            outputs = [_own_output(model, site, _image(source, int(i)).to(device, dtype)) for i in donors]
-            self.values = torch.cat(outputs)
+            donors, self.donor = donor_of_image(len(source), seed)
+            self.values = torch.cat([self._own_output(_image(source, int(i))) for i in donors])
         else:
-            self.values = torch.zeros_like(_own_output(model, site, _image(source, 0).to(device, dtype)))
+            self.values = torch.zeros_like(self._own_output(_image(source, 0)))
 
-    def of(self, positions: np.ndarray) -> Tensor:
-        """Values for the images at ``positions``, expandable to (image, unit, …)."""
-        return self.values[torch.as_tensor(self.chosen[positions])] if self.ablation == "resample" else self.values
+    def logits(self, positions: np.ndarray, sets: list[list[int]]) -> Tensor:
+        """Logits of the images at ``positions``, each with the units of its own set replaced, in one evaluation."""
+        batch = torch.cat([_image(self.source, int(i)) for i in positions]).to(self.device, self.dtype)
+        values = self.values if self.donor is None else self.values[torch.as_tensor(self.donor[positions])]
+
+        def replace(output: Tensor) -> Tensor:
+            out = output.clone()
+            for row, units in enumerate(sets):
+                out[row, units] = values.expand_as(output)[row, units].to(out.dtype)
+            return out
+
+        with replaced_output(self.model, self.site.module, self.site.call, replace):
+            return self.model(batch)
+
+    def _own_output(self, batch: Tensor) -> Tensor:
+        with recorded_output(self.model, self.site.module, self.site.call) as recorded:
+            self.model(batch.to(self.device, self.dtype))
+        return recorded[0]
