@@ -56,9 +56,10 @@ def simulated_groups(
     prediction = np.where(flips & alive, target, baseline).astype(np.int16)
 
     count = np.bincount(label, minlength=n_categories)
-    one_hot = np.eye(n_categories, dtype=np.int32)[label]
+    # float32 counts exactly this far, and its products are those of BLAS
+    one_hot = np.eye(n_categories, dtype=np.float32)[label]
     right, after = baseline == label, prediction == label
-    broken, fixed = (right & ~after) @ one_hot, (~right & after) @ one_hot
+    broken, fixed = ((some.astype(np.float32) @ one_hot).astype(np.int32) for some in (right & ~after, ~right & after))
     with np.errstate(invalid="ignore", divide="ignore"):
         drop = (broken - fixed) / count
         accuracy = np.bincount(label[right], minlength=n_categories) / count

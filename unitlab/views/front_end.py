@@ -6,45 +6,27 @@ from typing import Any
 
 import holoviews as hv
 from bokeh.embed import components
-from bokeh.resources import Resources
 from holoviews.core.options import Store
 from holoviews.ipython.display_hooks import pprint_display
 from holoviews.streams import Stream
 from holoviews.util import extension
 
-__all__ = ["load_bokeh"]
+from unitlab.views.bokeh_loading import load_bokeh, running_kernel
+
+__all__: list[str] = []
 
 _cells: list[str | None] = []
 
 
-def load_bokeh() -> None:
-    """Put Bokeh's core into the page of the cell that runs, unless it is there: 1.3 MB, not HoloViews' and Panel's 5.9."""
-    if _kernel() is None:
-        return
-    from IPython.display import Javascript, display
-
-    code = "\n".join(Resources(mode="inline", components=["bokeh"], log_level="warn").js_raw)
-    # BokehJS hangs itself on `this`, which is not the window everywhere
-    display(Javascript(f"if (window.Bokeh === undefined) {{\n(function() {{\n{code}\n}}).call(window);\n}}"))
-
-
 def _load_bokeh_once() -> None:
     """For plots: in one cell's output, and again when that cell runs again and loses its output."""
-    kernel = _kernel()
+    kernel = running_kernel()
     if kernel is None:
         return
     cell = kernel.get_parent("shell").get("metadata", {}).get("cellId")
     if not _cells or (cell is not None and cell in _cells):
         _cells[:] = [cell]
         load_bokeh()
-
-
-def _kernel() -> Any:
-    try:
-        from IPython import get_ipython
-    except ModuleNotFoundError:
-        return None
-    return getattr(get_ipython(), "kernel", None)
 
 
 def _shown(drawn: Any) -> tuple[dict[str, str], dict[str, Any]] | None:

@@ -12,7 +12,7 @@ import xarray as xr
 
 from unitlab.analysis.correlations import chosen
 from unitlab.errors import UnitlabError, nearest_names
-from unitlab.views.explorer.bokeh_loading import load_bokeh
+from unitlab.views.bokeh_loading import load_bokeh
 from unitlab.views.explorer.classes_plot import ClassesPlot
 from unitlab.views.explorer.header import Header
 from unitlab.views.explorer.images_view import ImagesView

@@ -59,8 +59,6 @@ class ImagesView:
         self.strength.description = "opacity" if state.image_style == "heat" else "threshold"
         self.strength.disabled = state.image_style == "none"
         self.title.value = ""
-        if "top_image" not in study.ds:
-            raise UnitlabError("the study keeps no top images; unitlab.ablate(model, images, layer) gives a study that does")
         if study.dead[study.position(state.unit)]:
             self._say(f"No image activates unit {state.unit}: it is dead.")
             return

@@ -123,6 +123,9 @@ class MeasuredStudy:
         self.units = ds["unit"].values.astype(int)
         self.names = [str(name) for name in ds["category"].values]
         self.class_position = class_positions(ds, ds["label"].values)
+        self.top_image, self.top_activation = (
+            ds[name].values if name in ds else None for name in ("top_image", "top_activation")
+        )
         self.measures = counted_measures(ds)
         self.complete = False
         self._read()
@@ -204,10 +207,10 @@ class MeasuredStudy:
         UnitlabError
             The study keeps no top images, or cannot be read any more.
         """
-        require(self.ds, ["top_image", "top_activation", "top_map"], "a view of top images")
+        if self.top_image is None or self.top_activation is None or "top_map" not in self.ds:
+            raise UnitlabError("the study keeps no top images; unitlab.ablate(model, images, layer) gives a study that does")
         place = self.position(unit)
-        image = self.ds["top_image"][place].values[:count]
-        activation = self.ds["top_activation"][place].values[:count].astype(float)
+        image, activation = self.top_image[place, :count], self.top_activation[place, :count].astype(float)
         kept = (image >= 0) & (activation > 0)
         image, activation = image[kept], activation[kept]
         maps = self.ds["top_map"][place].values[:count][kept]

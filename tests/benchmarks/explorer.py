@@ -1,0 +1,139 @@
+"""How long the explorer takes to open and to answer a click, and what it adds to the kernel, on a study of Places365's size.
+
+    python tests/benchmarks/explorer.py
+
+512 units x 365 classes x 36,500 images with made-up predictions, the store on local disk, headless Chromium. A click counts
+from ``pointerup`` in the page until everything above the fold has its new data and two animation frames have passed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+import numpy as np
+from playwright.sync_api import sync_playwright
+
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS / "browser")]
+
+from jupyter_server_process import jupyter_server  # noqa: E402
+from notebook_page import Figure, NotebookPage  # noqa: E402
+from simulated_study import simulated_groups  # noqa: E402
+
+from unitlab.study_writing import write_study  # noqa: E402
+
+CLICKS = 21
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+MEMORY = (
+    "{k: int(v.split()[0]) // 1024 for k, v in (l.split(':') for l in open('/proc/self/status')) if k in ('VmRSS', 'VmHWM')}"
+)
+CELLS = (
+    f"print({MEMORY})",
+    "import unitlab\nexplorer = unitlab.explore({store!r})\nexplorer",
+    f"print({MEMORY})",
+)
+READY = (
+    """() => notebookPage.drawn('units') && notebookPage.drawn('classes') && document.querySelectorAll('.ul-grid img').length"""
+)
+# resolves to milliseconds when all that is above the fold shows another unit than before
+CLICK = """
+() => {
+  const text = (css) => document.querySelector(css)?.innerHTML ?? '';
+  const seen = () => ({
+    headline: text('.ul-headline'), images: text('.ul-grid'), table: text('.ul-table table'),
+    unit: document.querySelector('.ul-unit input').value,
+    bars: notebookPage.columns('classes', 'HBar')[0].drop.join(),
+    mark: notebookPage.columns('units', 'Scatter').filter(c => c.x.length === 1).map(c => [c.x[0], c.y[0]]).join(),
+  });
+  const before = seen();
+  window.answered = new Promise((resolve) => {
+    document.addEventListener('pointerup', () => {
+      const start = performance.now();
+      const look = () => {
+        const now = seen();
+        if (Object.keys(now).every((key) => now[key] !== before[key]))
+          requestAnimationFrame(() => requestAnimationFrame(() => resolve(performance.now() - start)));
+        else if (performance.now() - start > 5000)
+          resolve(Object.keys(now).filter((key) => now[key] === before[key]).join(' ') + ' unchanged');
+        else requestAnimationFrame(look);
+      };
+      look();
+    }, {once: true, capture: true});
+  });
+}
+"""
+
+
+def written_study(path: Path) -> None:
+    """The made-up study, with thumbnails that JPEG does not find too easy."""
+    groups = simulated_groups(
+        512, 365, 36_500, seed=1, flip_rate=0.02, specific_unit=37, specific_category=200, top=20, map_size=14
+    )
+    random = np.random.default_rng(0)
+    root = groups[""][0]
+    root["thumbnails"] = random.integers(0, 256, (36_500, 8, 8, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
+    root["category"] = np.array([f"class number {k}" for k in range(365)], dtype=object)
+    write_study(path, groups)
+
+
+def main(store: Path | None) -> None:
+    scratch = Path(tempfile.mkdtemp())
+    try:
+        if store is None:
+            store = scratch / "big.zarr"
+            written_study(store)
+        with jupyter_server(scratch) as server, sync_playwright() as playwright:
+            cells = [nbformat.v4.new_code_cell(cell.replace("{store!r}", repr(str(store)))) for cell in CELLS]
+            notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": ""}})
+            nbformat.write(notebook, server.folder / "benchmark.ipynb")
+            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+            page = browser.new_page(viewport={"width": 1400, "height": 900})
+            page.add_init_script(path=TESTS / "browser" / "notebook_page.js")
+            opened = NotebookPage(page, server.url, "benchmark.ipynb")
+            page.evaluate("() => { window.start = performance.now() }")
+            page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells') }")
+            page.wait_for_function(READY, timeout=60_000)
+            opening = page.evaluate("() => performance.now() - window.start")
+            print(f"opening, kernel fresh, imports included: {opening / 1000:.2f} s")
+            page.wait_for_function("() => !document.querySelector('.ul-status').innerText.includes('computed')", timeout=60_000)
+            complete = page.evaluate("() => performance.now() - window.start")
+            print(f"tests and cross-fitted drops there: {complete / 1000:.2f} s")
+            took = clicks(page)
+            print(f"click: median {np.median(took):.0f} ms ({min(took):.0f} to {max(took):.0f}, {len(took)} clicks)")
+            opened._command("notebook:run-all-cells")
+            page.evaluate("() => jupyterapp.commands.execute('notebook:insert-cell-below')")
+            for output in page.locator(".jp-OutputArea-output pre").all_inner_texts():
+                print("memory, MB:", output)
+            browser.close()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def clicks(page) -> list[float]:
+    """Milliseconds of each click on a point that lies alone."""
+    units = Figure(page, "units")
+    points = max(units.columns("Scatter"), key=lambda columns: len(columns["x"]))
+    at = np.column_stack([points["x"], points["y"]])
+    scaled = (at - at.mean(0)) / at.std(0)
+    distance = np.sqrt(((scaled[:, None] - scaled[None]) ** 2).sum(2))
+    np.fill_diagonal(distance, np.inf)
+    took = []
+    for place in np.argsort(-distance.min(1))[:CLICKS]:
+        page.wait_for_timeout(500)
+        across, down = units.pixel(*at[place])
+        page.evaluate(CLICK)
+        page.mouse.click(across, down)
+        answer = page.evaluate("() => window.answered")
+        if isinstance(answer, str):
+            print("no answer:", answer)
+        else:
+            took.append(answer)
+    return took
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
