@@ -260,7 +260,7 @@ def test_what_a_study_lacks_is_said_in_its_place(study: xr.Dataset) -> None:
 def test_a_class_with_few_images_or_none_is_marked() -> None:
     study = simulated_study(4, 6, 60, 2, flip_rate=0.2, empty_categories=(1,))
     explorer = unitlab.explore(study, unit=0)
-    assert "Only 12 images" in explorer.classes.headline.value
+    assert "only 12 images" in explorer.classes.headline.value
     explorer.state.category = "class 1"
     assert "no image of <em>class 1</em>" in explorer.classes.headline.value
 

@@ -11,9 +11,10 @@ from bokeh.models.annotations import Span
 
 from unitlab.views.colours import GREEN, GREY, ORANGE
 from unitlab.views.explorer.figures import FigureWidget, bare_figure, describe_figure
-from unitlab.views.explorer.finding import finding_html, points
+from unitlab.views.explorer.finding import finding_html
 from unitlab.views.explorer.messages import as_text, guarded
 from unitlab.views.explorer.pointing import hear_tap
+from unitlab.views.findings import number
 from unitlab.views.names import distinct, shortened
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ __all__ = ["ClassesPlot", "page_of_classes"]
 
 Array = np.ndarray[Any, Any]
 
-HEIGHT = 252
+HEIGHT = 236
 N_DAMAGED, N_HELPED = 10, 3
 ON_PAGE = N_DAMAGED + N_HELPED
 GAP = 0.5
@@ -56,7 +57,7 @@ class ClassesPlot:
         self.bars = ColumnDataSource({name: [] for name in columns})
         self.ticker = FixedTicker(ticks=[])
         self.plot = self._figure()
-        self.figure = FigureWidget(self.plot)
+        self.figure = FigureWidget(self.plot, [self.whiskers.glyph])
         self.back = W.Button(description="◀", tooltip="the classes before these")
         self.forward = W.Button(description="▶", tooltip="the next classes")
         self.where = W.HTML()
@@ -85,9 +86,7 @@ class ClassesPlot:
             line_width=1.5,
         )  # fmt: skip
         bars.nonselection_glyph = bars.selection_glyph = None
-        # black on a white rim: seen over bars and on pages of any colour
-        for color, line_width in (("white", 3.5), ("black", 1.3)):
-            plot.segment("low", "slot", "high", "slot", source=self.bars, line_color=color, line_width=line_width)
+        self.whiskers = plot.segment("low", "slot", "high", "slot", source=self.bars, line_color="#1a1a1a", line_width=1.3)
         tips = [
             ("class", "@name"), ("images", "@images"), ("drop (points)", "@drop{0.0}"), ("95 %", "@low{0.0} to @high{0.0}"),
             ("q", "@q"), ("broken, fixed", "@change"),
@@ -153,7 +152,7 @@ class ClassesPlot:
         self.where.value = as_text(f"{_range_shown(places, above)} of {len(row.order)} classes")
         self.back.disabled, self.forward.disabled = self.page == 0, self.page >= self.n_pages - 1
         self.back.layout.visibility = self.forward.layout.visibility = "visible" if self.n_pages > 1 else "hidden"
-        described = "; ".join(f"{study.names[k]} {points(row.drop[k])}" for k in ks)
+        described = "; ".join(f"{study.names[k]} {number(row.drop[k])}" for k in ks)
         describe_figure(self.plot, f"Accuracy drop by class of unit {self.state.unit}, in points: {described}")
 
 

@@ -46,7 +46,9 @@ class Explorer(W.VBox):
     the layer and ablation that are open. ``code()`` gives the line of Python that restores the view.
     """
 
-    def __init__(self, source: StudySource, study: MeasuredStudy, state: ExplorerState) -> None:
+    def __init__(self, source: StudySource, study: MeasuredStudy, state: ExplorerState, *, follow_y: bool = True) -> None:
+        # the vertical axis changes to the cross-fitted maximum when that is known, unless it was asked for
+        self._follow_y = follow_y
         self.source, self.study, self.state = source, study, state
         self._watchers: list[_Watcher] = []
         self._owner = ""
@@ -201,7 +203,7 @@ class Explorer(W.VBox):
     def _now_complete(self) -> None:
         assert self._changed is not None
         self._changed.add("measures")
-        if self.state.y == "max_class_drop":
+        if self._follow_y and self.state.y == "max_class_drop":
             self.state.y = self.study.default_y
 
     def _announce(self) -> None:
@@ -263,6 +265,8 @@ def explore(
     """
     source, ds = StudySource.of(ds_or_name)
     study = MeasuredStudy(ds)
+    if study.is_quick:
+        study.finish()
     for name in (x, y, color):
         if name is not None:
             chosen(study.measures if name in study.variables else _whole(study), [name], [("unit",)])
@@ -276,7 +280,7 @@ def explore(
         x=x or DEFAULT_X, y=y or study.default_y, color=color or "", selection=group,
     )  # fmt: skip
     load_bokeh()
-    return Explorer(source, study, state)
+    return Explorer(source, study, state, follow_y=y is None)
 
 
 def _whole(study: MeasuredStudy) -> xr.Dataset:

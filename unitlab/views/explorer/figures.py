@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from bokeh.models import Range1d
+from bokeh.document import Document
+from bokeh.models import CustomJS, Range1d
 from bokeh.plotting import figure
 from jupyter_bokeh import BokehModel
 
 __all__ = ["FigureWidget", "bare_figure", "describe_figure", "set_range"]
 
 LABELS = "11px"
+# text keeps the colour that it was laid out with, and glyphs take none from the style sheet
+FOLLOW_THEME = """
+const follow = () => {
+  const dark = document.body.dataset.jpThemeLight === "false";
+  for (const glyph of inked) glyph.line_color = dark ? "#f0f0f0" : "#1a1a1a";
+  for (const part of [...plot.left, ...plot.below, ...plot.center]) part.change.emit();
+};
+const settled = () => { follow(); setTimeout(follow, 300); setTimeout(follow, 1500); };
+new MutationObserver(settled).observe(document.body, {attributes: true, attributeFilter: ["data-jp-theme-light"]});
+follow();
+"""
 
 
 def bare_figure(name: str, height: int, **options: Any) -> figure:
@@ -37,9 +50,15 @@ def bare_figure(name: str, height: int, **options: Any) -> figure:
 
 
 class FigureWidget(BokehModel):
-    """A figure inside a widget layout. The page is given the figure as it is when it asks, not as it was at first."""
+    """A figure inside a widget layout; ``inked`` glyphs are drawn dark on light pages and light on dark ones.
 
-    def __init__(self, plot: figure) -> None:
+    The page is given the figure as it is when it asks, not as it was at first.
+    """
+
+    def __init__(self, plot: figure, inked: Iterable[Any] = ()) -> None:
+        document = Document()
+        document.add_root(plot)
+        document.js_on_event("document_ready", CustomJS(args={"plot": plot, "inked": list(inked)}, code=FOLLOW_THEME))
         super().__init__(plot, combine_events=True, layout={"width": "100%", "height": f"{plot.height}px"})
         self.changed = False
         self._model.document.on_change(self._note_change)

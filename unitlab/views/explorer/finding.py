@@ -1,4 +1,4 @@
-"""The finding about a unit, in a sentence."""
+"""The finding about a unit and a class, as it heads the bars."""
 
 from __future__ import annotations
 
@@ -6,14 +6,9 @@ import numpy as np
 
 from unitlab.views.explorer.measured_study import FEW_IMAGES, ClassDrops, MeasuredStudy
 from unitlab.views.explorer.messages import as_text
+from unitlab.views.findings import interval, points, probability
 
-__all__ = ["finding_html", "points"]
-
-
-def points(value: float) -> str:
-    """A drop in points: one decimal, a true minus, no minus zero."""
-    text = f"{value:.1f}"
-    return "0.0" if text == "-0.0" else text.replace("-", "−")
+__all__ = ["finding_html"]
 
 
 def finding_html(study: MeasuredStudy, unit: int, row: ClassDrops, category: str = "") -> str:
@@ -28,20 +23,26 @@ def finding_html(study: MeasuredStudy, unit: int, row: ClassDrops, category: str
         return f"<b>Unit {unit}:</b> no class of the study has images."
     k = study.category_position(category) if category else int(row.order[0])
     name = f"<em>{as_text(study.names[k])}</em>"
-    overall = f"overall {points(study.values('overall_drop')[place])}"
+    overall = f"overall {points(study.values('overall_drop')[place] / 100)}"
     if not row.n_images[k]:
         return f"<b>Unit {unit}:</b> the study has no image of {name}, so there is no drop to show; {overall}."
-    drop, q = row.drop[k], row.q[k]
-    limits = "" if np.isnan(row.low[k]) else f" (95 %: {points(row.low[k])} to {points(row.high[k])})"
-    level = "q is being computed" if np.isnan(q) else f"q = {q:.2g}" if q >= 0.001 else "q &lt; 0.001"
-    if drop > 0:
-        verb, amount = "costs", points(drop)
-    elif drop < 0:
-        verb, amount = "helps", points(-drop)
-        limits = "" if np.isnan(row.low[k]) else f" (95 %: {points(-row.high[k])} to {points(-row.low[k])})"
-        verb = "holds back"
+    drop, q, sign = row.drop[k] / 100, row.q[k], 1 if row.drop[k] >= 0 else -1
+    ends = sorted((sign * row.low[k] / 100, sign * row.high[k] / 100))
+    sure = [] if np.isnan(row.low[k]) else [f"95 %: {interval(*ends)}"]
+    if np.isnan(q):
+        sure.append("q is being computed")
     else:
-        return f"<b>Unit {unit}</b> changes {name} by 0.0 points{limits}; {overall}."
-    caution = f" Only {int(row.n_images[k])} images of the class." if row.n_images[k] < FEW_IMAGES else ""
-    doubt = "" if np.isnan(q) or row.significant[k] else " — within chance"
-    return f"<b>Unit {unit}</b> {verb} {name} <b>{amount}</b> points{limits}, {level}{doubt}; {overall}.{caution}"
+        sure.append(as_text(probability("q", q)) + ("" if row.significant[k] else ", not significant by itself"))
+    verb = f"costs {name}" if drop > 0 else f"holds {name} back by" if drop < 0 else f"changes {name} by"
+    few = f" The class has only {int(row.n_images[k])} images." if row.n_images[k] < FEW_IMAGES else ""
+    return f"<b>Unit {unit}</b> {verb} <b>{points(abs(drop))}</b> points ({'; '.join(sure)}); {overall}.{few} {_unit_level(study, place)}"
+
+
+def _unit_level(study: MeasuredStudy, place: int) -> str:
+    """Whether the unit's damage falls on some classes more than flips regardless of class would."""
+    if not study.complete:
+        return ""
+    p = as_text(probability("p", study.p_specific[place]))
+    return (
+        f"It damages specific classes ({p})." if study.significant[place] else f"Its damage is not shown to be specific ({p})."
+    )

@@ -84,6 +84,8 @@ class UnitsPlot:
         plot.add_tools(lasso, self.hover)
         plot.toolbar.active_drag = lasso
         self.bar = ColorBar(color_mapper=self.mapper, width=10, visible=False, background_fill_alpha=0, title="")
+        # it hears nothing of the style sheet
+        self.bar.major_label_text_color = self.bar.title_text_color = GREY
         self.bar.major_label_text_font_size = self.bar.title_text_font_size = "11px"
         plot.add_layout(self.bar, "right")
         return plot
@@ -192,11 +194,11 @@ class UnitsPlot:
         except UnitlabError as error:
             return f"no line: {error}"
         self.line.data = {name: found[name] for name in ("x", "fit", "low", "high")}
-        return f"Spearman {found['spearman']:+.2f}, Pearson {found['pearson']:+.2f} over {found['n_units']} units"
+        return f"Spearman {found['spearman']:+.2f}, Pearson {found['pearson']:+.2f}"
 
     def _say_how_to_read(self, n_lacking: int, line: str) -> None:
         study = self.explorer.study
-        parts = ["● damages specific classes (p ≤ 0.05)", "○ not shown to"]
+        parts = ["● specific damage, p ≤ 0.05", "○ p > 0.05"]
         if not study.complete:
             parts = ["○ tests and cross-fitted drops are being computed …"]
         if len(self.null.data["x"]):

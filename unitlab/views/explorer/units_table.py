@@ -10,8 +10,8 @@ import ipywidgets as W
 import numpy as np
 
 from unitlab.errors import UnitlabError, nearest_names
-from unitlab.views.explorer.finding import points
 from unitlab.views.explorer.messages import as_text, guarded
+from unitlab.views.findings import points
 
 if TYPE_CHECKING:
     from unitlab.views.explorer.explorer import Explorer
@@ -180,4 +180,4 @@ class UnitsTable:
 
 
 def _number(value: float) -> str:
-    return "…" if np.isnan(value) else points(value)
+    return "…" if np.isnan(value) else points(value / 100)
