@@ -28,17 +28,14 @@ from unitlab.study_writing import write_study  # noqa: E402
 
 CLICKS = 21
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-MEMORY = (
-    "{k: int(v.split()[0]) // 1024 for k, v in (l.split(':') for l in open('/proc/self/status')) if k in ('VmRSS', 'VmHWM')}"
-)
+MEMORY = """for line in open('/proc/self/status'):
+    if line.startswith(('VmRSS', 'VmHWM')): print(line.split()[0], int(line.split()[1]) // 1024, end=' MB  ')"""
 CELLS = (
-    f"print({MEMORY})",
+    MEMORY,
     "import unitlab\nexplorer = unitlab.explore({store!r})\nexplorer",
-    f"print({MEMORY})",
+    MEMORY,
 )
-READY = (
-    """() => notebookPage.drawn('units') && notebookPage.drawn('classes') && document.querySelectorAll('.ul-grid img').length"""
-)
+READY = "() => ['units', 'classes'].every(name => notebookPage.drawn(name)) && !!document.querySelector('.ul-grid img')"
 # resolves to milliseconds when all that is above the fold shows another unit than before
 CLICK = """
 () => {
@@ -70,9 +67,7 @@ CLICK = """
 
 def written_study(path: Path) -> None:
     """The made-up study, with thumbnails that JPEG does not find too easy."""
-    groups = simulated_groups(
-        512, 365, 36_500, seed=1, flip_rate=0.02, specific_unit=37, specific_category=200, top=20, map_size=14
-    )
+    groups = simulated_groups(512, 365, 36_500, seed=1, flip_rate=0.02, specific_unit=37, top=20, map_size=14)
     random = np.random.default_rng(0)
     root = groups[""][0]
     root["thumbnails"] = random.integers(0, 256, (36_500, 8, 8, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
@@ -93,7 +88,7 @@ def main(store: Path | None) -> None:
             browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
             page = browser.new_page(viewport={"width": 1400, "height": 900})
             page.add_init_script(path=TESTS / "browser" / "notebook_page.js")
-            opened = NotebookPage(page, server.url, "benchmark.ipynb")
+            NotebookPage(page, server.url, "benchmark.ipynb")
             page.evaluate("() => { window.start = performance.now() }")
             page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells') }")
             page.wait_for_function(READY, timeout=60_000)
@@ -104,10 +99,10 @@ def main(store: Path | None) -> None:
             print(f"tests and cross-fitted drops there: {complete / 1000:.2f} s")
             took = clicks(page)
             print(f"click: median {np.median(took):.0f} ms ({min(took):.0f} to {max(took):.0f}, {len(took)} clicks)")
-            opened._command("notebook:run-all-cells")
-            page.evaluate("() => jupyterapp.commands.execute('notebook:insert-cell-below')")
+            page.evaluate("() => { jupyterapp.commands.execute('notebook:run-cell') }")
+            page.wait_for_function("() => notebookPage.ran()")
             for output in page.locator(".jp-OutputArea-output pre").all_inner_texts():
-                print("memory, MB:", output)
+                print("kernel:", output)
             browser.close()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

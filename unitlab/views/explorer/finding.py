@@ -35,7 +35,8 @@ def finding_html(study: MeasuredStudy, unit: int, row: ClassDrops, category: str
         sure.append(as_text(probability("q", q)) + ("" if row.significant[k] else ", not significant by itself"))
     verb = f"costs {name}" if drop > 0 else f"holds {name} back by" if drop < 0 else f"changes {name} by"
     few = f" The class has only {int(row.n_images[k])} images." if row.n_images[k] < FEW_IMAGES else ""
-    return f"<b>Unit {unit}</b> {verb} <b>{points(abs(drop))}</b> points ({'; '.join(sure)}); {overall}.{few} {_unit_level(study, place)}"
+    what = f"<b>Unit {unit}</b> {verb} <b>{points(abs(drop))}</b> points ({'; '.join(sure)}); {overall}."
+    return f"{what}{few} {_unit_level(study, place)}"
 
 
 def _unit_level(study: MeasuredStudy, place: int) -> str:
@@ -43,6 +44,6 @@ def _unit_level(study: MeasuredStudy, place: int) -> str:
     if not study.complete:
         return ""
     p = as_text(probability("p", study.p_specific[place]))
-    return (
-        f"It damages specific classes ({p})." if study.significant[place] else f"Its damage is not shown to be specific ({p})."
-    )
+    if study.significant[place]:
+        return f"It damages specific classes ({p})."
+    return f"Its damage is not shown to be specific ({p})."
