@@ -28,6 +28,7 @@ HEIGHT = 236
 N_DAMAGED, N_HELPED = 10, 3
 ON_PAGE = N_DAMAGED + N_HELPED
 GAP = 0.5
+LEAST_SLOTS = 5.0
 NAME_WIDTH = 22
 
 
@@ -75,7 +76,6 @@ class ClassesPlot:
 
     def _figure(self) -> Any:
         plot = bare_figure("classes", HEIGHT, tools="", toolbar_location=None, min_border_left=150, min_border_right=12)
-        plot.y_range.update(start=ON_PAGE - 1 + GAP + 0.6, end=-0.6)
         plot.yaxis.ticker = plot.ygrid.ticker = self.ticker
         plot.ygrid.grid_line_alpha = 0
         plot.yaxis.major_tick_line_alpha = plot.yaxis.axis_line_alpha = 0
@@ -148,6 +148,8 @@ class ClassesPlot:
         ends = np.concatenate([drop, low, high, [0.0]])
         least, most = float(ends.min()), float(ends.max())
         room = max(most - least, 1.0) * 0.04
+        # few classes get thicker bars, but not bars like beams
+        self.plot.y_range.update(start=max(float(slot.max(initial=0)), LEAST_SLOTS) + 0.6, end=-0.6)
         self.plot.x_range.update(start=least - room, end=most + room)
         self.where.value = as_text(f"{_range_shown(places, above)} of {len(row.order)} classes")
         self.back.disabled, self.forward.disabled = self.page == 0, self.page >= self.n_pages - 1
