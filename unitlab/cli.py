@@ -6,7 +6,9 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -62,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     compute.add_argument("--memory", default="2 GB", help="memory for the sweep besides the network (default: 2 GB)")
     compute.add_argument("--store", type=Path, help="where to write (default: unitlab's data folder)")
     _add_file_arguments(compute)
+    compute.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler whose workers compute, tcp://HOST:PORT")
     compute.set_defaults(run=_compute)
     verify = commands.add_parser("verify", help="check every byte, and a sample of the pairs with plain hooks")
     verify.add_argument("name", metavar="NAME", help="a study's name or path")
@@ -114,6 +117,8 @@ def _info(given: argparse.Namespace) -> int:
 
 
 def _compute(given: argparse.Namespace) -> int:
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
     from unitlab.compute.recipe_files import RecipeFiles
     from unitlab.compute.sweep import ablate
 
@@ -127,15 +132,27 @@ def _compute(given: argparse.Namespace) -> int:
     layers = given.layer or list(recipe.layers)
     model, images = files.model(), files.images()
     files.remember()
-    found = ablate(
-        model, images, layers[0] if len(layers) == 1 else layers,
-        units=None if given.units is None else _units(given.units), ablation=given.ablation, store=store, device=given.device,
-        precision=given.precision, memory=given.memory, attrs=files.attrs(),
-    )  # fmt: skip
-    ds = found[layers[-1]] if isinstance(found, dict) else found
+    with logging_redirect_tqdm(), _client(given.scheduler) as client:
+        found = ablate(
+            model, images, layers[0] if len(layers) == 1 else layers,
+            units=None if given.units is None else _units(given.units), ablation=given.ablation, store=store,
+            device=given.device, precision=given.precision, memory=given.memory, attrs=files.attrs(), client=client,
+        )  # fmt: skip
+    ds = list(found.values())[-1] if isinstance(found, dict) else found
     print(_table(ds))
     print(f"\nstudy: {store}")
     return 0
+
+
+def _client(address: str | None) -> AbstractContextManager[Any]:
+    """A client of the Dask scheduler, or None where no address is given."""
+    if address is None:
+        return nullcontext()
+    try:
+        from unitlab.compute.cluster import connected
+    except ModuleNotFoundError as error:
+        raise UnitlabError(f"--scheduler needs {error.name}; install unitlab with its extra 'cluster'") from error
+    return connected(address)
 
 
 def _verify(given: argparse.Namespace) -> int:

@@ -65,6 +65,7 @@ class JoinedStudy:
 
     def write(self, index: int, arrays: Mapping[str, Any]) -> None:
         """Write a shard; not where the sweep has ended or changed meanwhile."""
+        self.check_fingerprint()
         write_shard(_path(self.folder, index), arrays, self.check_fingerprint)
 
     def read_replacements(self) -> dict[str, ShardArray] | None:

@@ -27,8 +27,8 @@ from torchvision import transforms
 
 import unitlab
 from unitlab.compute.dense_products import DenseProduct
+from unitlab.compute.one_process import HeldShards, compute_shards
 from unitlab.compute.plan import SweepPlan, plan_sweep
-from unitlab.compute.sweep import HeldShards, compute_shards
 from unitlab.compute.working_copy import exact_float32
 
 REPEATS = 3

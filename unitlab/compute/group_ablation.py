@@ -17,9 +17,10 @@ from unitlab.analysis.accuracies import balanced_accuracy, class_counts
 from unitlab.compute.groups import RootShards, counts_and_rates, root_group
 from unitlab.compute.images import ImageSource
 from unitlab.compute.images import images as image_source
+from unitlab.compute.one_process import HeldShards, unit_replacements
 from unitlab.compute.plan import SweepPlan, plan_sweep
+from unitlab.compute.progress import InterruptRequest
 from unitlab.compute.shards import scored_parts
-from unitlab.compute.sweep import HeldShards, unit_replacements
 from unitlab.compute.verification import compared_with_hooks, pairs_to_verify
 from unitlab.compute.working_copy import exact_float32
 from unitlab.errors import UnitlabError
@@ -148,7 +149,7 @@ def scored_sets(plan: SweepPlan, source: ImageSource, sets: Sequence[Sequence[in
     engine = plan.engines[0]
     engine.silence_together(sets)
     log.info("%s (%s): %d sets of units; %s", plan.sites[0].layer, plan.sites[0].text, len(sets), engine.strategy)
-    replacements = unit_replacements(plan, source, HeldShards())
+    replacements = unit_replacements(plan, source, HeldShards(), InterruptRequest(), progress=False)
     root = RootShards()
     prediction = np.empty((len(sets), len(source)), plan.prediction_dtype)
     margin_drop = np.empty((len(sets), len(source)), np.float16)

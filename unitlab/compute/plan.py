@@ -65,9 +65,14 @@ class SweepPlan:
         return np.int16 if self.network.categories <= np.iinfo(np.int16).max else np.int32
 
     @property
-    def description(self) -> str:
+    def layers_text(self) -> str:
+        """The layers' names, or how many there are."""
         names = ", ".join(site.layer for site in self.sites)
-        return f"{self.ablation} ablation of {names if len(names) < 40 else f'{len(self.sites)} layers'}"
+        return names if len(names) < 40 else f"{len(self.sites)} layers"
+
+    @property
+    def description(self) -> str:
+        return f"{self.ablation} ablation of {self.layers_text}"
 
     def images_in(self, shards: Iterable[int]) -> int:
         """How many images some shards have."""
@@ -168,6 +173,7 @@ def plan_sweep(
         "device": network.device.type,
         "memory": str(budget),
         "batch": str(size),
+        "shard": str(per_shard),
         "torch": torch.__version__,
     }
     return plan

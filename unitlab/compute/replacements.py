@@ -58,8 +58,10 @@ def replacement_of(ablation: str, shape: tuple[int, ...], images: int, seed: int
         For mean (unit), for resample (donor, unit, …).
     """
     flat = (1, -1, *[1] * (len(shape) - 2))
-    if values is None:
+    if ablation == "zero":
         return Replacement(torch.zeros(1, shape[1]).reshape(flat))
+    if values is None:
+        raise UnitlabError(f"what the units are replaced by is missing for ablation={ablation!r}; run the same again")
     if ablation == "mean":
         return Replacement(torch.from_numpy(values).reshape(flat))
     return Replacement(torch.from_numpy(values), donor_of_image(images, seed)[1])

@@ -32,10 +32,10 @@ class ShardComputation:
     def __init__(self, plan: SweepPlan, source: ImageSource, replacements: list[Replacement]) -> None:
         self.plan, self.source, self.replacements = plan, source, replacements
 
-    def arrays(self, index: int, advance: Advance) -> dict[str, np.ndarray]:
-        """Arrays named "variable" or "layer/variable"; ``advance`` hears the number of images of every batch."""
+    def arrays(self, start: int, stop: int, advance: Advance) -> dict[str, np.ndarray]:
+        """Of images ``start`` to ``stop``, named "variable" or "layer/variable"; ``advance`` hears how many are done."""
         plan, found = self.plan, _ShardParts(self.plan)
-        for batch, positions in self.source.batches(*plan.shard_bounds[index], plan.batch_size):
+        for batch, positions in self.source.batches(start, stop, plan.batch_size):
             self._evaluate(batch, np.asarray(positions), found)
             advance(len(positions))
         return found.arrays()
@@ -107,10 +107,10 @@ class _ShardParts:
         return arrays
 
 
-def activation_sums(plan: SweepPlan, source: ImageSource, index: int, advance: Advance) -> dict[str, np.ndarray]:
-    """Sums over a shard's images and positions, "layer" (unit), and how many were summed, "layer/count"."""
+def activation_sums(plan: SweepPlan, source: ImageSource, start: int, stop: int, advance: Advance) -> dict[str, np.ndarray]:
+    """Sums over images from ``start`` to ``stop`` and positions, "layer" (unit), and their number, "layer/count"."""
     sums: dict[str, np.ndarray] = {}
-    for batch, positions in source.batches(*plan.shard_bounds[index], plan.batch_size):
+    for batch, positions in source.batches(start, stop, plan.batch_size):
         with failure_names_images(source, np.asarray(positions)):
             for values in _site_values(plan, batch):
                 for site, value in zip(plan.sites, values, strict=True):

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import nn
-from tqdm.auto import tqdm
 
 from unitlab.compute.groups import layer_groups, root_group
 from unitlab.compute.images import ImageSource
 from unitlab.compute.images import images as image_source
+from unitlab.compute.one_process import HeldShards, compute_shards
 from unitlab.compute.plan import SweepPlan, plan_sweep
-from unitlab.compute.replacements import Replacement, donor_of_image
-from unitlab.compute.shards import ShardComputation, activation_sums, donor_values
 from unitlab.compute.verification import compared_with_hooks, pairs_to_verify
 from unitlab.compute.working_copy import exact_float32
 from unitlab.errors import UnitlabError
 from unitlab.partial_study import PartialStudy
 from unitlab.study import assemble, open_study, study_summary
 from unitlab.study_writing import write_study
+
+if TYPE_CHECKING:
+    import distributed
+
+    from unitlab.compute.cluster import WorkerPool
 
 __all__ = ["ablate"]
 
@@ -48,6 +51,7 @@ def ablate(
     progress: bool = True,
     seed: int = 0,
     attrs: dict[str, Any] | None = None,
+    client: distributed.Client | None = None,
 ) -> xr.Dataset | dict[str, xr.Dataset]:
     """Silence every unit of a layer, one at a time, and re-measure every class.
 
@@ -82,6 +86,9 @@ def ablate(
         Of the donors of ``ablation="resample"``.
     attrs
         Further attributes of the study (its name, the network's accuracy …).
+    client
+        A `distributed.Client`: its workers compute the shards, each one at a time with as many threads as the worker has,
+        on a GPU each where they see any. ``store`` must be on a file system that all of them share.
 
     Returns
     -------
@@ -108,33 +115,74 @@ def ablate(
     source = images if isinstance(images, ImageSource) else image_source(images)
     if not isinstance(store, str | Path | None):
         raise UnitlabError(f"store={store!r} is not a path; give one such as 'study.zarr', or leave it out")
+    if client is not None and store is None:
+        raise UnitlabError(
+            "client= is given without store=: workers write their shards beside the store; give store=PATH, on a file system "
+            "that this process and all workers see under the same path"
+        )
+    request: dict[str, Any] = {
+        "layer": layer, "units": units, "ablation": ablation, "labels": labels, "precision": precision,
+        "batch_size": batch_size, "memory": memory, "seed": seed,
+    }  # fmt: skip
     with exact_float32():
-        plan = plan_sweep(
-            model, source, layer,
-            units=units, ablation=ablation, labels=labels, device=device, precision=precision,
-            batch_size=batch_size, memory=memory, seed=seed,
-        )  # fmt: skip
+        plan = plan_sweep(model, source, device=device if client is None else _device_here(device), **request)
         if store is not None and Path(store).exists() and _finished(Path(store), plan):
             found = {site.layer: open_study(store, site.layer, ablation) for site in plan.sites}
         else:
-            found = _computed(plan, source, store, progress, attrs or {}, model)
+            found = _swept(plan, source, store, progress, attrs or {}, model, client, device, request)
     return found[plan.sites[0].layer] if plan.one_layer else found
 
 
-def _computed(
-    plan: SweepPlan, source: ImageSource, store: str | Path | None, progress: bool, attrs: dict[str, Any], model: nn.Module
+def _swept(
+    plan: SweepPlan,
+    source: ImageSource,
+    store: str | Path | None,
+    progress: bool,
+    attrs: dict[str, Any],
+    model: nn.Module,
+    client: distributed.Client | None,
+    device: str | torch.device | None,
+    request: dict[str, Any],
 ) -> dict[str, xr.Dataset]:
     """The datasets of the plan's layers, after the sweep."""
+    for site, units, engine in zip(plan.sites, plan.units, plan.engines, strict=True):
+        log.info("%s (%s), %d units: %s", site.layer, site.text, len(units), engine.strategy)
     if store is None:
         held = HeldShards()
         compute_shards(plan, source, held, progress)
         groups = _groups(plan, source, held, attrs, model)
         return {site.layer: assemble(groups, site.layer, plan.ablation) for site in plan.sites}
-    with closing(PartialStudy(store, plan.fingerprint)) as partial:
-        compute_shards(plan, source, partial, progress)
-        write_study(store, _groups(plan, source, partial, attrs, model))
-        partial.remove()
+    pool = None
+    if client is not None:
+        pool = _worker_pool(client, device)
+        plan.fingerprint["device"] = pool.device_type
+    with closing(PartialStudy(store, plan.fingerprint)) as study:
+        done = study.finished()
+        if done:
+            log.info("going on: %d of %d images are computed already", plan.images_in(done), len(source))
+        if pool is None:
+            compute_shards(plan, source, study, progress)
+        else:
+            pool.compute(plan, model, source, request, study, progress)
+        write_study(store, _groups(plan, source, study, attrs, model))
+        study.remove()
     return {site.layer: open_study(store, site.layer, plan.ablation) for site in plan.sites}
+
+
+def _worker_pool(client: distributed.Client, device: str | torch.device | None) -> WorkerPool:
+    try:
+        from unitlab.compute.cluster import WorkerPool
+    except ModuleNotFoundError as error:
+        if error.name not in ("dask", "distributed", "cloudpickle"):
+            raise
+        raise UnitlabError(f"client= needs {error.name}; install unitlab with its extra 'cluster'") from error
+    return WorkerPool(client, device)
+
+
+def _device_here(device: str | torch.device | None) -> torch.device:
+    """What this process checks the results on, where workers compute on ``device``."""
+    wanted = torch.device("cuda" if device is None else device)
+    return torch.device(wanted.type if wanted.type != "cuda" or torch.cuda.is_available() else "cpu")
 
 
 def _finished(store: Path, plan: SweepPlan) -> bool:
@@ -162,59 +210,6 @@ def _finished(store: Path, plan: SweepPlan) -> bool:
     return True
 
 
-class HeldShards:
-    """Shards of a sweep without a store, in memory; as `PartialStudy` has them on disk."""
-
-    def __init__(self) -> None:
-        self.held: dict[int, dict[str, np.ndarray]] = {}
-        self.replacements: dict[str, np.ndarray] | None = None
-
-    def finished(self) -> list[int]:
-        return sorted(self.held)
-
-    def write(self, index: int, arrays: dict[str, np.ndarray]) -> None:
-        self.held[index] = arrays
-
-    def read(self, index: int) -> dict[str, np.ndarray]:
-        return self.held[index]
-
-    def write_replacements(self, arrays: dict[str, np.ndarray]) -> None:
-        self.replacements = arrays
-
-    def read_replacements(self) -> dict[str, np.ndarray] | None:
-        return self.replacements
-
-
-def compute_shards(plan: SweepPlan, source: ImageSource, shards: PartialStudy | HeldShards, progress: bool) -> None:
-    """Compute the shards that are not finished yet, one after the other, in this process."""
-    for site, engine in zip(plan.sites, plan.engines, strict=True):
-        log.info("%s (%s): %s", site.layer, site.text, engine.strategy)
-    done = set(shards.finished())
-    left = [index for index in range(len(plan.shard_bounds)) if index not in done]
-    if not left:
-        return
-    with tqdm(
-        total=len(source), initial=plan.images_in(done), unit=" images", disable=not progress, desc=plan.description
-    ) as bar:
-        replacements = unit_replacements(plan, source, shards)
-        computation = ShardComputation(plan, source, replacements)
-        for index in left:
-            shards.write(index, computation.arrays(index, bar.update))
-
-
-def unit_replacements(plan: SweepPlan, source: ImageSource, shards: PartialStudy | HeldShards) -> list[Replacement]:
-    """What units are replaced by: as a sweep that was cut off has kept it, or worked out now."""
-    values: Mapping[str, Any] | None = shards.read_replacements()
-    if values is None and plan.ablation != "zero":
-        if plan.ablation == "mean":
-            numbers = range(len(plan.shard_bounds))
-            values = plan.means(activation_sums(plan, source, index, lambda _: None) for index in numbers)
-        else:
-            values = donor_values(plan, source, donor_of_image(len(source), plan.seed)[0])
-        shards.write_replacements(values)
-    return plan.replacements(values, len(source))
-
-
 def _groups(
     plan: SweepPlan, source: ImageSource, shards: PartialStudy | HeldShards, attrs: dict[str, Any], model: nn.Module
 ) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
@@ -222,11 +217,12 @@ def _groups(
     held = [shards.read(index) for index in range(len(plan.shard_bounds))]
     root_arrays, root_attrs = root_group(plan, source, held)
     groups: dict[str, Any] = {"": (root_arrays, {**root_attrs, **attrs})}
-    for number, site in enumerate(plan.sites):
+    replacements = plan.replacements(shards.read_replacements(), len(source))
+    for number, (site, replaced) in enumerate(zip(plan.sites, replacements, strict=True)):
         (layer_arrays, layer_attrs), (arrays, ablation_attrs) = layer_groups(plan, number, held, root_arrays)
         proof = compared_with_hooks(
             model, source, site, [[unit] for unit in plan.units[number]], plan.ablation, plan.seed, arrays["prediction"],
-            device=plan.network.device, sample=pairs_to_verify(len(source)), seed=0, memory=plan.memory,
+            device=plan.network.device, sample=pairs_to_verify(len(source)), seed=0, memory=plan.memory, replaced=replaced,
         )  # fmt: skip
         if proof.different:
             log.warning("%s: %d of %d pairs differ from plain hooks", site.layer, proof.different, proof.compared)

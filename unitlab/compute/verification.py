@@ -16,7 +16,7 @@ from unitlab.compute.hooks import recorded_output, replaced_output
 from unitlab.compute.images import ImageSource
 from unitlab.compute.images import images as image_source
 from unitlab.compute.layers import Site
-from unitlab.compute.replacements import donor_of_image
+from unitlab.compute.replacements import Replacement, donor_of_image
 from unitlab.compute.working_copy import choose_device, exact_float32, working_copy
 from unitlab.errors import UnitlabError
 
@@ -141,9 +141,13 @@ def compared_with_hooks(
     sample: int,
     seed: int,
     memory: int = MEMORY,
+    replaced: Replacement | None = None,
 ) -> Proof:
     """Compare ``sample`` pairs of ``prediction`` (set, image) with hooks that silence sets of units: in float32, and in
-    float64 where that is close."""
+    float64 where that is close.
+
+    ``replaced`` is what units are replaced by; None works it out anew with hooks, which for means takes all images.
+    """
     random = np.random.default_rng(seed)
     pairs = min(sample, len(sets) * len(source))
     flat = np.sort(random.choice(len(sets) * len(source), size=pairs, replace=False))
@@ -153,7 +157,7 @@ def compared_with_hooks(
     with exact_float32(), torch.no_grad():
         plain_model = working_copy(model, device)
         at_once = _images_at_once(plain_model, source, memory)
-        plain = _Hooked(plain_model, source, site, ablation, ablation_seed, device, at_once)
+        plain = _Hooked(plain_model, source, site, ablation, ablation_seed, device, at_once, replaced)
         doubtful = []
         for start in range(0, pairs, at_once):
             part = slice(start, start + at_once)
@@ -165,7 +169,7 @@ def compared_with_hooks(
         difference = ""
         if doubtful:
             exact_model = working_copy(model, device, dtype=torch.float64)
-            exact = _Hooked(exact_model, source, site, ablation, ablation_seed, device, 1)
+            exact = _Hooked(exact_model, source, site, ablation, ablation_seed, device, 1, replaced)
         for pair, in_float32 in doubtful:
             logits = exact.logits(images[pair : pair + 1], silenced[pair : pair + 1])[0]
             margin, spread = _margin_and_spread(logits)
@@ -232,7 +236,7 @@ def _image(source: ImageSource, position: int) -> Tensor:
 
 
 class _Hooked:
-    """The network in one precision, its site's output replaced by hooks; replacement values apart from the sweep's own."""
+    """The network in one precision, its site's output replaced by hooks; by the values given, or by its own."""
 
     def __init__(
         self,
@@ -243,11 +247,14 @@ class _Hooked:
         seed: int,
         device: torch.device,
         images_at_once: int,
+        replaced: Replacement | None,
     ) -> None:
         self.model, self.source, self.site, self.device, self.images_at_once = model, source, site, device, images_at_once
         self.dtype = _device_and_dtype(model)[1]
         self.donor: np.ndarray | None = None
-        if ablation == "mean":
+        if replaced is not None:
+            self.values, self.donor = replaced.values.to(device), replaced.donor
+        elif ablation == "mean":
             total, count = None, 0
             for batch, _ in source.batches(0, len(source), images_at_once):
                 value = self._own_output(batch).double()
