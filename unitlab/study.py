@@ -163,7 +163,8 @@ def open_study(path: str | Path, layer: str | None = None, ablation: str = "zero
     attrs: dict[str, Any] = {}
     for key in (f"{layer}/{ablation}", layer, ""):
         group, found = _stored_group(manifest, key)
-        arrays.update(group)
+        # an ablation of directions has its own activations in the place of the layer's
+        arrays = {**group, **arrays}
         attrs = {**found, **attrs}
     for level, key in (("study", ""), ("layer", layer), ("ablation", f"{layer}/{ablation}")):
         own = {name: array for name, array in arrays.items() if VARIABLES[name].level == level}

@@ -11,9 +11,18 @@ from torch import Tensor, nn
 
 
 def logits_with_unit_replaced(
-    model: nn.Module, images: Tensor, module: str, call: int, unit: int | None, ablated: Tensor | None
+    model: nn.Module,
+    images: Tensor,
+    module: str,
+    call: int,
+    unit: Any,
+    ablated: Tensor | None,
+    basis: Tensor | None = None,
 ) -> Tensor:
-    """Logits (image, category) of the network when one unit's output is ``ablated[:, unit]``."""
+    """Logits (image, category) of the network when one unit's output (or several units') is ``ablated[:, unit]``.
+
+    With a basis (direction, channel), when the component of output − ablated along one direction is taken away.
+    """
     seen = 0
 
     def hook(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
@@ -21,6 +30,10 @@ def logits_with_unit_replaced(
         seen += 1
         if seen != call + 1 or unit is None:
             return None
+        if basis is not None:
+            v = basis[unit].to(output.dtype)
+            along = torch.einsum("c,nc...->n...", v, output - ablated.to(output.dtype))
+            return output - along.unsqueeze(1) * v.reshape(-1, *[1] * (output.dim() - 2))
         out = output.clone()
         out[:, unit] = ablated.to(output.dtype).expand_as(output)[:, unit]
         return out
@@ -64,13 +77,14 @@ def oracle_logits(
     *,
     ablation: str = "zero",
     donors: np.ndarray | None = None,
+    basis: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Logits (unit, image, category) by plain hooks: in float64, which is the oracle, and in the network's own precision."""
     both = []
     for network in (copy.deepcopy(model).double(), model):
         pixels = images.to(next(network.parameters()).dtype)
         ablated = replacement_values(site_output(network, pixels, module, call), ablation, donors)
-        logits = [logits_with_unit_replaced(network, pixels, module, call, unit, ablated) for unit in units]
+        logits = [logits_with_unit_replaced(network, pixels, module, call, unit, ablated, basis) for unit in units]
         both.append(torch.stack(logits).double())
     return both[0], both[1]
 
@@ -105,7 +119,8 @@ def assert_exact(
     *,
     ablation: str = "zero",
     donors: np.ndarray | None = None,
+    basis: Tensor | None = None,
 ) -> None:
     """`assert_same_predictions` with the oracle of one network and layer."""
-    exact, plain = oracle_logits(model, images, module, call, units, ablation=ablation, donors=donors)
+    exact, plain = oracle_logits(model, images, module, call, units, ablation=ablation, donors=donors, basis=basis)
     assert_same_predictions(prediction, units, exact, plain)

@@ -40,7 +40,8 @@ def attributes(ds: xr.Dataset) -> xr.Dataset:
         ``mean_activation``, ``max_activation``, ``first_order_margin_drop_overall`` (logits). Over ``unit, category``:
         ``class_activation``, ``class_correlation``, ``first_order_margin_drop``. Each variable's attributes hold its
         definition, and ``n_undefined``, the number of units for which it is NaN; the dataset's hold ``n_dead``. The
-        first-order estimates are left out where the study was computed without them.
+        first-order estimates are left out where the study was computed without them. Class selectivity is NaN for
+        directions, whose coordinates are signed; `unitlab.discrimination` has measures for both.
 
     Raises
     ------
@@ -77,6 +78,10 @@ def attributes(ds: xr.Dataset) -> xr.Dataset:
         "top_precision": _top_precision(ds["top_image"].values, ds["top_activation"].values, label),
     }
     found["mutual_information"][dead] = np.nan
+    if "basis" in ds:
+        # coordinates along directions are signed, whatever their means happen to be
+        for name in ("class_selectivity", "class_selectivity_max"):
+            found[name] = np.full_like(found[name], np.nan)
     if "first_order_margin_drop" in ds:
         first_order = np.nan_to_num(ds["first_order_margin_drop"].values.astype(float))
         found["first_order_margin_drop_overall"] = first_order @ n / max(int(n.sum()), 1)

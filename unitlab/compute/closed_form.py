@@ -21,9 +21,9 @@ class ClosedForm:
     the second largest can be neither first nor second under any ablation.
     """
 
-    def __init__(self, layer: nn.Linear, positions: list[Tensor]) -> None:
-        self.weight = layer.weight.detach().double()
-        self.bias = None if layer.bias is None else layer.bias.detach().double()
+    def __init__(self, weight: Tensor, bias: Tensor | None, positions: list[Tensor]) -> None:
+        self.weight = weight.detach().double()
+        self.bias = None if bias is None else bias.detach().double()
         self.positions = [index.to(self.weight.device) for index in positions]
         self._units: tuple[int, ...] = ()
         self.single = all(len(index) <= 1 for index in positions)

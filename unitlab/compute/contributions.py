@@ -145,9 +145,18 @@ class Running:
 
 
 def contribution(
-    graph: NetworkGraph, node: torch.fx.Node, suffix: Suffix, constants: dict[torch.fx.Node, Tensor], units: int
+    graph: NetworkGraph,
+    node: torch.fx.Node,
+    suffix: Suffix,
+    constants: dict[torch.fx.Node, Tensor],
+    units: int,
+    *,
+    rotation: Tensor | None = None,
 ) -> tuple[LinearContribution | ConvolutionContribution, torch.fx.Node] | None:
-    """The contribution of a mixing node and its separable input; None where the op is not a plain linear one."""
+    """The contribution of a mixing node and its separable input; None where the op is not a plain linear one.
+
+    With ``rotation`` (direction, unit), the input comes as coordinates, channel by channel.
+    """
     if not node.args or not isinstance(node.args[0], torch.fx.Node):
         return None
     source = node.args[0]
@@ -158,15 +167,15 @@ def contribution(
     module = graph.modules.get(str(node.target)) if node.op == "call_module" else None
     dims = len(suffix.shapes[source])
     if isinstance(module, nn.Linear) and dims == 2:
-        return LinearContribution(module.weight.detach(), owner.expand(suffix.shapes[source]), units), source
+        return LinearContribution(_rotated(module.weight, rotation), owner.expand(suffix.shapes[source]), units), source
     if isinstance(module, nn.Conv2d):
         if module.padding_mode != "zeros" or isinstance(module.padding, str) or module.groups != 1:
             return None
-        found = _convolution(module.weight.detach(), module.stride, module.padding, module.dilation, owner, units)
+        found = _convolution(_rotated(module.weight, rotation), module.stride, module.padding, module.dilation, owner, units)
         return None if found is None else (found, source)
     if node.op != "call_function" or len(node.args) < 2 or node.args[1] not in constants:
         return None
-    weight = constants[node.args[1]].detach()  # type: ignore[index]
+    weight = _rotated(constants[node.args[1]], rotation)  # type: ignore[index]
     if node.target is F.linear and dims == 2:
         return LinearContribution(weight, owner.expand(suffix.shapes[source]), units), source
     if node.target in (F.conv2d, torch.conv2d):
@@ -179,6 +188,16 @@ def contribution(
         found = _convolution(weight, stride, padding, dilation, owner, units)
         return None if found is None else (found, source)
     return None
+
+
+def _rotated(weight: Tensor, rotation: Tensor | None) -> Tensor:
+    """Weights (output, unit, …) or (output, unit · position) as weights of coordinates."""
+    weight = weight.detach()
+    if rotation is None:
+        return weight
+    by_unit = weight.reshape(len(weight), rotation.shape[1], -1)
+    # in float64, since it is done once
+    return (rotation.double() @ by_unit.double()).to(weight).reshape(weight.shape)
 
 
 def _convolution(

@@ -151,9 +151,15 @@ def layer_groups(
         "label_margin_drop": ShardRows([shard["label_margin_drop"] for shard in own]),
     }
     ablation.update(counts_and_rates(ablation["prediction"], root))
+    energy = sum(np.asarray(shard["energy"]) for shard in own)
+    ablation["removed_energy"] = sum(np.asarray(shard["removed"]) for shard in own) / max(float(energy), 1e-300)
+    basis = plan.bases[number]
+    if basis is not None:
+        ablation.update(_direction_activations(own, layer), basis=basis.matrix[units])
     engine = plan.engines[number]
     attrs = {
-        "ablation": plan.ablation,
+        "ablation": plan.ablation_name,
+        **({} if basis is None else {"replacement": plan.ablation}),
         "precision": plan.precision,
         "strategy": engine.strategy,
         "seed": plan.seed,
@@ -161,6 +167,18 @@ def layer_groups(
         **{f"fingerprint_{name}": value for name, value in plan.layer_fingerprint(site).items()},
     }
     return (layer, layer_attrs), (ablation, attrs)
+
+
+def _direction_activations(shards: Sequence[Mapping[str, Any]], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """What the layer's group tells of units, told of directions: they have no filters, and no gradient is kept of them."""
+    own = [
+        {name.removeprefix("rotated/"): array for name, array in shard.items() if name.startswith("rotated/")}
+        for shard in shards
+    ]
+    found: dict[str, Any] = dict(reduced_statistics(own, first_order=False))
+    for name in ("activation_mean", "activation_max"):
+        found[name] = ShardRows([shard[name] for shard in own])
+    return {**{name: np.full_like(layer[name], np.nan) for name in layer if name != "unit" and name not in found}, **found}
 
 
 def counts_and_rates(prediction: ShardRows | np.ndarray, root: dict[str, Any]) -> dict[str, np.ndarray]:

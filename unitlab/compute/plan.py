@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import operator
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +14,13 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
+from unitlab.compute.bases import Basis, basis_of
 from unitlab.compute.hooks import HookEngine
 from unitlab.compute.images import ImageSource
 from unitlab.compute.layers import Site, layer_names
 from unitlab.compute.network import Network
 from unitlab.compute.replacements import ABLATIONS, Replacement, replacement_of
+from unitlab.compute.rotated_suffix import RotatedHookEngine, RotatedSuffixEngine
 from unitlab.compute.suffix import SuffixEngine
 from unitlab.compute.working_copy import choose_device
 from unitlab.errors import UnitlabError
@@ -28,6 +30,7 @@ __all__ = ["SweepPlan", "bytes_of", "plan_sweep", "weights_fingerprint"]
 PRECISIONS = ("float32", "bfloat16")
 SHARD_IMAGES = 512
 MOST_BATCH = 128
+PRINCIPAL_AXES_BATCH = 32
 
 
 @dataclass
@@ -48,6 +51,7 @@ class SweepPlan:
     one_layer: bool
     memory: int
     categories: list[str]
+    bases: list[Basis | None]
     fingerprint: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -72,7 +76,15 @@ class SweepPlan:
 
     @property
     def description(self) -> str:
-        return f"{self.ablation} ablation of {self.layers_text}"
+        return f"{self.ablation_name} ablation of {self.layers_text}"
+
+    @property
+    def ablation_name(self) -> str:
+        """What the study calls the ablation: its kind, or the basis whose directions are ablated."""
+        basis = self.bases[0]
+        if basis is None:
+            return self.ablation
+        return basis.name if self.ablation == "zero" else f"{basis.name}-{self.ablation}"
 
     def images_in(self, shards: Iterable[int]) -> int:
         """How many images some shards have."""
@@ -94,8 +106,10 @@ class SweepPlan:
 
     def layer_fingerprint(self, site: Site) -> dict[str, str]:
         """What a result of one layer depends on, beyond network and images."""
-        units = self.units[self.sites.index(site)]
+        number = self.sites.index(site)
+        units, basis = self.units[number], self.bases[number]
         return {
+            **({} if basis is None else {"basis": basis.fingerprint}),
             "site": site.text,
             "units": hashlib.sha256(repr(units).encode()).hexdigest(),
             "precision": self.precision,
@@ -116,6 +130,7 @@ def plan_sweep(
     batch_size: int | None,
     memory: str | int,
     seed: int,
+    basis: Any = None,
 ) -> SweepPlan:
     """Check what is asked for and decide how to do it.
 
@@ -147,18 +162,33 @@ def plan_sweep(
         raise UnitlabError(f"layer={layer!r} names {sorted(repeated)} more than once")
     shapes = [network.site_shape(site) for site in sites]
     chosen = [_units(units, shape[1], site) for site, shape in zip(sites, shapes, strict=True)]
-    engines: list[SuffixEngine | HookEngine] = []
-    for site, numbers in zip(sites, chosen, strict=True):
-        if network.graph is None:
-            engines.append(HookEngine(network.module, site.module, site.call, numbers))
-        else:
-            engine = SuffixEngine(network.graph, network.node(site), network.sample, numbers, budget // 2, precision=precision)
-            engines.append(engine)
+    if isinstance(basis, tuple) and all(isinstance(axes, Basis | None) for axes in basis):
+        bases = list(basis)
+    else:
+        bases = [_basis(basis, network, source, site, shape[1], seed) for site, shape in zip(sites, shapes, strict=True)]
+    engines = [
+        _engine(network, site, numbers, budget // 2, precision, axes)
+        for site, numbers, axes in zip(sites, chosen, bases, strict=True)
+    ]
     size = batch_size or _batch_size(network, engines, budget)
     per_shard = max(size, SHARD_IMAGES // size * size)
     bounds = [(start, min(start + per_shard, len(source))) for start in range(0, len(source), per_shard)]
     plan = SweepPlan(
-        network, sites, shapes, chosen, engines, ablation, labels, precision, seed, size, bounds, one_layer, budget, categories
+        network,
+        sites,
+        shapes,
+        chosen,
+        engines,
+        ablation,
+        labels,
+        precision,
+        seed,
+        size,
+        bounds,
+        one_layer,
+        budget,
+        categories,
+        bases,
     )
     plan.fingerprint = {
         "weights": weights_fingerprint(model),
@@ -170,6 +200,7 @@ def plan_sweep(
         "seed": str(seed),
         "units": hashlib.sha256(repr(chosen).encode()).hexdigest(),
         "precision": precision,
+        "basis": ", ".join("none" if axes is None else axes.fingerprint for axes in bases),
         "device": network.device.type,
         "memory": str(budget),
         "batch": str(size),
@@ -177,6 +208,32 @@ def plan_sweep(
         "torch": torch.__version__,
     }
     return plan
+
+
+def _basis(given: Any, network: Network, source: ImageSource, site: Site, channels: int, seed: int) -> Basis | None:
+    """The basis of one layer, or None for its units."""
+    if given is None:
+        return None
+
+    def site_values() -> Iterator[Tensor]:
+        for batch, _ in source.batches(0, len(source), PRINCIPAL_AXES_BATCH):
+            yield network.site_values(batch, [site])[0]
+
+    return basis_of(given, channels, seed, site.layer, site_values)
+
+
+def _engine(
+    network: Network, site: Site, units: list[int], memory: int, precision: str, basis: Basis | None
+) -> SuffixEngine | HookEngine:
+    """The way in which one layer is ablated."""
+    if basis is not None:
+        # coordinates are removed from vectors and from maps; other values go through hooks
+        if network.graph is None or len(network.site_shape(site)) not in (2, 4):
+            return RotatedHookEngine(network.module, site.module, site.call, units, basis)
+        return RotatedSuffixEngine(network.graph, network.node(site), network.sample, units, memory, precision, basis)
+    if network.graph is None:
+        return HookEngine(network.module, site.module, site.call, units)
+    return SuffixEngine(network.graph, network.node(site), network.sample, units, memory, precision=precision)
 
 
 def bytes_of(memory: str | int) -> int:

@@ -48,7 +48,9 @@ class ShardComputation:
             probabilities = evaluation.logits.softmax(1)
             for number, stats in enumerate(found.statistics):
                 first_order = None if evaluation.first_order is None else evaluation.first_order[number]
-                stats.add(evaluation.site_values[number], torch.as_tensor(where), base.labels, probabilities, first_order)
+                value, at = evaluation.site_values[number], torch.as_tensor(where)
+                stats.add(value, at, base.labels, probabilities, first_order)
+                found.add_directions(number, value, self.replacements[number].of(where, value), at, base.labels, probabilities)
                 prediction, margin = scored[number]
                 drop = (base.margin - margin).half()
                 found.scores[number].append((prediction.cpu().numpy().astype(self.plan.prediction_dtype), drop.cpu().numpy()))
@@ -95,12 +97,38 @@ class _ShardParts:
     def __init__(self, plan: SweepPlan) -> None:
         self.plan, self.root = plan, RootShards()
         self.statistics = [ActivationStatistics(units, plan.network.categories) for units in plan.units]
+        self.rotated = [ActivationStatistics(units, plan.network.categories) for units in plan.units]
         self.scores: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in plan.sites]
+        self.removed = [np.zeros(len(units)) for units in plan.units]
+        self.energy = [np.zeros(()) for _ in plan.sites]
+
+    def add_directions(
+        self,
+        number: int,
+        value: torch.Tensor,
+        replaced: torch.Tensor,
+        positions: torch.Tensor,
+        labels: torch.Tensor,
+        probabilities: torch.Tensor,
+    ) -> None:
+        """Squares of what is removed at one site, and the activations of directions."""
+        basis, units = self.plan.bases[number], self.plan.units[number]
+        change = value - replaced
+        if basis is not None:
+            self.rotated[number].add(basis.coordinates(value), positions, labels, probabilities, None)
+            change = basis.coordinates(change)
+        axes = (0, *range(2, change.dim()))
+        square = torch.linalg.vector_norm(change, dim=axes, dtype=torch.float64).square().cpu().numpy()
+        self.energy[number] = self.energy[number] + square.sum()
+        self.removed[number] += square[units]
 
     def arrays(self) -> dict[str, np.ndarray]:
         arrays = self.root.arrays()
-        for site, stats, parts in zip(self.plan.sites, self.statistics, self.scores, strict=True):
+        for number, (site, stats, parts) in enumerate(zip(self.plan.sites, self.statistics, self.scores, strict=True)):
             found = stats.arrays()
+            if self.plan.bases[number] is not None:
+                found.update({f"rotated/{name}": array for name, array in self.rotated[number].arrays().items()})
+            found["removed"], found["energy"] = self.removed[number], self.energy[number]
             found["prediction"] = np.concatenate([part[0] for part in parts], 1)
             found["label_margin_drop"] = np.concatenate([part[1] for part in parts], 1)
             arrays.update({f"{site.layer}/{name}": array for name, array in found.items()})

@@ -71,6 +71,8 @@ class SuffixEngine:
         precision: str = "float32",
     ) -> None:
         self.graph, self.site, self.memory = graph, site, memory
+        # the value whose channels are ablated one by one
+        self.entry = site
         self.suffix: Suffix = divide(graph, site, sample)
         self.channels = self.suffix.shapes[site][1]
         self.device = sample.device
@@ -79,10 +81,7 @@ class SuffixEngine:
         self.mixed = set(self.suffix.mixed)
         self.contributions: dict[torch.fx.Node, LinearContribution | ConvolutionContribution] = {}
         self.contributed_from: dict[torch.fx.Node, torch.fx.Node] = {}
-        for node in self.suffix.mixed:
-            found = contribution(graph, node, self.suffix, self.constants, self.channels)
-            if found is not None:
-                self.contributions[node], self.contributed_from[node] = found
+        self._find_contributions()
         self.closed_form = self._closed_form()
         self.dense_products = self._dense_products()
         self.meeting = self._where_channels_meet()
@@ -108,6 +107,13 @@ class SuffixEngine:
         return f"{apart} operations by contributions, {replayed} replayed for each live (unit, image) pair"
 
     # -- preparation ------------------------------------------------------------------------------------------------
+    def _find_contributions(self) -> None:
+        """The mixing operations that the units reach one by one and that are linear."""
+        for node in self.suffix.mixed:
+            found = contribution(self.graph, node, self.suffix, self.constants, self.channels)
+            if found is not None:
+                self.contributions[node], self.contributed_from[node] = found
+
     def _closed_form(self) -> ClosedForm | None:
         """Closed form, where one linear layer is all that mixes."""
         first = self.suffix.mixed[0] if self.suffix.mixed else None
@@ -122,7 +128,8 @@ class SuffixEngine:
         module = self.graph.modules.get(str(first.target)) if first.op == "call_module" else None
         if not isinstance(module, nn.Linear):
             return None
-        return ClosedForm(module, self.contributions[first].positions.by_unit)
+        part = self.contributions[first]
+        return ClosedForm(part.weight, module.bias, part.positions.by_unit)
 
     def _dense_products(self) -> dict[torch.fx.Node, DenseProduct]:
         """Linear layers that are replayed."""
@@ -139,13 +146,16 @@ class SuffixEngine:
         if not self.mixed:
             return [self.graph.output]
         used = {value for node in self.mixed for value in node.all_input_nodes if value in self.suffix.owners}
-        return [node for node in [self.site, *self.suffix.separable] if node in used]
+        used |= set(self.contributed_from.values())
+        return [node for node in [self.entry, *self.suffix.separable] if node in used]
 
     def _needed(self) -> set[torch.fx.Node]:
         """Nodes whose unablated value an evaluation reads."""
         wanted = {self.site, *self.meeting, *self.contributions}
         touched = set(self.suffix.owners) | self.mixed
         for node in [*self.suffix.separable, *self.suffix.mixed]:
+            if node is self.site:
+                continue
             wanted.update(used for used in node.all_input_nodes if used not in touched and used not in self.constants)
         return wanted if self.fast is None else wanted | self.fast.needed
 
@@ -240,7 +250,7 @@ class SuffixEngine:
 
     def _separable_after(self, base: Baseline, ablated: Tensor) -> Values:
         """Separable values with every unit ablated at once: position p is what it becomes when its own unit is."""
-        values: Values = {self.site: ablated.expand_as(base.values[self.site])}
+        values: Values = {self.entry: ablated.expand_as(base.values[self.entry])}
         images = len(base.labels)
         for node in self.suffix.separable:
             inputs = {used: self._input(used, values, base, None, images) for used in node.all_input_nodes}

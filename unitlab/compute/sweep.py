@@ -42,6 +42,7 @@ def ablate(
     *,
     units: Sequence[int] | None = None,
     ablation: str = "zero",
+    basis: str | np.ndarray | torch.Tensor | None = None,
     labels: str = "given",
     store: str | Path | None = None,
     device: str | torch.device | None = None,
@@ -68,6 +69,11 @@ def ablate(
         Units to ablate, default all.
     ablation
         "zero", "mean" (the unit's mean over all images and positions) or "resample" (its map on another image).
+    basis
+        Ablate directions instead of units: the axes of a basis, "random" (``seed`` tells which), "pca" (principal axes of
+        the activations, by descending variance) or an orthogonal matrix (direction, channel) whose rows are the
+        directions. At every position x becomes x − ((x − y)·v) v, with y what ``ablation`` replaces units by: 0, their
+        mean, their map on another image. ``units`` then picks directions.
     labels
         "given", or "predicted": the network's own predictions serve as labels.
     store
@@ -83,7 +89,7 @@ def ablate(
     progress
         Show a progress bar.
     seed
-        Of the donors of ``ablation="resample"``.
+        Of the donors of ``ablation="resample"`` and of ``basis="random"``.
     attrs
         Further attributes of the study (its name, the network's accuracy …).
     client
@@ -94,7 +100,9 @@ def ablate(
     -------
     xarray.Dataset
         Variables of `unitlab.schema` over ``unit``, ``category``, ``image`` …; drops are fractions, positive when
-        accuracy falls. For a list of layers, a dict of datasets by layer.
+        accuracy falls. For a list of layers, a dict of datasets by layer. With a basis, everything along ``unit`` is of
+        directions, ``basis`` (unit, channel) holds them, and the ablation is called "random-0" (after the seed), "pca" or
+        "basis-" and the start of the matrix's hash. ``removed_energy`` is what each ablation takes away.
 
     Raises
     ------
@@ -125,9 +133,11 @@ def ablate(
         "batch_size": batch_size, "memory": memory, "seed": seed,
     }  # fmt: skip
     with exact_float32():
-        plan = plan_sweep(model, source, device=device if client is None else _device_here(device), **request)
+        plan = plan_sweep(model, source, device=device if client is None else _device_here(device), basis=basis, **request)
+        # workers take the axes as they are
+        request["basis"] = tuple(plan.bases)
         if store is not None and Path(store).exists() and _finished(Path(store), plan):
-            found = {site.layer: open_study(store, site.layer, ablation) for site in plan.sites}
+            found = {site.layer: open_study(store, site.layer, plan.ablation_name) for site in plan.sites}
         else:
             found = _swept(plan, source, store, progress, attrs or {}, model, client, device, request)
     return found[plan.sites[0].layer] if plan.one_layer else found
@@ -151,7 +161,7 @@ def _swept(
         held = HeldShards()
         compute_shards(plan, source, held, progress)
         groups = _groups(plan, source, held, attrs, model)
-        return {site.layer: assemble(groups, site.layer, plan.ablation) for site in plan.sites}
+        return {site.layer: assemble(groups, site.layer, plan.ablation_name) for site in plan.sites}
     pool = None
     if client is not None:
         pool = _worker_pool(client, device)
@@ -166,7 +176,7 @@ def _swept(
             pool.compute(plan, model, source, request, study, progress)
         write_study(store, _groups(plan, source, study, attrs, model))
         study.remove()
-    return {site.layer: open_study(store, site.layer, plan.ablation) for site in plan.sites}
+    return {site.layer: open_study(store, site.layer, plan.ablation_name) for site in plan.sites}
 
 
 def _worker_pool(client: distributed.Client, device: str | torch.device | None) -> WorkerPool:
@@ -195,16 +205,15 @@ def _finished(store: Path, plan: SweepPlan) -> bool:
                 f"{store} was computed with other {field} (fingerprint {str(there)[:12]}, now {asked[:12]}); "
                 "give another store, or remove this one"
             )
-    missing = [site for site in plan.sites if plan.ablation not in summary.layers.get(site.layer, ())]
+    missing = [site for site in plan.sites if plan.ablation_name not in summary.layers.get(site.layer, ())]
     if missing:
         return False
     for site in plan.sites:
-        attrs = open_study(store, site.layer, plan.ablation).attrs
-        for field in ("units", "precision", "seed", "site"):
-            asked = plan.layer_fingerprint(site)[field]
+        attrs = open_study(store, site.layer, plan.ablation_name).attrs
+        for field, asked in plan.layer_fingerprint(site).items():
             if str(attrs.get(f"fingerprint_{field}")) != asked:
                 raise UnitlabError(
-                    f"{store} holds {site.layer}/{plan.ablation} with other {field} "
+                    f"{store} holds {site.layer}/{plan.ablation_name} with other {field} "
                     f"({attrs.get(f'fingerprint_{field}')}, now {asked}); give another store, or remove this one"
                 )
     return True
@@ -223,12 +232,13 @@ def _groups(
         proof = compared_with_hooks(
             model, source, site, [[unit] for unit in plan.units[number]], plan.ablation, plan.seed, arrays["prediction"],
             device=plan.network.device, sample=pairs_to_verify(len(source)), seed=0, memory=plan.memory, replaced=replaced,
+            basis=plan.bases[number],
         )  # fmt: skip
         if proof.different:
             log.warning("%s: %d of %d pairs differ from plain hooks", site.layer, proof.different, proof.compared)
         _check_that_nothing_changes_nothing(plan, source, number)
         groups[site.layer] = (layer_arrays, layer_attrs)
-        groups[f"{site.layer}/{plan.ablation}"] = (arrays, {**ablation_attrs, **proof.attrs(), "null_check": "passed"})
+        groups[f"{site.layer}/{plan.ablation_name}"] = (arrays, {**ablation_attrs, **proof.attrs(), "null_check": "passed"})
     return groups
 
 

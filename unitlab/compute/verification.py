@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from unitlab.compute.bases import Basis
 from unitlab.compute.hooks import recorded_output, replaced_output
 from unitlab.compute.images import ImageSource
 from unitlab.compute.images import images as image_source
@@ -121,10 +122,11 @@ def verify(
             )
     module, _, call = str(ds.attrs["site"]).partition("#")
     site = Site(str(ds.attrs["layer"]), module, int(call or 1) - 1, int(ds.attrs["site_call"]) + 1)
+    units = ds.unit.values.tolist() if "basis" not in ds else range(ds.sizes["unit"])
     return compared_with_hooks(
-        model, source, site, [[unit] for unit in ds.unit.values.tolist()],
-        str(ds.attrs["ablation"]), int(ds.attrs["seed"]), ds.prediction,
-        device=choose_device(device), sample=sample, seed=seed,
+        model, source, site, [[unit] for unit in units], str(ds.attrs.get("replacement", ds.attrs["ablation"])),
+        int(ds.attrs["seed"]), ds.prediction,
+        device=choose_device(device), sample=sample, seed=seed, basis=Basis("", ds["basis"].values) if "basis" in ds else None,
     )  # fmt: skip
 
 
@@ -142,11 +144,13 @@ def compared_with_hooks(
     seed: int,
     memory: int = MEMORY,
     replaced: Replacement | None = None,
+    basis: Basis | None = None,
 ) -> Proof:
     """Compare ``sample`` pairs of ``prediction`` (set, image) with hooks that silence sets of units: in float32, and in
     float64 where that is close.
 
-    ``replaced`` is what units are replaced by; None works it out anew with hooks, which for means takes all images.
+    ``replaced`` is what units are replaced by; None works it out anew with hooks, which for means takes all images. With
+    ``basis``, sets are of its directions.
     """
     random = np.random.default_rng(seed)
     pairs = min(sample, len(sets) * len(source))
@@ -157,7 +161,7 @@ def compared_with_hooks(
     with exact_float32(), torch.no_grad():
         plain_model = working_copy(model, device)
         at_once = _images_at_once(plain_model, source, memory)
-        plain = _Hooked(plain_model, source, site, ablation, ablation_seed, device, at_once, replaced)
+        plain = _Hooked(plain_model, source, site, ablation, ablation_seed, device, at_once, replaced, basis)
         doubtful = []
         for start in range(0, pairs, at_once):
             part = slice(start, start + at_once)
@@ -169,7 +173,7 @@ def compared_with_hooks(
         difference = ""
         if doubtful:
             exact_model = working_copy(model, device, dtype=torch.float64)
-            exact = _Hooked(exact_model, source, site, ablation, ablation_seed, device, 1, replaced)
+            exact = _Hooked(exact_model, source, site, ablation, ablation_seed, device, 1, replaced, basis)
         for pair, in_float32 in doubtful:
             logits = exact.logits(images[pair : pair + 1], silenced[pair : pair + 1])[0]
             margin, spread = _margin_and_spread(logits)
@@ -248,7 +252,9 @@ class _Hooked:
         device: torch.device,
         images_at_once: int,
         replaced: Replacement | None,
+        basis: Basis | None,
     ) -> None:
+        self.basis = basis
         self.model, self.source, self.site, self.device, self.images_at_once = model, source, site, device, images_at_once
         self.dtype = _device_and_dtype(model)[1]
         self.donor: np.ndarray | None = None
@@ -271,14 +277,17 @@ class _Hooked:
             self.values = torch.zeros_like(self._own_output(_image(source, 0)))
 
     def logits(self, positions: np.ndarray, sets: list[list[int]]) -> Tensor:
-        """Logits of the images at ``positions``, each with the units of its own set replaced, in one evaluation."""
+        """Logits of the images at ``positions``, each with the units of its own set replaced, together."""
         batch = torch.cat([_image(self.source, int(i)) for i in positions]).to(self.device, self.dtype)
         values = self.values if self.donor is None else self.values[torch.as_tensor(self.donor[positions])]
 
         def replace(output: Tensor) -> Tensor:
-            out = output.clone()
+            out, instead = output.clone(), values.expand_as(output).to(output.dtype)
             for row, units in enumerate(sets):
-                out[row, units] = values.expand_as(output)[row, units].to(out.dtype)
+                if self.basis is None:
+                    out[row, units] = instead[row, units]
+                else:
+                    out[row] = self.basis.projected(output[row : row + 1], instead[row : row + 1], units)[0]
             return out
 
         with replaced_output(self.model, self.site.module, self.site.call, replace):

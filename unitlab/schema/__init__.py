@@ -78,7 +78,8 @@ def check(arrays: Mapping[str, Any], level: str, *, dims: Mapping[str, int], whe
         if row.level == level and row.required and row.name not in arrays:
             raise UnitlabError(f"{where} lacks the variable '{row.name}' ({row.comment})")
     for name, array in arrays.items():
-        if name not in VARIABLES or (VARIABLES[name].level != level and not VARIABLES[name].coordinate):
+        levels = (level, "layer") if level == "ablation" and "basis" in arrays else (level,)
+        if name not in VARIABLES or (VARIABLES[name].level not in levels and not VARIABLES[name].coordinate):
             raise UnitlabError(f"{where} holds '{name}', which the schema does not know at the level '{level}'")
         row = VARIABLES[name]
         if len(array.shape) != len(row.dims):

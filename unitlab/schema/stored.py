@@ -276,4 +276,25 @@ ABLATION = (
         "1",
         "Accuracy over all images before minus after; positive = damage.",
     ),
+    Variable(
+        "removed_energy",
+        "ablation",
+        ("unit",),
+        "f",
+        "removed energy",
+        "1",
+        "Sum of the squares of what the ablation takes away, over images and positions, as a share of the sum over all the "
+        "layer's units (or directions).",
+        required=False,
+    ),
+    Variable(
+        "basis",
+        "ablation",
+        ("unit", "channel"),
+        "f",
+        "direction",
+        "1",
+        "The unit vector that is projected out, in the layer's channels.",
+        required=False,
+    ),
 )

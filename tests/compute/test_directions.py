@@ -1,0 +1,169 @@
+"""Directions projected out: predictions equal plain float64 hooks that project; the identity is the sweep over units."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+import xarray as xr
+from oracle import assert_exact, site_output
+from small_networks import CLASSES, SITES, FunctionalReLU, SharedReLU, Untraceable
+from test_exactness import settled, source_of
+from torch import nn
+
+import unitlab
+from unitlab import UnitlabError
+from unitlab.compute.images import ImageSource
+from unitlab.compute.replacements import donor_of_image
+
+
+@pytest.fixture(autouse=True)
+def few_verified_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unitlab.compute.verification.MOST_VERIFIED", 16)
+
+
+def ablate(model: nn.Module, source: ImageSource, layer: str, basis: Any, **options: Any) -> xr.Dataset:
+    return unitlab.ablate(model, source, layer, basis=basis, device="cpu", progress=False, **options)
+
+
+def checked(model: nn.Module, layer: str, pixels: torch.Tensor, classes: int, basis: Any, **options: Any) -> xr.Dataset:
+    """The study, after comparing every prediction with the oracle."""
+    ds = ablate(model, source_of(pixels, classes), layer, basis, **options)
+    module, _, call = ds.attrs["site"].partition("#")
+    donors, chosen = donor_of_image(len(pixels), 0)
+    ablation = options.get("ablation", "zero")
+    assert_exact(
+        model, pixels, module, int(call or 1) - 1, list(range(ds.sizes["unit"])), ds.prediction.values,
+        ablation=ablation, donors=donors[chosen] if ablation == "resample" else None, basis=torch.as_tensor(ds.basis.values),
+    )  # fmt: skip
+    assert ds.attrs["verified_different"] == 0
+    return ds
+
+
+@pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
+@pytest.mark.parametrize(("kind", "layer"), [(kind, layer) for kind, layers in SITES.items() for layer in layers])
+def test_hand_written_networks(kind: type[nn.Module], layer: str, ablation: str) -> None:
+    torch.manual_seed(1)
+    ds = checked(settled(kind(), 17), layer, torch.randn(24, 3, 17, 17), CLASSES, "random", ablation=ablation)
+    assert ds.attrs["ablation"] == ("random-0" if ablation == "zero" else f"random-0-{ablation}")
+    np.testing.assert_allclose(ds.basis.values @ ds.basis.values.T, np.eye(ds.sizes["unit"]), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "layer", "precision"),
+    [
+        ("vgg16_bn", 32, "conv5_3", "float32"), ("vgg16_bn", 32, "conv4_3", "bfloat16"), ("resnet18", 64, "layer4", "float32"),
+        ("resnet18", 64, "layer3", "float32"), ("squeezenet1_1", 64, "features.12", "float32"),
+        ("densenet121", 64, "features.denseblock4.denselayer16.conv1", "float32"),
+    ],
+)  # fmt: skip
+def test_torchvision_networks(name: str, size: int, layer: str, precision: str) -> None:
+    torch.manual_seed(0)
+    model = getattr(torchvision.models, name)(weights=None, num_classes=20)
+    if name == "vgg16_bn":
+        first, second, last = [i for i, module in enumerate(model.classifier) if isinstance(module, nn.Linear)]
+        model.classifier[first] = nn.Linear(model.classifier[first].in_features, 64)
+        model.classifier[second], model.classifier[last] = nn.Linear(64, 64), nn.Linear(64, 20)
+    ds = checked(
+        settled(model, size), layer, torch.randn(5, 3, size, size), 20, "random", units=[0, 3, 9, 100], precision=precision
+    )
+    assert ("closed form" in ds.attrs["strategy"]) == (layer == "layer4")
+
+
+@pytest.mark.parametrize(("kind", "layer"), [(FunctionalReLU, "conv2"), (SharedReLU, "fc1"), (Untraceable, "relu")])
+def test_the_identity_is_the_sweep_over_units(kind: type[nn.Module], layer: str) -> None:
+    torch.manual_seed(2)
+    model, source = settled(kind(), 17), source_of(torch.randn(40, 3, 17, 17), CLASSES)
+    plain = unitlab.ablate(model, source, layer, progress=False, device="cpu")
+    ds = ablate(model, source, layer, np.eye(plain.sizes["unit"]))
+    for name in ("prediction", "n_broken", "n_fixed", "n_predicted", "accuracy_drop", "overall_drop", "top_image"):
+        np.testing.assert_array_equal(ds[name].values, plain[name].values)
+    for name in ("label_margin_drop", "removed_energy", "activation_mean", "class_activation", "class_correlation"):
+        np.testing.assert_allclose(ds[name].values, plain[name].values, rtol=2e-3, atol=1e-5)
+    assert ds.l1_norm.isnull().all() and ds.attrs["ablation"].startswith("basis-")
+
+
+def test_principal_axes_and_removed_energy_agree_with_numpy() -> None:
+    torch.manual_seed(2)
+    model, pixels = settled(FunctionalReLU(), 17), torch.randn(40, 3, 17, 17)
+    ds = ablate(model, source_of(pixels, CLASSES), "conv2", "pca")
+    value = np.moveaxis(site_output(model, pixels, "conv2", 0).double().numpy(), 1, -1).reshape(-1, 12)
+    variance, axes = np.linalg.eigh(np.cov(value.T))
+    np.testing.assert_allclose(np.abs((ds.basis.values * axes.T[::-1]).sum(1)), 1, atol=1e-4)
+    coordinates = value @ ds.basis.values.T
+    np.testing.assert_allclose(coordinates.var(0, ddof=1), variance[::-1], rtol=1e-3)
+    np.testing.assert_allclose(ds.removed_energy, (coordinates**2).sum(0) / (value**2).sum(), rtol=1e-5)
+    assert float(ds.removed_energy.sum()) == pytest.approx(1)
+    mean = site_output(model, pixels, "conv2", 0).double().numpy().mean((2, 3)) @ ds.basis.values.T
+    np.testing.assert_allclose(ds.activation_mean.values, mean.T, rtol=2**-8 + 2**-11, atol=1e-4)
+
+
+def test_a_part_of_the_directions_and_seeds() -> None:
+    torch.manual_seed(2)
+    model, source = settled(FunctionalReLU(), 17), source_of(torch.randn(20, 3, 17, 17), CLASSES)
+    whole, part = (
+        ablate(model, source, "conv2", "random", seed=3),
+        ablate(model, source, "conv2", "random", seed=3, units=[1, 7]),
+    )
+    np.testing.assert_array_equal(part.basis, whole.basis[[1, 7]])
+    np.testing.assert_array_equal(part.prediction, whole.prediction[[1, 7]])
+    np.testing.assert_array_equal(part.removed_energy, whole.removed_energy[[1, 7]])
+    assert whole.attrs["ablation"] == "random-3"
+    assert unitlab.verify(part, model, source, sample=40).different == 0
+    assert not np.allclose(whole.basis, ablate(model, source, "conv2", "random", seed=4).basis)
+
+
+def test_stores_hold_units_and_directions_side_by_side(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    model, source = settled(FunctionalReLU(), 17), source_of(torch.randn(20, 3, 17, 17), CLASSES)
+    store = tmp_path / "study.zarr"
+    plain = unitlab.ablate(model, source, "conv2", store=store, progress=False, device="cpu").load()
+    for basis in ("random", "pca"):
+        held = ablate(model, source, "conv2", basis)
+        written = ablate(model, source, "conv2", basis, store=store).load()
+        opened = unitlab.load(store, ablation=held.attrs["ablation"])
+        for ds in (written, opened):
+            assert set(ds.data_vars) == set(held.data_vars)
+            for name in held.data_vars:
+                np.testing.assert_array_equal(ds[name].values, held[name].values, err_msg=str(name))
+        assert unitlab.verify(opened, model, source, sample=40).different == 0
+        assert np.isnan(unitlab.attributes(opened).class_selectivity).all()
+    again = unitlab.load(store)
+    for name in plain.data_vars:
+        np.testing.assert_array_equal(again[name].values, plain[name].values)
+    with pytest.raises(UnitlabError, match="random-0"):
+        unitlab.load(store, ablation="random-1")
+
+
+def test_an_unfinished_sweep_over_another_basis_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(2)
+    model, source = settled(FunctionalReLU(), 17), source_of(torch.randn(20, 3, 17, 17), CLASSES)
+    store = tmp_path / "study.zarr"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("unitlab.compute.sweep.write_study", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        ablate(model, source, "conv2", np.eye(12), store=store)
+    with pytest.raises(UnitlabError, match="other basis"):
+        ablate(model, source, "conv2", np.eye(12)[::-1], store=store)
+    assert ablate(model, source, "conv2", np.eye(12), store=store).sizes["unit"] == 12
+
+
+@pytest.mark.parametrize(
+    ("basis", "message"),
+    [
+        (np.ones((12, 12)), "not orthogonal"),
+        (np.eye(12) * 1.01, "not orthogonal"),
+        (np.eye(11), r"shape \(11, 11\)"),
+        (np.eye(12)[:4], r"shape \(4, 12\)"),
+        (np.full((12, 12), np.nan), "NaN"),
+        ("PCA", "Did you mean|Valid"),
+        ("randon", "Did you mean 'random'"),
+        ({"a": 1}, "basis is a dict"),
+    ],
+)
+def test_a_bad_basis_is_refused(basis: Any, message: str) -> None:
+    with pytest.raises(UnitlabError, match=message):
+        ablate(FunctionalReLU().eval(), source_of(torch.randn(4, 3, 17, 17), CLASSES), "conv2", basis)
