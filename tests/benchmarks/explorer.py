@@ -117,7 +117,9 @@ def clicks(page) -> list[float]:
     distance = np.sqrt(((scaled[:, None] - scaled[None]) ** 2).sum(2))
     np.fill_diagonal(distance, np.inf)
     took = []
-    for place in np.argsort(-distance.min(1))[:CLICKS]:
+    chosen = int(page.locator(".ul-unit input").input_value())
+    alone = [place for place in np.argsort(-distance.min(1)) if points["unit"][place] != chosen]
+    for place in alone[:CLICKS]:
         page.wait_for_timeout(500)
         across, down = units.pixel(*at[place])
         page.evaluate(CLICK)

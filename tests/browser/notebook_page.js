@@ -46,7 +46,8 @@ window.notebookPage = {
   columns(name, glyph) {
     return this.view(name).model.renderers.filter(r => r.visible && r.glyph?.type === glyph).map(r => {
       const out = {};
-      for (const [key, column] of Object.entries(Object.fromEntries(r.data_source.data))) out[key] = Array.from(column);
+      const data = r.data_source.data;  // a Map, or after a change from Python an object
+      for (const [key, column] of data instanceof Map ? data : Object.entries(data)) out[key] = Array.from(column);
       return out;
     });
   },
