@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chromium import opened_page, started_chromium
 from jupyter_server_process import JupyterServer, jupyter_server
-from notebook_page import Noticed
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 HERE = Path(__file__).parent
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="session")
@@ -33,29 +21,21 @@ def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterServer]
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
-    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, CHROMIUM)), None)
-    assert path, "no Chromium: install it (Debian: apt-get install chromium) or give its path in the variable CHROMIUM"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+    with started_chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
-def noticed() -> Noticed:
-    return Noticed()
+def page(chromium: Browser) -> Iterator[Page]:
+    with opened_page(chromium) as page:
+        yield page
 
 
-@pytest.fixture
-def page(chromium: Browser, noticed: Noticed) -> Iterator[Page]:
-    context = chromium.new_context(viewport={"width": 1400, "height": 1000})
-    page = context.new_page()
-    page.on("request", noticed.request)
-    page.on("console", noticed.console)
-    page.on("pageerror", lambda error: noticed.problems.append(str(error)))
-    page.add_init_script(path=HERE / "notebook_page.js")
-    yield page
-    context.close()
+@pytest.fixture(scope="module")
+def kept_page(chromium: Browser) -> Iterator[Page]:
+    """A page for all tests of a module, which go on from one another."""
+    with opened_page(chromium) as page:
+        yield page
 
 
 @pytest.fixture(scope="session")

@@ -64,6 +64,7 @@ def jupyter_server(scratch: Path, theme: str = "JupyterLab Light") -> Iterator[J
         "--ServerApp.port_retries=0",
         "--IdentityProvider.token=",
         "--LabApp.expose_app_in_browser=True",
+        "--JupyterNotebookApp.expose_app_in_browser=True",
     ]
     log = scratch / "server.log"
     with log.open("w") as written:

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field
+import time
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import ConsoleMessage, Page, Request
+from playwright.sync_api import ConsoleMessage, Page, Request, TimeoutError
 
 DOUBLE_TAP = 400  # ms; BokehJS takes two taps within 300 ms for one double tap
 
 
-@dataclass
 class Noticed:
-    """What a page did that a user would not want."""
+    """``outside``: requests that left the machine; ``problems``: errors in the console."""
 
-    outside: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    def __init__(self, page: Page, allowed: str) -> None:
+        self.outside: list[str] = []
+        self.problems: list[str] = []
+        self.allowed = allowed
+        page.on("request", self._request)
+        page.on("console", self._console)
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
 
-    def request(self, request: Request) -> None:
-        if request.url.startswith(("http", "ws")) and "//127.0.0.1:" not in request.url:
+    def _request(self, request: Request) -> None:
+        if request.url.startswith(("http", "ws")) and "//127.0.0.1:" not in request.url and self.allowed not in request.url:
             self.outside.append(request.url)
 
-    def console(self, message: ConsoleMessage) -> None:
-        if message.type == "error":
-            self.problems.append(f"{message.text} ({message.location.get('url', '')})")
+    def _console(self, message: ConsoleMessage) -> None:
+        text = f"{message.text} ({message.location.get('url', '')})"
+        if message.type == "error" and self.allowed not in text:
+            self.problems.append(text)
 
 
 class NotebookPage:
@@ -55,34 +60,62 @@ class NotebookPage:
 
 
 class Figure:
-    """A Bokeh figure by its name."""
+    """A Bokeh figure by its name; ``place`` counts those of the same name from the top of the page."""
 
-    def __init__(self, page: Page, name: str, timeout: int = 20_000) -> None:
-        self.page, self.name = page, name
-        page.wait_for_function("name => notebookPage.drawn(name)", arg=name, timeout=timeout)
+    def __init__(self, page: Page, name: str, place: int = 0, timeout: int = 20_000) -> None:
+        self.page, self.which = page, [name, place]
+        page.wait_for_function("which => notebookPage.drawn(...which)", arg=self.which, timeout=timeout)
 
     def pixel(self, x: float, y: float) -> tuple[float, float]:
         """Page pixels of a point in data coordinates."""
-        across, down = self.page.evaluate("given => notebookPage.pixel(...given)", [self.name, x, y])
+        across, down = self.page.evaluate("given => notebookPage.pixel(...given)", [*self.which, x, y])
         return across, down
 
     def click(self, x: float, y: float) -> None:
         """Click a point in data coordinates."""
-        across, down = self.pixel(x, y)
         self.page.wait_for_timeout(DOUBLE_TAP)
-        self.page.mouse.click(across, down)
+        self.page.mouse.click(*self.pixel(x, y))
 
-    def title(self) -> str:
-        return str(self.page.evaluate("name => notebookPage.title(name)", self.name))
+    def drag(self, corners: list[tuple[float, float]]) -> None:
+        """Drag along a closed line through points in data coordinates."""
+        pixels = [self.pixel(x, y) for x, y in corners]
+        self.page.mouse.move(*pixels[0])
+        self.page.mouse.down()
+        for across, down in [*pixels[1:], pixels[0]]:
+            self.page.mouse.move(across, down, steps=8)
+        self.page.mouse.up()
 
-    def columns(self, glyph: str) -> list[dict[str, list[Any]]]:
-        """Data of every renderer with this kind of glyph."""
-        return list(self.page.evaluate("given => notebookPage.columns(...given)", [self.name, glyph]))
+    def columns(self, glyph: str, having: str) -> dict[str, list[Any]]:
+        """Data of the first renderer with this kind of glyph that has the column ``having``."""
+        found = self.page.evaluate("given => notebookPage.columns(...given)", [*self.which, glyph])
+        return next(dict(columns) for columns in found if having in columns)
+
+    def expect_column(self, glyph: str, column: str, values: np.ndarray[Any, Any], timeout: int = 10_000) -> None:
+        """Wait until a renderer with this kind of glyph has these values in a column."""
+        arguments = [*self.which, glyph, column, values.tolist()]
+        try:
+            self.page.wait_for_function("given => notebookPage.holds(...given)", arg=arguments, timeout=timeout)
+        except TimeoutError:
+            assert self.columns(glyph, having=column)[column] == values.tolist()
 
     def painted(self) -> np.ndarray[Any, Any]:
         """Pixels inside the axes, int (row, column, rgb)."""
-        picture = self.page.screenshot(clip=self.page.evaluate("name => notebookPage.frame(name)", self.name))
-        return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).astype(int)
+        picture = self.page.screenshot(clip=self.page.evaluate("which => notebookPage.frame(...which)", self.which))
+        return pixels_of(picture)
+
+
+def repainted(figure: Figure, before: np.ndarray[Any, Any], timeout: float = 10) -> bool:
+    """Whether a figure's pixels become others than they were, within a time in seconds."""
+    until = time.monotonic() + timeout
+    while time.monotonic() < until:
+        if not np.array_equal(figure.painted(), before):
+            return True
+    return False
+
+
+def pixels_of(picture: bytes) -> np.ndarray[Any, Any]:
+    """Pixels of a PNG or JPEG file, int (row, column, rgb)."""
+    return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).astype(int)
 
 
 def share_near(pixels: np.ndarray[Any, Any], color: str, within: int = 40) -> float:

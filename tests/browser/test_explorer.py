@@ -1,0 +1,160 @@
+"""The explorer as a user meets it: its notebook in JupyterLab, a click, a search, a lasso, each tab, the report."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from jupyter_server_process import JupyterServer
+from notebook_page import Figure, NotebookPage, pixels_of, repainted, share_near
+from PIL import Image
+from playwright.sync_api import Locator, Page, expect
+
+import unitlab
+from unitlab.views.colours import ORANGE
+
+
+@pytest.fixture(scope="module")
+def study() -> xr.Dataset:
+    return unitlab.load("vgg_emoji")
+
+
+@pytest.fixture(scope="module")
+def damage(study: xr.Dataset) -> xr.Dataset:
+    return unitlab.damage(study)
+
+
+@pytest.fixture(scope="module")
+def notebook(jupyter: JupyterServer, kept_page: Page) -> NotebookPage:
+    opened = NotebookPage(kept_page, jupyter.url, "explorer.ipynb")
+    opened.run_all()
+    return opened
+
+
+def points(value: float) -> str:
+    return f"{100 * value:.1f}".replace("-0.0", "0.0").replace("-", "−")
+
+
+def units_to_click(figure: Figure, count: int, but: int) -> list[tuple[int, float, float]]:
+    """(unit, x, y) of units, except one, whose points have no near neighbour."""
+    shown = figure.columns("Scatter", having="unit")
+    place = np.c_[shown["x"], shown["y"]]
+    scaled = (place - place.min(0)) / np.ptp(place, axis=0)
+    distance = np.hypot(*(scaled[:, None] - scaled[None]).T)
+    np.fill_diagonal(distance, np.inf)
+    lonely = [at for at in np.argsort(-distance.min(0)) if shown["unit"][at] != but]
+    return [(int(shown["unit"][at]), *place[at]) for at in lonely[:count]]
+
+
+def check_unit(page: Page, explorer: Locator, unit: int, study: xr.Dataset, damage: xr.Dataset) -> None:
+    """Sentence, bars and images are those of the unit, by the dataset."""
+    row = damage.sel(unit=unit)
+    drop = row.accuracy_drop.values
+    order = np.argsort(-drop, kind="stable")
+    headline = explorer.locator(".ul-headline")
+    expect(headline).to_contain_text(f"Unit {unit}")
+    worst = str(damage.category.values[order[0]])
+    low, high = (points(float(row[limit][order[0]])) for limit in ("drop_low", "drop_high"))
+    for part in (f"costs {worst}", f"{points(drop[order[0]])} points", f"{low} to {high}"):
+        expect(headline).to_contain_text(part)
+    expect(headline).to_contain_text(f"overall {points(float(row.overall_drop))}")
+    expect(explorer.locator(".ul-unit input")).to_have_value(str(unit))
+    Figure(page, "classes").expect_column("HBar", "drop", 100 * drop[[*order[:10], *order[-3:]]])
+    top = study.sel(unit=unit).top_image.values[:12]
+    names = study.category.values[study.label.values[top]].astype(str)
+    captions = explorer.locator(".ul-images figcaption")
+    expect(captions).to_have_text(names.tolist())
+    expect(explorer.locator(".ul-table tr[aria-current]")).to_contain_text(str(unit))
+
+
+def test_a_click_changes_sentence_bars_and_images(notebook: NotebookPage, study: xr.Dataset, damage: xr.Dataset) -> None:
+    page = notebook.page
+    explorer = page.locator(".ul-explorer").first
+    units, classes = Figure(page, "units"), Figure(page, "classes")
+    pictures = explorer.locator(".ul-images img")
+    present = int(explorer.locator(".ul-unit input").input_value())
+    for unit, x, y in units_to_click(units, 3, but=present):
+        bars, picture = classes.painted(), pictures.first.screenshot()
+        units.click(x, y)
+        check_unit(page, explorer, unit, study, damage)
+        assert repainted(classes, bars) and share_near(classes.painted(), ORANGE) > 0.001
+        assert pictures.first.screenshot() != picture
+        # the picture on the screen is the one that came, and the ring is around the point
+        sent = base64.b64decode(str(pictures.first.get_attribute("src")).partition(",")[2])
+        seen = pixels_of(pictures.first.screenshot())
+        side = min(seen.shape[:2])
+        seen = seen[:, (seen.shape[1] - side) // 2 :][:side, :side]
+        expected = np.asarray(Image.open(io.BytesIO(sent)).convert("RGB").resize((side, side), Image.Resampling.BILINEAR))
+        assert np.abs(seen - expected).mean() < 12
+        across, down = units.pixel(x, y)
+        ring = pixels_of(page.screenshot(clip={"x": across - 12, "y": down - 12, "width": 24, "height": 24}))
+        assert share_near(ring, ORANGE) > 0.05
+    expect(explorer.locator(":scope > .ul-message")).to_be_hidden()
+
+
+def test_search_sort_filter_step_and_lasso(notebook: NotebookPage, study: xr.Dataset, damage: xr.Dataset) -> None:
+    page = notebook.page
+    explorer = page.locator(".ul-explorer").first
+    units = Figure(page, "units")
+
+    search = explorer.locator(".ul-class input")
+    search.fill("tool")
+    search.press("Enter")
+    unit = int(explorer.locator(".ul-unit input").input_value())
+    drop = damage.accuracy_drop.sel(unit=unit, category="tool").item()
+    expect(explorer.locator(".ul-headline")).to_contain_text("tool")
+    expect(explorer.locator(".ul-headline")).to_contain_text(f"{points(abs(drop))} points")
+    search.fill("")
+    search.press("Enter")
+
+    explorer.locator("button.ul-column-overall").click()
+    largest = damage.unit.values[np.argsort(-damage.overall_drop.values, kind="stable")[:8]]
+    numbers = explorer.locator(".ul-table tbody tr td:first-child, .ul-table tr:not(:has(th)) td:first-child")
+    expect(numbers).to_have_text([str(number) for number in largest])
+    explorer.locator(".ul-table-buttons button").nth(2).click(force=True)
+    check_unit(page, explorer, int(largest[2]), study, damage)
+
+    box = explorer.locator(".ul-unit input")
+    box.press("ArrowUp")
+    box.press("Enter")
+    check_unit(page, explorer, (int(largest[2]) + 1) % 64, study, damage)
+
+    shown = units.columns("Scatter", having="unit")
+    x, y = np.array(shown["x"]), np.array(shown["y"])
+    left, right, low, high = np.median(x) - 0.013, x.max() + 0.03, np.median(y) + 0.17, y.max() - 1.7
+    inside = (x > left) & (x < right) & (y > low) & (y < high)
+    assert 5 < inside.sum() < 30
+    units.drag([(left, low), (right, low), (right, high), (left, high)])
+    expect(explorer.locator(".ul-status")).to_contain_text(f"{inside.sum()} units in the group")
+
+
+def test_another_layer(notebook: NotebookPage) -> None:
+    page = notebook.page
+    explorer = page.locator(".ul-explorer").nth(1)
+    explorer.locator(".ul-layer select").select_option("conv2")
+    ds = unitlab.load("alexnet_fashion", layer="conv2")
+    expect(explorer.locator(".ul-status")).to_contain_text(f"of {ds.sizes['unit']} in conv2")
+    Figure(page, "units", place=1).expect_column("Scatter", "x", 100 * ds.overall_drop.values)
+    expect(explorer.locator(".ul-unit input")).to_have_value("46" if 46 in ds.unit.values else str(int(ds.unit[0])))
+
+
+def test_it_is_whole_in_both_themes_at_every_width(notebook: NotebookPage, output: Path) -> None:
+    page = notebook.page
+    explorer = page.locator(".ul-explorer").first
+    for theme in ("Light", "Dark"):
+        notebook.theme(f"JupyterLab {theme}")
+        for width in (1000, 1400, 2000):
+            page.set_viewport_size({"width": width, "height": 1000})
+            units = Figure(page, "units")
+            page.evaluate("() => notebookPage.frame('units', 0)")
+            page.wait_for_timeout(300)  # ms; the page lays itself out anew after a resize
+            explorer.screenshot(path=output / f"explorer_{theme.lower()}_{width}.png")
+            box, cell = explorer.bounding_box(), page.locator(".jp-Cell-outputArea").first.bounding_box()
+            assert box and cell and box["x"] + box["width"] <= cell["x"] + cell["width"] + 1
+            assert share_near(units.painted(), "#0072b2", 60) > 0.001
+            ground = units.painted()[3, 3]
+            assert (ground > 200).all() if theme == "Light" else (ground < 80).all()
