@@ -18,6 +18,7 @@ from unitlab.errors import UnitlabError
 from unitlab.lab import copy_notebooks, default_folder, open_lab
 from unitlab.recipes import known_recipes
 from unitlab.study import open_study, study_summary
+from unitlab.unit_ranges import units_in
 
 __all__ = ["main"]
 
@@ -135,8 +136,9 @@ def _compute(given: argparse.Namespace) -> int:
     with logging_redirect_tqdm(), _client(given.scheduler) as client:
         found = ablate(
             model, images, layers[0] if len(layers) == 1 else layers,
-            units=None if given.units is None else _units(given.units), ablation=given.ablation, store=store,
-            device=given.device, precision=given.precision, memory=given.memory, attrs=files.attrs(), client=client,
+            units=None if given.units is None else units_in(given.units, "--units"), ablation=given.ablation,
+            store=store, device=given.device, precision=given.precision, memory=given.memory,
+            attrs=files.attrs(), client=client,
         )  # fmt: skip
     ds = list(found.values())[-1] if isinstance(found, dict) else found
     print(_table(ds))
@@ -183,17 +185,6 @@ def _lab(given: argparse.Namespace) -> int:
         print(f"  {name} has changes of yours and was kept; move it away and run this again to get the new one")
     open_lab(folder, given.arguments[len(named) :])
     return 0
-
-
-def _units(text: str) -> list[int]:
-    """Units in "3,5,10-20"."""
-    units: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise UnitlabError(f"--units {text!r} is not a list of units; give something like 3,5,10-20")
-        units += range(int(first), int(last if dash else first) + 1)
-    return units
 
 
 def _table(ds: xr.Dataset) -> str:

@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,17 @@ class ImageSource:
             transform_text=self.transform_text, thumbnail=lambda i: self._thumbnail(int(at[i])),
             clusters=None if self.clusters is None else self.clusters[at], threads=self._threads,
         )  # fmt: skip
+
+    def watched(self, told: Callable[[], None]) -> ImageSource:
+        """The same images; ``told()`` is called whenever one is read, and may raise to end the reading."""
+        other = copy(self)
+
+        def read(position: int) -> Tensor:
+            told()
+            return self._read(position)
+
+        other._read = read
+        return other
 
     def thumbnail(self, position: int) -> np.ndarray | None:
         """A small picture, uint8 (row, column, channel), or None."""

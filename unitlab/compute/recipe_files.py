@@ -24,6 +24,7 @@ from unitlab.home import home
 from unitlab.manifest import write_failure
 from unitlab.recipes import Recipe, Transform
 from unitlab.recipes.described import is_url, torchvision_weights, weights_url, what_is_needed
+from unitlab.recipes.given import given_files, record_of_given_files
 
 __all__ = ["RecipeFiles"]
 
@@ -57,7 +58,7 @@ class RecipeFiles:
         any_weights: bool = False,
     ) -> None:
         self.recipe = recipe
-        before = self._given_before()
+        before = given_files(recipe.name)
         self.given_weights = _existing(weights or before.get("weights"), "weights")
         self.given_images = _existing(images or before.get("images"), "images")
         self.any_weights = any_weights or (weights is None and bool(before.get("any_weights")))
@@ -104,7 +105,7 @@ class RecipeFiles:
         if not any(given.values()):
             return
         content = {name: str(path) for name, path in given.items() if path is not None}
-        path = self._record()
+        path = record_of_given_files(self.recipe.name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_suffix(f".{os.getpid()}.tmp")
@@ -112,18 +113,6 @@ class RecipeFiles:
             os.replace(temporary, path)
         except OSError as error:
             raise write_failure(error, path) from error
-
-    def _record(self) -> Path:
-        return home() / "given" / f"{self.recipe.name}.json"
-
-    def _given_before(self) -> dict[str, Any]:
-        try:
-            content = json.loads(self._record().read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            raise UnitlabError(f"{self._record()} cannot be read ({error}); remove it and give the files again") from error
-        return content if isinstance(content, dict) else {}
 
     def _network(self) -> nn.Module:
         recipe = self.recipe

@@ -9,7 +9,7 @@ import xarray as xr
 
 from unitlab.analysis.requirements import unit_position
 
-__all__ = ["ALPHA", "Finding", "interval", "number", "points", "probability", "study_finding", "unit_finding"]
+__all__ = ["ALPHA", "Finding", "decimal", "interval", "number", "points", "probability", "study_finding", "unit_finding"]
 
 ALPHA = 0.05
 
@@ -31,6 +31,12 @@ def number(value: float) -> str:
         return "–"
     text = f"{value:.0f}" if value == round(value) and abs(value) < 1e6 else f"{value:.3g}"
     return text.replace("-", "−")
+
+
+def decimal(value: float) -> str:
+    """One decimal, a true minus, no minus zero; a dash where there is no value."""
+    text = f"{value:.1f}" if np.isfinite(value) else "–"
+    return "0.0" if text == "-0.0" else text.replace("-", "−")
 
 
 def points(drop: float) -> str:

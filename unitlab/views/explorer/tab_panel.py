@@ -26,7 +26,9 @@ class TabPanel:
         self.titles = list(TABS)
         self.built: set[str] = set()
         self.pages = [W.VBox() for _ in self.titles]
-        self.widget = W.Tab(children=self.pages, titles=self.titles, selected_index=None)
+        self.widget = W.Tab(children=self.pages, titles=self.titles)
+        # ipywidgets opens the first one by itself
+        self.widget.selected_index = None
         self.widget.add_class("ul-tabs")
         self.widget.observe(guarded(self._opened, explorer.say), "selected_index")
         explorer.watch(self._discard, "study")

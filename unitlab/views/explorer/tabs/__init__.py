@@ -5,4 +5,10 @@ from __future__ import annotations
 __all__ = ["TABS"]
 
 # title → module; imported when the tab is first opened
-TABS: dict[str, str] = {}
+TABS = {
+    "Lost and won": "lost_and_won",
+    "Class": "category",
+    "Group": "group",
+    "Definitions": "definitions",
+    "Take away": "take_away",
+}

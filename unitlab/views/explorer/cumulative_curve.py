@@ -1,0 +1,122 @@
+"""The curve of a class's accuracy while its most important units are silenced one after the other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as W
+import numpy as np
+import xarray as xr
+from bokeh.models import ColumnDataSource, HoverTool
+from bokeh.plotting import figure
+
+from unitlab.views.colours import GREY, ORANGE
+from unitlab.views.explorer.background import BackgroundWork
+from unitlab.views.explorer.figures import FigureWidget, bare_figure, describe_figure, set_range
+from unitlab.views.explorer.live_network import LiveNetwork, NotAtHand
+from unitlab.views.explorer.messages import as_text, guarded, message_html
+
+if TYPE_CHECKING:
+    from unitlab.views.explorer.explorer import Explorer
+
+__all__ = ["CumulativeCurve"]
+
+Array = np.ndarray[Any, Any]
+
+FIRST_COUNTS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 20)
+
+
+class CumulativeCurve:
+    """``widget``: a button that computes the curve of the state's class, progress, and the curve once it is there."""
+
+    def __init__(self, explorer: Explorer) -> None:
+        self.explorer, self.state = explorer, explorer.state
+        self.curves: dict[str, xr.Dataset] = {}
+        heading = W.HTML("Its accuracy while its most important units are silenced, one after the other")
+        heading.add_class("ul-heading")
+        self.compute = W.Button(description="Compute the curve", layout=W.Layout(width="auto"))
+        self.compute.add_class("ul-compute-curve")
+        self.compute.on_click(guarded(lambda _: self._compute(), self._failed))
+        self.work, self.said = BackgroundWork(), W.HTML()
+        self.place = W.VBox()
+        self.widget = W.VBox([heading, self.compute, self.work.widget, self.said, self.place])
+        self._shown = ""
+
+    def _failed(self, sentence: str, command: str = "") -> None:
+        self.said.value = f'<div class="ul-message">{message_html(sentence, command)}</div>'
+
+    def show(self) -> None:
+        """Show the curve of the state's class, or what computes it."""
+        name = self.state.category
+        if name != self._shown:
+            self.work.stop()
+            self._shown = name
+        found = self.curves.get(name)
+        self.place.children = ()
+        self.compute.layout.display = "none" if found is not None else None
+        if found is not None:
+            self._draw(name, found)
+            return
+        if self.work.running:
+            self.compute.layout.display = "none"
+            return
+        self.said.value = (
+            '<p class="ul-faint">Runs the network: the units are ranked by their drop on one half of the images, silenced and '
+            "measured on the other.</p>"
+        )
+        try:
+            LiveNetwork(self.explorer.study.ds)
+        except NotAtHand as missing:
+            self.compute.layout.display = "none"
+            self._failed(str(missing), missing.command)
+
+    def _compute(self) -> None:
+        name, study = self.state.category, self.explorer.study
+        live = LiveNetwork(study.ds)
+        channels = int(study.ds.attrs.get("channels", len(study.units)))
+        counts = [k for k in FIRST_COUNTS if k <= channels]
+
+        def done(found: xr.Dataset) -> None:
+            self.curves[name] = found
+            self.show()
+
+        self.compute.layout.display = "none"
+
+        def failed(sentence: str) -> None:
+            self.compute.layout.display = None
+            self._failed(sentence)
+
+        self.said.value = ""
+        self.work.start("Silencing units …", lambda progress: live.curve(name, counts, progress), done, failed)
+
+    def _draw(self, name: str, found: xr.Dataset) -> None:
+        k = found["k"].values
+        own = 100 * found["class_accuracy"].sel(category=name).values[0].astype(float)
+        everything = 100 * found["accuracy"].values[0]
+        text = (
+            f"With {int(k[-1])} units silenced: this class {own[0]:.1f} → {own[-1]:.1f} %, "
+            f"all classes {everything[0]:.1f} → {everything[-1]:.1f} %"
+        )
+        self.said.value = (
+            f'<p class="ul-faint">{as_text(text)}. Cross-fitted: ranked by the drop of the class on one half of the images, '
+            "measured on the other, both ways.</p>"
+        )
+        self.place.children = (FigureWidget(_curve(k, own, everything, text)),)
+
+
+def _curve(k: Array, own: Array, everything: Array, text: str) -> figure:
+    points = ColumnDataSource({"k": k, "own": own, "all": everything})
+    plot = bare_figure("curve", 220, tools="", toolbar_location=None)
+    plot.xaxis.axis_label, plot.yaxis.axis_label = "units silenced", "accuracy (%)"
+    plot.line("k", "all", source=points, line_color=GREY, line_width=2, line_dash="dashed", legend_label="all classes")
+    plot.line("k", "own", source=points, line_color=ORANGE, line_width=2.5, legend_label="this class")
+    dots = plot.scatter("k", "own", source=points, color=ORANGE, size=5)
+    plot.legend.update(
+        background_fill_alpha=0, border_line_alpha=0, label_text_font_size="11px", location="bottom_left", padding=2
+    )  # fmt: skip
+    tips = [("units", "@k"), ("this class (%)", "@own{0.0}"), ("all classes (%)", "@all{0.0}")]
+    plot.add_tools(HoverTool(renderers=[dots], tooltips=tips, mode="vline"))
+    set_range(plot.x_range, float(k.min()), float(k.max()))
+    set_range(plot.y_range, 0.0, float(np.nanmax([own.max(), everything.max()])))
+    describe_figure(plot, text)
+    return plot

@@ -1,0 +1,18 @@
+"""The widget of a tab, with the style sheet that all tabs share."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+import ipywidgets as W
+
+__all__ = ["tab_page"]
+
+STYLE = f"<style>{files(__package__).joinpath('tabs.css').read_text(encoding='utf-8')}</style>"
+
+
+def tab_page(*children: W.Widget) -> W.VBox:
+    """The widget of a tab."""
+    page = W.VBox([W.HTML(STYLE), *children])
+    page.add_class("ul-tab")
+    return page

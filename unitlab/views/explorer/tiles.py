@@ -1,0 +1,95 @@
+"""Thumbnails with captions, a page at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as W
+import numpy as np
+
+from unitlab.views.explorer.messages import as_text, guarded
+from unitlab.views.gallery import data_address, picture_with_map
+
+if TYPE_CHECKING:
+    from unitlab.views.explorer.explorer import Explorer
+
+__all__ = ["PagedTiles", "Tile"]
+
+Array = np.ndarray[Any, Any]
+BLANK = np.zeros((1, 1), np.float32)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What stands under a picture: two lines, the text in place of the picture, and "lost", "won" or nothing."""
+
+    line: str
+    small: str
+    alternative: str
+    kind: str = ""
+
+
+class PagedTiles:
+    """``widget``: heading, buttons that turn pages, and the pictures in a grid of the class ``ul-tiles``."""
+
+    def __init__(self, explorer: Explorer, tile: Callable[[int], Tile], *, on_page: int = 12) -> None:
+        self.explorer, self.tile, self.on_page = explorer, tile, on_page
+        self.images: Array = np.empty(0, int)
+        self.page = 0
+        self.heading, self.where, self.grid = W.HTML(), W.HTML(), W.HTML()
+        self.heading.add_class("ul-heading")
+        self.where.add_class("ul-faint")
+        self.back = W.Button(description="◀", tooltip="the images before these")
+        self.forward = W.Button(description="▶", tooltip="the next images")
+        self._show = guarded(self._show_page, explorer.say)
+        for button, by in ((self.back, -1), (self.forward, 1)):
+            button.add_class("ul-step")
+            button.on_click(lambda _, by=by: self._turn(by))
+        line = W.HBox([self.heading, self.back, self.where, self.forward])
+        line.add_class("ul-line")
+        self.widget = W.VBox([line, self.grid])
+
+    def fill(self, heading: str, images: Array, nothing: str) -> None:
+        """Show the images at these positions, or the sentence ``nothing`` where there are none."""
+        self.heading.value = as_text(heading)
+        self.images, self.page, self.nothing = images, 0, nothing
+        self._show()
+
+    @property
+    def n_pages(self) -> int:
+        """Pages that the images take, at least one."""
+        return max(1, -(-len(self.images) // self.on_page))
+
+    def _turn(self, by: int) -> None:
+        self.page = min(max(0, self.page + by), self.n_pages - 1)
+        self._show()
+
+    def _show_page(self) -> None:
+        start = self.page * self.on_page
+        shown = self.images[start : start + self.on_page]
+        several = self.n_pages > 1
+        for button in (self.back, self.forward):
+            button.layout.display = None if several else "none"
+        self.back.disabled, self.forward.disabled = self.page == 0, self.page == self.n_pages - 1
+        self.where.value = as_text(f"{start + 1}–{start + len(shown)} of {len(self.images):,}") if several else ""
+        if not len(shown):
+            self.grid.value = f'<p class="ul-faint">{as_text(self.nothing)}</p>'
+            return
+        study = self.explorer.study
+        pixels = study.thumbnails(shown) if "thumbnails" in study.ds else [None] * len(shown)
+        cells = "".join(self._cell(int(image), each) for image, each in zip(shown, pixels, strict=True))
+        self.grid.value = f'<div class="ul-tiles">{cells}</div>'
+
+    def _cell(self, image: int, pixels: Array | None) -> str:
+        tile = self.tile(image)
+        identity = str(self.explorer.study.ds["image"].values[image])
+        alternative = as_text(f"{tile.alternative}, {identity}")
+        if pixels is None:
+            picture = f'<div class="ul-no-picture">{as_text(identity)}</div>'
+        else:
+            picture = f'<img alt="{alternative}" src="{data_address(picture_with_map(pixels, BLANK, style="none"))}">'
+        kind = f' class="ul-{tile.kind}"' if tile.kind else ""
+        caption = f'<span dir="auto">{as_text(tile.line)}</span><small>{as_text(tile.small)}</small>'
+        return f'<figure title="{alternative}"{kind}>{picture}<figcaption>{caption}</figcaption></figure>'
