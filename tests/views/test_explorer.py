@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -244,6 +245,7 @@ def html_widgets(widget: W.Widget) -> Iterator[W.HTML]:
 
 def test_a_dead_unit_says_so(study: xr.Dataset) -> None:
     explorer = unitlab.explore(study, unit=7)
+    assert explorer.study.max_class[7] == -1 and explorer.units.points.data["worst"][7] == "none"
     assert "Unit 7 is dead" in explorer.classes.headline.value
     assert "it is dead" in explorer.images.grid.value and "ul-message" in explorer.images.grid.value
 
@@ -297,3 +299,36 @@ def test_a_page_that_is_loaded_again_gets_the_present_figure(study: xr.Dataset) 
     assert str(float(explorer.classes.bars.data["drop"][0]))[:6] in figure.get_state()["render_bundle"] or figure.changed
     explorer._repr_mimebundle_()
     assert not figure.changed
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_counts_are_shown_until_tests_and_cross_fitting_are_done(
+    monkeypatch: pytest.MonkeyPatch, store: Path, in_memory: bool
+) -> None:
+    monkeypatch.setattr("unitlab.views.explorer.measured_study.QUICKLY_MEASURED", 0)
+    ds = unitlab.load(store)
+    known = measures_of(ds)
+    if in_memory:
+        ds = ds.load()
+        del ds.encoding["source"]
+
+    async def opened() -> None:
+        explorer = unitlab.explore(ds, unit=1)
+        kept = unitlab.explore(ds, unit=1, y="max_class_drop")
+        assert explorer.state.y == "max_class_drop" and not explorer.study.complete
+        np.testing.assert_allclose(explorer.units.points.data["y"], 100 * known.max_class_drop)
+        np.testing.assert_allclose(explorer.study.drops["drop_low"], 100 * known.drop_low)
+        assert "being computed" in explorer.units.caption.value and "being computed" in explorer._status.value
+        assert "q is being computed" in explorer.classes.headline.value
+        assert list(explorer.table.order) == list(np.argsort(-known.max_class_drop.values, kind="stable"))
+        explorer.state.unit = 2
+        both = asyncio.Event()
+        for one in (explorer, kept):
+            one.watch(lambda: both.set() if explorer.study.complete and kept.study.complete else None, "measures")
+        await asyncio.wait_for(both.wait(), 60)
+        assert explorer.state.unit == 2 and explorer.state.y == "max_class_drop_crossfit" and kept.state.y == "max_class_drop"
+        np.testing.assert_allclose(explorer.units.points.data["y"], 100 * known.max_class_drop_crossfit)
+        assert list(explorer.table.order) == list(np.argsort(-known.max_class_drop_crossfit.values, kind="stable"))
+        assert "computed" not in explorer._status.value + explorer.classes.headline.value
+
+    asyncio.run(opened())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -190,7 +191,11 @@ class Explorer(W.VBox):
             return
 
         def done(result: Callable[[], xr.Dataset]) -> None:
-            study.finish(result())
+            try:
+                measures = result()
+            except BrokenProcessPool:
+                measures = None  # no second process here: the kernel does it
+            study.finish(measures)
             if study is self.study:
                 with self.together():
                     self._now_complete()

@@ -145,7 +145,8 @@ class MeasuredStudy:
         found = self.measures
         self.dead = ~(found["fraction_active"].values > 0) if "fraction_active" in found else np.zeros(len(self.units), bool)
         self.n_images = found["n_images"].values
-        self.max_class = found["max_class"].values
+        # a unit that damages no class has no most damaged one
+        self.max_class = np.where(found["max_class_drop"].values > 0, found["max_class"].values, -1)
         self.p_specific = found["p_specific"].values if self.complete else np.full(len(self.units), np.nan)
         self.significant = self.p_specific <= ALPHA
         size = self.measures["accuracy_drop"].shape
@@ -193,11 +194,6 @@ class MeasuredStudy:
             self.measures["n_fixed"].values[place],
             some[np.argsort(-drop[some], kind="stable")],
         )
-
-    def worst_class(self, unit: int) -> str:
-        """Name of the most damaged class, empty where there is none."""
-        position = int(self.max_class[self.position(unit)])
-        return self.names[position] if position >= 0 else ""
 
     def top_images(self, unit: int, count: int = 12) -> TopImages:
         """The first ``count`` top images of a unit, those with an activation above zero.

@@ -104,7 +104,8 @@ class UnitsTable:
     def show(self) -> None:
         """Filter and sort the units, and show the page."""
         kept = self._filtered()
-        values = self._values(self.sorted_by)[kept]
+        pending = not self.explorer.study.complete and self.sorted_by in ("crossfit", "p")
+        values = self._values("max" if pending else self.sorted_by)[kept]
         key = np.where(np.isnan(values), np.inf, -values if self.reverse else values)
         self.order = kept[np.argsort(key, kind="stable")]
         for name, button in self.headings.items():
