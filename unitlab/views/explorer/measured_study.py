@@ -195,6 +195,11 @@ class MeasuredStudy:
             some[np.argsort(-drop[some], kind="stable")],
         )
 
+    def worst_class(self, unit: int) -> str:
+        """Name of the most damaged class, empty where there is none."""
+        position = int(self.max_class[self.position(unit)])
+        return self.names[position] if position >= 0 else ""
+
     def top_images(self, unit: int, count: int = 12) -> TopImages:
         """The first ``count`` top images of a unit, those with an activation above zero.
 
