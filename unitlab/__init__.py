@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from unitlab.analysis.confusion import confusion as confusion
     from unitlab.analysis.correlations import correlations as correlations
     from unitlab.analysis.damage import damage as damage
+    from unitlab.analysis.direction_comparison import compare_directions as compare_directions
+    from unitlab.analysis.discrimination import discrimination as discrimination
     from unitlab.analysis.regression import regression as regression
     from unitlab.catalog import load as load
     from unitlab.catalog import studies as studies
@@ -37,10 +39,12 @@ __all__ = [
     "ablate_groups",
     "add_recipe",
     "attributes",
+    "compare_directions",
     "confusion",
     "correlations",
     "cumulative",
     "damage",
+    "discrimination",
     "explore",
     "images",
     "load",
@@ -56,10 +60,12 @@ _WHERE = {
     "add_recipe": "unitlab.recipes",
     "ablate_groups": "unitlab.compute.group_ablation",
     "attributes": "unitlab.analysis.attributes",
+    "compare_directions": "unitlab.analysis.direction_comparison",
     "confusion": "unitlab.analysis.confusion",
     "correlations": "unitlab.analysis.correlations",
     "cumulative": "unitlab.compute.cumulative",
     "damage": "unitlab.analysis.damage",
+    "discrimination": "unitlab.analysis.discrimination",
     "explore": "unitlab.views.explorer",
     "images": "unitlab.compute.images",
     "load": "unitlab.catalog",

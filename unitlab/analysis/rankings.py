@@ -11,6 +11,7 @@ import xarray as xr
 
 from unitlab.analysis.attributes import attributes
 from unitlab.analysis.damage import damage
+from unitlab.analysis.discrimination import discrimination
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.schema import VARIABLES
 
@@ -18,7 +19,7 @@ __all__ = ["Ranking", "rankable", "ranking"]
 
 Array = np.ndarray[Any, Any]
 
-LEVELS = ("layer", "attributes", "ablation", "damage")
+LEVELS = ("layer", "attributes", "discrimination", "ablation", "damage")
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def rankable(name: str) -> tuple[str, ...]:
 
 
 def ranking(study: xr.Dataset, name: str, *, ascending: bool = False, category: str | None = None, seed: int = 0) -> Ranking:
-    """Units ordered by a variable of `unitlab.attributes` or `unitlab.damage`, largest first.
+    """Units ordered by a variable of `unitlab.attributes`, `unitlab.discrimination` or `unitlab.damage`, largest first.
 
     Undefined ones come last, equal ones by their number. A variable over classes gives an order for each class that has a
     value, labelled with the class, or for one class alone; another one gives one order, labelled with its name.
@@ -67,8 +68,12 @@ def ranking(study: xr.Dataset, name: str, *, ascending: bool = False, category: 
     dims = rankable(name)
     if name in ("accuracy_drop", "overall_drop") and name in study:
         found = study
+    elif VARIABLES[name].level == "discrimination":
+        found = discrimination(study)
+    elif VARIABLES[name].level in ("layer", "attributes"):
+        found = attributes(study)
     else:
-        found = attributes(study) if VARIABLES[name].level in ("layer", "attributes") else damage(study, seed=seed)
+        found = damage(study, seed=seed)
     if name not in found:
         raise UnitlabError(f"the study holds no {name!r}; compute one that does with unitlab.ablate(model, images, layer)")
     values = found[name].values.astype(float)

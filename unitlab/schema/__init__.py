@@ -9,12 +9,12 @@ import numpy as np
 import xarray as xr
 
 from unitlab.errors import UnitlabError
-from unitlab.schema import attributes, curves, damage, groups, stored
+from unitlab.schema import attributes, comparison, curves, damage, groups, stored
 from unitlab.schema.variable import Variable
 
 __all__ = [
-    "CURVE_VARIABLES", "GROUP_VARIABLES", "SCHEMA_VERSION", "VARIABLES", "Variable", "check", "describe", "described",
-    "variable_attrs",
+    "COMPARISON_VARIABLES", "CURVE_VARIABLES", "GROUP_VARIABLES", "SCHEMA_VERSION", "VARIABLES", "Variable", "check",
+    "describe", "described", "variable_attrs",
 ]  # fmt: skip
 
 SCHEMA_VERSION = 1
@@ -24,6 +24,7 @@ VARIABLES: dict[str, Variable] = {row.name: row for table in _TABLES for row in 
 # results whose dimensions are other than a study's have tables of their own
 GROUP_VARIABLES: dict[str, Variable] = {row.name: row for row in groups.GROUPS}
 CURVE_VARIABLES: dict[str, Variable] = {row.name: row for row in curves.CURVES}
+COMPARISON_VARIABLES: dict[str, Variable] = {row.name: row for row in comparison.COMPARISON}
 
 
 def variable_attrs(name: str) -> dict[str, str]:

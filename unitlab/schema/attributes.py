@@ -1,4 +1,4 @@
-"""Variables that `unitlab.attributes` returns beside those that the study holds."""
+"""Variables that `unitlab.attributes` and `unitlab.discrimination` return beside those that the study holds."""
 
 from unitlab.schema.variable import Variable
 
@@ -69,5 +69,43 @@ ATTRIBUTES = (
         "first-order margin drop, all images",
         "logit",
         "Mean over all images of the first-order estimate of the margin lost to a zero ablation.",
+    ),
+    Variable(
+        "class_d_prime",
+        "discrimination",
+        ("unit", "category"),
+        "f",
+        "class d′",
+        "1",
+        "|μ₁ − μ₀| / √((σ₁² + σ₀²)/2) of the spatial mean activation, images of the class against all others; the same for v "
+        "and −v. NaN for a constant unit, and for a class without images or without others.",
+    ),
+    Variable(
+        "class_auc",
+        "discrimination",
+        ("unit", "category"),
+        "f",
+        "area under the ROC curve",
+        "1",
+        "Area under the ROC curve of the spatial mean activation, images of the class against all others, the larger of "
+        "those of v and −v. NaN for a constant unit, and for a class without images or without others.",
+    ),
+    Variable(
+        "max_class_d_prime",
+        "discrimination",
+        ("unit",),
+        "f",
+        "max class d′",
+        "1",
+        "The largest class d′ over classes.",
+    ),
+    Variable(
+        "max_class_auc",
+        "discrimination",
+        ("unit",),
+        "f",
+        "max area under the ROC curve",
+        "1",
+        "The largest area under the ROC curve over classes.",
     ),
 )

@@ -16,11 +16,12 @@ from unitlab.analysis.requirements import unit_position
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.views import front_end as front_end
 from unitlab.views.colours import BLUE, GREEN, GREY, ORANGE
+from unitlab.views.curves import cumulative as cumulative
 from unitlab.views.gallery import top_images as images
 from unitlab.views.names import distinct, shortened
 from unitlab.views.quantities import quantity
 
-__all__ = ["classes", "confusion", "correlation", "images", "units"]
+__all__ = ["classes", "confusion", "correlation", "cumulative", "images", "units"]
 
 Array = np.ndarray[Any, Any]
 

@@ -1,0 +1,175 @@
+"""Are single units special? Units beside directions of rotated bases, over whole bases and at matched removed energy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from scipy import stats
+
+from unitlab.analysis.discrimination import discrimination
+from unitlab.analysis.paired_images import PairedImages
+from unitlab.analysis.requirements import check_level, require
+from unitlab.analysis.splits import crossfit_and_reliability
+from unitlab.errors import UnitlabError
+from unitlab.schema import COMPARISON_VARIABLES, described
+
+__all__ = ["compare_directions"]
+
+Array = np.ndarray[Any, Any]
+
+MEASURES = (
+    "removed_energy", "overall_drop", "max_class_drop", "max_class_drop_crossfit", "max_class_d_prime", "max_class_auc",
+)  # fmt: skip
+CALIPER = 1.25
+
+
+def compare_directions(
+    units: xr.Dataset, directions: xr.Dataset | Sequence[xr.Dataset], *, level: float = 0.95, seed: int = 0
+) -> xr.Dataset:
+    """Units of a layer beside directions of rotated bases of it, such as random ones of several seeds.
+
+    A whole basis, of units or of directions, removes all of the layer's energy once, so that both remove the same on
+    average ("whole basis"). But a direction through the mean activation removes far more than others do, and damage grows
+    with what is removed. So each direction is also set beside the unit that removes most nearly as much ("matched energy"),
+    if one removes between 1/1.25 and 1.25 times as much; how many directions have such a unit is told.
+
+    Parameters
+    ----------
+    units
+        The study of the layer's units.
+    directions
+        Studies by ``unitlab.ablate(model, images, layer, basis=...)`` of the same network, images and layer.
+    level
+        Coverage of the intervals, Student's t over the bases.
+    seed
+        Of the splits in halves of the cross-fitted maximum.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``unit_value`` (measure, unit) and ``direction_value`` (measure, basis, direction): the distributions of the removed
+        energy, the overall drop, the raw and the cross-fitted max class drop, and the max over classes of d′ and of the area
+        under the ROC curve. ``matched_unit`` (basis, direction): number of the unit of like energy, or −1. ``difference``
+        (comparison, measure, basis): mean of the directions minus mean of the units, over the whole bases or over the matched
+        pairs; ``difference_mean``, ``difference_low``, ``difference_high`` (comparison, measure): over the bases.
+        ``n_matched`` (basis).
+
+    Raises
+    ------
+    UnitlabError
+        Studies of other networks, images, layers or labels than the first; a study without ``removed_energy``.
+
+    Examples
+    --------
+    >>> import unitlab
+    >>> from unitlab.compute.networks import bundled_network
+    >>> model, photos = bundled_network("vgg_fashion"), unitlab.images("fashion_mnist").subset(range(100))
+    >>> options = {"layer": "conv3_2", "units": range(8), "progress": False}
+    >>> rotated = [unitlab.ablate(model, photos, basis="random", seed=seed, **options) for seed in (0, 1)]
+    >>> found = unitlab.compare_directions(unitlab.ablate(model, photos, **options), rotated)
+    >>> found.difference.sizes["basis"]
+    2
+    """
+    check_level(level)
+    others = [directions] if isinstance(directions, xr.Dataset) else list(directions)
+    _check(units, others)
+    of_units = _values(units, seed)
+    of_directions = np.stack([_values(ds, seed) for ds in others], 1)
+    number = units["unit"].values
+    matched = np.stack([_nearest(of_units[0], row) for row in of_directions[0]])
+    difference = np.full((2, len(MEASURES), len(others)), np.nan)
+    for place, found in enumerate(matched):
+        difference[0, :, place] = _mean(of_directions[:, place]) - _mean(of_units)
+        some = found >= 0
+        if some.any():
+            difference[1, :, place] = _mean(of_directions[:, place, some] - of_units[:, found[some]])
+    mean = _mean(difference)
+    n = np.isfinite(difference).sum(-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = np.sqrt(np.nansum((difference - mean[..., None]) ** 2, -1) / (n - 1) / n)
+        half = np.where(n > 1, stats.t.ppf((1 + level) / 2, np.maximum(n - 1, 1)) * error, np.nan)
+    values = {
+        "measure": np.array(MEASURES, dtype=object),
+        "basis_name": np.array([str(ds.attrs["ablation"]) for ds in others], dtype=object),
+        "comparison": np.array(["whole basis", "matched energy"], dtype=object),
+        "unit": number,
+        "direction": others[0]["unit"].values,
+        "unit_value": of_units,
+        "direction_value": of_directions,
+        "matched_unit": np.where(matched >= 0, number[np.maximum(matched, 0)], -1).astype(np.int32),
+        "n_matched": (matched >= 0).sum(1).astype(np.int32),
+        "difference": difference,
+        "difference_mean": mean,
+        "difference_low": mean - half,
+        "difference_high": mean + half,
+    }
+    return described(COMPARISON_VARIABLES, values, {**units.attrs, "level": level, "seed": seed, "caliper": CALIPER})
+
+
+def _check(units: xr.Dataset, others: list[xr.Dataset]) -> None:
+    """Refuse studies that do not belong together."""
+    if not others:
+        raise UnitlabError(
+            "directions is empty; give studies by unitlab.ablate(model, images, layer, basis='random', seed=...)"
+        )
+    for ds in [units, *others]:
+        require(
+            ds, ["unit", "category", "prediction", "overall_drop", "accuracy_drop", "activation_mean"], "compare_directions"
+        )
+        if "removed_energy" not in ds:
+            raise UnitlabError(
+                "the study does not tell the energy that an ablation removes: an earlier version computed it; compute it again "
+                "with unitlab.ablate(model, images, layer)"
+            )
+    if "basis" in units:
+        raise UnitlabError("units is a study of directions; give the layer's units first, then the directions")
+    names = [str(ds.attrs.get("ablation")) for ds in others]
+    for name, ds in zip(names, others, strict=True):
+        if "basis" not in ds:
+            raise UnitlabError(
+                f"directions holds the study {name!r} of units; unitlab.ablate(..., basis='random') gives others"
+            )
+        for field in ("fingerprint_weights", "fingerprint_images", "fingerprint_labels", "site"):
+            if ds.attrs.get(field) != units.attrs.get(field):
+                what = field.removeprefix("fingerprint_")
+                raise UnitlabError(f"the study {name!r} is of another {what} than the units' ({ds.attrs.get(field)!s:.24})")
+        if ds.sizes["unit"] != others[0].sizes["unit"] or not np.array_equal(ds["unit"], others[0]["unit"]):
+            raise UnitlabError(
+                f"the study {name!r} has other directions than the first one; compute the same ones of each basis"
+            )
+    if len(set(names)) != len(names):
+        raise UnitlabError(f"a basis occurs twice among {names}; give each once")
+
+
+def _values(ds: xr.Dataset, seed: int) -> Array:
+    """(measure, unit)."""
+    drop = ds["accuracy_drop"].values
+    known = np.where(np.isnan(drop), -np.inf, drop)
+    told = discrimination(ds)
+    found = {
+        "removed_energy": ds["removed_energy"].values,
+        "overall_drop": ds["overall_drop"].values,
+        "max_class_drop": np.where(np.isnan(drop).all(1), np.nan, known.max(1)),
+        "max_class_drop_crossfit": crossfit_and_reliability(PairedImages(ds, "compare_directions"), seed)[0],
+        "max_class_d_prime": told["max_class_d_prime"].values,
+        "max_class_auc": told["max_class_auc"].values,
+    }
+    return np.stack([found[name].astype(float) for name in MEASURES])
+
+
+def _nearest(energy: Array, wanted: Array) -> Array:
+    """For each wanted energy, the place of the nearest one in ratio, or −1 where none is within the caliper."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        distance = np.abs(np.log(wanted[:, None]) - np.log(energy[None]))
+    distance = np.where(np.isfinite(distance), distance, np.inf)
+    place = distance.argmin(1)
+    return np.where(distance.min(1) <= np.log(CALIPER), place, -1)
+
+
+def _mean(values: Array) -> Array:
+    """Mean over the last axis of what is defined."""
+    count = np.isfinite(values).sum(-1)
+    return np.where(count > 0, np.nansum(np.where(np.isfinite(values), values, np.nan), -1) / np.maximum(count, 1), np.nan)
