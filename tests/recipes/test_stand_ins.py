@@ -1,0 +1,134 @@
+"""Every published network, from a file of the very format to a verified study, by the command."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from local_server import Server
+from stand_ins import PUBLISHED, REDUCED, digest, network_of, reduced, write_weights
+
+import unitlab
+from unitlab.cli import main
+from unitlab.recipes import RECIPES, Recipe
+from unitlab.recipes.described import torchvision_weights
+
+
+def served(
+    name: str, server: Server, places_zip: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Recipe, torch.nn.Module, Path]:
+    """The recipe with its addresses on this machine, and what they serve."""
+    recipe = reduced(name)
+    network = network_of(recipe)
+    weights, images = recipe.weights, recipe.images
+    assert weights is not None
+    if weights.address.startswith("torchvision:"):
+        member = torchvision_weights(weights.address)
+        path = server.folder / f"{name}-random.pth"
+        write_weights(name, network, path)
+        path = path.rename(server.folder / f"{name}-{digest(path, 'sha256')[:8]}.pth")
+        monkeypatch.setattr(member, "_value_", replace(member.value, url=f"{server.url}/{path.name}"))
+    else:
+        path = server.folder / weights.address.rpartition("/")[2]
+        write_weights(name, network, path)
+        first = digest(path, "sha256")[: len(weights.sha256)]
+        weights = replace(weights, address=f"{server.url}/{path.name}", sha256=first)
+    if images.address:
+        shutil.copy(places_zip, server.folder / "places_val.zip")
+        md5 = digest(server.folder / "places_val.zip", "md5")
+        images = replace(images, address=f"{server.url}/places_val.zip", digest=f"md5:{md5}")
+    recipe = replace(recipe, weights=weights, images=images)
+    monkeypatch.setitem(RECIPES, name, recipe)
+    return recipe, network, path
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_compute_load_verify(
+    name: str,
+    server: Server,
+    places_zip: Path,
+    imagenet_folder: Path,
+    own_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe, network, path = served(name, server, places_zip, monkeypatch)
+    options = [] if recipe.images.address else ["--images", str(imagenet_folder)]
+    assert main(["compute", name, "--units", "1,5", "--device", "cpu", *options]) == 0, capsys.readouterr().err
+    asked = list(server.asked)
+    assert sorted(asked) == sorted([path.name, *(["places_val.zip"] if recipe.images.address else [])])
+    capsys.readouterr()
+    assert main(["verify", name, "--sample", "4", "--device", "cpu"]) == 0
+    assert "0 different" in capsys.readouterr().out
+    assert server.asked == asked, "what is here is not downloaded again"
+
+    ds = unitlab.load(name)
+    assert ds.attrs["network"] == recipe.title and ds.attrs["layer"] == recipe.layers[-1]
+    assert ds.attrs["weights_sha256"] == digest(path, "sha256") and ds.attrs["weights_source"] == f"{server.url}/{path.name}"
+    assert ds.attrs["weights_are_the_recipes"] == ("yes" if not path.name.endswith(".tar") else "no digest is published")
+    assert ds.sizes["category"] == recipe.images.categories and ds.unit.values.tolist() == [1, 5]
+    # the classes have the numbers that the network gives them
+    labels = {"airfield": 0, "n01440764": 0, "n02108422": 243, "n15075141": 999}
+    for image, label in zip(ds.image.values, ds.label.values, strict=True):
+        folder = str(image).partition("/")[0]
+        assert labels.get(folder, label) == label
+    if not recipe.images.address:
+        assert ds.category.values[[0, 243]].tolist() == ["tench", "bull mastiff"]
+    assert unitlab.studies().loc[name, "where"] == "computed"
+    # the parameters of the file are in the network that was measured
+    source = _source(recipe, imagenet_folder)
+    batch = torch.cat([next(iter(source.batches(i, i + 1, 1)))[0] for i in range(len(source))])
+    with torch.no_grad():
+        logits = network.eval()(batch)
+    np.testing.assert_array_equal(ds.baseline_prediction.values, logits.argmax(1).numpy())
+    left = [entry.name for entry in own_home.rglob("*") if ".part" in entry.name or ".tmp" in entry.name]
+    assert not left and not (own_home / "downloads" / "places_val.zip").exists()
+
+
+def _source(recipe: Recipe, imagenet_folder: Path) -> unitlab.images:
+    from unitlab.compute.recipe_files import RecipeFiles
+
+    return RecipeFiles(recipe, images=None if recipe.images.address else imagenet_folder).images()
+
+
+def test_every_published_network_is_tried() -> None:
+    places = {"alexnet", "vgg16", "resnet18", "resnet50", "densenet161", "resnet152"}
+    imagenet = {"alexnet", "vgg16", "vgg16_bn", "resnet18", "resnet50", "googlenet", "densenet121", "efficientnet_b0"}
+    wanted = {f"{name}_places" for name in places} | {f"{name}_imagenet" for name in imagenet | {"efficientnet_lite0"}}
+    assert set(PUBLISHED) == wanted and set(REDUCED) <= wanted
+    assert set(unitlab.studies().index) >= wanted
+
+
+def test_the_files_have_the_names_and_shapes_of_the_published_networks() -> None:
+    """Reduced stand-ins differ from the real networks in the width of dense layers alone."""
+    for name, torchvision_name in (("vgg16_imagenet", "vgg16"), ("alexnet_imagenet", "alexnet")):
+        with torch.device("meta"):
+            whole = getattr(torchvision.models, torchvision_name)().state_dict()
+        small = network_of(reduced(name)).state_dict()
+        assert list(small) == list(whole)
+        assert all(small[key].shape == whole[key].shape for key in whole if key.startswith("features"))
+
+
+def test_a_new_process_with_local_files_and_no_network(tmp_path: Path, own_home: Path, places_zip: Path) -> None:
+    path = tmp_path / "resnet18_places365.pth.tar"
+    write_weights("resnet18_places", network_of(RECIPES["resnet18_places"]), path)
+    offline = {**os.environ, "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    command = [sys.executable, "-m", "unitlab", "compute", "resnet18_places", "--weights", str(path), "--images", str(places_zip)]
+    done = subprocess.run([*command, "--units", "3,4", "--device", "cpu"], env=offline, capture_output=True, text=True)
+    assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
+    path.unlink()
+    code = (
+        "import unitlab; ds = unitlab.load('resnet18_places')\n"
+        "assert ds.prediction.shape == (2, 3) and ds.sizes['category'] == 365\n"
+        "print(ds.attrs['weights_source'], ds.attrs['images_source'])"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], env=offline, capture_output=True, text=True, check=True)
+    assert loaded.stdout.split() == ["the", "file", "resnet18_places365.pth.tar", "places_val.zip"]
