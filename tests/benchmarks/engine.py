@@ -89,6 +89,17 @@ def bundled(name: str) -> Callable[[], nn.Module]:
     return build
 
 
+def vgg16_places() -> nn.Module:
+    """A stand-in of VGG16 on Places365: the network of the recipe, random weights."""
+    from unitlab.compute.networks import initialise
+    from unitlab.compute.places_networks import named_vgg16
+
+    torch.manual_seed(0)
+    model = named_vgg16()
+    initialise(model)
+    return model.eval()
+
+
 def torchvision_network(name: str) -> Callable[[], nn.Module]:
     return lambda: run_in(name)
 
@@ -101,6 +112,8 @@ ROWS = {
     "resnet18-layer4": Row(torchvision_network("resnet18"), "layer4", 64, "float32", 1.15, 1.03),
     "resnet50-layer4": Row(torchvision_network("resnet50"), "layer4", 32, "float32", 1.15, 1.03),
     "efficientnet_lite0": Row(efficientnet_lite0, "_bn1", 60, "float32", 1.15, 1.03, "photographs"),
+    "vgg16_places-float32": Row(vgg16_places, "conv5_3", 16, "float32", 3.0, 2.5),
+    "vgg16_places-bfloat16": Row(vgg16_places, "conv5_3", 16, "bfloat16", 2.2, 1.7),
     "vgg_emoji": Row(bundled("vgg_emoji"), "conv5_2", 1024, "float32", 2.0, 1.5, "emoji"),
     "vgg_fashion": Row(bundled("vgg_fashion"), "conv3_2", 2048, "float32", 2.0, 1.5, "fashion_mnist"),
     "resnet18-layer3": Row(torchvision_network("resnet18"), "layer3", 4, "float32", None, None),

@@ -131,9 +131,7 @@ def test_weights_that_do_not_arrive(
         assert files_left(own_home) == [f"downloads/{FILE}"]
 
 
-def test_a_server_that_goes_silent(
-    recipe: Recipe, server: Server, own_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_goes_silent(recipe: Recipe, server: Server, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads, "SILENT_SECONDS", 0.3)
     server.answers[FILE] = stall(server)
     with pytest.raises(UnitlabError, match="sends nothing"):

@@ -121,7 +121,17 @@ def test_a_new_process_with_local_files_and_no_network(tmp_path: Path, own_home:
     path = tmp_path / "resnet18_places365.pth.tar"
     write_weights("resnet18_places", network_of(RECIPES["resnet18_places"]), path)
     offline = {**os.environ, "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
-    command = [sys.executable, "-m", "unitlab", "compute", "resnet18_places", "--weights", str(path), "--images", str(places_zip)]
+    command = [
+        sys.executable,
+        "-m",
+        "unitlab",
+        "compute",
+        "resnet18_places",
+        "--weights",
+        str(path),
+        "--images",
+        str(places_zip),
+    ]
     done = subprocess.run([*command, "--units", "3,4", "--device", "cpu"], env=offline, capture_output=True, text=True)
     assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
     path.unlink()

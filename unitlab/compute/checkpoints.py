@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -133,7 +134,9 @@ def _torch_file(path: Path) -> Any:
                 # torch stores without compressing; anything else may unpack to any size
                 if any(entry.compress_type != zipfile.ZIP_STORED for entry in opened.infolist()):
                     raise UnitlabError(f"{path} is refused: it is a compressed zip archive, and no file that torch.save wrote")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except UnitlabError:
         raise
     except pickle.UnpicklingError as error:
@@ -145,7 +148,17 @@ def _torch_file(path: Path) -> Any:
                 "run. Ask for a state dict: torch.save(model.state_dict(), ...)"
             ) from error
         raise UnitlabError(f"{path} is no file of weights that torch can read: {_first_sentence(error)}") from error
-    except (OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+    ) as error:
         raise UnitlabError(
             f"the weights file {path} is damaged, cut, or no file of weights: {_first_sentence(error)}"
         ) from error
