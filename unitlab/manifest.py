@@ -8,7 +8,7 @@ import json
 import os
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,6 +28,7 @@ class Manifest:
     files: dict[str, tuple[int, str]]
     digest: str
     identity: tuple[int, int, int]
+    compared: dict[str, tuple[int, int, int]] = field(default_factory=dict, compare=False)
 
     def check_presence(self, files: Iterable[str] | None = None) -> None:
         """Raise where a file is missing, cut, or no plain file inside the store."""
@@ -66,6 +67,15 @@ class Manifest:
                     f"{self.folder} is damaged: the bytes of the file {name} are not those that were written; "
                     "copy the study again, or compute it again"
                 )
+
+    def check_bytes_once(self, files: Iterable[str]) -> None:
+        """`check_bytes` of the files that were not compared before, or that have changed since."""
+        for name in files:
+            self.check_presence([name])
+            now = _identity(self.folder / name)
+            if self.compared.get(name) != now:
+                self.check_bytes([name])
+                self.compared[name] = now
 
     def below(self, folder: str) -> list[str]:
         """Files under a folder of the store."""
@@ -108,6 +118,8 @@ def write_manifest(folder: Path, schema: int) -> None:
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a store, itself checked; ``FileNotFoundError`` where there is none."""
+    if (folder / MANIFEST).is_symlink():
+        raise UnitlabError(f"{folder} is refused: {MANIFEST} is a symbolic link, which a study never holds")
     identity = _identity(folder / MANIFEST)
     text = (folder / MANIFEST).read_bytes()
     try:
