@@ -166,9 +166,10 @@ ACCIDENTS: list[Mutation] = [
     copy_file_over, add_file, link, folder_for_file,
 ]  # fmt: skip
 VALUES = [
-    None, True, -1, 0, 1, 2, 1 << 31, 1 << 62, 1 << 80, -(1 << 70), 0.5, float("nan"), "", "x", "float64", "../../etc", "\0", [], {},
-    [1], [-1, 5], [1 << 40, 1 << 40], {"name": "pickle"}, [{"name": "pickle", "configuration": {}}],
-    [{"name": "bytes"}, {"name": "gzip", "configuration": {"level": 5}}], {"name": "regular", "configuration": {"chunk_shape": [0]}},
+    None, True, -1, 0, 1, 2, 1 << 31, 1 << 62, 1 << 80, -(1 << 70), 0.5, float("nan"), "", "x", "float64", "../../etc", "\0",
+    [], {}, [1], [-1, 5], [1 << 40, 1 << 40], {"name": "pickle"}, [{"name": "pickle", "configuration": {}}],
+    [{"name": "bytes"}, {"name": "gzip", "configuration": {"level": 5}}],
+    {"name": "regular", "configuration": {"chunk_shape": [0]}},
 ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -138,7 +138,7 @@ def write_weights(name: str, network: nn.Module, path: Path) -> None:
 class _Python2Pickler(pickle._Pickler):
     """Writes what cPickle of Python 2.7 and torch 0.2 wrote: byte strings, storages on a GPU."""
 
-    dispatch = dict(pickle._Pickler.dispatch)
+    dispatch: ClassVar[dict[type, Any]] = dict(pickle._Pickler.dispatch)
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=2)

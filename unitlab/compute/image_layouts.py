@@ -123,6 +123,8 @@ def _places_files(folder: Path, count: int) -> LabelledFiles:
                 place, index = line.split()
                 # "/a/apartment_building/outdoor": the first letter only sorts
                 names[int(index)] = "-".join(place.strip("/").split("/")[1:]) or place
+        if sorted(names) != list(range(len(names))) or (count and len(names) != count):
+            raise UnitlabError(f"{folder / PLACES_CATEGORIES} has {len(names)} classes, expected {count}, numbered from 0")
         for line in (folder / PLACES_LABELS).read_text(encoding="utf-8").split("\n"):
             if line.strip():
                 picture, index = line.split()
@@ -135,6 +137,4 @@ def _places_files(folder: Path, count: int) -> LabelledFiles:
         if isinstance(error, UnitlabError):
             raise
         raise UnitlabError(f"a list of Places365 in {folder} has another layout ({error})") from error
-    if sorted(names) != list(range(len(names))) or (count and len(names) != count):
-        raise UnitlabError(f"{folder / PLACES_CATEGORIES} has {len(names)} classes, expected {count}, numbered from 0")
     return LabelledFiles(pictures, files, labels, [names[index] for index in range(len(names))])
