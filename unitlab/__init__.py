@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from unitlab.catalog import load as load
     from unitlab.catalog import studies as studies
     from unitlab.compute.cumulative import cumulative as cumulative
+    from unitlab.compute.estimate import estimate as estimate
     from unitlab.compute.group_ablation import ablate_groups as ablate_groups
     from unitlab.compute.images import images as images
     from unitlab.compute.sweep import ablate as ablate
@@ -45,6 +46,7 @@ __all__ = [
     "cumulative",
     "damage",
     "discrimination",
+    "estimate",
     "explore",
     "images",
     "load",
@@ -66,6 +68,7 @@ _WHERE = {
     "cumulative": "unitlab.compute.cumulative",
     "damage": "unitlab.analysis.damage",
     "discrimination": "unitlab.analysis.discrimination",
+    "estimate": "unitlab.compute.estimate",
     "explore": "unitlab.views.explorer",
     "images": "unitlab.compute.images",
     "load": "unitlab.catalog",

@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     compute.add_argument("--store", type=Path, help="where to write (default: unitlab's data folder)")
     _add_file_arguments(compute)
     compute.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler whose workers compute, tcp://HOST:PORT")
+    compute.add_argument("--dry-run", action="store_true", help="say what would be done and what it would take, measured here")
     compute.set_defaults(run=_compute)
     verify = commands.add_parser("verify", help="check every byte, and a sample of the pairs with plain hooks")
     verify.add_argument("name", metavar="NAME", help="a study's name or path")
@@ -120,6 +121,7 @@ def _info(given: argparse.Namespace) -> int:
 def _compute(given: argparse.Namespace) -> int:
     from tqdm.contrib.logging import logging_redirect_tqdm
 
+    from unitlab.compute.estimate import estimate
     from unitlab.compute.recipe_files import RecipeFiles
     from unitlab.compute.sweep import ablate
 
@@ -132,14 +134,18 @@ def _compute(given: argparse.Namespace) -> int:
     store = store or catalog.home() / "studies" / f"{name}.zarr"
     layers = given.layer or list(recipe.layers)
     model, images = files.model(), files.images()
+    request: dict[str, Any] = {
+        "layer": layers[0] if len(layers) == 1 else layers,
+        "units": None if given.units is None else units_in(given.units, "--units"),
+        "ablation": given.ablation, "store": store, "device": given.device, "precision": given.precision,
+        "memory": given.memory,
+    }  # fmt: skip
+    if given.dry_run:
+        print(estimate(model, images, **request))
+        return 0
     files.remember()
     with logging_redirect_tqdm(), _client(given.scheduler) as client:
-        found = ablate(
-            model, images, layers[0] if len(layers) == 1 else layers,
-            units=None if given.units is None else units_in(given.units, "--units"), ablation=given.ablation,
-            store=store, device=given.device, precision=given.precision, memory=given.memory,
-            attrs=files.attrs(), client=client,
-        )  # fmt: skip
+        found = ablate(model, images, attrs=files.attrs(), client=client, **request)
     ds = list(found.values())[-1] if isinstance(found, dict) else found
     print(_table(ds))
     print(f"\nstudy: {store}")

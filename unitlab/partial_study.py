@@ -16,7 +16,7 @@ from unitlab.errors import UnitlabError
 from unitlab.manifest import write_failure
 from unitlab.shard_file import ShardArray, read_shard, write_file, write_shard
 
-__all__ = ["JoinedStudy", "PartialStudy", "shard_folder"]
+__all__ = ["JoinedStudy", "PartialStudy", "finished_shards", "shard_folder"]
 
 FINGERPRINT = "fingerprint.json"
 REPLACEMENTS = "replacements.bin"
@@ -172,6 +172,18 @@ class PartialStudy:
     def close(self) -> None:
         """Let another process go on with the shards."""
         self._lock.release()
+
+
+def finished_shards(store: str | Path, fingerprint: Mapping[str, str]) -> list[int]:
+    """Numbers of the shards that an interrupted sweep of this fingerprint has left; their bytes are not checked."""
+    folder = shard_folder(store)
+    try:
+        there = json.loads((folder / FINGERPRINT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    if differing_field(there, fingerprint) is not None:
+        return []
+    return sorted(int(path.stem.partition("-")[2]) for path in folder.glob("shard-*.bin"))
 
 
 def differing_field(there: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> str | None:

@@ -7,6 +7,7 @@ float32.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.fx
@@ -35,7 +36,7 @@ class BFloat16Replay:
             if not isinstance(module, nn.Linear | nn.Conv2d) or getattr(module, "padding_mode", "zeros") != "zeros":
                 continue
             if source in engine.mixed and node not in engine.contributions:
-                self.products[node] = (module, module.weight.detach().bfloat16())
+                self.products[node] = (module, _bfloat16_weight(module))
 
     @property
     def needed(self) -> set[torch.fx.Node]:
@@ -85,6 +86,16 @@ class BFloat16Replay:
         assert isinstance(module, nn.Conv2d)
         options: Any = (module.stride, module.padding, module.dilation, module.groups)
         return F.conv2d(change, weight, None, *options)
+
+
+_WEIGHTS: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
+
+
+def _bfloat16_weight(module: nn.Linear | nn.Conv2d) -> Tensor:
+    """The weights in bfloat16, which all engines of a network share."""
+    if module not in _WEIGHTS:
+        _WEIGHTS[module] = module.weight.detach().bfloat16()
+    return _WEIGHTS[module]
 
 
 def _changed(before: Tensor, pairs: Pairs, change: Tensor) -> Tensor:

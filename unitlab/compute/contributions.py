@@ -65,6 +65,10 @@ class LinearContribution:
         """Take the op's output on the unablated input, ``base``, and the change of its input, ``delta``."""
         self.base, self.delta = base, delta
 
+    def release(self) -> None:
+        """Let go of the batch."""
+        del self.base, self.delta
+
     def write_ablated(self, units: Sequence[int], images: Tensor | slice, before: Tensor, out: Tensor) -> None:
         """Write the op's output for the ablation of ``units`` on ``images`` to ``out`` (pair, feature).
 
@@ -103,6 +107,10 @@ class ConvolutionContribution:
 
     def bind(self, base: Tensor, delta: Tensor) -> None:
         self.base, self.delta = base.contiguous(memory_format=torch.channels_last), delta
+
+    def release(self) -> None:
+        """Let go of the batch."""
+        del self.base, self.delta
 
     def write_ablated(self, units: Sequence[int], images: Tensor | slice, before: Tensor, out: Tensor) -> None:
         index = self.positions.of_units(units)

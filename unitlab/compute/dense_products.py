@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +16,13 @@ class DenseProduct:
     def __init__(self, layer: nn.Linear) -> None:
         self.weight = layer.weight.detach().to_mkldnn()
         self.bias = None if layer.bias is None else layer.bias.detach().to_mkldnn()
+
+    @classmethod
+    def of(cls, layer: nn.Linear) -> DenseProduct:
+        """The product of a layer, which all engines of a network share: the copy of its weights is large."""
+        if layer not in _PRODUCTS:
+            _PRODUCTS[layer] = cls(layer)
+        return _PRODUCTS[layer]
 
     @staticmethod
     def takes(module: nn.Module | None, shape: tuple[int, ...]) -> bool:
@@ -28,3 +37,6 @@ class DenseProduct:
 
     def __call__(self, value: Tensor) -> Tensor:
         return torch._C._nn.mkldnn_linear(value.to_mkldnn(), self.weight, self.bias).to_dense()
+
+
+_PRODUCTS: WeakKeyDictionary[nn.Linear, DenseProduct] = WeakKeyDictionary()

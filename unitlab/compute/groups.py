@@ -19,7 +19,7 @@ from unitlab.compute.plan import SweepPlan
 from unitlab.compute.suffix import Baseline
 from unitlab.schema import SCHEMA_VERSION
 
-__all__ = ["RootShards", "ShardRows", "counts_and_rates", "layer_groups", "root_group"]
+__all__ = ["RootShards", "ShardRows", "counts_and_rates", "layer_groups", "root_group", "thumbnail_shape"]
 
 Group = tuple[dict[str, Any], dict[str, Any]]
 UNITS_AT_ONCE = 32
@@ -91,7 +91,7 @@ def root_group(plan: SweepPlan, source: ImageSource, shards: Sequence[Mapping[st
     correct = np.bincount(arrays["label"][right], minlength=len(plan.categories))
     with np.errstate(invalid="ignore"):
         arrays["n_images"], arrays["baseline_accuracy"] = count, correct / count
-    shape = _thumbnail_shape(source)
+    shape = thumbnail_shape(source)
     if shape is not None:
         arrays["thumbnails"] = ThumbnailRows(source, shape)
     content = hashlib.sha256(b"".join(np.asarray(shard["content"]).tobytes() for shard in shards)).hexdigest()
@@ -114,7 +114,7 @@ def root_group(plan: SweepPlan, source: ImageSource, shards: Sequence[Mapping[st
     return arrays, attrs
 
 
-def _thumbnail_shape(source: ImageSource) -> tuple[int, int, int] | None:
+def thumbnail_shape(source: ImageSource) -> tuple[int, int, int] | None:
     """Rows, columns and channels that hold every thumbnail, from the first hundred; larger ones do not occur."""
     first = source.thumbnail(0)
     if first is None:

@@ -64,7 +64,7 @@ class ImageSource:
     ) -> None:
         self.name, self.ids, self.categories = name, [str(i) for i in ids], [str(c) for c in categories]
         self.labels, self.clusters, self.transform_text = labels, clusters, transform_text
-        self._read, self._thumbnail, self._threads = read, thumbnail, threads
+        self._read, self._thumbnail, self.threads = read, thumbnail, threads
         self._shape: tuple[int, ...] | None = None
         if not self.ids:
             raise UnitlabError(f"{name} holds no images; give a folder per class with pictures in it")
@@ -92,7 +92,7 @@ class ImageSource:
         return ImageSource(
             self.name, [self.ids[i] for i in at], self.labels[at], self.categories, lambda i: self._read(int(at[i])),
             transform_text=self.transform_text, thumbnail=lambda i: self._thumbnail(int(at[i])),
-            clusters=None if self.clusters is None else self.clusters[at], threads=self._threads,
+            clusters=None if self.clusters is None else self.clusters[at], threads=self.threads,
         )  # fmt: skip
 
     def watched(self, told: Callable[[], None]) -> ImageSource:
@@ -118,7 +118,7 @@ class ImageSource:
         UnitlabError
             An image that cannot be read, is no float tensor, differs in size from the others, or holds NaN.
         """
-        tensors = self._decoded(start, stop, ahead=batch_size) if self._threads else map(self._tensor, range(start, stop))
+        tensors = self._decoded(start, stop, ahead=batch_size) if self.threads else map(self._tensor, range(start, stop))
         for first in range(start, stop, batch_size):
             positions = np.arange(first, min(first + batch_size, stop))
             yield torch.stack([self._checked(int(position), next(tensors)) for position in positions]), positions
@@ -126,7 +126,7 @@ class ImageSource:
     def _decoded(self, start: int, stop: int, ahead: int) -> Iterator[Tensor]:
         # threads, not DataLoader processes: decoding and resizing leave Python's lock free, and nothing has to be pickled
         # or to pass through a container's small shared memory
-        with ThreadPoolExecutor(self._threads) as pool:
+        with ThreadPoolExecutor(self.threads) as pool:
             waiting: deque[Future[Tensor]] = deque()
             try:
                 for position in range(start, stop):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import operator
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,8 @@ from unitlab.compute.working_copy import choose_device
 from unitlab.errors import UnitlabError
 
 __all__ = ["SweepPlan", "bytes_of", "plan_sweep", "weights_fingerprint"]
+
+log = logging.getLogger("unitlab")
 
 PRECISIONS = ("float32", "bfloat16")
 SHARD_IMAGES = 512
@@ -170,7 +173,13 @@ def plan_sweep(
         _engine(network, site, numbers, budget // 2, precision, axes)
         for site, numbers, axes in zip(sites, chosen, bases, strict=True)
     ]
-    size = batch_size or _batch_size(network, engines, budget)
+    sums = _bytes_of_sums(chosen, len(categories))
+    if sums > budget // 2:
+        raise UnitlabError(
+            f"the sums over units and classes of {len(sites)} layer(s) take {sums / 1e9:.1f} GB, and memory={memory!r} leaves "
+            f"half of that for them; give memory='{2 * sums / 1e9:.1f} GB' or more, or fewer layers at a time"
+        )
+    size = batch_size or _batch_size(network, engines, budget - sums)
     per_shard = max(size, SHARD_IMAGES // size * size)
     bounds = [(start, min(start + per_shard, len(source))) for start in range(0, len(source), per_shard)]
     plan = SweepPlan(
@@ -284,21 +293,34 @@ def _categories(source: ImageSource, logits: int, labels: str) -> list[str]:
 
 
 def _layers(network: Network, layer: str | Sequence[str]) -> list[str]:
-    """Names of the layers asked for; "all" is every convolution, after its ReLU where it has an alias."""
-    if isinstance(layer, str) and layer == "all":
-        alias_of = {module: alias for alias, module in layer_names(network.module).items()}
-        kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-        names = [
-            alias_of.get(name, name)
-            for name, module in network.module.named_modules()
-            if isinstance(module, kinds) and network.calls.get(name, 0) == 1
-        ]
-        if not names:
-            raise UnitlabError("layer='all': the network calls no convolution module")
-        return names
-    names = [layer] if isinstance(layer, str) else list(layer) if isinstance(layer, Iterable) else []
-    if not names:
+    """Names of the layers asked for; "all" stands for every convolution."""
+    asked = [layer] if isinstance(layer, str) else list(layer) if isinstance(layer, Iterable) else []
+    if not asked:
         raise UnitlabError(f"layer={layer!r} names no layer; give a module name such as 'layer4', a list of them, or 'all'")
+    names: list[str] = []
+    for name in asked:
+        names += _convolutions(network) if name == "all" else [name]
+    return names
+
+
+def _convolutions(network: Network) -> list[str]:
+    """Every convolution that is called once, after its ReLU where it has an alias and the ReLU is a module."""
+    alias_of = {module: alias for alias, module in layer_names(network.module).items()}
+    names, left_out = [], []
+    for name, module in network.module.named_modules():
+        if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            continue
+        if network.calls.get(name, 0) != 1:
+            left_out.append(name)
+            continue
+        try:
+            names.append(network.site(alias_of.get(name, name)).layer)
+        except UnitlabError:
+            names.append(name)
+    if left_out:
+        log.info("layer='all' leaves out %s: not called, or several times; name the call, as in 'conv#2'", ", ".join(left_out))
+    if not names:
+        raise UnitlabError("layer='all': the network calls no convolution module")
     return names
 
 
@@ -318,8 +340,13 @@ def _units(units: Sequence[int] | None, channels: int, site: Site) -> list[int]:
     return sorted(chosen)
 
 
+def _bytes_of_sums(units: list[list[int]], categories: int) -> int:
+    """Bytes of what `ActivationStatistics` sums over units and classes: three arrays of float64."""
+    return 3 * 8 * categories * sum(map(len, units))
+
+
 def _batch_size(network: Network, engines: list[SuffixEngine | HookEngine], budget: int) -> int:
-    """Images at a time such that the values of one evaluation stay within half of the budget."""
+    """Images at a time such that the values of one evaluation stay within half of what ``budget`` has beside the sums."""
     element = network.sample.element_size()
     graph = network.graph
     if graph is None:

@@ -19,7 +19,7 @@ from unitlab.compute.replacements import Replacement
 from unitlab.compute.suffix import SuffixEngine
 from unitlab.errors import UnitlabError
 
-__all__ = ["ShardComputation", "activation_sums", "donor_values", "scored_parts"]
+__all__ = ["ShardComputation", "ShardParts", "activation_sums", "donor_values", "scored_parts"]
 
 log = logging.getLogger("unitlab")
 
@@ -34,13 +34,14 @@ class ShardComputation:
 
     def arrays(self, start: int, stop: int, advance: Advance) -> dict[str, np.ndarray]:
         """Of images ``start`` to ``stop``, named "variable" or "layer/variable"; ``advance`` hears how many are done."""
-        plan, found = self.plan, _ShardParts(self.plan)
+        plan, found = self.plan, ShardParts(self.plan)
         for batch, positions in self.source.batches(start, stop, plan.batch_size):
-            self._evaluate(batch, np.asarray(positions), found)
+            self.add(batch, np.asarray(positions), found)
             advance(len(positions))
         return found.arrays()
 
-    def _evaluate(self, batch: torch.Tensor, positions: np.ndarray, found: _ShardParts) -> None:
+    def add(self, batch: torch.Tensor, positions: np.ndarray, found: ShardParts) -> None:
+        """Evaluate a batch and add what it gives to a shard's parts."""
         parts = scored_parts(self.plan, self.source, self.replacements, batch, positions, first_order=self.plan.first_order)
         for part, where, evaluation, scored in parts:
             base = evaluation.baseline
@@ -91,7 +92,7 @@ def scored_parts(
     yield batch, positions, evaluation, scored
 
 
-class _ShardParts:
+class ShardParts:
     """What the batches of a shard have given so far."""
 
     def __init__(self, plan: SweepPlan) -> None:

@@ -138,7 +138,7 @@ class SuffixEngine:
             module = self.graph.modules.get(str(node.target)) if node.op == "call_module" else None
             shapes = [self.suffix.shapes.get(used, ()) for used in node.all_input_nodes]
             if isinstance(module, nn.Linear) and node not in self.contributions and DenseProduct.takes(module, shapes[0]):
-                found[node] = DenseProduct(module)
+                found[node] = DenseProduct.of(module)
         return found
 
     def _where_channels_meet(self) -> list[torch.fx.Node]:
@@ -222,6 +222,9 @@ class SuffixEngine:
                 logits, base.labels[pairs.images]
             )
             self.close_calls += len(rows)
+        self.running = {}
+        for part in self.contributions.values():
+            part.release()
         return self._inherited(live, prediction, margin)
 
     def _inherited(self, live: Tensor, prediction: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:

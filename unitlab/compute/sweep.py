@@ -136,7 +136,7 @@ def ablate(
         plan = plan_sweep(model, source, device=device if client is None else _device_here(device), basis=basis, **request)
         # workers take the axes as they are
         request["basis"] = tuple(plan.bases)
-        if store is not None and Path(store).exists() and _finished(Path(store), plan):
+        if store is not None and Path(store).exists() and is_finished(Path(store), plan):
             found = {site.layer: open_study(store, site.layer, plan.ablation_name) for site in plan.sites}
         else:
             found = _swept(plan, source, store, progress, attrs or {}, model, client, device, request)
@@ -157,6 +157,11 @@ def _swept(
     """The datasets of the plan's layers, after the sweep."""
     for site, units, engine in zip(plan.sites, plan.units, plan.engines, strict=True):
         log.info("%s (%s), %d units: %s", site.layer, site.text, len(units), engine.strategy)
+    start, stop = plan.shard_bounds[0]
+    log.info(
+        "on %s, %s; %d shards of %d images, %d at a time within %.1f GB",
+        plan.network.device, plan.precision, len(plan.shard_bounds), stop - start, plan.batch_size, plan.memory / 1e9,
+    )  # fmt: skip
     if store is None:
         held = HeldShards()
         compute_shards(plan, source, held, progress)
@@ -195,7 +200,7 @@ def _device_here(device: str | torch.device | None) -> torch.device:
     return torch.device(wanted.type if wanted.type != "cuda" or torch.cuda.is_available() else "cpu")
 
 
-def _finished(store: Path, plan: SweepPlan) -> bool:
+def is_finished(store: Path, plan: SweepPlan) -> bool:
     """Whether the store has all that is asked for; a store of something else is refused."""
     summary = study_summary(store)
     for field in ("weights", "images", "transform", "labels"):

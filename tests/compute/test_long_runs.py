@@ -1,0 +1,127 @@
+"""Sweeps with more shards than a process may have open files, resumed and stopped ones, seen from outside."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tqdm.std
+from scripted_images import scripted_source
+from small_networks import FunctionalReLU
+
+import unitlab
+from unitlab.compute import plan as planning
+from unitlab.compute.progress import images_bar
+
+FOLDERS = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+
+SWEEP = """
+import logging, resource, sys
+sys.path[:0] = {folders!r}
+from pathlib import Path
+import torch
+from scripted_images import scripted_source
+from small_networks import FunctionalReLU
+import unitlab
+from unitlab.compute import plan
+torch.manual_seed(5)
+plan.SHARD_IMAGES = 4
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+folder = Path({folder!r})
+source = scripted_source(folder, count={count})
+unitlab.ablate(
+    FunctionalReLU().eval(), source, "conv2", units=[0, 1], store=folder / "study.zarr",
+    batch_size=4, device="cpu", progress=False,
+)
+"""
+
+
+def command(folder: Path, count: int = 48) -> list[str]:
+    return [sys.executable, "-c", SWEEP.format(folders=FOLDERS, folder=str(folder), count=count)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def test_more_shards_than_open_files(tmp_path: Path) -> None:
+    done = subprocess.run(command(tmp_path, 600), capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    assert unitlab.load(tmp_path / "study.zarr").sizes["image"] == 600
+
+
+def until(process: subprocess.Popen[str], folder: Path, shards: int) -> None:
+    """Wait until so many shards are there, or the process has ended."""
+    while process.poll() is None and len(list(folder.glob("*.partial/shard-*.bin"))) < shards:
+        time.sleep(0.01)
+
+
+def test_ctrl_c_finishes_the_shard_says_so_and_the_same_call_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "hold").touch()  # the sweep waits in the middle of the seventh shard
+    with subprocess.Popen(command(tmp_path), stderr=subprocess.PIPE, text=True, env=environment()) as process:
+        until(process, tmp_path, 6)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        said = [next((line for line in process.stderr if "Ctrl-C again stops at once" in line), "nothing")]
+        (tmp_path / "hold").unlink()
+        said += list(process.stderr)
+    assert process.returncode == -signal.SIGINT and "finished and kept" in said[0], said
+    assert len(list(tmp_path.glob("*.partial/shard-*.bin"))) == 7 and not (tmp_path / "study.zarr").exists()
+    done = subprocess.run(command(tmp_path), capture_output=True, text=True, env=environment())
+    assert done.returncode == 0 and "going on: 28 of 48 images" in done.stderr, done.stderr
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_the_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+    (tmp_path / "hold").touch()
+    with subprocess.Popen(command(tmp_path), stderr=subprocess.PIPE, text=True, env=environment()) as process:
+        until(process, tmp_path, 6)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert any("Ctrl-C again stops at once" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        list(process.stderr)
+    assert process.returncode == -signal.SIGINT
+    assert len(list(tmp_path.glob("*.partial/shard-*.bin"))) == 6
+
+
+def test_ctrl_c_is_the_programs_own_again_after_a_sweep(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    unitlab.ablate(FunctionalReLU().eval(), scripted_source(tmp_path), "conv2", store=tmp_path / "a.zarr", progress=False)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_rate_and_time_left_are_those_of_this_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = 1000.0
+    monkeypatch.setattr(tqdm.std, "time", lambda: now)
+    with images_bar(1_000_000, finished=900_000, description="a resumed sweep", shown=True) as bar:
+        for seconds, images in ((100.0, 5_000), (0.1, 5_000), (99.9, 10_000)):  # two workers end almost together
+            now += seconds
+            bar.update(images)
+        bar.refresh()
+        shown = str(bar)
+    assert bar.n == 920_000
+    # 20,000 images in 200 s: 100 images/s, 800 s for the 80,000 that are left
+    assert "100.00 images/s" in shown and "03:20<13:20" in shown and "920000/1000000" in shown
+    capsys.readouterr()
+
+
+def test_what_was_chosen_and_what_is_there_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(planning, "SHARD_IMAGES", 8)
+    with caplog.at_level("INFO", logger="unitlab"):
+        unitlab.ablate(
+            FunctionalReLU().eval(), scripted_source(tmp_path), ["conv1", "fc2"],
+            batch_size=8, device="cpu", store=tmp_path / "a.zarr", progress=False,
+        )  # fmt: skip
+    said = caplog.text
+    assert "conv1 (conv1), 8 units: 1 operations by contributions" in said
+    assert "fc2 (fc2), 7 units: the layer's channels reach the logits apart" in said
+    assert "on cpu, float32; 6 shards of 8 images, 8 at a time within 2.0 GB" in said
