@@ -194,14 +194,14 @@ def test_layers_whose_sums_exceed_the_memory_are_refused() -> None:
 def test_layers_from_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = unitlab.images("fashion_mnist").subset(range(128))
+    few = unitlab.images("fashion_mnist").subset(range(32))
     monkeypatch.setattr(RecipeFiles, "images", lambda _: few)
     command = ["compute", "alexnet_fashion", "--units", "0", "--device", "cpu"]
     assert main([*command, "--layer", "conv4", "--layer", "conv5", "--store", str(tmp_path / "two.zarr")]) == 0
     assert "alexnet_fashion, conv5, zero ablation" in capsys.readouterr().out
     assert main([*command, "--layer", "all", "--store", str(tmp_path / "all.zarr")]) == 0
     for layer in ("conv4", "conv5"):
-        bundled = unitlab.load("alexnet_fashion", layer).prediction.sel(unit=0).values[:128]
+        bundled = unitlab.load("alexnet_fashion", layer).prediction.sel(unit=0).values[:32]
         for store in ("two.zarr", "all.zarr"):
             # ties within float noise differ from machine to machine
-            assert (unitlab.load(tmp_path / store, layer).prediction.sel(unit=0).values == bundled).mean() > 0.98
+            assert (unitlab.load(tmp_path / store, layer).prediction.sel(unit=0).values == bundled).mean() > 0.95
