@@ -18,12 +18,18 @@ from torch.utils.data import Dataset
 import unitlab
 from unitlab import UnitlabError
 from unitlab.cli import main
+from unitlab.compute import verification
 from unitlab.compute.dense_products import DenseProduct
 from unitlab.compute.networks import VGG
 from unitlab.compute.plan import plan_sweep
 from unitlab.compute.recipe_files import RecipeFiles
 
 COUNT, BATCH = 24, 8
+
+
+@pytest.fixture(autouse=True)
+def short_proofs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "FEWEST_VERIFIED", 16)
 
 
 class Pictures(Dataset):

@@ -159,8 +159,8 @@ def estimate(
     source = images if isinstance(images, ImageSource) else image_source(images)
     with exact_float32():
         plan = plan_sweep(
-            model, source, layer, device=device, units=units, ablation=ablation, basis=basis, labels=labels, precision=precision,
-            batch_size=batch_size, memory=memory, seed=seed,
+            model, source, layer, device=device, units=units, ablation=ablation, basis=basis, labels=labels,
+            precision=precision, batch_size=batch_size, memory=memory, seed=seed,
         )  # fmt: skip
         complete = store is not None and Path(store).exists() and is_finished(Path(store), plan)
         done = finished_shards(store, plan.fingerprint) if store is not None and not complete else []
