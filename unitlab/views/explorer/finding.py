@@ -7,8 +7,11 @@ import numpy as np
 from unitlab.views.explorer.measured_study import FEW_IMAGES, ClassDrops, MeasuredStudy
 from unitlab.views.explorer.messages import as_text
 from unitlab.views.findings import interval, points, probability
+from unitlab.views.names import shortened
 
 __all__ = ["finding_html"]
+
+NAME_WIDTH = 48
 
 
 def finding_html(study: MeasuredStudy, unit: int, row: ClassDrops, category: str = "") -> str:
@@ -22,7 +25,7 @@ def finding_html(study: MeasuredStudy, unit: int, row: ClassDrops, category: str
     if not len(row.order):
         return f"<b>Unit {unit}:</b> no class of the study has images."
     k = study.category_position(category) if category else int(row.order[0])
-    name = f"<em>{as_text(study.names[k])}</em>"
+    name = f'<em title="{as_text(study.names[k])}">{as_text(shortened(study.names[k], NAME_WIDTH))}</em>'
     overall = f"overall {points(study.values('overall_drop')[place] / 100)}"
     if not row.n_images[k]:
         return f"<b>Unit {unit}:</b> the study has no image of {name}, so there is no drop to show; {overall}."

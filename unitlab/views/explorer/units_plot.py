@@ -82,7 +82,8 @@ class UnitsPlot:
         lasso = LassoSelectTool(renderers=[shown], continuous=False)
         self.hover = HoverTool(renderers=[shown], limit=4)
         plot.add_tools(lasso, self.hover)
-        plot.toolbar.active_drag = lasso
+        # a wheel over the figure scrolls the page until the reader picks the zoom
+        plot.toolbar.update(active_drag=lasso, active_scroll=None)
         self.bar = ColorBar(color_mapper=self.mapper, width=10, visible=False, background_fill_alpha=0, title="")
         # it hears nothing of the style sheet
         self.bar.major_label_text_color = self.bar.title_text_color = GREY
