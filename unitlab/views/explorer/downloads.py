@@ -8,11 +8,11 @@ from unitlab.views.explorer.messages import as_text
 
 __all__ = ["copy_button", "download_button", "figures_button"]
 
-# a data address as a link ends at 2 MB in Chromium; a blob does not
+# a data address as a link ends at 2 MB in Chromium, a blob does not; in a handler, a bare URL is that of the document
 SAVE = (
     "const bytes=Uint8Array.from(atob(this.dataset.content),c=>c.charCodeAt(0)),a=document.createElement('a');"
-    "a.href=URL.createObjectURL(new Blob([bytes],{type:this.dataset.kind}));a.download=this.dataset.name;a.click();"
-    "setTimeout(()=>URL.revokeObjectURL(a.href),60000)"
+    "a.href=window.URL.createObjectURL(new Blob([bytes],{type:this.dataset.kind}));a.download=this.dataset.name;a.click();"
+    "setTimeout(()=>window.URL.revokeObjectURL(a.href),60000)"
 )
 COPY = (
     "const range=document.createRange();range.selectNodeContents(this.closest('div').querySelector('.ul-code'));"
