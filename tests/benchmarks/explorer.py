@@ -43,8 +43,8 @@ CLICK = """
   const seen = () => ({
     headline: text('.ul-headline'), images: text('.ul-grid'), table: text('.ul-table table'),
     unit: document.querySelector('.ul-unit input').value,
-    bars: notebookPage.columns('classes', 'HBar')[0].drop.join(),
-    mark: notebookPage.columns('units', 'Scatter').filter(c => c.x.length === 1).map(c => [c.x[0], c.y[0]]).join(),
+    bars: notebookPage.columns('classes', 0, 'HBar')[0].drop.join(),
+    mark: notebookPage.columns('units', 0, 'Scatter').filter(c => c.x.length === 1).map(c => [c.x[0], c.y[0]]).join(),
   });
   const before = seen();
   window.answered = new Promise((resolve) => {
@@ -111,7 +111,7 @@ def main(store: Path | None) -> None:
 def clicks(page) -> list[float]:
     """Milliseconds of each click on a point that lies alone."""
     units = Figure(page, "units")
-    points = max(units.columns("Scatter"), key=lambda columns: len(columns["x"]))
+    points = units.columns("Scatter", having="unit")
     at = np.column_stack([points["x"], points["y"]])
     scaled = (at - at.mean(0)) / at.std(0)
     distance = np.sqrt(((scaled[:, None] - scaled[None]) ** 2).sum(2))
