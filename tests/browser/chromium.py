@@ -35,10 +35,10 @@ def started_chromium() -> Iterator[Browser]:
 
 
 @contextmanager
-def opened_page(browser: Browser, allowed: str = "\n") -> Iterator[Page]:
+def opened_page(browser: Browser, allowed: tuple[str, ...] = ()) -> Iterator[Page]:
     """An empty page in a context of its own; at the end, what it did that a user would not want is an error.
 
-    Requests and complaints that have ``allowed`` in them are let pass.
+    Requests and complaints that have one of ``allowed`` in them are let pass.
     """
     context = browser.new_context(viewport={"width": 1400, "height": 1000})
     page = context.new_page()
@@ -46,4 +46,4 @@ def opened_page(browser: Browser, allowed: str = "\n") -> Iterator[Page]:
     page.add_init_script(path=Path(__file__).parent / "notebook_page.js")
     yield page
     context.close()
-    assert noticed.problems == [] and noticed.outside == []
+    assert noticed.problems == [] and noticed.outside == [], [*noticed.problems, *noticed.outside]

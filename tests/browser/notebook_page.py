@@ -16,21 +16,27 @@ DOUBLE_TAP = 400  # ms; BokehJS takes two taps within 300 ms for one double tap
 class Noticed:
     """``outside``: requests that left the machine; ``problems``: errors in the console."""
 
-    def __init__(self, page: Page, allowed: str) -> None:
+    def __init__(self, page: Page, allowed: tuple[str, ...]) -> None:
         self.outside: list[str] = []
         self.problems: list[str] = []
         self.allowed = allowed
         page.on("request", self._request)
         page.on("console", self._console)
-        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.on("pageerror", lambda error: self._complaint(str(error)))
+
+    def _let_pass(self, text: str) -> bool:
+        return any(part in text for part in self.allowed)
 
     def _request(self, request: Request) -> None:
-        if request.url.startswith(("http", "ws")) and "//127.0.0.1:" not in request.url and self.allowed not in request.url:
+        if request.url.startswith(("http", "ws")) and "//127.0.0.1:" not in request.url and not self._let_pass(request.url):
             self.outside.append(request.url)
 
     def _console(self, message: ConsoleMessage) -> None:
-        text = f"{message.text} ({message.location.get('url', '')})"
-        if message.type == "error" and self.allowed not in text:
+        if message.type == "error":
+            self._complaint(f"{message.text} ({message.location.get('url', '')})")
+
+    def _complaint(self, text: str) -> None:
+        if not self._let_pass(text):
             self.problems.append(text)
 
 

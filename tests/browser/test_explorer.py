@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from chromium import opened_page
 from jupyter_server_process import JupyterServer
 from notebook_page import Figure, NotebookPage, pixels_of, repainted, share_near
 from PIL import Image
@@ -16,6 +17,8 @@ from playwright.sync_api import Locator, Page, expect
 
 import unitlab
 from unitlab.views.colours import ORANGE
+
+TABS = ["Lost and won", "Class", "Group", "Definitions", "Take away"]
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +161,26 @@ def test_it_is_whole_in_both_themes_at_every_width(notebook: NotebookPage, outpu
             assert share_near(units.painted(), "#0072b2", 60) > 0.001
             ground = units.painted()[3, 3]
             assert (ground > 200).all() if theme == "Light" else (ground < 80).all()
+
+
+def test_every_tab_opens_and_the_report_works_alone(notebook: NotebookPage, jupyter: JupyterServer) -> None:
+    page = notebook.page
+    explorer = page.locator(".ul-explorer").first
+    tabs = explorer.locator(".ul-tabs")
+    for title in TABS:
+        tabs.get_by_role("tab", name=title).click()
+        shown = tabs.locator(".widget-tab-contents > :not(.lm-mod-hidden)")
+        expect(shown).not_to_contain_text("Building this view", timeout=20_000)
+        expect(shown).not_to_be_empty()
+        expect(explorer.locator(":scope > .ul-message")).to_be_hidden()
+
+    explorer.locator(".ul-write-report").click()
+    expect(explorer.locator(".ul-files")).to_contain_text("Written to", timeout=60_000)
+    report = jupyter.folder / explorer.locator(".ul-report-path input").input_value()
+    with opened_page(page.context.browser) as alone:
+        alone.goto(report.as_uri())
+        other = alone.locator("#table tr:not([aria-current]) a").last
+        unit = other.inner_text()
+        other.click()
+        expect(alone.locator("#finding")).to_contain_text(f"nit {unit}")
+        expect(alone.locator("#unit")).to_have_value(unit)
