@@ -244,10 +244,12 @@ def measure(name: str, row: Row, device: torch.device, rates: dict[str, float], 
     # where little but the network itself is computed, its share of the rate says nothing
     replayed = work.ablations > 0.2 * work.network
     reached = f"{100 * work.ablations / ((passes - 1) * one) / rates[row.precision]:.0f} %" if replayed else "–"
+    # what is left where the products of the ablations run at the rate of a large square product, and nothing else costs
+    floor = 1 + work.ablations / rates[row.precision] / one
     needs = units * work.live * work.downstream
     must, aim = row.must or 1.2 * needs, row.aim or 1.05 * needs
     cells = [
-        name, str(units), row.precision, f"{100 * work.live:.0f} %", f"{passes:.2f}", f"{must:.2f} / {aim:.2f}",
+        name, str(units), row.precision, f"{100 * work.live:.0f} %", f"{passes:.2f}", f"{must:.2f} / {aim:.2f}", f"{floor:.2f}",
         f"{1000 * one:.1f} ms", reached, *(f"{cost:.0f}" for cost in peers_found.values()),
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
@@ -271,7 +273,7 @@ def main() -> None:
         f"{processor}, {torch.get_num_threads()} threads, torch {torch.__version__}; matrix products: float32 "
         f"{rates['float32'] / 1e9:.0f}, bfloat16 {rates['bfloat16'] / 1e9:.0f} GFLOP/s{dense}\n"
     )
-    head = ["row", "units", "precision", "live", "passes", "must / aim", "one pass", "share of matrix rate"]
+    head = ["row", "units", "precision", "live", "passes", "must / aim", "floor", "one pass", "share of matrix rate"]
     head += ["hook loop", "captum", "nnsight"] if given.peers else []
     print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head), flush=True)
     for name in given.rows or ROWS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -9,12 +10,13 @@ from small_networks import CLASSES, FunctionalReLU
 from torch.utils.data import TensorDataset
 
 import unitlab
-from unitlab.compute import plan, sweep  # noqa: F401  # loaded once, before the processes are forked
+from unitlab.compute import plan
 
 
 def sweep_to(store: str) -> None:
     """Fifteen shards of four images, mean ablation of one layer."""
     plan.SHARD_IMAGES = 4
+    os.fsync = lambda _: None  # a killed process loses nothing that the kernel has; this is for power cuts, and slow
     torch.set_num_threads(1)
     torch.manual_seed(5)
     model = FunctionalReLU().eval()

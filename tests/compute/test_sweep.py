@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +17,7 @@ import unitlab
 from unitlab import UnitlabError
 from unitlab.compute.images import ImageSource
 from unitlab.compute.replacements import donor_of_image
+from unitlab.partial_study import PartialStudy
 
 COUNT = 60
 
@@ -251,59 +248,28 @@ def test_a_store_of_something_else_is_refused(tmp_path: Path) -> None:
         unitlab.verify(store, network(SharedReLU), source())
 
 
-SWEEP = """
-import sys, torch
-sys.path[:0] = {paths!r}
-import test_sweep
-import unitlab.compute.plan
-unitlab.compute.plan.SHARD_IMAGES = 4
-torch.set_num_threads(1)
-test_sweep.ablate(test_sweep.network(), test_sweep.source(), "conv1", store={store!r}, batch_size=4, ablation="mean")
-"""
+def test_an_unfinished_sweep_of_other_settings_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unitlab.compute.plan.SHARD_IMAGES", 4)
+    write, written = PartialStudy.write, []
 
+    def interrupted(self: PartialStudy, index: int, arrays: dict[str, np.ndarray]) -> None:
+        write(self, index, arrays)
+        written.append(index)
+        if len(written) == 3:
+            raise KeyboardInterrupt
 
-def sweep_process(store: Path, die_after: int | None = None) -> subprocess.CompletedProcess[str]:
-    """A sweep of fifteen shards in a process of its own, which kills itself after so many of them."""
-    code = SWEEP.format(paths=[str(Path(__file__).parents[2]), str(Path(__file__).parent)], store=str(store))
-    if die_after is not None:
-        kill = (
-            "import os, signal, unitlab.partial_study as p\n"
-            "write = p.PartialStudy.write\n"
-            "def dying(self, index, arrays):\n"
-            "    write(self, index, arrays)\n"
-            f"    if index == {die_after}: os.kill(os.getpid(), signal.SIGKILL)\n"
-            "p.PartialStudy.write = dying\n"
-        )
-        code = code.replace("torch.set_num_threads", kill + "torch.set_num_threads")
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-
-
-def files_of(store: Path) -> dict[str, bytes]:
-    """Bytes of all data files: metadata carries the time of writing."""
-    return {
-        str(path.relative_to(store)): path.read_bytes()
-        for path in sorted(store.rglob("*"))
-        if path.is_file() and path.name not in ("zarr.json", "manifest.json")
-    }
-
-
-def test_a_killed_sweep_resumes_to_the_same_bytes(tmp_path: Path) -> None:
-    whole = sweep_process(tmp_path / "whole.zarr")
-    assert whole.returncode == 0, whole.stderr
-    cut = tmp_path / "cut.zarr"
-    for moment in (1, 4, 9, 10, 13):
-        assert sweep_process(cut, moment).returncode == -signal.SIGKILL
-        assert not cut.exists()
-    torn = sorted((tmp_path / "cut.zarr.partial").glob("shard-*.bin"))[2]
-    torn.write_bytes(torn.read_bytes()[:-10])
-    resumed = sweep_process(cut)
-    assert resumed.returncode == 0, resumed.stderr
-    assert files_of(cut) == files_of(tmp_path / "whole.zarr")
-
-
-def test_a_partial_sweep_of_other_settings_is_refused(tmp_path: Path) -> None:
-    assert sweep_process(tmp_path / "cut.zarr", 3).returncode == -signal.SIGKILL
-    with pytest.raises(UnitlabError, match="other ablation"):
-        ablate(network(), source(), "conv1", store=tmp_path / "cut.zarr", batch_size=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(PartialStudy, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ablate(network(), source(), "conv1", store=tmp_path / "cut.zarr", batch_size=4, ablation="mean")
+    for options, match in (
+        ({}, "other ablation"),
+        ({"ablation": "mean", "units": [2]}, "other units"),
+        ({"ablation": "mean", "precision": "bfloat16"}, "other precision"),
+    ):
+        with pytest.raises(UnitlabError, match=match):
+            ablate(network(), source(), "conv1", store=tmp_path / "cut.zarr", batch_size=4, **options)
+    with pytest.raises(UnitlabError, match="other weights"):
+        ablate(network(InPlaceReLU), source(), "conv1", store=tmp_path / "cut.zarr", batch_size=4, ablation="mean")
+    with pytest.raises(UnitlabError, match="an unfinished one is"):
+        unitlab.load(tmp_path / "cut.zarr")
