@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -332,3 +334,17 @@ def test_counts_are_shown_until_tests_and_cross_fitting_are_done(
         assert "computed" not in explorer._status.value + explorer.classes.headline.value
 
     asyncio.run(opened())
+
+
+def test_the_explorer_needs_neither_torch_nor_holoviews() -> None:
+    code = (
+        "import sys\n"
+        "sys.modules.update(torch=None, torchvision=None, holoviews=None, panel=None)\n"
+        "import unitlab\n"
+        "explorer = unitlab.explore('vgg_fashion', unit=3)\n"
+        "explorer.state.unit = 4\n"
+        "print(explorer._said.value, explorer.classes.headline.value)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Unit 4" in done.stdout and "failed" not in done.stdout
