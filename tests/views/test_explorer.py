@@ -338,9 +338,11 @@ def test_counts_are_shown_until_tests_and_cross_fitting_are_done(
 
 def test_the_explorer_needs_neither_torch_nor_holoviews() -> None:
     code = (
-        "import sys\n"
-        "sys.modules.update(torch=None, torchvision=None, holoviews=None, panel=None)\n"
-        "import unitlab\n"
+        "import sys, unitlab\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name in ('torch', 'torchvision', 'holoviews', 'panel'): raise ModuleNotFoundError(name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
         "explorer = unitlab.explore('vgg_fashion', unit=3)\n"
         "explorer.state.unit = 4\n"
         "print(explorer._said.value, explorer.classes.headline.value)"
