@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Definitions", "build"]
 
+# what the views above show most comes first
+LEVELS = ("ablation", "damage", "attributes", "layer", "study")
+
 
 class Definitions:
     """``widget``: a search field over names and definitions, and what it finds."""
@@ -40,7 +43,8 @@ class Definitions:
         study = self.explorer.study
         held = {*map(str, study.ds.variables), *map(str, study.measures.variables)}
         self._entries = []
-        for name in (name for name in VARIABLES if name in held):
+        names = [name for name in VARIABLES if name in held and VARIABLES[name].level in LEVELS]
+        for name in sorted(names, key=lambda name: LEVELS.index(VARIABLES[name].level)):
             row = VARIABLES[name]
             dims = f"({', '.join(row.dims)})" if row.dims else ""
             html = (

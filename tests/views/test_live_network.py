@@ -1,0 +1,97 @@
+"""Live ablations of the explorer: the numbers of the study's own network, or a sentence."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from simulated_study import simulated_study
+
+import unitlab
+
+pytest.importorskip("torch")
+pytest.importorskip("jupyter_bokeh")
+
+from unitlab.compute.recipe_files import RecipeFiles
+from unitlab.views.explorer.background import Stopped
+from unitlab.views.explorer.live_network import LiveNetwork, NotAtHand
+from unitlab.views.explorer.tabs.category import Category
+from unitlab.views.explorer.tabs.group import Group
+
+
+@pytest.fixture(scope="module")
+def few() -> Iterator[Any]:
+    """The recipe's images are the first 200."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RecipeFiles, "images", lambda self: unitlab.images("fashion_mnist").subset(range(200)))
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def study(few: Any) -> xr.Dataset:
+    from unitlab.compute.networks import bundled_network
+
+    photos = unitlab.images("fashion_mnist").subset(range(200))
+    attrs = {"name": "few", "recipe": "vgg_fashion"}
+    found = unitlab.ablate(bundled_network("vgg_fashion"), photos, "conv3_2", progress=False, attrs=attrs)
+    assert isinstance(found, xr.Dataset)
+    return found
+
+
+def test_a_group_of_one_is_what_the_sweep_found(study: xr.Dataset) -> None:
+    told: list[tuple[int, int]] = []
+    unit = int(study.unit[int(np.argmax(study.overall_drop.values))])
+    found = LiveNetwork(study).together([unit], lambda done, of: told.append((done, of)))
+    np.testing.assert_array_equal(found.accuracy_drop.values[0], study.accuracy_drop.sel(unit=unit).values)
+    np.testing.assert_array_equal(found.drop_low.values[0], unitlab.damage(study).drop_low.sel(unit=unit).values)
+    assert told[-1] == (200, 200) and all(done <= of for done, of in told)
+
+
+def test_a_group_and_a_curve_are_run_from_their_tabs(study: xr.Dataset) -> None:
+    explorer = unitlab.explore(study, selection=[3, 5, 20])
+    group = Group(explorer)
+    assert group.measure.layout.display is None and "silenced together" not in group.sentence.value
+    group.measure.click()
+    assert "silenced together" in group.sentence.value and "together, points" in group.table.value
+    explorer.state.category = explorer.study.worst_class(3)
+    category = Category(explorer)
+    category.curve.compute.click()
+    (shown,) = category.curve.place.children
+    assert shown.layout.height == "220px" and "Cross-fitted" in category.curve.said.value
+    right = study.baseline_prediction.values == study.label.values
+    assert f"all classes {100 * right.mean():.1f} →" in category.curve.said.value
+
+
+def test_other_images_than_the_study_s_are_refused(study: xr.Dataset) -> None:
+    other = study.assign_attrs(fingerprint_images="another")
+    explorer = unitlab.explore(other, selection=[3, 5])
+    group = Group(explorer)
+    group.measure.click()
+    assert "not those of the study" in group.said.value and group.measure.layout.display is None
+
+
+def test_a_run_ends_where_its_progress_is_refused(study: xr.Dataset) -> None:
+    def refuse(done: int, of: int) -> None:
+        raise Stopped("stopped")
+
+    with pytest.raises(Stopped):
+        LiveNetwork(study).together([3, 5], refuse)
+
+
+def test_what_is_missing_is_said(study: xr.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotAtHand, match="does not say how its network is built") as missing:
+        LiveNetwork(simulated_study(3, 2, 12))
+    assert "unitlab.ablate_groups" in missing.value.command
+    with pytest.raises(NotAtHand, match="not on this machine") as missing:
+        LiveNetwork(study.assign_attrs(recipe="vgg16_places"))
+    assert missing.value.command.startswith("unitlab compute vgg16_places")
+    with pytest.raises(NotAtHand, match="no recipe 'nothing'"):
+        LiveNetwork(study.assign_attrs(recipe="nothing"))
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else found(name))
+    with pytest.raises(NotAtHand, match="needs torch"):
+        LiveNetwork(study)
