@@ -23,9 +23,9 @@ from unitlab.compute.cluster import WorkerPool
 from unitlab.compute.networks import AlexNet
 from unitlab.partial_study import PartialStudy
 
-REPEATS = 3
-IMAGES = 1536
-SHARD = 128
+REPEATS = 2
+IMAGES = 768
+SHARD = 64
 
 
 def seconds(workers: int) -> tuple[float, int]:

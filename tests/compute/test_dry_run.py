@@ -36,7 +36,8 @@ def test_sizes_and_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     options = {"batch_size": 24, "device": "cpu", "ablation": ablation, "memory": "64 MB"}
     found = unitlab.estimate(FunctionalReLU().eval(), source, ["conv1", "conv2"], store=store, **options)
     assert [(x.layer, x.units) for x in found.layers] == [("conv1", 8), ("conv2", 12)]
-    assert (found.images, found.finished_images, found.shards, found.sample, found.complete) == (48, 0, 2, 24, False)
+    assert (found.images, found.finished_images, found.shards, found.complete) == (48, 0, 2, False)
+    assert 4 <= found.sample <= 24  # as many as a few seconds allow
     assert found.passes > 1 and found.seconds == pytest.approx(
         48 * (found.passes * found.seconds_per_pass + found.seconds_per_read)
     )

@@ -153,7 +153,7 @@ class WorkerPool:
         self.devices = assigned_devices(known, self.device, self.devices)
         for address in sorted(set(self.devices) - set(self.facts)):
             facts = known[address]
-            log.info("worker %s on %s: %s, %d thread(s)", address, facts.host, self.devices[address], facts.threads)
+            log.info("worker %s on %s: %s, threads: %d", address, facts.host, self.devices[address], facts.threads)
         self.facts = known
 
     def compute(

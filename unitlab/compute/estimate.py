@@ -188,7 +188,7 @@ class _Measured:
     """Times of one image, in seconds, and bytes, from a sample spread over all images."""
 
     def __init__(self, plan: SweepPlan, source: ImageSource) -> None:
-        self.plan, self.source = plan, source
+        self.plan, self.source, self.thumbnail_shape = plan, source, thumbnail_shape(source)
         few = self._positions(FEWEST_IMAGES)
         batch, self.read = self._read(few)
         replacements = plan.replacements(self._replacement_values(batch), len(source))
@@ -215,6 +215,8 @@ class _Measured:
         """Images, and the time to read one by as many threads as a sweep has for it."""
         begin = time.perf_counter()
         batch = torch.cat([next(iter(self.source.batches(int(i), int(i) + 1, 1)))[0] for i in positions])
+        for position in positions if self.thumbnail_shape is not None else ():
+            self.source.thumbnail(int(position))
         return batch, (time.perf_counter() - begin) / len(positions) / max(1, min(self.source.threads, torch.get_num_threads()))
 
     def _replacement_values(self, batch: torch.Tensor) -> dict[str, np.ndarray] | None:
@@ -251,10 +253,9 @@ class _Measured:
         packed = sum(len(Zstd(5).encode(np.ascontiguousarray(array))) for array in by_image.values())
         top = sum(TOP_IMAGES * size // few for name, size in fixed.items() if "/top_" in name)
         by_class = BYTES_BY_CLASS * len(plan.categories) * sum(map(len, plan.units))
-        shape = thumbnail_shape(self.source)
-        self.study_bytes = (
-            packed * images // self.images + top + by_class + (images * int(np.prod(shape)) if shape is not None else 0)
-        )
+        thumbnail = 0 if self.thumbnail_shape is None else int(np.prod(self.thumbnail_shape))
+        self.shard_bytes_per_image += thumbnail
+        self.study_bytes = packed * images // self.images + top + by_class + images * thumbnail
 
 
 def _seconds(plan: SweepPlan, action: Callable[[], object]) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,7 +21,7 @@ from unitlab.compute.plan import SweepPlan
 from unitlab.compute.suffix import Baseline
 from unitlab.schema import SCHEMA_VERSION
 
-__all__ = ["RootShards", "ShardRows", "counts_and_rates", "layer_groups", "root_group", "thumbnail_shape"]
+__all__ = ["RootShards", "ShardRows", "counts_and_rates", "layer_groups", "root_group", "thumbnail_shape", "thumbnails"]
 
 Group = tuple[dict[str, Any], dict[str, Any]]
 UNITS_AT_ONCE = 32
@@ -56,22 +58,36 @@ class ShardRows:
         return np.concatenate([np.asarray(part[rows]) for part in self.parts], axis=-1)
 
 
-class ThumbnailRows:
-    """Thumbnails of a source, padded to one size with white, read image by image."""
+class ShardImages:
+    """An (image, …) variable spread over shards: a block of rows is read from those that have it."""
 
-    def __init__(self, source: ImageSource, shape: tuple[int, int, int]) -> None:
-        self.source, self.shape, self.dtype = source, (len(source), *shape), np.dtype(np.uint8)
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.parts = parts
+        self.starts = np.cumsum([0, *(part.shape[0] for part in parts)])
+        self.shape = (int(self.starts[-1]), *parts[0].shape[1:])
+        self.dtype = parts[0].dtype
 
-    def __getitem__(self, rows: Any) -> np.ndarray:
-        numbers = range(len(self.source))[rows]
-        out = np.full((len(numbers), *self.shape[1:]), 255, np.uint8)
-        for place, number in enumerate(numbers):
-            picture = self.source.thumbnail(number)
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        numbers = range(self.shape[0])[rows]
+        found = [part[:0] for part in self.parts[:1]]
+        for start, part in zip(self.starts, self.parts, strict=False):
+            first, last = max(numbers.start - start, 0), min(numbers.stop - start, part.shape[0])
+            if first < last:
+                found.append(part[int(first) : int(last)])
+        return np.concatenate(found)
+
+
+def thumbnails(source: ImageSource, start: int, stop: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """Thumbnails of the images from ``start`` to ``stop``, padded to one size with white."""
+    out = np.full((stop - start, *shape), 255, np.uint8)
+    with ThreadPoolExecutor(source.threads) if source.threads else nullcontext() as pool:
+        pictures = (pool.map if pool else map)(source.thumbnail, range(start, stop))
+        for place, picture in enumerate(pictures):
             if picture is not None:
                 height, width = picture.shape[:2]
-                top, left = (self.shape[1] - height) // 2, (self.shape[2] - width) // 2
+                top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
                 out[place, top : top + height, left : left + width] = picture
-        return out
+    return out
 
 
 def root_group(plan: SweepPlan, source: ImageSource, shards: Sequence[Mapping[str, Any]]) -> Group:
@@ -91,9 +107,8 @@ def root_group(plan: SweepPlan, source: ImageSource, shards: Sequence[Mapping[st
     correct = np.bincount(arrays["label"][right], minlength=len(plan.categories))
     with np.errstate(invalid="ignore"):
         arrays["n_images"], arrays["baseline_accuracy"] = count, correct / count
-    shape = thumbnail_shape(source)
-    if shape is not None:
-        arrays["thumbnails"] = ThumbnailRows(source, shape)
+    if all("thumbnails" in shard for shard in shards):
+        arrays["thumbnails"] = ShardImages([shard["thumbnails"] for shard in shards])
     content = hashlib.sha256(b"".join(np.asarray(shard["content"]).tobytes() for shard in shards)).hexdigest()
     attrs = {
         "unitlab_schema": SCHEMA_VERSION,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from unitlab.compute.activations import ActivationStatistics
-from unitlab.compute.groups import RootShards
+from unitlab.compute.groups import RootShards, thumbnail_shape, thumbnails
 from unitlab.compute.images import ImageSource
 from unitlab.compute.network import Evaluation
 from unitlab.compute.plan import SweepPlan
@@ -31,6 +31,7 @@ class ShardComputation:
 
     def __init__(self, plan: SweepPlan, source: ImageSource, replacements: list[Replacement]) -> None:
         self.plan, self.source, self.replacements = plan, source, replacements
+        self.thumbnail_shape = thumbnail_shape(source)
 
     def arrays(self, start: int, stop: int, advance: Advance) -> dict[str, np.ndarray]:
         """Of images ``start`` to ``stop``, named "variable" or "layer/variable"; ``advance`` hears how many are done."""
@@ -38,7 +39,10 @@ class ShardComputation:
         for batch, positions in self.source.batches(start, stop, plan.batch_size):
             self.add(batch, np.asarray(positions), found)
             advance(len(positions))
-        return found.arrays()
+        arrays = found.arrays()
+        if self.thumbnail_shape is not None:
+            arrays["thumbnails"] = thumbnails(self.source, start, stop, self.thumbnail_shape)
+        return arrays
 
     def add(self, batch: torch.Tensor, positions: np.ndarray, found: ShardParts) -> None:
         """Evaluate a batch and add what it gives to a shard's parts."""
