@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from local_server import Server
-from stand_ins import digest, network_of, write_weights
+from stand_ins import digest, network_of, write_pictures, write_weights, zipped
 
 import unitlab
 from unitlab import UnitlabError
@@ -128,7 +128,7 @@ def test_weights_that_do_not_arrive(
     server.answers.clear()
     if answer is not None:
         RecipeFiles(recipe).model()
-        assert files_left(own_home) == [f"downloads/{FILE}"]
+        assert [Path(name).name for name in files_left(own_home)] == [FILE]
 
 
 def test_a_server_that_goes_silent(recipe: Recipe, server: Server, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,12 +169,33 @@ def test_an_interrupted_download_leaves_nothing(recipe: Recipe, own_home: Path, 
 
 def test_a_changed_file_in_the_cache_is_noticed(recipe: Recipe, own_home: Path) -> None:
     RecipeFiles(recipe).model()
-    cached = own_home / "downloads" / FILE
+    (cached,) = own_home.glob(f"downloads/*/{FILE}")
     content = bytearray(cached.read_bytes())
     content[-1] ^= 1
     cached.write_bytes(content)
     with pytest.raises(UnitlabError, match=rf"{FILE} is not the file expected"):
         RecipeFiles(recipe).model()
+
+
+def test_files_of_one_name_stay_apart(
+    recipe: Recipe, server: Server, tmp_path: Path, places_zip: Path, places_classes: list[str]
+) -> None:
+    assert recipe.weights is not None
+    (server.folder / "other").mkdir()
+    other = network_of(recipe)
+    torch.nn.init.normal_(other.fc.weight)
+    write_weights(NAME, other, server.folder / "other" / FILE)
+    for weights in (recipe.weights, replace(recipe.weights, address=f"{server.url}/other/{FILE}")):
+        found = RecipeFiles(replace(recipe, weights=replace(weights, sha256=""))).model()
+        assert torch.equal(found.fc.weight, other.fc.weight) == ("other" in weights.address)
+    # archives given, too
+    sizes = []
+    for number in (1, 2):
+        archive = tmp_path / str(number) / "val.zip"
+        write_pictures(archive.parent / "pictures" / "val", places_classes, {"airfield": number})
+        zipped(archive.parent / "pictures", archive)
+        sizes.append(len(RecipeFiles(recipe, images=archive).images()))
+    assert sizes == [1, 2]
 
 
 def test_another_weights_file_needs_saying_so(

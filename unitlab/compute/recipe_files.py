@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import json
@@ -141,7 +142,7 @@ class RecipeFiles:
         url = weights_url(weights)
         if url:
             path = download(
-                url, home() / "downloads" / url.rpartition("/")[2], digest,
+                url, _download_place(url), digest,
                 instead=(
                     "Download it elsewhere and give the file: "
                     f"unitlab compute {self.recipe.name} --weights FILE (and --images FOLDER for images that are at hand)"
@@ -176,16 +177,21 @@ class RecipeFiles:
         own = home() / "images"
         if given is not None:
             self._attrs["images_source"] = given.name
-            return unpacked(given, own / given.name.partition(".")[0]) if is_archive(given) else given
+            found = given.stat()
+            return (
+                unpacked(given, own / _told_apart(given.name, given, found.st_size, found.st_mtime_ns))
+                if is_archive(given)
+                else given
+            )
         self._attrs["images_source"] = wanted.address if is_url(wanted.address) else Path(wanted.address).name
         if not is_url(wanted.address):
             return _existing(wanted.address, "images") or Path(wanted.address)
-        name = wanted.address.rpartition("/")[2]
-        folder = own / name.partition(".")[0]
+        place = _download_place(wanted.address)
+        folder = own / _told_apart(place.name, wanted.address, wanted.digest)
         if folder.is_dir():
             return folder
         archive = download(
-            wanted.address, home() / "downloads" / name, wanted.digest,
+            wanted.address, place, wanted.digest,
             instead=f"Get them elsewhere and give them: unitlab compute {self.recipe.name} --images FOLDER",
         )  # fmt: skip
         unpacked(archive, folder)
@@ -214,6 +220,16 @@ class RecipeFiles:
         if isinstance(given, str) and given.startswith("torchvision:"):
             return torchvision_weights(given).transforms()  # type: ignore[attr-defined]
         return _function(given)
+
+
+def _download_place(url: str) -> Path:
+    """Where a download is kept: files of one name from two addresses stay apart."""
+    name = url.rpartition("/")[2] or "file"
+    return home() / "downloads" / _told_apart("from", url) / name
+
+
+def _told_apart(name: str, *parts: object) -> str:
+    return f"{name.partition('.')[0]}-{hashlib.sha256(repr([str(part) for part in parts]).encode()).hexdigest()[:12]}"
 
 
 def _existing(given: str | Path | None, what: str) -> Path | None:
