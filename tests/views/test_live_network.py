@@ -16,6 +16,7 @@ import unitlab
 pytest.importorskip("torch")
 pytest.importorskip("jupyter_bokeh")
 
+from unitlab.analysis.splits import halves
 from unitlab.compute.recipe_files import RecipeFiles
 from unitlab.views.explorer.background import Stopped
 from unitlab.views.explorer.live_network import LiveNetwork, NotAtHand
@@ -64,6 +65,42 @@ def test_a_group_and_a_curve_are_run_from_their_tabs(study: xr.Dataset) -> None:
     assert shown.layout.height == "220px" and "Cross-fitted" in category.curve.said.value
     right = study.baseline_prediction.values == study.label.values
     assert f"all classes {100 * right.mean():.1f} →" in category.curve.said.value
+
+
+def silencing(units: np.ndarray[Any, Any]) -> Any:
+    """A forward hook that sets these channels to zero."""
+
+    def silence(_module: Any, _given: Any, out: Any) -> Any:
+        out = out.clone()
+        out[:, units] = 0
+        return out
+
+    return silence
+
+
+def test_a_curve_is_that_of_hooks(study: xr.Dataset) -> None:
+    import torch
+
+    live = LiveNetwork(study)
+    found = live.curve(4, [0, 1, 3], lambda done, of: None)
+    label, before = study.label.values, study.baseline_prediction.values
+    assert found.own[0] == (before[label == 4] == 4).mean() and found.overall[0] == (before == label).mean()
+    assert (found.low <= found.own).all() and (found.own <= found.high).all()
+    model, photos = RecipeFiles(live.recipe).model().double(), RecipeFiles(live.recipe).images()
+    half = halves(np.arange(200), label, 1, np.random.default_rng(0))[0]
+    right = np.zeros((3, 200), bool)
+    for ranked, rest in ((half, ~half), (~half, half)):
+        here = ranked & (label == 4)
+        drop = [(before[here] == 4).sum() - (row[here] == 4).sum() for row in study.prediction.values]
+        order = np.argsort(-np.array(drop), kind="stable")
+        ((batch, _),) = photos.subset(np.flatnonzero(rest)).batches(0, int(rest.sum()), 200)
+        for place, k in enumerate([0, 1, 3]):
+            hook = model.get_submodule(study.attrs["site"]).register_forward_hook(silencing(order[:k].copy()))
+            with torch.no_grad():
+                right[place, rest] = model(batch.double()).argmax(1).numpy() == label[rest]
+            hook.remove()
+    np.testing.assert_allclose(found.own, right[:, label == 4].mean(1))
+    np.testing.assert_allclose(found.overall, right.mean(1))
 
 
 def test_other_images_than_the_study_s_are_refused(study: xr.Dataset) -> None:

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as W
 import numpy as np
-import xarray as xr
 from bokeh.models import ColumnDataSource, HoverTool
 from bokeh.plotting import figure
 
 from unitlab.views.colours import GREY, ORANGE
 from unitlab.views.explorer.background import BackgroundWork
 from unitlab.views.explorer.figures import FigureWidget, bare_figure, describe_figure, set_range
-from unitlab.views.explorer.live_network import LiveNetwork, NotAtHand
+from unitlab.views.explorer.live_network import ClassCurve, LiveNetwork, NotAtHand
 from unitlab.views.explorer.messages import as_text, guarded, message_html
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ class CumulativeCurve:
 
     def __init__(self, explorer: Explorer) -> None:
         self.explorer, self.state = explorer, explorer.state
-        self.curves: dict[str, xr.Dataset] = {}
+        self.curves: dict[str, ClassCurve] = {}
         heading = W.HTML("Its accuracy while its most important units are silenced, one after the other")
         heading.add_class("ul-heading")
         self.compute = W.Button(description="Compute the curve", layout=W.Layout(width="auto"))
@@ -55,7 +54,7 @@ class CumulativeCurve:
         self.place.children = ()
         self.compute.layout.display = "none" if found is not None else None
         if found is not None:
-            self._draw(name, found)
+            self._draw(found)
             return
         if self.work.running:
             self.compute.layout.display = "none"
@@ -73,10 +72,10 @@ class CumulativeCurve:
     def _compute(self) -> None:
         name, study = self.state.category, self.explorer.study
         live = LiveNetwork(study.ds)
-        channels = int(study.ds.attrs.get("channels", len(study.units)))
-        counts = [k for k in FIRST_COUNTS if k <= channels]
+        counts = [k for k in FIRST_COUNTS if k <= len(study.units)]
+        place = study.category_position(name)
 
-        def done(found: xr.Dataset) -> None:
+        def done(found: ClassCurve) -> None:
             self.curves[name] = found
             self.show()
 
@@ -87,36 +86,36 @@ class CumulativeCurve:
             self._failed(sentence)
 
         self.said.value = ""
-        self.work.start("Silencing units …", lambda progress: live.curve(name, counts, progress), done, failed)
+        self.work.start("Silencing units …", lambda progress: live.curve(place, counts, progress), done, failed)
 
-    def _draw(self, name: str, found: xr.Dataset) -> None:
-        k = found["k"].values
-        own = 100 * found["class_accuracy"].sel(category=name).values[0].astype(float)
-        everything = 100 * found["accuracy"].values[0]
+    def _draw(self, found: ClassCurve) -> None:
+        own, everything = 100 * found.own, 100 * found.overall
         text = (
-            f"With {int(k[-1])} units silenced: this class {own[0]:.1f} → {own[-1]:.1f} %, "
+            f"With {int(found.k[-1])} units silenced: this class {own[0]:.1f} → {own[-1]:.1f} %, "
             f"all classes {everything[0]:.1f} → {everything[-1]:.1f} %"
         )
         self.said.value = (
             f'<p class="ul-faint">{as_text(text)}. Cross-fitted: ranked by the drop of the class on one half of the images, '
-            "measured on the other, both ways.</p>"
+            "measured on the other, both ways. Band: 95 % interval.</p>"
         )
-        self.place.children = (FigureWidget(_curve(k, own, everything, text)),)
+        self.place.children = (FigureWidget(_curve(found, text)),)
 
 
-def _curve(k: Array, own: Array, everything: Array, text: str) -> figure:
-    points = ColumnDataSource({"k": k, "own": own, "all": everything})
+def _curve(found: ClassCurve, text: str) -> figure:
+    columns = {"own": found.own, "low": found.low, "high": found.high, "all": found.overall}
+    points = ColumnDataSource({"k": found.k, **{name: 100 * values for name, values in columns.items()}})
     plot = bare_figure("curve", 220, tools="", toolbar_location=None)
     plot.xaxis.axis_label, plot.yaxis.axis_label = "units silenced", "accuracy (%)"
+    plot.varea("k", "low", "high", source=points, fill_color=ORANGE, fill_alpha=0.18)
     plot.line("k", "all", source=points, line_color=GREY, line_width=2, line_dash="dashed", legend_label="all classes")
     plot.line("k", "own", source=points, line_color=ORANGE, line_width=2.5, legend_label="this class")
     dots = plot.scatter("k", "own", source=points, color=ORANGE, size=5)
     plot.legend.update(
         background_fill_alpha=0, border_line_alpha=0, label_text_font_size="11px", location="bottom_left", padding=2
     )  # fmt: skip
-    tips = [("units", "@k"), ("this class (%)", "@own{0.0}"), ("all classes (%)", "@all{0.0}")]
+    tips = [("units", "@k"), ("this class (%)", "@own{0.0} (95 %: @low{0.0} to @high{0.0})"), ("all classes (%)", "@all{0.0}")]
     plot.add_tools(HoverTool(renderers=[dots], tooltips=tips, mode="vline"))
-    set_range(plot.x_range, float(k.min()), float(k.max()))
-    set_range(plot.y_range, 0.0, float(np.nanmax([own.max(), everything.max()])))
+    set_range(plot.x_range, float(found.k.min()), float(found.k.max()))
+    set_range(plot.y_range, 0.0, 100 * float(max(found.high.max(), found.overall.max())))
     describe_figure(plot, text)
     return plot

@@ -4,17 +4,40 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
+from unitlab.analysis.accuracies import accuracy_interval
 from unitlab.analysis.damage import damage
+from unitlab.analysis.requirements import class_positions
+from unitlab.analysis.splits import halves
 from unitlab.catalog import recipe
 from unitlab.errors import UnitlabError
 from unitlab.recipes.given import at_hand
 from unitlab.views.explorer.background import Progress
 
-__all__ = ["LiveNetwork", "NotAtHand"]
+__all__ = ["ClassCurve", "LiveNetwork", "NotAtHand"]
+
+Array = np.ndarray[Any, Any]
+
+
+# share of baseline predictions that may differ from the study's, as they may between machines
+MOST_ROUNDING = 0.005
+OTHER_IMAGES = "the images at hand are not those of the study; compute the study again with them"
+
+
+@dataclass(frozen=True)
+class ClassCurve:
+    """Over ``k`` silenced units: accuracy of a class with its 95 % interval, and accuracy over all images, as shares."""
+
+    k: Array
+    own: Array
+    low: Array
+    high: Array
+    overall: Array
 
 
 class NotAtHand(UnitlabError):
@@ -65,17 +88,40 @@ class LiveNetwork:
         self._check(found)
         return damage(found.drop_dims("unit").rename(group="unit"))
 
-    def curve(self, category: str, counts: Sequence[int], progress: Progress) -> xr.Dataset:
-        """`unitlab.cumulative` of the units that a class needs most, ranked on the other half of the images."""
+    def curve(self, category: int, counts: Sequence[int], progress: Progress) -> ClassCurve:
+        """Accuracy while the units that a class needs most are silenced, one after the other.
+
+        Cross-fitted: the study tells which units the class needs most on one half of the images, and `unitlab.cumulative`
+        measures on the other; both ways, so that every image counts once.
+        """
         from unitlab.compute.cumulative import cumulative
 
-        model, images = self._built(progress, 2)
-        found = cumulative(
-            model, images, self.layer, "accuracy_drop",
-            category=category, ks=counts, ablation=self._ablation, progress=False,
-        )  # fmt: skip
-        self._check(found)
-        return found
+        ds = self.ds
+        model, source = self._built(progress, 1)
+        label = class_positions(ds, ds["label"].values)
+        if list(source.ids) != [str(name) for name in ds["image"].values]:
+            raise UnitlabError(OTHER_IMAGES)
+        cluster = ds["cluster"].values if "cluster" in ds else None
+        block = np.arange(len(label)) if cluster is None else np.unique(cluster, return_inverse=True)[1]
+        half = halves(block, label, 1, np.random.default_rng(0))[0]
+        here = np.flatnonzero(label == category)
+        right = class_positions(ds, ds["prediction"][:, here].values) == category
+        predicted = np.empty((len(counts), len(label)), np.int64)
+        for ranked_on in (half, ~half):
+            # fewest right without the unit: the largest drop; where the half has no image, units go by their number
+            order = ds["unit"].values[np.argsort(right[:, ranked_on[here]].sum(1), kind="stable")]
+            rest = np.flatnonzero(~ranked_on)
+            found = cumulative(
+                model, source.subset(rest), self.layer, order[: max(counts)].tolist(),
+                ks=list(counts), ablation=self._ablation, progress=False,
+            )  # fmt: skip
+            self._check(found, images=False)
+            if (found["baseline_prediction"].values != ds["baseline_prediction"].values[rest]).mean() > MOST_ROUNDING:
+                raise UnitlabError(OTHER_IMAGES)
+            predicted[:, rest] = class_positions(ds, found["curve_prediction"].values[0])
+        own = predicted[:, here] == category
+        low, high = accuracy_interval(own, None if cluster is None else cluster[here])
+        return ClassCurve(np.asarray(counts), own.mean(1), low, high, (predicted == label).mean(1))
 
     @property
     def _ablation(self) -> str:
@@ -89,11 +135,10 @@ class LiveNetwork:
         source = files.images()
         return files.model(), source.watched(_counter(progress, passes * len(source)))
 
-    def _check(self, found: xr.Dataset) -> None:
+    def _check(self, found: xr.Dataset, *, images: bool = True) -> None:
         """Refuse a network or images that are not the study's."""
-        for name, what in (("fingerprint_weights", "weights"), ("fingerprint_images", "images")):
+        for name, what in (("fingerprint_weights", "weights"), ("fingerprint_images", "images"))[: 1 + images]:
             here, there = found.attrs.get(name), self.ds.attrs.get(name)
-            # a curve over halves of the images has a fingerprint of its own
             if here is not None and there is not None and here != there:
                 raise UnitlabError(f"the {what} at hand are not those of the study; compute the study again with them")
 
