@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from unitlab.analysis.direction_comparison import compare_directions as compare_directions
     from unitlab.analysis.discrimination import discrimination as discrimination
     from unitlab.analysis.regression import regression as regression
+    from unitlab.analysis.training_choices import training_choices as training_choices
     from unitlab.catalog import load as load
     from unitlab.catalog import studies as studies
     from unitlab.compute.cumulative import cumulative as cumulative
@@ -53,6 +54,7 @@ __all__ = [
     "regression",
     "report",
     "studies",
+    "training_choices",
     "verify",
 ]
 
@@ -75,6 +77,7 @@ _WHERE = {
     "regression": "unitlab.analysis.regression",
     "report": "unitlab.views.report",
     "studies": "unitlab.catalog",
+    "training_choices": "unitlab.analysis.training_choices",
     "verify": "unitlab.compute.verification",
 }
 _TORCH = {"pooch", "torch", "torchvision", "safetensors", "tqdm"}

@@ -153,15 +153,19 @@ def _margins(images: PairedImages, level: float) -> dict[str, Array]:
     shape = (images.ds.sizes["unit"], images.n_categories)
     mean, error = np.full(shape, np.nan), np.full(shape, np.nan)
     n_blocks = np.bincount(images.block_position, minlength=images.n_categories)
-    edges = np.searchsorted(images.block_position, [k for k, _ in images.class_slices()])
-    ks = np.array([k for k, _ in images.class_slices()], int)
-    for units in images.unit_blocks(images.order.size) if len(ks) else []:
-        with np.errstate(invalid="ignore", over="ignore"):
-            sums = np.add.reduceat(images.margin_drops(units), images.block_start, axis=1)
-            mean[units, ks] = np.add.reduceat(sums, edges, axis=1) / images.n_images[ks]
-            sums -= mean[units][:, images.block_position] * images.block_size
-            square = np.add.reduceat(sums * sums, edges, axis=1)
-            error[units, ks] = np.sqrt(square * n_blocks[ks] / np.maximum(n_blocks[ks] - 1, 1)) / images.n_images[ks]
+    first = np.searchsorted(images.block_position, np.arange(images.n_categories))
+    for units in images.unit_blocks(images.order.size):
+        drops = images.margin_drops(units)
+        for k, some in images.class_slices():
+            with np.errstate(invalid="ignore", over="ignore"):
+                centre = drops[:, some].mean(1)
+                rest = drops[:, some] - centre[:, None]
+                if n_blocks[k] < images.n_images[k]:
+                    start = images.block_start[first[k] : first[k] + n_blocks[k]]
+                    rest = np.add.reduceat(rest, start - some.start, axis=1)
+                square = np.einsum("ub,ub->u", rest, rest)
+            mean[units, k] = centre
+            error[units, k] = np.sqrt(square * n_blocks[k] / max(n_blocks[k] - 1, 1)) / images.n_images[k]
     error[:, n_blocks < 2] = np.nan
     degrees = np.maximum(n_blocks - 1, 1)
     half = stats.t.ppf((1 + level) / 2, degrees) * error

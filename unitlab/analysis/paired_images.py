@@ -28,6 +28,7 @@ class PairedImages:
         position = class_positions(ds, ds["label"].values)
         cluster = ds["cluster"].values if "cluster" in ds else np.arange(len(position))
         self.order = np.lexsort((np.arange(len(position)), cluster, position))
+        self.in_order = np.array_equal(self.order, np.arange(len(position)))
         self.label = ds["label"].values[self.order]
         self.position = position[self.order]
         self.cluster = np.unique(cluster[self.order], return_inverse=True)[1]
@@ -48,12 +49,16 @@ class PairedImages:
 
     def flips(self, units: slice) -> Array:
         """Int8, (unit, image)."""
-        after = self.ds["prediction"][units].values[:, self.order] == self.label
+        after = self._ordered("prediction", units) == self.label
         return self.right.astype(np.int8) - after.astype(np.int8)
 
     def margin_drops(self, units: slice) -> Array:
         """Float64, (unit, image)."""
-        return self.ds["label_margin_drop"][units].values[:, self.order].astype(np.float64)
+        return self._ordered("label_margin_drop", units).astype(np.float64)
+
+    def _ordered(self, name: str, units: slice) -> Array:
+        values = self.ds[name][units].values
+        return values if self.in_order else values.take(self.order, axis=1)
 
     def unit_blocks(self, cells: int) -> list[slice]:
         """Slices of units that have about ``cells`` images (or classes × splits) together."""

@@ -25,12 +25,13 @@ def halves(cluster: Array, position: Array, n_splits: int, random: np.random.Gen
     first = np.full(n_clusters, -1)
     first[cluster[::-1]] = position[::-1]
     order = np.argsort(first, kind="stable")
+    ordered = first[order].astype(np.float64)
     sizes = np.bincount(first, minlength=int(first.max(initial=-1)) + 1)
     rank_start = np.repeat(np.cumsum(sizes) - sizes, sizes)
     rank = np.arange(n_clusters) - rank_start
     halved = np.empty((n_splits, len(cluster)), bool)
     for split in range(n_splits):
-        shuffled = order[np.lexsort((random.random(n_clusters), first[order]))]
+        shuffled = order[np.argsort(ordered + random.random(n_clusters))]
         offset = np.repeat(random.integers(0, 2, len(sizes)), sizes)
         half = np.empty(n_clusters, bool)
         half[shuffled] = (rank + offset) % 2 == 0
@@ -59,25 +60,29 @@ def crossfit_and_reliability(images: PairedImages, seed: int) -> tuple[Array, fl
         for k, some in images.class_slices():
             np.matmul(flips[:, some], member[some], out=net[k])
             total[k, :, 0] = flips[:, some].sum(1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            first = net / n_first[:, None].astype(np.float32)
-            second = (total - net) / n_second[:, None].astype(np.float32)
-        first = np.where(valid[:, None], first, np.nan)
-        second = np.where(valid[:, None], second, np.nan)
-        crossfit[units] = (_measured_elsewhere(first, second) + _measured_elsewhere(second, first)) / 2
-        moments.add(np.nan_to_num(first), np.nan_to_num(second))
+        first = net / np.maximum(n_first, 1)[:, None].astype(np.float32)
+        second = np.subtract(total, net, out=net)
+        second /= np.maximum(n_second, 1)[:, None].astype(np.float32)
+        if not valid.all():
+            first *= valid[:, None]
+            second *= valid[:, None]
+        crossfit[units] = (_measured_elsewhere(first, second, valid) + _measured_elsewhere(second, first, valid)) / 2
+        moments.add(first, second)
     return crossfit, moments.reliability(valid.sum(0))
 
 
-def _measured_elsewhere(chosen_on: Array, measured_on: Array) -> Array:
-    """Mean over splits of the drop in the second array of the class that leads the first; (class, unit, split) → unit."""
-    filled = np.where(np.isnan(chosen_on), -np.inf, chosen_on)
-    tied = filled == filled.max(0)
-    tied &= np.isfinite(filled)
-    count = tied.sum(0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        value = np.where(tied, measured_on, 0).sum(0, dtype=np.float64) / count
-        return np.where(count.any(1), np.nansum(value, 1) / (count > 0).sum(1), np.nan)
+def _measured_elsewhere(chosen_on: Array, measured_on: Array, valid: Array) -> Array:
+    """Mean over splits of the drop in the second array of the class that leads the first; (class, unit, split) → unit.
+
+    ``valid`` (class, split): the class has images in both halves.
+    """
+    some = valid.any(0)
+    if not some.any():
+        return np.full(chosen_on.shape[1], np.nan)
+    known = chosen_on if valid.all() else np.where(valid[:, None], chosen_on, -np.inf)
+    tied = known == known.max(0)
+    value = (measured_on * tied).sum(0, dtype=np.float64) / tied.sum(0)
+    return value[:, some].mean(1)
 
 
 class _Moments:

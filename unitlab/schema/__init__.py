@@ -9,12 +9,12 @@ import numpy as np
 import xarray as xr
 
 from unitlab.errors import UnitlabError
-from unitlab.schema import attributes, comparison, curves, damage, groups, stored
+from unitlab.schema import attributes, comparison, curves, damage, groups, stored, training
 from unitlab.schema.variable import Variable
 
 __all__ = [
-    "COMPARISON_VARIABLES", "CURVE_VARIABLES", "GROUP_VARIABLES", "SCHEMA_VERSION", "VARIABLES", "Variable", "check",
-    "describe", "described", "variable_attrs",
+    "COMPARISON_VARIABLES", "CURVE_VARIABLES", "GROUP_VARIABLES", "SCHEMA_VERSION", "TRAINING_VARIABLES", "VARIABLES",
+    "Variable", "check", "describe", "described", "variable_attrs",
 ]  # fmt: skip
 
 SCHEMA_VERSION = 1
@@ -25,6 +25,7 @@ VARIABLES: dict[str, Variable] = {row.name: row for table in _TABLES for row in 
 GROUP_VARIABLES: dict[str, Variable] = {row.name: row for row in groups.GROUPS}
 CURVE_VARIABLES: dict[str, Variable] = {row.name: row for row in curves.CURVES}
 COMPARISON_VARIABLES: dict[str, Variable] = {row.name: row for row in comparison.COMPARISON}
+TRAINING_VARIABLES: dict[str, Variable] = {row.name: row for row in training.TRAINING}
 
 
 def variable_attrs(name: str) -> dict[str, str]:

@@ -20,8 +20,9 @@ from unitlab.views.curves import cumulative as cumulative
 from unitlab.views.gallery import top_images as images
 from unitlab.views.names import distinct, shortened
 from unitlab.views.quantities import quantity
+from unitlab.views.seeds import seeds
 
-__all__ = ["classes", "confusion", "correlation", "cumulative", "images", "units"]
+__all__ = ["classes", "confusion", "correlation", "cumulative", "images", "seeds", "units"]
 
 Array = np.ndarray[Any, Any]
 

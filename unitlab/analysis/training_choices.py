@@ -1,0 +1,251 @@
+"""The bundled comparison of training choices: one small network with and without batch norm and dropout, several seeds."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from scipy.stats import t
+from zarr.storage import LocalStore, ZipStore
+
+from unitlab.analysis.correlations import measures
+from unitlab.bundled_images import bundled_folder
+from unitlab.errors import UnitlabError, nearest_names
+from unitlab.schema import TRAINING_VARIABLES, described
+
+__all__ = ["ARMS", "effects", "over_live_units", "student_t_interval", "training_choices", "write_training_choices"]
+
+Array = np.ndarray[Any, Any]
+
+CHOICES = ("batch_norm", "dropout")
+# arm: (batch norm, dropout)
+ARMS = {"plain": (False, False), "batch norm": (True, False), "dropout": (False, True), "both": (True, True)}
+
+
+def training_choices(path: str | Path | None = None) -> xr.Dataset:
+    """What silencing single units does to networks that differ in batch norm and dropout alone.
+
+    Four arms of one architecture, five seeds each, trained on Fashion-MNIST by data/rebuild/training_choices.py and
+    measured on its test images, at the last convolution after its ReLU. Needs no torch.
+
+    Parameters
+    ----------
+    path
+        A file that the script wrote; default the bundled one.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``arm``, ``seed``, ``unit``, ``category``, in memory. Per unit what `unitlab.damage` and
+        `unitlab.attributes` give (``overall_drop``, ``max_class_drop_crossfit``, ``class_selectivity`` …, as shares of 1);
+        ``accuracy_drop(arm, seed, unit, category)``; per network ``test_accuracy``, ``train_accuracy``, ``live_units``,
+        ``weights_sha256``. Attributes say how the networks were trained.
+
+    Raises
+    ------
+    UnitlabError
+        The file is missing, damaged, or holds something else.
+
+    Examples
+    --------
+    >>> import unitlab
+    >>> ds = unitlab.training_choices()
+    >>> ds.test_accuracy.dims
+    ('arm', 'seed')
+    """
+    path = Path(path) if path is not None else bundled_folder() / "training_choices" / "fashion.zarr.zip"
+    try:
+        # ZipFile checks the CRC-32 of everything that is read; zarr alone would take a missing chunk for fill values
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise UnitlabError(f"{path} is damaged at {damaged}; {_again()}")
+        with ZipStore(path, mode="r") as store:
+            group = zarr.open_group(store, mode="r")
+            arrays = {name: np.asarray(array[:]) for name, array in group.arrays()}
+            attrs = dict(group.attrs)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UnitlabError(f"the comparison {path} cannot be read ({error}); {_again()}") from error
+    if set(arrays) != set(TRAINING_VARIABLES):
+        other = sorted(set(arrays) ^ set(TRAINING_VARIABLES))
+        raise UnitlabError(f"{path} is no comparison of training choices, or one of another version: {', '.join(other)}")
+    return described(TRAINING_VARIABLES, arrays, attrs)
+
+
+def write_training_choices(
+    path: Path,
+    studies: Mapping[tuple[str, int], xr.Dataset],
+    train_accuracy: Mapping[tuple[str, int], float],
+    attrs: dict[str, Any],
+) -> None:
+    """Measure the studies of all arms and seeds, (arm, seed) → study, and write what `training_choices` reads."""
+    seeds = sorted({seed for _, seed in studies})
+    found = {key: measures(studies[key]) for key in ((arm, seed) for arm in ARMS for seed in seeds)}
+    of_network = {
+        "test_accuracy": {key: (ds.label == ds.baseline_prediction).mean().item() for key, ds in studies.items()},
+        "train_accuracy": train_accuracy,
+        "live_units": {key: int((one.fraction_active > 0).sum()) for key, one in found.items()},
+        "weights_sha256": {key: str(ds.attrs["fingerprint_weights"]) for key, ds in studies.items()},
+    }
+    some = next(iter(found.values()))
+    values: dict[str, Array] = {
+        "arm": np.array(list(ARMS)),
+        "seed": np.array(seeds),
+        "batch_norm": np.array([one for one, _ in ARMS.values()]),
+        "dropout": np.array([one for _, one in ARMS.values()]),
+    }
+    for name, row in TRAINING_VARIABLES.items():
+        if name not in values:
+            of = of_network[name] if name in of_network else {key: one[name].values for key, one in found.items()}
+            shared = "arm" not in row.dims
+            values[name] = (
+                some[name].values if shared else np.stack([np.stack([of[arm, seed] for seed in seeds]) for arm in ARMS])
+            )
+    with TemporaryDirectory() as folder:
+        group = zarr.create_group(LocalStore(folder), zarr_format=3, attributes=attrs)
+        for name, row in TRAINING_VARIABLES.items():
+            text, held = row.kind == "T", values[name]
+            array = group.create_array(
+                name,
+                shape=held.shape,
+                dtype="string" if text else held.dtype,
+                chunks=held.shape,
+                dimension_names=row.dims,
+                attributes={"long_name": row.long_name, "units": row.units, "comment": row.comment},
+            )
+            array[...] = held.astype(object) if text else held
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in sorted(one for one in Path(folder).rglob("*") if one.is_file()):
+                # a date of its own would make every rebuild another file
+                archive.writestr(zipfile.ZipInfo(file.relative_to(folder).as_posix()), file.read_bytes())
+
+
+def over_live_units(ds: xr.Dataset, name: str) -> xr.DataArray:
+    """Mean over each network's live units of a variable over ``arm, seed, unit``.
+
+    Parameters
+    ----------
+    ds
+        What `training_choices` gives.
+    name
+        One of its variables, for example ``"max_class_drop_crossfit"``.
+
+    Returns
+    -------
+    xarray.DataArray
+        Over ``arm, seed``, in the variable's unit and with its attributes.
+
+    Raises
+    ------
+    UnitlabError
+        No such variable over units (the nearest names are suggested).
+
+    Examples
+    --------
+    >>> import unitlab
+    >>> from unitlab.analysis.training_choices import over_live_units
+    >>> over_live_units(unitlab.training_choices(), "overall_drop").dims
+    ('arm', 'seed')
+    """
+    valid = [str(one) for one, values in ds.data_vars.items() if values.dims == ("arm", "seed", "unit")]
+    if name not in valid:
+        raise UnitlabError(f"the comparison has no variable {name!r} over units. {nearest_names(name, valid)}")
+    return ds[name].where(ds["fraction_active"] > 0).mean("unit", keep_attrs=True)
+
+
+def _again() -> str:
+    return "install unitlab again, or rebuild it with data/rebuild/training_choices.py"
+
+
+def student_t_interval(values: xr.DataArray, dim: str = "seed", *, level: float = 0.95) -> xr.Dataset:
+    """Mean over seeds with Student's t interval: mean ± t((1 + level)/2, n − 1) · s/√n.
+
+    Parameters
+    ----------
+    values
+        Any array with the dimension ``dim``, one value a seed; NaN is left out.
+    dim
+        The dimension whose entries are independent repetitions.
+    level
+        Coverage of the interval, between 0 and 1.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``mean``, ``low``, ``high`` in the unit of ``values`` and ``n`` over the other dimensions; ``low`` and ``high`` are
+        NaN where fewer than two values are there. The attribute ``level``.
+
+    Raises
+    ------
+    UnitlabError
+        No such dimension, or a level outside 0 to 1.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> from unitlab.analysis.training_choices import student_t_interval
+    >>> found = student_t_interval(xr.DataArray([1.0, 2.0, 3.0], dims="seed"))
+    >>> round(float(found.low), 2), round(float(found.high), 2)
+    (-0.48, 4.48)
+    """
+    if dim not in values.dims:
+        raise UnitlabError(f"the values have no dimension '{dim}'; theirs are {values.dims}")
+    if not 0 < level < 1:
+        raise UnitlabError(f"level is {level}; expected a number between 0 and 1, for example 0.95")
+    values = values.astype(float)
+    n = values.count(dim)
+    mean = values.fillna(0).sum(dim) / n.where(n > 0)
+    two = n.where(n > 1)
+    spread = np.sqrt(((values - mean) ** 2).fillna(0).sum(dim) / (two - 1))
+    half = xr.zeros_like(mean) + t.ppf((1 + level) / 2, two - 1) * spread / np.sqrt(two)
+    return xr.Dataset({"mean": mean, "low": mean - half, "high": mean + half, "n": n}, attrs={"level": level})
+
+
+def effects(values: xr.DataArray) -> xr.DataArray:
+    """What each training choice changes, seed by seed: with minus without, mean over the arms of the other choice.
+
+    Parameters
+    ----------
+    values
+        Over ``arm`` (with the coordinates ``batch_norm`` and ``dropout``) and anything else.
+
+    Returns
+    -------
+    xarray.DataArray
+        Over ``choice`` ("batch norm", "dropout", "batch norm × dropout") and the other dimensions. The third is the
+        interaction: the effect of batch norm with dropout minus its effect without.
+
+    Raises
+    ------
+    UnitlabError
+        The arms are not the four combinations of the two choices.
+
+    Examples
+    --------
+    >>> import unitlab
+    >>> from unitlab.analysis.training_choices import effects
+    >>> effects(unitlab.training_choices().test_accuracy).dims
+    ('choice', 'seed')
+    """
+    if "arm" not in values.dims or any(choice not in values.coords for choice in CHOICES):
+        raise UnitlabError(
+            f"the values need the dimension 'arm' with the coordinates {', '.join(CHOICES)}; theirs: {values.dims}"
+        )
+    combinations = list(zip(*(values[choice].values.astype(bool).tolist() for choice in CHOICES), strict=True))
+    if len(combinations) != 4 or len(set(combinations)) != 4:
+        raise UnitlabError(f"the arms are to be the four combinations of batch norm and dropout; given: {combinations}")
+    arm = {combination: values.isel(arm=place, drop=True) for place, combination in enumerate(combinations)}
+    found = [
+        (arm[True, False] + arm[True, True] - arm[False, False] - arm[False, True]) / 2,
+        (arm[False, True] + arm[True, True] - arm[False, False] - arm[True, False]) / 2,
+        (arm[True, True] - arm[False, True]) - (arm[True, False] - arm[False, False]),
+    ]
+    choice = xr.DataArray(["batch norm", "dropout", "batch norm × dropout"], dims="choice")
+    return xr.concat(found, dim="choice").assign_coords(choice=choice)
