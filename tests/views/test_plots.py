@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
+from scipy import stats
 from simulated_study import simulated_study
 
 import unitlab
@@ -132,3 +133,21 @@ def test_images_say_what_is_missing(study: xr.Dataset) -> None:
         plots.images(study, 4, style="glow")
     with pytest.raises(unitlab.UnitlabError, match="strength is 3"):
         plots.images(study, 4, strength=3)
+
+
+def test_seeds_are_all_drawn_with_their_interval() -> None:
+    ds = unitlab.training_choices()
+    figure = plots.seeds(ds, "max_class_drop_crossfit")
+    dots, bars, middle = list(figure)
+    assert len(dots) == 20 and len(bars) == len(middle) == 4
+    values = 100 * ds.max_class_drop_crossfit.where(ds.fraction_active > 0).mean("unit").values
+    np.testing.assert_allclose(dots["max_class_drop_crossfit"], values.ravel())
+    for place, one in enumerate(values):
+        low, high = stats.t.interval(0.95, 4, one.mean(), stats.sem(one))
+        assert (bars["max_class_drop_crossfit"][place], bars["high"][place]) == pytest.approx((low, high))
+    drawn(figure)
+    drawn(plots.seeds(ds, "live_units"))
+    with pytest.raises(unitlab.UnitlabError, match="Did you mean 'overall_drop'"):
+        plots.seeds(ds, "overal_drop")
+    with pytest.raises(unitlab.UnitlabError, match="training_choices"):
+        plots.seeds(unitlab.load("vgg_fashion"), "overall_drop")

@@ -63,14 +63,13 @@ def training_choices(path: str | Path | None = None) -> xr.Dataset:
     try:
         # ZipFile checks the CRC-32 of everything that is read; zarr alone would take a missing chunk for fill values
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise UnitlabError(f"{path} is damaged at {damaged}; {_again()}")
+            if (damaged := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"its part {damaged} is damaged")
         with ZipStore(path, mode="r") as store:
             group = zarr.open_group(store, mode="r")
             arrays = {name: np.asarray(array[:]) for name, array in group.arrays()}
             attrs = dict(group.attrs)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
         raise UnitlabError(f"the comparison {path} cannot be read ({error}); {_again()}") from error
     if set(arrays) != set(TRAINING_VARIABLES):
         other = sorted(set(arrays) ^ set(TRAINING_VARIABLES))

@@ -220,7 +220,7 @@ def confusion(ds: xr.Dataset, unit: int, category: str | None = None, *, most: i
     labels = distinct([pair[0] for pair in pairs])
     kind, size = (
         hv.Dimension("pair", label="class → other class"),
-        hv.Dimension("moved", label="lost (won: negative)", unit="images"),
+        hv.Dimension("moved", label="images lost (negative: won)"),
     )
     right = hv.Bars([(name, pair[1]) for name, pair in zip(labels, pairs, strict=True)], kind, size, label="lost to").opts(
         color=ORANGE

@@ -8,8 +8,8 @@ import xarray as xr
 
 from unitlab.analysis.training_choices import over_live_units, student_t_interval
 from unitlab.errors import UnitlabError
+from unitlab.schema import TRAINING_VARIABLES
 from unitlab.views.colours import BLUE, ORANGE
-from unitlab.views.quantities import quantity
 
 __all__ = ["seeds"]
 
@@ -45,9 +45,11 @@ def seeds(ds: xr.Dataset, name: str, *, level: float = 0.95) -> hv.Overlay:
     if not {"arm", "seed", "fraction_active"} <= set(ds.variables):
         raise UnitlabError("plots.seeds takes the comparison that unitlab.training_choices() gives")
     values = ds[name] if name in ds.data_vars and ds[name].dims == ("arm", "seed") else over_live_units(ds, name)
-    shown = quantity(name)
-    scale, unit = (100.0, "%") if name.endswith("_accuracy") else (shown.factor, shown.unit)
-    label = shown.label if ds[name].dims == ("arm", "seed") else f"{shown.label}, mean of live units"
+    row = TRAINING_VARIABLES[name]
+    scale, unit = 1.0, "" if row.units == "1" else row.units
+    if row.units == "1" and ("drop" in name or name.endswith("_accuracy")):
+        scale, unit = 100.0, "points" if "drop" in name else "%"
+    label = row.long_name if ds[name].dims == ("arm", "seed") else f"{row.long_name}, mean of live units"
     up = hv.Dimension(name, label=label, unit=unit or None)
     arms = [str(arm) for arm in ds["arm"].values]
     numbers = ds["seed"].values
