@@ -58,6 +58,8 @@ def cumulative(
     if not named:
         raise UnitlabError("curves is empty; give results of unitlab.cumulative(model, images, layer, order)")
     kept = {bool(_checked(ds, y, category).attrs.get("keep")) for ds in named.values()}
+    # where falling curves, or rising ones, leave room
+    free = "bottom_right" if kept == {True} else "bottom_left"
     words = {True: "units kept", False: "units silenced"}
     across = hv.Dimension("k", label=words[kept.pop()] if len(kept) == 1 else "units silenced, or kept")
     what = CURVE_VARIABLES[y].long_name + (f" of {category}" if category else "")
@@ -84,7 +86,7 @@ def cumulative(
     first = next(iter(named.values()))
     title = f"{what[:1].upper()}{what[1:]}" + (f" ({first.attrs['layer']})" if first.attrs.get("layer") else "")
     return hv.Overlay([*bands, *lines]).opts(
-        width=600, height=380, show_grid=True, title=title, legend_position="right" if len(lines) > 3 else "top_right",
+        width=600, height=380, show_grid=True, title=title, legend_position="right" if len(lines) > 5 else free,
         padding=0.03,
     )  # fmt: skip
 

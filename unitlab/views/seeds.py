@@ -49,8 +49,8 @@ def seeds(ds: xr.Dataset, name: str, *, level: float = 0.95) -> hv.Overlay:
     scale, unit = 1.0, "" if row.units == "1" else row.units
     if row.units == "1" and ("drop" in name or name.endswith("_accuracy")):
         scale, unit = 100.0, "points" if "drop" in name else "%"
-    label = row.long_name if ds[name].dims == ("arm", "seed") else f"{row.long_name}, mean of live units"
-    up = hv.Dimension(name, label=label, unit=unit or None)
+    what = "" if ds[name].dims == ("arm", "seed") else "mean of live units, "
+    up = hv.Dimension(name, label=row.long_name, unit=unit or None)
     arms = [str(arm) for arm in ds["arm"].values]
     numbers = ds["seed"].values
     # seeds side by side, in the same order in every arm
@@ -77,12 +77,12 @@ def seeds(ds: xr.Dataset, name: str, *, level: float = 0.95) -> hv.Overlay:
         * middle.opts(color=ORANGE, marker="diamond", size=11, tools=["hover"])
     )
     return overlay.opts(
-        width=460,
+        width=520,
         height=320,
         xticks=list(enumerate(arms)),
         xlim=(-0.5, len(arms) - 0.4),
         show_grid=True,
         show_legend=False,
-        title=f"{len(numbers)} seeds each, mean and {level:.0%} interval",
+        title=f"{what}{len(numbers)} seeds each, {100 * level:g} % interval of their mean".capitalize(),
         padding=0.1,
     )
