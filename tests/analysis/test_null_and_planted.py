@@ -43,9 +43,9 @@ def permuted_labels(ds: xr.Dataset, seed: int) -> xr.Dataset:
 
 @pytest.mark.parametrize("clusters", [1, 4])
 def test_no_discovery_where_flips_are_random(clusters: int) -> None:
-    found = [unitlab.damage(null_study(seed, clusters=clusters)) for seed in range(25)]
+    found = [unitlab.damage(null_study(seed, clusters=clusters)) for seed in range(60)]
     with_discovery = np.mean([bool((one.q_value <= 0.05).any()) for one in found])
-    assert with_discovery <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 25)
+    assert with_discovery <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 60)
     p_any = np.concatenate([one.p_any.values for one in found])
     p_specific = np.concatenate([one.p_specific.values for one in found])
     error = 3 * np.sqrt(0.05 * 0.95 / p_any.size * 4)
@@ -58,6 +58,22 @@ def test_no_discovery_where_flips_are_random(clusters: int) -> None:
     above = np.mean([(one.max_class_drop > one.max_class_drop_null).mean() for one in found])
     assert above <= 0.05 + error
     assert abs(np.nanmean([float(one.reliability) for one in found])) < 0.1
+
+
+def test_no_discovery_where_labels_are_permuted() -> None:
+    """Labels permuted outright, predictions of images flipped from class to class: nothing to find in any cell."""
+    found = []
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        ds = null_study(seed, n_units=20)
+        label = random.permutation(ds.label.values)
+        permuted = study_of_predictions(label, ds.baseline_prediction.values, ds.prediction.values, 12)
+        found.append(unitlab.damage(permuted))
+    rate = np.mean([bool((one.q_value <= 0.05).any()) for one in found])
+    assert rate <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 60)
+    crossfit = np.array([one.max_class_drop_crossfit.mean() for one in found])
+    assert abs(crossfit.mean()) < 3 * crossfit.std(ddof=1) / np.sqrt(60) + 1e-4
+    assert np.mean([one.max_class_drop.mean() for one in found]) > 0.02
 
 
 def test_no_specific_damage_where_labels_are_permuted() -> None:
