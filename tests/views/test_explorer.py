@@ -350,3 +350,14 @@ def test_the_explorer_needs_neither_torch_nor_holoviews() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Unit 4" in done.stdout and "failed" not in done.stdout
+
+
+def test_a_state_that_cannot_be_is_answered_with_a_sentence_and_left_again(study: xr.Dataset) -> None:
+    explorer = unitlab.explore(study, unit=3)
+    for trait, value, sentence in (("unit", 99, "no unit 99"), ("category", "clas 2", "Did you mean &#x27;class 2&#x27;")):
+        before = getattr(explorer.state, trait)
+        setattr(explorer.state, trait, value)
+        assert sentence in explorer._said.value
+        setattr(explorer.state, trait, before)
+    explorer.state.unit = 4
+    assert "Unit 4" in explorer.classes.headline.value and not explorer._said.value

@@ -13,7 +13,7 @@ from unitlab.analysis.damage import damage
 from unitlab.analysis.paired_tests import bonett_price
 from unitlab.analysis.requirements import class_positions, require, unit_position
 from unitlab.catalog import load
-from unitlab.errors import UnitlabError
+from unitlab.errors import UnitlabError, nearest_names
 from unitlab.schema import VARIABLES
 from unitlab.views.quantities import quantity
 
@@ -177,6 +177,8 @@ class MeasuredStudy:
 
     def category_position(self, name: str) -> int:
         """Position of a class."""
+        if name not in self.names:
+            raise UnitlabError(f"the study has no class {name!r}. {nearest_names(name, self.names)}")
         return self.names.index(name)
 
     def class_drops(self, unit: int) -> ClassDrops:
