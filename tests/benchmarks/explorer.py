@@ -94,7 +94,9 @@ def main(store: Path | None) -> None:
             page.wait_for_function(READY, timeout=60_000)
             opening = page.evaluate("() => performance.now() - window.start")
             print(f"opening, kernel fresh, imports included: {opening / 1000:.2f} s")
-            page.wait_for_function("() => !document.querySelector('.ul-status').innerText.includes('computed')", timeout=60_000)
+            page.wait_for_function(
+                "() => !document.querySelector('.ul-status').innerText.includes('computed')", timeout=300_000
+            )
             complete = page.evaluate("() => performance.now() - window.start")
             print(f"tests and cross-fitted drops there: {complete / 1000:.2f} s")
             took = clicks(page)
