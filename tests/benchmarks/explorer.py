@@ -36,6 +36,7 @@ CELLS = (
     MEMORY,
 )
 READY = "() => ['units', 'classes'].every(name => notebookPage.drawn(name)) && !!document.querySelector('.ul-grid img')"
+MEASURED = "() => !document.querySelector('.ul-status').innerText.includes('computed')"
 # resolves to milliseconds when all that is above the fold shows another unit than before
 CLICK = """
 () => {
