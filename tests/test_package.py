@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+
+import unitlab
+from unitlab.bundled_images import bundled_folder
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,3 +56,27 @@ def test_the_wheel_loads_a_study_in_an_environment_of_its_own(wheel: Path, tmp_p
     assert where.startswith(str(tmp_path)) and int(count) == 4 and damaging == "True"
     listed = subprocess.run([tmp_path / "env" / "bin" / "unitlab", "list"], capture_output=True, text=True, cwd=tmp_path)
     assert listed.returncode == 0 and "resnet_emoji" in listed.stdout
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="the oldest numpy has no wheel for it")
+def test_the_oldest_xarray_and_zarr_open_a_study_without_a_warning(tmp_path: Path) -> None:
+    """The newest ones do in test_catalog.py."""
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    oldest = {name: bound for text in stated for name, bound in re.findall(r"^([a-z]+)>=([\d.]+)", text)}
+    wanted = [f"{name}=={oldest[name]}.*" for name in ("numpy", "pandas")]
+    wanted += [f"{name}=={oldest[name]}" for name in ("xarray", "zarr")]
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted], check=True)
+    store = bundled_folder() / "studies" / "vgg_fashion.zarr"
+    code = (
+        "import sys, xarray\n"
+        "for group in ('', 'conv3_2', 'conv3_2/zero'):\n"
+        f"    ds = xarray.open_zarr({str(store)!r}, group=group, chunks=None).load()\n"
+        "assert 'unitlab' not in sys.modules\n"
+        "print(float(ds.accuracy_drop.max()), xarray.__version__)"
+    )
+    done = subprocess.run([python, "-W", "error", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    drop, version = done.stdout.split()
+    assert float(drop) == float(unitlab.load("vgg_fashion").accuracy_drop.max()) and version.startswith(oldest["xarray"])
