@@ -95,6 +95,12 @@ def test_workers_give_the_bytes_of_one_process(tmp_path: Path, client: Any, abla
     assert list(plugins.values()) == [[], []]
 
 
+def test_principal_axes_are_worked_out_once_and_sent_to_the_workers(client: distributed.Client, tmp_path: Path) -> None:
+    ablate(tmp_path, tmp_path / "alone.zarr", basis="pca")
+    ablate(tmp_path, tmp_path / "workers.zarr", basis="pca", client=client)
+    assert data_files(tmp_path / "workers.zarr") == data_files(tmp_path / "alone.zarr")
+
+
 def test_a_killed_worker_costs_its_shard(tmp_path: Path, client: Any, caplog: pytest.LogCaptureFixture) -> None:
     ablate(tmp_path, tmp_path / "one.zarr")
     pids = set(client.run(os.getpid).values())
