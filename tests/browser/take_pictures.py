@@ -49,10 +49,15 @@ def main() -> None:
             explorer.locator(".ul-tabs .lm-TabBar-tab", has_text="Lost and won").click()
             keep("explorer_dark", settled(page, explorer))
         with opened_page(browser) as page:
-            NotebookPage(page, server.url, "damage_of_a_unit.ipynb").run_all()
+            notebook = NotebookPage(page, server.url, "damage_of_a_unit.ipynb")
+            notebook.theme("JupyterLab Light")
+            notebook.run_all()
             page.set_viewport_size({"width": 900, "height": 1400})
             keep(
-                "damage_of_a_unit", settled(page, page.locator(".jp-OutputArea-output", has=page.locator(".bk-Figure")).nth(2))
+                "damage_of_a_unit",
+                settled(
+                    page, page.locator(".jp-OutputArea-output", has=page.locator(".bk-Figure")).nth(2).locator(".bk-Figure")
+                ),
             )
         with opened_page(browser) as page:
             page.goto(unitlab.report(unitlab.load("vgg_emoji"), Path(scratch) / "report.html").as_uri())

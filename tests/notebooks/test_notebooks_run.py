@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -10,6 +11,13 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def test_the_start_page_leads_to_what_is_there() -> None:
+    cells = nbformat.read(ROOT / "notebooks" / "start.ipynb", as_version=4).cells
+    linked = {link for cell in cells for link in re.findall(r"\]\(([^)]+)\)", cell.source)}
+    assert "explorer.ipynb" in linked
+    assert all((ROOT / "notebooks" / link).is_file() for link in linked)
 
 
 @pytest.mark.filterwarnings("default")  # the kernel's own packages warn, the notebook's code does not
