@@ -9,9 +9,11 @@ import pytest
 import torch
 import xarray as xr
 from oracle import site_output
+from PIL import Image
 from small_networks import CLASSES, FunctionalReLU, InPlaceReLU, SharedReLU
 from torch import nn
 from torch.utils.data import TensorDataset
+from torchvision import transforms
 
 import unitlab
 from unitlab import UnitlabError
@@ -122,6 +124,17 @@ def test_donors_are_seeded_and_never_the_image_itself() -> None:
     one, same, other = (ablate(network(), source(), "conv1", ablation="resample", seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one.label_margin_drop, same.label_margin_drop)
     assert (one.label_margin_drop != other.label_margin_drop).any()
+
+
+def test_a_late_picture_of_another_shape_has_a_thumbnail_too(tmp_path: Path) -> None:
+    for number in range(102):
+        (tmp_path / "class 0").mkdir(exist_ok=True)
+        size = (40, 30) if number < 101 else (30, 50)
+        Image.new("RGB", size, (200, 0, 0)).save(tmp_path / "class 0" / f"{number:03d}.png")
+    transform = transforms.Compose([transforms.Resize((17, 17)), transforms.ToTensor()])
+    photos = unitlab.images(tmp_path, transform=transform, categories=[f"class {k}" for k in range(CLASSES)])
+    ds = ablate(network(), photos, "conv1", units=[0])
+    assert ds.thumbnails.shape == (102, 30, 40, 3) and (ds.thumbnails[101, 15, 20] == [200, 0, 0]).all()
 
 
 def test_several_layers_in_one_pass() -> None:

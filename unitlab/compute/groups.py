@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from unitlab.compute.activations import reduced_statistics
@@ -84,6 +85,10 @@ def thumbnails(source: ImageSource, start: int, stop: int, shape: tuple[int, int
         pictures = (pool.map if pool else map)(source.thumbnail, range(start, stop))
         for place, picture in enumerate(pictures):
             if picture is not None:
+                if picture.shape[0] > shape[0] or picture.shape[1] > shape[1]:
+                    fitting = Image.fromarray(picture)
+                    fitting.thumbnail((shape[1], shape[0]))
+                    picture = np.asarray(fitting)
                 height, width = picture.shape[:2]
                 top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
                 out[place, top : top + height, left : left + width] = picture
@@ -130,7 +135,7 @@ def root_group(plan: SweepPlan, source: ImageSource, shards: Sequence[Mapping[st
 
 
 def thumbnail_shape(source: ImageSource) -> tuple[int, int, int] | None:
-    """Rows, columns and channels that hold every thumbnail, from the first hundred; larger ones do not occur."""
+    """Rows, columns and channels that hold every thumbnail, from the first hundred; larger ones are shrunk."""
     first = source.thumbnail(0)
     if first is None:
         return None
