@@ -111,8 +111,9 @@ def _curve(found: ClassCurve, text: str) -> figure:
     plot.line("k", "own", source=points, line_color=ORANGE, line_width=2.5, legend_label="this class")
     dots = plot.scatter("k", "own", source=points, color=ORANGE, size=5)
     plot.legend.update(
-        background_fill_alpha=0, border_line_alpha=0, label_text_font_size="11px", location="bottom_left", padding=2
+        background_fill_alpha=0, border_line_alpha=0, label_text_font_size="11px", orientation="horizontal", padding=0
     )  # fmt: skip
+    plot.add_layout(plot.legend[0], "above")
     tips = [("units", "@k"), ("this class (%)", "@own{0.0} (95 %: @low{0.0} to @high{0.0})"), ("all classes (%)", "@all{0.0}")]
     plot.add_tools(HoverTool(renderers=[dots], tooltips=tips, mode="vline"))
     set_range(plot.x_range, float(found.k.min()), float(found.k.max()))
