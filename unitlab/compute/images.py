@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
@@ -69,7 +69,7 @@ class ImageSource:
         if not self.ids:
             raise UnitlabError(f"{name} holds no images; give a folder per class with pictures in it")
         if len(set(self.ids)) != len(self.ids):
-            repeated = next(i for i in self.ids if self.ids.count(i) > 1)
+            repeated = Counter(self.ids).most_common(1)[0][0]
             raise UnitlabError(f"{name}: the id {repeated!r} occurs twice; ids must tell the images apart")
         if len(set(self.categories)) != len(self.categories):
             raise UnitlabError(f"{name}: a class name occurs twice in categories")

@@ -274,7 +274,11 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 
 def _images_fingerprint(source: ImageSource, shape: tuple[int, ...]) -> str:
-    digest = hashlib.sha256(repr((list(source.ids), list(source.categories), shape)).encode())
+    # the text of (ids, categories, shape), id by id: all at once it would be as large as the ids again
+    digest = hashlib.sha256(b"([")
+    for number, name in enumerate(source.ids):
+        digest.update(f"{', ' if number else ''}{name!r}".encode())
+    digest.update(f"], {list(source.categories)!r}, {shape!r})".encode())
     digest.update(np.ascontiguousarray(source.labels, dtype=np.int64).tobytes())
     return digest.hexdigest()
 
