@@ -67,7 +67,7 @@ def simulated_groups(
     activation *= alive
     maximum = activation * random.uniform(1, 3, activation.shape).astype(np.float32)
     with np.errstate(invalid="ignore", divide="ignore"):
-        class_activation = (activation @ one_hot / count).astype(np.float64)
+        class_activation = activation.astype(np.float64) @ one_hot / count
     correlation = random.uniform(-0.5, 0.8, (n_units, n_categories))
     correlation[~alive[:, 0]] = np.nan
     order = np.argsort(-maximum, axis=1, kind="stable")[:, :top]

@@ -48,10 +48,10 @@ def damage(ds: xr.Dataset, *, level: float = 0.95, seed: int = 0) -> xr.Dataset:
         ``drop_high``, ``p_value``, ``q_value``, ``testable``, ``damaged``, ``precision_drop``, ``balanced_accuracy_drop``,
         ``margin_drop`` (logits) with ``margin_drop_low``, ``margin_drop_high``, ``margin_p_value``, ``n_broken``, ``n_fixed``.
         Over ``unit``: ``overall_drop``, ``max_class_drop`` with ``max_class_drop_null``, ``max_class`` (position along
-        category), ``max_class_drop_crossfit``, ``max_z``, ``p_any``, ``p_specific``, ``n_damaged``, ``concentration`` with
-        ``concentration_null``. One number: ``reliability``. Attributes: the study's, ``level``, ``seed``, ``n_tested`` of
-        ``n_cells``. Each variable's attributes hold its definition. Where the study has ``cluster``, splits, intervals and
-        tests go by cluster.
+        category), ``max_class_drop_crossfit`` with ``max_class_drop_crossfit_null``, ``max_z``, ``p_any``, ``p_specific``,
+        ``n_damaged``, ``concentration`` with ``concentration_null``. One number: ``reliability``. Attributes: the study's,
+        ``level``, ``seed``, ``n_tested`` of ``n_cells``. Each variable's attributes hold its definition. Where the study has
+        ``cluster``, splits, intervals and tests go by cluster.
 
     Raises
     ------
@@ -107,6 +107,7 @@ def damage(ds: xr.Dataset, *, level: float = 0.95, seed: int = 0) -> xr.Dataset:
         "max_class_drop_null": specific.limit,
         "max_class": known.argmax(1).astype(np.int32) if some else np.full(len(drop), -1, np.int32),
         "max_class_drop_crossfit": crossfit,
+        "max_class_drop_crossfit_null": specific.crossfit_limit,
         "max_z": np.where(n > 0, z, -np.inf).max(1) if some else np.full(len(drop), np.nan),
         "p_any": p_any,
         "p_specific": specific.p_value,

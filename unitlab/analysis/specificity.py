@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 
 from unitlab.analysis.paired_images import PairedImages
+from unitlab.analysis.splits import halves
 
-__all__ = ["Specificity", "concentration", "shuffled_classes"]
+__all__ = ["Specificity", "concentration", "shuffled_blocks"]
 
 Array = np.ndarray[Any, Any]
 
 SHUFFLES = 999
 ENOUGH = 20  # Besag & Clifford (1991): a unit that was reached this often is not significant and needs no more draws
 NULL_SHUFFLES = 99
+NULL_SPLITS = 4  # few splits widen the null of the cross-fitted maximum a little: on the safe side
 BATCH = 37
 MARGIN_STRATA = 5
 
@@ -30,39 +32,45 @@ def concentration(drops: Array) -> Array:
 
 class Specificity:
     """``p_value`` (unit): chance of a max class drop as large if flips fall on images regardless of their class;
-    ``limit`` (unit): what 95 % of such drops stay below; ``concentration`` (unit): mean concentration of such damage."""
+    ``limit`` (unit): what 95 % of such drops stay below, ``crossfit_limit`` (unit) the same for the cross-fitted maximum;
+    ``concentration`` (unit): mean concentration of such damage."""
 
     def __init__(self, images: PairedImages, max_class_drop: Array, seed: int) -> None:
         self.blocks = _Blocks(images)
         self.n_images = images.n_images
         n_units = len(max_class_drop)
         self.p_value = np.ones(n_units)
-        self.limit = np.zeros(n_units)
+        self.limit, self.crossfit_limit = np.zeros(n_units), np.zeros(n_units)
         self.concentration = np.full(n_units, np.nan)
         entries = [self.blocks.flips(images.flips(units)) for units in images.unit_blocks(images.order.size)]
         self.start = np.concatenate([[0], *(counts for counts, _, _ in entries)]).cumsum()
         self.column = np.concatenate([columns for _, columns, _ in entries])
         self.value = np.concatenate([values for _, _, values in entries])
+        self.halves = _Halves(self.blocks, self.n_images, np.random.default_rng(seed))
         self._draw(max_class_drop, np.random.default_rng(seed))
 
     def _draw(self, observed: Array, random: np.random.Generator) -> None:
         n_units = len(observed)
         reached, drawn = np.zeros(n_units, int), np.zeros(n_units, int)
         sums, counts = np.zeros(n_units), np.zeros(n_units, int)
-        largest = np.zeros((NULL_SHUFFLES, n_units))
+        largest, crossfit = np.zeros((NULL_SHUFFLES, n_units)), np.zeros((NULL_SHUFFLES, n_units))
         active = np.flatnonzero(np.diff(self.start) > 0)
         done = 0
         while done < SHUFFLES and len(active):
             batch = min(BATCH, SHUFFLES - done)
-            classes = shuffled_classes(self.blocks.position, self.blocks.stratum, batch, random)
+            shuffled = shuffled_blocks(self.blocks.stratum, batch, random)
             for some in np.array_split(active, max(1, len(active) // 128)):
                 rows, columns, values = self._entries(some)
-                for shuffle, position in enumerate(classes):
-                    drops = self._drops(rows, position[columns], values, len(some))
+                for shuffle, blocks in enumerate(shuffled):
+                    taken = blocks[columns]
+                    net = self._net(rows, taken, values, len(some))
+                    drops = self._drops(net)
                     highest = drops.max(1)
                     reached[some] += highest >= observed[some]
                     if done + shuffle < NULL_SHUFFLES:
                         largest[done + shuffle, some] = highest
+                        first = [self._net(rows, taken, values * half[taken], len(some)) for half in self.halves.first]
+                        crossfit[done + shuffle, some] = self.halves.crossfitted(net, first)
                         found = concentration(drops)
                         sums[some] += np.nan_to_num(found)
                         counts[some] += np.isfinite(found)
@@ -71,6 +79,7 @@ class Specificity:
             if done >= NULL_SHUFFLES:
                 active = active[reached[active] < ENOUGH]
         self.limit = np.quantile(largest, 0.95, axis=0, method="higher")
+        self.crossfit_limit = np.quantile(crossfit, 0.95, axis=0, method="higher")
         tested = drawn > 0
         stopped = tested & (reached >= ENOUGH)
         self.p_value[tested] = (reached[tested] + 1) / (drawn[tested] + 1)
@@ -83,13 +92,47 @@ class Specificity:
         where = np.concatenate([np.arange(self.start[u], self.start[u + 1]) for u in units])
         return np.repeat(np.arange(len(units)), lengths), self.column[where], self.value[where].astype(np.float64)
 
-    def _drops(self, rows: Array, position: Array, values: Array, n_units: int) -> Array:
+    def _net(self, rows: Array, blocks: Array, values: Array, n_units: int) -> Array:
+        """Broken minus fixed images (unit, category) where each flip falls on the class of its shuffled block."""
         n_categories = len(self.n_images)
-        net = np.bincount(rows * n_categories + position, weights=values, minlength=n_units * n_categories)
+        cell = rows * n_categories + self.blocks.position[blocks]
+        return np.bincount(cell, weights=values, minlength=n_units * n_categories).reshape(n_units, n_categories)
+
+    def _drops(self, net: Array) -> Array:
         with np.errstate(invalid="ignore", divide="ignore"):
-            drops = net.reshape(n_units, n_categories) / self.n_images
+            drops = net / self.n_images
         drops[:, self.n_images == 0] = -np.inf
         return drops
+
+
+class _Halves:
+    """Halves of the blocks, class by class. Shuffled with the classes, a block keeps the half of the block it stands for, so
+    that every class keeps its numbers of images in both halves."""
+
+    def __init__(self, blocks: _Blocks, n_images: Array, random: np.random.Generator) -> None:
+        self.first = halves(np.arange(blocks.n), blocks.position, NULL_SPLITS, random)
+        n_categories = len(n_images)
+        self.n_first = np.stack(
+            [np.bincount(blocks.position, weights=blocks.size * half, minlength=n_categories) for half in self.first]
+        )
+        self.n_second = n_images - self.n_first
+        self.valid = (self.n_first > 0) & (self.n_second > 0)
+
+    def crossfitted(self, net: Array, first: list[Array]) -> Array:
+        """(unit,): the drop of the class that leads one half (the mean over ties), measured on the other; mean over splits."""
+        found = []
+        for split, one in enumerate(first):
+            some = self.valid[split]
+            if some.any():
+                here = one[:, some] / self.n_first[split, some]
+                there = (net - one)[:, some] / self.n_second[split, some]
+                found += [_measured_elsewhere(here, there), _measured_elsewhere(there, here)]
+        return np.mean(found, axis=0) if found else np.zeros(len(net))
+
+
+def _measured_elsewhere(chosen_on: Array, measured_on: Array) -> Array:
+    tied = chosen_on == chosen_on.max(1, keepdims=True)
+    return (measured_on * tied).sum(1) / tied.sum(1)
 
 
 class _Blocks:
@@ -99,7 +142,7 @@ class _Blocks:
         cluster = np.repeat(np.arange(len(images.block_start)), images.block_size)
         code = cluster * 2 + images.right
         found, self.of_image = np.unique(code, return_inverse=True)
-        size = np.bincount(self.of_image)
+        self.size = size = np.bincount(self.of_image)
         self.position = images.block_position[found // 2]
         margin = np.bincount(self.of_image, weights=np.nan_to_num(images.baseline_margin)) / size
         self.n = len(found)
@@ -126,12 +169,12 @@ class _Blocks:
         return np.bincount(unit, minlength=len(flips)), block.astype(np.int32), value.astype(np.int32)
 
 
-def shuffled_classes(position: Array, stratum: Array, n: int, random: np.random.Generator) -> Array:
-    """Class positions shuffled within strata, (shuffle, block)."""
+def shuffled_blocks(stratum: Array, n: int, random: np.random.Generator) -> Array:
+    """Which block each block stands for, shuffled within strata, (shuffle, block)."""
     order = np.argsort(stratum, kind="stable")
     edges = np.append(np.flatnonzero(np.diff(stratum[order], prepend=-1)), len(order))
-    classes = np.empty((n, len(position)), np.int32)
+    blocks = np.empty((n, len(stratum)), np.int32)
     for start, stop in pairwise(edges):
         some = order[start:stop]
-        classes[:, some] = random.permuted(np.tile(position[some].astype(np.int32), (n, 1)), axis=1)
-    return classes
+        blocks[:, some] = random.permuted(np.tile(some.astype(np.int32), (n, 1)), axis=1)
+    return blocks

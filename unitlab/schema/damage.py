@@ -150,6 +150,16 @@ DAMAGE = (
         "selected on half the data, not an estimate of the true maximum.",
     ),
     Variable(
+        "max_class_drop_crossfit_null",
+        "damage",
+        ("unit",),
+        "f",
+        "max class drop, cross-fitted, 95 % of chance",
+        "1",
+        "What 95 % of the cross-fitted max class drops stay below when the unit's flips fall on images regardless of class (99 "
+        "shuffles, as for p_specific; four splits each, which makes it slightly too wide rather than too narrow).",
+    ),
+    Variable(
         "max_z",
         "damage",
         ("unit",),

@@ -67,8 +67,8 @@ def units(
     Returns
     -------
     holoviews.Overlay
-        Drops in points of 100. With ``max_class_drop`` as ``y`` a line gives what 95 % of the units would stay below if
-        flips fell on images regardless of class.
+        Drops in points of 100. With a largest drop (cross-fitted or raw) as ``y`` over ``overall_drop``, a shade gives what
+        95 % of the units would stay below if flips fell on images regardless of class.
 
     Raises
     ------
@@ -107,10 +107,10 @@ def units(
         }
     significant = p <= ALPHA
     layers: list[Any] = []
-    if y == "max_class_drop" and x == "overall_drop":
+    if f"{y}_null" in known and x == "overall_drop":
         order = np.argsort(values_x)
         # each unit's limit comes from few shuffles; neighbours along x have nearly the same
-        limit = uniform_filter1d(known["max_class_drop_null"].values[order] * by_y, max(3, len(order) // 8), mode="nearest")
+        limit = uniform_filter1d(known[f"{y}_null"].values[order] * by_y, max(3, len(order) // 8), mode="nearest")
         layers.append(
             hv.Area((values_x[order], limit), across, up, label="95 % of chance").opts(color=GREY, alpha=0.25, line_alpha=0)
         )

@@ -177,7 +177,7 @@ class UnitsPlot:
     def _show_null(self, x: Array, y: Array) -> float:
         """Shade what 95 % of chance stays below, where the vertical variable has such a null; its largest value."""
         name = f"{self.state.y}_null"
-        if self.state.y != "max_class_drop" or name not in self.explorer.study.variables:
+        if name not in self.explorer.study.variables:
             self.null.data = {"x": [], "low": [], "high": []}
             return -np.inf
         order = np.argsort(x)

@@ -65,7 +65,7 @@ def content(
         "findings": [list(unit_finding(part, value)) for value in numbers],
         "significant": [bool(p <= 0.05) for p in part["p_specific"].values],
         "measures": measured,
-        "null": _null(known),
+        "null": {name: _null(known, f"{name}_null") for name in ("max_class_drop_crossfit", "max_class_drop")},
         "classes": [str(name) for name in part["category"].values],
         "n": [int(n) for n in part["n_images"].values],
         "accuracy": [round(float(value), 4) if np.isfinite(value) else None for value in part["baseline_accuracy"].values],
@@ -105,9 +105,9 @@ def _measure(part: xr.Dataset, name: str) -> dict[str, Any]:
     }
 
 
-def _null(known: xr.Dataset) -> dict[str, list[float]]:
+def _null(known: xr.Dataset, name: str) -> dict[str, list[float]]:
     """What 95 % of the max class drops stay below by chance, along the overall drop, in points."""
-    overall, limit = 100 * known["overall_drop"].values, 100 * known["max_class_drop_null"].values
+    overall, limit = 100 * known["overall_drop"].values, 100 * known[name].values
     some = np.flatnonzero(np.isfinite(overall) & np.isfinite(limit))
     order = some[np.argsort(overall[some], kind="stable")]
     # each unit's limit comes from few shuffles; neighbours along the overall drop have nearly the same

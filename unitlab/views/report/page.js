@@ -44,8 +44,8 @@
       if (from === to) { from -= 1; to += 1; }
       return [from - (to - from) * .05, to + (to - from) * .05];
     };
-    const chance = state.y === "max_class_drop" && state.x === "overall_drop" && study.null.x.length > 1;
-    const [x0, x1] = range(xs), [y0, y1] = range(chance ? [...ys, 0, ...study.null.limit] : ys);
+    const bound = state.x === "overall_drop" ? study.null[state.y] : undefined, chance = bound !== undefined && bound.x.length > 1;
+    const [x0, x1] = range(xs), [y0, y1] = range(chance ? [...ys, 0, ...bound.limit] : ys);
     const left = 58, right = 10, top = 24, bottom = 44;
     const px = v => left + (v - x0) / (x1 - x0) * (width - left - right), py = v => height - bottom - (v - y0) / (y1 - y0) * (height - top - bottom);
     const parts = [];
@@ -59,7 +59,7 @@
     parts.push(element("text", { class: "title", x: left, y: 13 }, "↑ " + short(label(state.y))),
       element("text", { class: "title", x: width - right, y: height - 8, "text-anchor": "end" }, short(label(state.x)) + " →"));
     if (chance) {
-      const inside = study.null.x.map((x, i) => [Math.min(Math.max(x, x0), x1), study.null.limit[i]]);
+      const inside = bound.x.map((x, i) => [Math.min(Math.max(x, x0), x1), bound.limit[i]]);
       const edge = [[x0, inside[0][1]], ...inside, [x1, inside.at(-1)[1]]];
       const floor = py(Math.max(0, y0));
       parts.push(element("path", { class: "chance", d: `M${px(x0)},${floor}L` + edge.map(([x, y]) => `${px(x)},${py(y)}`).join("L") + `L${px(x1)},${floor}Z` }));
