@@ -1,4 +1,4 @@
-"""Images that do something when one of them is read: wait while a file is there, or kill the process that reads."""
+"""Images that do something when they are read: wait while a file is there, kill the process that reads, tell who reads."""
 
 from __future__ import annotations
 
@@ -16,9 +16,14 @@ from torch.utils.data import Dataset
 import unitlab
 from unitlab.compute.images import ImageSource
 
+HELD_SECONDS = 60  # a test that goes wrong ends, and leaves no worker behind that waits
+
 
 class ScriptedImages(Dataset):
-    """``count`` random images; reading number ``at`` heeds the files "hold", "kill" and "kill always" in ``folder``."""
+    """``count`` random images; reading number ``at`` heeds the files "hold", "kill" and "kill always" in ``folder``.
+
+    Where a folder "readers" is there, each process notes in a file of its own what it reads.
+    """
 
     def __init__(self, count: int, folder: Path, at: int) -> None:
         self.count, self.folder, self.at = count, folder, at
@@ -28,8 +33,14 @@ class ScriptedImages(Dataset):
         return self.count
 
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        if (self.folder / "readers").exists():
+            with (self.folder / "readers" / str(os.getpid())).open("a") as notes:
+                notes.write(f"{position}\n")
         if position == self.at:
+            until = time.monotonic() + HELD_SECONDS
             while (self.folder / "hold").exists():
+                if time.monotonic() > until:
+                    raise TimeoutError(f"held for {HELD_SECONDS} s")
                 time.sleep(0.01)
             with contextlib.suppress(FileNotFoundError):
                 (self.folder / "kill").unlink()
@@ -40,6 +51,6 @@ class ScriptedImages(Dataset):
         return torch.randn(3, 17, 17, generator=generator), self.targets[position]
 
 
-def scripted_source(folder: Path, *, count: int = 48, at: int = 26) -> ImageSource:
-    """The images as a source."""
+def scripted_source(folder: Path, *, count: int = 128, at: int = 106) -> ImageSource:
+    """The images as a source; ``at`` is none of the first hundred, which a sweep reads before it begins."""
     return unitlab.images(ScriptedImages(count, folder, at), categories=[f"class {k}" for k in range(CLASSES)])

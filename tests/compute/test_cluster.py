@@ -6,10 +6,8 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import pytest
 import torch
 from scripted_images import scripted_source
 from small_networks import FunctionalReLU
+from sweep_process import said_until, sweep_process, wait_for_shards
 
 import unitlab
 from unitlab import UnitlabError
@@ -108,10 +107,18 @@ def test_a_killed_worker_costs_its_shard(tmp_path: Path, client: Any, caplog: py
     with caplog.at_level(logging.INFO, logger="unitlab"):
         ablate(tmp_path, tmp_path / "many.zarr", client=client)
     lost = [record.getMessage() for record in caplog.records if "is gone" in record.getMessage()]
-    assert len(lost) == 1 and "images 24 to 28, is computed again" in lost[0]
+    assert len(lost) == 1 and "images 104 to 108, is computed again" in lost[0]
     client.wait_for_workers(2, timeout=60)
     assert len(pids - set(client.run(os.getpid).values())) == 1
     assert data_files(tmp_path / "many.zarr") == data_files(tmp_path / "one.zarr")
+
+
+def test_workers_read_the_images_of_their_shards_and_no_others(tmp_path: Path, client: Any) -> None:
+    (tmp_path / "readers").mkdir()
+    ablate(tmp_path, tmp_path / "many.zarr", client=client)
+    one, other = ((tmp_path / "readers" / str(pid)).read_text().split() for pid in client.run(os.getpid).values())
+    # both look at the first image for the shapes
+    assert set(one) & set(other) <= {"0"} and set(one) | set(other) == {str(position) for position in range(128)}
 
 
 SWEEP = """
@@ -133,18 +140,16 @@ def test_ctrl_c_ends_with_the_current_shards_and_the_sweep_resumes(tmp_path: Pat
         paths=[str(Path(__file__).parents[2]), str(Path(__file__).parents[1]), str(Path(__file__).parent)],
         address=client.scheduler_info()["address"], folder=str(tmp_path),
     )  # fmt: skip
-    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
-        shards = tmp_path / "many.zarr.partial"
-        # one worker is held at images 24 to 28, the other one goes on
-        while process.poll() is None and len(list(shards.glob("shard-*.bin"))) < 8:
-            time.sleep(0.01)
+    with sweep_process([sys.executable, "-c", code]) as process:
+        # one worker is held at images 104 to 108, the other one goes on
+        wait_for_shards(process, tmp_path, 28)
         process.send_signal(signal.SIGINT)
-        assert process.stderr is not None
-        said = [next(line for line in process.stderr if "Ctrl-C again stops at once" in line)]
+        said = said_until(process, "Ctrl-C again stops at once")
         (tmp_path / "hold").unlink()
+        assert process.stderr is not None
         said += list(process.stderr)
     assert process.returncode == -signal.SIGINT, said
-    assert (shards / "shard-000006.bin").exists() and not (tmp_path / "many.zarr").exists()
+    assert (tmp_path / "many.zarr.partial" / "shard-000026.bin").exists() and not (tmp_path / "many.zarr").exists()
     ablate(tmp_path, tmp_path / "many.zarr", client=client)
     ablate(tmp_path, tmp_path / "one.zarr")
     assert data_files(tmp_path / "many.zarr") == data_files(tmp_path / "one.zarr")
@@ -238,10 +243,10 @@ def test_a_shard_that_kills_every_worker_ends_the_sweep_and_the_rest_is_kept(
 ) -> None:
     monkeypatch.setattr(clusters, "LOSSES", 2)  # as many as there are workers: a new one takes seconds
     (tmp_path / "kill always").touch()
-    with pytest.raises(UnitlabError, match=r"2 Dask workers in turn were lost while computing images 24 to 28.*memory="):
+    with pytest.raises(UnitlabError, match=r"2 Dask workers in turn were lost while computing images 104 to 108.*memory="):
         ablate(tmp_path, tmp_path / "many.zarr", client=client)
     kept = len(list((tmp_path / "many.zarr.partial").glob("shard-*.bin")))
-    assert kept >= 6 and not (tmp_path / "many.zarr").exists()
+    assert kept >= 26 and not (tmp_path / "many.zarr").exists()
     (tmp_path / "kill always").unlink()
     ablate(tmp_path, tmp_path / "many.zarr")
     ablate(tmp_path, tmp_path / "one.zarr")

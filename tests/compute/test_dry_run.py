@@ -32,7 +32,7 @@ def test_the_command_prints_the_plan_and_writes_nothing(own_home: Path, capsys: 
 @pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
 def test_sizes_and_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ablation: str) -> None:
     monkeypatch.setattr(planning, "SHARD_IMAGES", 24)
-    source, store = scripted_source(tmp_path), tmp_path / "study.zarr"
+    source, store = scripted_source(tmp_path, count=48), tmp_path / "study.zarr"
     options = {"batch_size": 24, "device": "cpu", "ablation": ablation, "memory": "64 MB"}
     found = unitlab.estimate(FunctionalReLU().eval(), source, ["conv1", "conv2"], store=store, **options)
     assert [(x.layer, x.units) for x in found.layers] == [("conv1", 8), ("conv2", 12)]
@@ -46,7 +46,7 @@ def test_sizes_and_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 def test_an_interrupted_sweep_and_a_finished_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "SHARD_IMAGES", 24)
-    model, source, store = FunctionalReLU().eval(), scripted_source(tmp_path), tmp_path / "study.zarr"
+    model, source, store = FunctionalReLU().eval(), scripted_source(tmp_path, count=48), tmp_path / "study.zarr"
     plan = plan_sweep(
         model, source, "conv2", device="cpu", batch_size=24, memory="64 MB",
         units=None, ablation="zero", labels="given", precision="float32", seed=0,

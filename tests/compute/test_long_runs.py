@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import tqdm.std
 from scripted_images import scripted_source
 from small_networks import FunctionalReLU
+from sweep_process import said_until, sweep_process, wait_for_shards
 
 import unitlab
 from unitlab.compute import plan as planning
@@ -42,7 +42,7 @@ unitlab.ablate(
 """
 
 
-def command(folder: Path, count: int = 48) -> list[str]:
+def command(folder: Path, count: int = 128) -> list[str]:
     return [sys.executable, "-c", SWEEP.format(folders=FOLDERS, folder=str(folder), count=count)]
 
 
@@ -56,39 +56,33 @@ def test_more_shards_than_open_files(tmp_path: Path) -> None:
     assert unitlab.load(tmp_path / "study.zarr").sizes["image"] == 600
 
 
-def until(process: subprocess.Popen[str], folder: Path, shards: int) -> None:
-    """Wait until so many shards are there, or the process has ended."""
-    while process.poll() is None and len(list(folder.glob("*.partial/shard-*.bin"))) < shards:
-        time.sleep(0.01)
-
-
 def test_ctrl_c_finishes_the_shard_says_so_and_the_same_call_goes_on(tmp_path: Path) -> None:
-    (tmp_path / "hold").touch()  # the sweep waits in the middle of the seventh shard
-    with subprocess.Popen(command(tmp_path), stderr=subprocess.PIPE, text=True, env=environment()) as process:
-        until(process, tmp_path, 6)
+    (tmp_path / "hold").touch()  # the sweep waits in the middle of shard 27
+    with sweep_process(command(tmp_path), environment()) as process:
+        wait_for_shards(process, tmp_path, 26)
         process.send_signal(signal.SIGINT)
-        assert process.stderr is not None
-        said = [next((line for line in process.stderr if "Ctrl-C again stops at once" in line), "nothing")]
+        said = said_until(process, "Ctrl-C again stops at once")
         (tmp_path / "hold").unlink()
+        assert process.stderr is not None
         said += list(process.stderr)
-    assert process.returncode == -signal.SIGINT and "finished and kept" in said[0], said
-    assert len(list(tmp_path.glob("*.partial/shard-*.bin"))) == 7 and not (tmp_path / "study.zarr").exists()
+    assert process.returncode == -signal.SIGINT and any("finished and kept" in line for line in said), said
+    assert len(list(tmp_path.glob("*.partial/shard-*.bin"))) == 27 and not (tmp_path / "study.zarr").exists()
     done = subprocess.run(command(tmp_path), capture_output=True, text=True, env=environment())
-    assert done.returncode == 0 and "going on: 28 of 48 images" in done.stderr, done.stderr
+    assert done.returncode == 0 and "going on: 108 of 128 images" in done.stderr, done.stderr
     assert not list(tmp_path.glob("*.partial"))
 
 
 def test_the_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     (tmp_path / "hold").touch()
-    with subprocess.Popen(command(tmp_path), stderr=subprocess.PIPE, text=True, env=environment()) as process:
-        until(process, tmp_path, 6)
+    with sweep_process(command(tmp_path), environment()) as process:
+        wait_for_shards(process, tmp_path, 26)
+        process.send_signal(signal.SIGINT)
+        said_until(process, "Ctrl-C again stops at once")
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
-        assert any("Ctrl-C again stops at once" in line for line in process.stderr)
-        process.send_signal(signal.SIGINT)
         list(process.stderr)
     assert process.returncode == -signal.SIGINT
-    assert len(list(tmp_path.glob("*.partial/shard-*.bin"))) == 6
+    assert len(list(tmp_path.glob("*.partial/shard-*.bin"))) == 26
 
 
 def test_ctrl_c_is_the_programs_own_again_after_a_sweep(tmp_path: Path) -> None:
@@ -124,4 +118,4 @@ def test_what_was_chosen_and_what_is_there_is_logged(
     said = caplog.text
     assert "conv1 (conv1), 8 units: 1 operations by contributions" in said
     assert "fc2 (fc2), 7 units: the layer's channels reach the logits apart" in said
-    assert "on cpu, float32; 6 shards of 8 images, 8 at a time within 2.0 GB" in said
+    assert "on cpu, float32; 16 shards of 8 images, 8 at a time within 2.0 GB" in said

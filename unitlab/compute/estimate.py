@@ -192,7 +192,7 @@ class _Measured:
         few = self._positions(FEWEST_IMAGES)
         batch, self.read = self._read(few)
         replacements = plan.replacements(self._replacement_values(batch), len(source))
-        self.computation = ShardComputation(plan, source, replacements)
+        self.computation = ShardComputation(plan, source, replacements, self.thumbnail_shape)
         self._sweep(batch, few)  # the first evaluation allocates and packs
         once = _seconds(plan, lambda: self._sweep(batch, few))
         count = int(min(plan.batch_size, len(source), max(FEWEST_IMAGES, MEASURED_SECONDS * len(few) / once)))

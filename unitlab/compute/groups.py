@@ -22,9 +22,19 @@ from unitlab.compute.plan import SweepPlan
 from unitlab.compute.suffix import Baseline
 from unitlab.schema import SCHEMA_VERSION
 
-__all__ = ["RootShards", "ShardRows", "counts_and_rates", "layer_groups", "root_group", "thumbnail_shape", "thumbnails"]
+__all__ = [
+    "RootShards",
+    "ShardRows",
+    "ThumbnailShape",
+    "counts_and_rates",
+    "layer_groups",
+    "root_group",
+    "thumbnail_shape",
+    "thumbnails",
+]
 
 Group = tuple[dict[str, Any], dict[str, Any]]
+ThumbnailShape = tuple[int, int, int]
 UNITS_AT_ONCE = 32
 
 
@@ -78,7 +88,7 @@ class ShardImages:
         return np.concatenate(found)
 
 
-def thumbnails(source: ImageSource, start: int, stop: int, shape: tuple[int, int, int]) -> np.ndarray:
+def thumbnails(source: ImageSource, start: int, stop: int, shape: ThumbnailShape) -> np.ndarray:
     """Thumbnails of the images from ``start`` to ``stop``, padded to one size with white."""
     out = np.full((stop - start, *shape), 255, np.uint8)
     with ThreadPoolExecutor(source.threads) if source.threads else nullcontext() as pool:
@@ -134,7 +144,7 @@ def root_group(plan: SweepPlan, source: ImageSource, shards: Sequence[Mapping[st
     return arrays, attrs
 
 
-def thumbnail_shape(source: ImageSource) -> tuple[int, int, int] | None:
+def thumbnail_shape(source: ImageSource) -> ThumbnailShape | None:
     """Rows, columns and channels that hold every thumbnail, from the first hundred; larger ones are shrunk."""
     first = source.thumbnail(0)
     if first is None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from unitlab.compute.groups import thumbnail_shape
 from unitlab.compute.images import ImageSource
 from unitlab.compute.plan import SweepPlan
 from unitlab.compute.progress import InterruptRequest, images_bar, interrupt_after_shard
@@ -53,7 +54,8 @@ def compute_shards(plan: SweepPlan, source: ImageSource, shards: PartialStudy | 
     if not left:
         return
     with interrupt_after_shard(kept=isinstance(shards, PartialStudy)) as interrupt:
-        computation = ShardComputation(plan, source, unit_replacements(plan, source, shards, interrupt, progress))
+        replacements = unit_replacements(plan, source, shards, interrupt, progress)
+        computation = ShardComputation(plan, source, replacements, thumbnail_shape(source))
         with images_bar(len(source), finished=plan.images_in(done), description=plan.description, shown=progress) as bar:
             for index in left:
                 interrupt.heed()

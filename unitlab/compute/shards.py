@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from unitlab.compute.activations import ActivationStatistics
-from unitlab.compute.groups import RootShards, thumbnail_shape, thumbnails
+from unitlab.compute.groups import RootShards, ThumbnailShape, thumbnails
 from unitlab.compute.images import ImageSource
 from unitlab.compute.network import Evaluation
 from unitlab.compute.plan import SweepPlan
@@ -29,9 +29,10 @@ Advance = Callable[[int], object]
 class ShardComputation:
     """Computes shards of a plan: the same plan, images and replacements give the same bytes, wherever and in any order."""
 
-    def __init__(self, plan: SweepPlan, source: ImageSource, replacements: list[Replacement]) -> None:
-        self.plan, self.source, self.replacements = plan, source, replacements
-        self.thumbnail_shape = thumbnail_shape(source)
+    def __init__(
+        self, plan: SweepPlan, source: ImageSource, replacements: list[Replacement], thumbnail_shape: ThumbnailShape | None
+    ) -> None:
+        self.plan, self.source, self.replacements, self.thumbnail_shape = plan, source, replacements, thumbnail_shape
 
     def arrays(self, start: int, stop: int, advance: Advance) -> dict[str, np.ndarray]:
         """Of images ``start`` to ``stop``, named "variable" or "layer/variable"; ``advance`` hears how many are done."""

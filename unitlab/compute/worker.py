@@ -17,6 +17,7 @@ import torch
 from distributed import WorkerPlugin, get_worker
 
 import unitlab
+from unitlab.compute.groups import ThumbnailShape
 from unitlab.compute.plan import SweepPlan, plan_sweep
 from unitlab.compute.shards import ShardComputation, activation_sums
 from unitlab.compute.working_copy import exact_float32
@@ -57,14 +58,22 @@ class SweepPlugin(WorkerPlugin):
         What `plan_sweep` is asked for.
     fingerprint
         Of the plan that it must give.
+    thumbnail_shape
+        As `thumbnail_shape` gives it: workers do not read the many images that it takes.
     folder
         Where shards go.
     """
 
     def __init__(
-        self, name: str, payload: bytes, request: Mapping[str, Any], fingerprint: Mapping[str, str], folder: Path
+        self,
+        name: str,
+        payload: bytes,
+        request: Mapping[str, Any],
+        fingerprint: Mapping[str, str],
+        thumbnail_shape: ThumbnailShape | None,
+        folder: Path,
     ) -> None:
-        self.name = name
+        self.name, self.thumbnail_shape = name, thumbnail_shape
         self.payload, self.request, self.fingerprint, self.folder = payload, dict(request), dict(fingerprint), folder
 
     def setup(self, worker: Any) -> None:
@@ -115,7 +124,7 @@ class SweepPlugin(WorkerPlugin):
             study = JoinedStudy(self.folder, self.fingerprint)
             if self.computation is None:
                 replacements = plan.replacements(study.read_replacements(), len(source))
-                self.computation = ShardComputation(plan, source, replacements)
+                self.computation = ShardComputation(plan, source, replacements, self.thumbnail_shape)
             study.write(index, self.computation.arrays(*bounds, self._go_on))
 
     def sums(self, bounds: tuple[int, int], device: str) -> dict[str, np.ndarray]:
