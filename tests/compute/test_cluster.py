@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -251,3 +252,64 @@ def test_a_shard_that_kills_every_worker_ends_the_sweep_and_the_rest_is_kept(
     ablate(tmp_path, tmp_path / "many.zarr")
     ablate(tmp_path, tmp_path / "one.zarr")
     assert data_files(tmp_path / "many.zarr") == data_files(tmp_path / "one.zarr")
+
+
+def pause_at(share: float, dask_worker: Any) -> None:
+    """Let Dask pause a worker once its memory is filled to this share."""
+    dask_worker.memory_manager.memory_pause_fraction = share
+
+
+def wait_for_running(client: distributed.Client, count: int) -> None:
+    until = time.monotonic() + 60
+    while len(client.sync(client.scheduler.ncores_running)) != count:
+        assert time.monotonic() < until, f"{client.sync(client.scheduler.ncores_running)} run, not {count}"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def paused_worker(client: distributed.Client) -> Iterator[str]:
+    address = min(client.nthreads())
+    client.run(pause_at, 1e-9, workers=[address])
+    wait_for_running(client, 1)
+    yield address
+    client.run(pause_at, 0.8)
+    wait_for_running(client, 2)
+
+
+def test_a_worker_that_dask_has_paused_is_not_waited_for(
+    tmp_path: Path, client: Any, paused_worker: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(clusters, "NO_WORKER_SECONDS", 1.0)
+    meet, met = clusters.WorkerPool._meet_workers, []
+
+    def meet_late(pool: clusters.WorkerPool) -> None:
+        """It is paused in the moment in which it is given a shard."""
+        meet(pool)
+        met.append(paused_worker in pool.paused)
+        if len(met) <= 2:
+            pool.paused.clear()
+
+    monkeypatch.setattr(clusters.WorkerPool, "_meet_workers", meet_late)
+    (tmp_path / "hold").touch()
+    threading.Timer(3, (tmp_path / "hold").unlink).start()
+    ablate(tmp_path, tmp_path / "many.zarr", client=client)
+    assert all(met)
+    lost = [record.getMessage() for record in caplog.records if "is computed again" in record.getMessage()]
+    assert len(lost) == 1 and f"worker {paused_worker} is paused by Dask" in lost[0]
+    ablate(tmp_path, tmp_path / "one.zarr")
+    assert data_files(tmp_path / "many.zarr") == data_files(tmp_path / "one.zarr")
+    client.run(pause_at, 1e-9)
+    wait_for_running(client, 0)
+    with pytest.raises(UnitlabError, match="no Dask worker for 1 s but 2 that Dask has paused, as their memory is full"):
+        ablate(tmp_path, tmp_path / "never.zarr", client=client)
+
+
+def test_a_frozen_worker_is_not_waited_for_for_ever(tmp_path: Path, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "ANSWER_SECONDS", 2.0)
+    pid = min(client.run(os.getpid).values())
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(UnitlabError, match="Dask does not answer within 2 s: the scheduler or one of its workers hangs"):
+            ablate(tmp_path, tmp_path / "a.zarr", client=client)
+    finally:
+        os.kill(pid, signal.SIGCONT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
+import threading
 import time
 import uuid
 from collections import Counter, deque
@@ -36,6 +37,7 @@ log = logging.getLogger("unitlab")
 LOSSES = 3
 CONNECT_SECONDS = 10.0
 NO_WORKER_SECONDS = 60.0
+ANSWER_SECONDS = 300.0  # a worker may have to load torch from a slow disk first
 POLL_SECONDS = 0.5
 SEEN_SECONDS = 30.0
 
@@ -115,6 +117,8 @@ class WorkerPool:
         self.client, self.device = client, None if device is None else str(device)
         self.devices: dict[str, str] = {}
         self.facts: dict[str, WorkerFacts] = {}
+        self.paused: dict[str, float] = {}  # since when, by address
+        self.stuck: set[str] = set()  # paused for long, and computing nothing
         begin = time.monotonic()
         while not self.devices:
             self._meet_workers()
@@ -133,9 +137,10 @@ class WorkerPool:
     def _meet_workers(self) -> None:
         """Learn of workers that came or went since the last time."""
         try:
-            there = set(self.client.nthreads())
+            there = set(_answer(self.client.nthreads))
+            self._see_paused(there)
             new = sorted(there - set(self.facts))
-            met = self.client.run(worker_facts, workers=new, on_error="return") if new else {}
+            met = _answer(self.client.run, worker_facts, workers=new, on_error="return") if new else {}
         except (OSError, TimeoutError, ValueError) as error:
             raise UnitlabError(f"the Dask scheduler does not answer any more ({error}); run the same again") from error
         for address, facts in met.items():
@@ -156,6 +161,19 @@ class WorkerPool:
             facts = known[address]
             log.info("worker %s on %s: %s, threads: %d", address, facts.host, self.devices[address], facts.threads)
         self.facts = known
+
+    def _see_paused(self, there: set[str]) -> None:
+        """Learn of workers that Dask has paused, as it does where memory is full: they finish what they compute, no more."""
+        if self.client.scheduler is None:
+            raise OSError("the client is closed")
+        awake, now = set(_answer(self.client.sync, self.client.scheduler.ncores_running)), time.monotonic()
+        for address in sorted((set(self.facts) & there) - awake - set(self.paused)):  # new ones are not awake at once
+            log.warning("worker %s is given nothing: Dask has paused it, as its memory is full, or is closing it", address)
+        self.paused = {address: self.paused.get(address, now) for address in there - awake}
+        long = [address for address, since in self.paused.items() if now > since + NO_WORKER_SECONDS]
+        workers = _answer(self.client.scheduler_info)["workers"] if long else {}
+        counts = {address: workers[address]["metrics"].get("task_counts", {}) for address in long if address in workers}
+        self.stuck = {address for address, tasks in counts.items() if not tasks.get("executing")}
 
     def compute(
         self, plan: SweepPlan, model: nn.Module, source: ImageSource, request: Mapping[str, Any], study: PartialStudy,
@@ -204,11 +222,11 @@ class WorkerPool:
         plugin = SweepPlugin(name, payload, request, plan.fingerprint, thumbnail_shape(source), study.folder)
         del payload
         try:
-            self.client.register_plugin(plugin, name)
+            _answer(self.client.register_plugin, plugin, name)
             yield name
         finally:
             with contextlib.suppress(Exception):  # the scheduler may be gone, which was said already
-                self.client.unregister_worker_plugin(name)
+                _answer(self.client.unregister_worker_plugin, name)
 
 
 class _Spread:
@@ -232,8 +250,8 @@ class _Spread:
                 alone_since = time.monotonic() if self.running else alone_since
                 if time.monotonic() > alone_since + NO_WORKER_SECONDS:
                     raise UnitlabError(
-                        f"no Dask worker for {NO_WORKER_SECONDS:.0f} s; finished shards are kept: start workers "
-                        f"({_command(self.pool.client)}) and run the same again"
+                        f"no Dask worker for {NO_WORKER_SECONDS:.0f} s{self._paused_text()}; finished shards are kept: "
+                        f"start workers ({_command(self.pool.client)}) and run the same again"
                     )
                 try:
                     future = self.ended.get(timeout=POLL_SECONDS)
@@ -248,13 +266,13 @@ class _Spread:
         finally:
             if self.running:
                 with contextlib.suppress(Exception):
-                    self.pool.client.cancel(list(self.running), force=True)
+                    _answer(self.pool.client.cancel, list(self.running), force=True)
 
     def _give(self) -> None:
         """Give a task to every worker that has none."""
         busy = {address for _, address in self.running.values()}
         for address, device in self.pool.devices.items():
-            if address not in busy and self.left:
+            if address not in busy and address not in self.pool.paused and self.left:
                 index = self.left.popleft()
                 future = self.pool.client.submit(
                     self.task, self.name, index, self.plan.shard_bounds[index], device,
@@ -264,15 +282,19 @@ class _Spread:
                 future.add_done_callback(self.ended.put)
 
     def _take_back(self) -> None:
-        """Take back the tasks of workers that are gone."""
+        """Take back the tasks of workers that are gone, or paused before they began."""
         for future, (index, address) in list(self.running.items()):
-            if address in self.pool.devices or future.status == "finished":
+            if (address in self.pool.devices and address not in self.pool.stuck) or future.status == "finished":
                 continue
             del self.running[future]
             future.cancel(force=True)
-            self._lost(index, address)
+            self._lost(index, address, "paused by Dask, as its memory is full" if address in self.pool.stuck else "gone")
 
-    def _lost(self, index: int, address: str) -> None:
+    def _paused_text(self) -> str:
+        count = len(self.pool.paused)
+        return f" but {count} that Dask has paused, as their memory is full" if count else ""
+
+    def _lost(self, index: int, address: str, how: str) -> None:
         self.losses[index] += 1
         start, stop = self.plan.shard_bounds[index]
         if self.losses[index] >= LOSSES:
@@ -281,7 +303,7 @@ class _Spread:
                 "runs out; give workers more, or lower memory= (now "
                 f"{self.plan.memory / 1e9:.1f} GB); finished shards are kept"
             )
-        log.warning("worker %s is gone: its shard, images %d to %d, is computed again", address, start, stop)
+        log.warning("worker %s is %s: its shard, images %d to %d, is computed again", address, how, start, stop)
         self.left.appendleft(index)
 
     def _result(self, future: distributed.Future, index: int, address: str) -> Any:
@@ -305,6 +327,29 @@ def _see(study: PartialStudy, index: int) -> None:
                 "on a file system that all of them share"
             )
         time.sleep(POLL_SECONDS)
+
+
+def _answer(call: Callable[..., Any], *given: Any, **options: Any) -> Any:
+    """What a call to the cluster gives; Dask itself waits for ever for a worker that is frozen."""
+    answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put((call(*given, **options), None))
+        except BaseException as error:
+            answers.put((None, error))
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer, error = answers.get(timeout=ANSWER_SECONDS)
+    except queue.Empty:
+        raise UnitlabError(
+            f"Dask does not answer within {ANSWER_SECONDS:.0f} s: the scheduler or one of its workers hangs; end the process "
+            "that does and run the same again: finished shards are kept"
+        ) from None
+    if error is not None:
+        raise error
+    return answer
 
 
 def _command(client: distributed.Client) -> str:
