@@ -134,6 +134,7 @@ def root_group(plan: SweepPlan, source: ImageSource, shards: Sequence[Mapping[st
         "baseline_overall_accuracy": float(right.mean()),
         "fingerprint_weights": plan.fingerprint["weights"],
         "fingerprint_images": plan.fingerprint["images"],
+        "fingerprint_pixels": plan.fingerprint["pixels"],
         "fingerprint_transform": plan.fingerprint["transform"],
         "fingerprint_labels": plan.fingerprint["labels"],
         "fingerprint_content": content,

@@ -26,13 +26,14 @@ from unitlab.compute.suffix import SuffixEngine
 from unitlab.compute.working_copy import choose_device
 from unitlab.errors import UnitlabError
 
-__all__ = ["SweepPlan", "bytes_of", "plan_sweep", "weights_fingerprint"]
+__all__ = ["SweepPlan", "bytes_of", "images_fingerprint", "pixels_fingerprint", "plan_sweep", "weights_fingerprint"]
 
 log = logging.getLogger("unitlab")
 
 PRECISIONS = ("float32", "bfloat16")
 SHARD_IMAGES = 512
 MOST_BATCH = 128
+SAMPLED_IMAGES = 8
 PRINCIPAL_AXES_BATCH = 32
 
 
@@ -201,7 +202,8 @@ def plan_sweep(
     )
     plan.fingerprint = {
         "weights": weights_fingerprint(model),
-        "images": _images_fingerprint(source, tuple(sample.shape[1:])),
+        "images": images_fingerprint(source, tuple(sample.shape[1:])),
+        "pixels": pixels_fingerprint(source),
         "transform": hashlib.sha256(source.transform_text.encode()).hexdigest(),
         "labels": labels,
         "layer": ", ".join(f"{site.layer}={site.text}" for site in sites),
@@ -273,7 +275,16 @@ def weights_fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _images_fingerprint(source: ImageSource, shape: tuple[int, ...]) -> str:
+def pixels_fingerprint(source: ImageSource) -> str:
+    """SHA-256 of a few images, spread over all: changed pictures or transforms are noticed before a sweep, not after it."""
+    digest = hashlib.sha256()
+    for position in np.unique(np.linspace(0, len(source) - 1, SAMPLED_IMAGES).astype(int)):
+        batch, _ = next(iter(source.batches(int(position), int(position) + 1, 1)))
+        digest.update(batch.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def images_fingerprint(source: ImageSource, shape: tuple[int, ...]) -> str:
     # the text of (ids, categories, shape), id by id: all at once it would be as large as the ids again
     digest = hashlib.sha256(b"([")
     for number, name in enumerate(source.ids):

@@ -203,7 +203,7 @@ def _device_here(device: str | torch.device | None) -> torch.device:
 def is_finished(store: Path, plan: SweepPlan) -> bool:
     """Whether the store has all that is asked for; a store of something else is refused."""
     summary = study_summary(store)
-    for field in ("weights", "images", "transform", "labels"):
+    for field in ("weights", "images", "pixels", "transform", "labels"):
         there, asked = summary.attrs.get(f"fingerprint_{field}"), plan.fingerprint[field]
         if there != asked:
             raise UnitlabError(

@@ -90,7 +90,7 @@ def verify(
     0
     """
     from unitlab import catalog
-    from unitlab.compute.plan import _images_fingerprint, weights_fingerprint
+    from unitlab.compute.plan import images_fingerprint, pixels_fingerprint, weights_fingerprint
 
     if isinstance(ds_or_name, xr.Dataset):
         ds = ds_or_name
@@ -113,7 +113,8 @@ def verify(
     first = next(iter(source.batches(0, 1, 1)))[0]
     for name, now in (
         ("weights", weights_fingerprint(model)),
-        ("images", _images_fingerprint(source, tuple(first.shape[1:]))),
+        ("images", images_fingerprint(source, tuple(first.shape[1:]))),
+        ("pixels", pixels_fingerprint(source)),
     ):
         there = str(ds.attrs.get(f"fingerprint_{name}"))
         if there != now:
