@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -17,6 +19,7 @@ from torch.utils.data import TensorDataset
 import unitlab
 from unitlab import UnitlabError
 from unitlab.compute.images import ImageSource
+from unitlab.compute.network import Network
 from unitlab.compute.suffix import SuffixEngine
 
 
@@ -31,8 +34,8 @@ def network() -> nn.Module:
     return InPlaceReLU().eval()
 
 
-def ablate(model: nn.Module) -> xr.Dataset:
-    return unitlab.ablate(model, source(), "conv1", progress=False, device="cpu")
+def ablate(model: nn.Module, **options: Any) -> xr.Dataset:
+    return unitlab.ablate(model, source(), "conv1", progress=False, device="cpu", **options)
 
 
 def torch_state() -> dict[str, Any]:
@@ -133,3 +136,24 @@ def test_network_and_torch_come_back_as_they_were(monkeypatch: pytest.MonkeyPatc
     assert model_state(model) == before and torch_state() == torch_before
     model(torch.zeros(1, 3, 17, 17))
     assert called and np.isfinite(model.conv1.weight.sum().item())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_nothing_of_a_sweep_outlives_it(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are freed without waiting until Python looks for cycles."""
+    held = []
+
+    def remembered(self: Network, *args: Any) -> None:
+        real(self, *args)
+        assert self.graph is not None
+        held.extend(map(weakref.ref, (self.module, self.graph, *self.graph.modules.values())))
+
+    real = Network.__init__
+    monkeypatch.setattr(Network, "__init__", remembered)
+    gc.collect()
+    gc.disable()
+    try:
+        ablate(network(), precision=precision)
+        assert held and all(found() is None for found in held)
+    finally:
+        gc.enable()

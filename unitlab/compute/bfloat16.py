@@ -6,8 +6,8 @@ float32.
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.fx
@@ -28,7 +28,8 @@ class BFloat16Replay:
     """
 
     def __init__(self, engine: SuffixEngine) -> None:
-        self.engine = engine
+        # the engine owns this: a cycle would keep its weights until Python looks for cycles
+        self.engine: SuffixEngine = weakref.proxy(engine)
         self.products: dict[torch.fx.Node, tuple[nn.Module, Tensor]] = {}
         for node in engine.suffix.mixed:
             module = engine.graph.modules.get(str(node.target)) if node.op == "call_module" else None
@@ -88,7 +89,7 @@ class BFloat16Replay:
         return F.conv2d(change, weight, None, *options)
 
 
-_WEIGHTS: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
+_WEIGHTS: weakref.WeakKeyDictionary[nn.Module, Tensor] = weakref.WeakKeyDictionary()
 
 
 def _bfloat16_weight(module: nn.Linear | nn.Conv2d) -> Tensor:

@@ -180,6 +180,8 @@ def capture(model: nn.Module, sample: Tensor, expected: Tensor) -> NetworkGraph:
         traced = tracer.trace(model)
     except Exception as error:
         raise CannotCapture(f"torch.fx cannot trace it ({type(error).__name__}: {str(error).splitlines()[0]})") from error
+    # tracer and graph know each other: without this, Python keeps the network until it looks for cycles
+    tracer.root, tracer.submodule_paths, tracer.tensor_attrs = nn.Module(), {}, {}
     modules = dict(model.named_modules())
     nodes = _without_in_place(list(traced.nodes), modules)
     inputs = [node for node in nodes if node.op == "placeholder"]

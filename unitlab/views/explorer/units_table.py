@@ -25,9 +25,9 @@ COMPARISONS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": oper
 # column → heading, variable, whether the largest come first
 COLUMNS: dict[str, tuple[str, str, bool]] = {
     "unit": ("unit", "", False),
-    "overall": ("overall", "overall_drop", True),
-    "max": ("max", "max_class_drop", True),
-    "crossfit": ("cross-fit", "max_class_drop_crossfit", True),
+    "overall": ("overall (pts)", "overall_drop", True),
+    "max": ("max (pts)", "max_class_drop", True),
+    "crossfit": ("cross-fit (pts)", "max_class_drop_crossfit", True),
     "p": ("p", "p_specific", False),
     "class": ("most damaged class", "", False),
 }
