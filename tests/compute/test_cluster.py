@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import distributed
+import numpy as np
 import pytest
 import torch
 from scripted_images import scripted_source
@@ -118,8 +119,9 @@ def test_workers_read_the_images_of_their_shards_and_no_others(tmp_path: Path, c
     (tmp_path / "readers").mkdir()
     ablate(tmp_path, tmp_path / "many.zarr", client=client)
     one, other = ((tmp_path / "readers" / str(pid)).read_text().split() for pid in client.run(os.getpid).values())
-    # both look at the first image for the shapes
-    assert set(one) & set(other) <= {"0"} and set(one) | set(other) == {str(position) for position in range(128)}
+    # both look at the first image for the shapes, and at those of the fingerprint
+    sampled = {str(position) for position in np.linspace(0, 127, planning.SAMPLED_IMAGES).astype(int)}
+    assert set(one) & set(other) <= sampled and set(one) | set(other) == {str(position) for position in range(128)}
 
 
 SWEEP = """
