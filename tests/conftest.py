@@ -13,3 +13,8 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "home"
     monkeypatch.setenv("UNITLAB_HOME", str(home))
     return home
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests in a browser last: Playwright leaves an event loop running in this thread, in which others could start none."""
+    items.sort(key=lambda item: "browser" in item.path.parts)
