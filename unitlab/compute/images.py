@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, SequentialSampler, Subset
 from torchvision.datasets import DatasetFolder
 
@@ -404,8 +404,12 @@ def _small(image: Any) -> np.ndarray | None:
     if isinstance(image, Tensor):
         if image.dim() != 3 or image.shape[0] not in (1, 3):
             return None
+        # made small first: a picture of the network's input size costs ten times as much to scale
+        shrink = max(1.0, max(image.shape[1:]) / THUMBNAIL)
+        size = [max(1, round(side / shrink)) for side in image.shape[1:]]
+        image = nn.functional.interpolate(image.unsqueeze(0).float(), size, mode="area").squeeze(0)
         low, high = float(image.min()), float(image.max())
-        scaled = ((image.float() - low) / max(high - low, 1e-12) * 255).round().to(torch.uint8)
+        scaled = ((image - low) / max(high - low, 1e-12) * 255).round().to(torch.uint8)
         image = Image.fromarray(scaled.permute(1, 2, 0).expand(-1, -1, 3).numpy())
     if not isinstance(image, Image.Image):
         return None

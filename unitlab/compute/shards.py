@@ -137,8 +137,9 @@ class ShardParts:
         if basis is not None:
             self.rotated[number].add(basis.coordinates(value), positions, labels, probabilities, None)
             change = basis.coordinates(change)
-        axes = (0, *range(2, change.dim()))
-        square = torch.linalg.vector_norm(change, dim=axes, dtype=torch.float64).square().cpu().numpy()
+        # map by map in the values' own precision, in float64 over the images
+        square = change.square()
+        square = (square.flatten(2).sum(2) if square.dim() > 2 else square).sum(0, dtype=torch.float64).cpu().numpy()
         self.energy[number] = self.energy[number] + square.sum()
         self.removed[number] += square[units]
 
