@@ -404,7 +404,7 @@ def _small(image: Any) -> np.ndarray | None:
     if isinstance(image, Tensor):
         if image.dim() != 3 or image.shape[0] not in (1, 3):
             return None
-        # made small first: a picture of the network's input size costs ten times as much to scale
+        # made small first: scaling a picture of the network's input size takes more than twice as long
         shrink = max(1.0, max(image.shape[1:]) / THUMBNAIL)
         size = [max(1, round(side / shrink)) for side in image.shape[1:]]
         image = nn.functional.interpolate(image.unsqueeze(0).float(), size, mode="area").squeeze(0)

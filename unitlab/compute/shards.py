@@ -138,8 +138,9 @@ class ShardParts:
             self.rotated[number].add(basis.coordinates(value), positions, labels, probabilities, None)
             change = basis.coordinates(change)
         # map by map in the values' own precision, in float64 over the images
-        square = change.square()
-        square = (square.flatten(2).sum(2) if square.dim() > 2 else square).sum(0, dtype=torch.float64).cpu().numpy()
+        squares = change.square()
+        by_image = squares.flatten(2).sum(2) if squares.dim() > 2 else squares
+        square = by_image.sum(0, dtype=torch.float64).cpu().numpy()
         self.energy[number] = self.energy[number] + square.sum()
         self.removed[number] += square[units]
 
