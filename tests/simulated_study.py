@@ -138,7 +138,7 @@ def study_of_predictions(
     n_units, n_images = prediction.shape
     groups = simulated_groups(n_units, n_categories, n_images, 0, thumbnails=False)
     root, ablation = groups[""][0], groups[f"{LAYER}/zero"][0]
-    one_hot = np.eye(n_categories, dtype=np.int32)[label]
+    one_hot = np.eye(n_categories, dtype=np.float32)[label]
     right, after = baseline == label, prediction == label
     n = np.bincount(label, minlength=n_categories)
     root.update(
@@ -150,7 +150,7 @@ def study_of_predictions(
     )
     if cluster is not None:
         root["cluster"] = cluster.astype(np.int32)
-    broken, fixed = (right & ~after) @ one_hot, (~right & after) @ one_hot
+    broken, fixed = ((some.astype(np.float32) @ one_hot).astype(np.int32) for some in (right & ~after, ~right & after))
     ablation.update(
         prediction=prediction.astype(np.int16),
         n_broken=broken.astype(np.int32),

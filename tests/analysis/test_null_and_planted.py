@@ -56,8 +56,8 @@ def test_no_discovery_where_flips_are_random(clusters: int) -> None:
     assert abs(crossfit.mean()) < 3 * crossfit.std(ddof=1) / np.sqrt(len(found)) + 1e-4
     assert raw.mean() > 0.05
     for name in ("max_class_drop", "max_class_drop_crossfit"):
-        assert np.mean([(one[name] > one[f"{name}_null"]).mean() for one in found]) <= 0.05 + error
-        assert found[0][f"{name}_null"].mean() > 0
+        beyond = np.mean([(one[name] > one[f"{name}_null"]).mean() for one in found])
+        assert 0.01 <= beyond <= 0.05 + error  # neither too narrow nor so wide that nothing could be found
     assert abs(np.nanmean([float(one.reliability) for one in found])) < 0.1
 
 

@@ -157,7 +157,8 @@ DAMAGE = (
         "max class drop, cross-fitted, 95 % of chance",
         "1",
         "What 95 % of the cross-fitted max class drops stay below when the unit's flips fall on images regardless of class (99 "
-        "shuffles, as for p_specific; two splits each, which makes it slightly too wide rather than too narrow).",
+        "shuffles, as for p_specific; six splits each, fewer than of the value itself, which makes it about 3 % too wide "
+        "rather than too narrow).",
     ),
     Variable(
         "max_z",
