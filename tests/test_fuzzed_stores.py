@@ -7,23 +7,22 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+from bounded_memory import bounded_memory
 
 from unitlab import UnitlabError, catalog
 from unitlab.manifest import MANIFEST, write_manifest
 from unitlab.study import check_files, open_study
 
 MUTATIONS = int(os.environ.get("UNITLAB_FUZZ", "240"))
-ADDRESS_SPACE = 4 << 30
+ADDRESS_SPACE = 4 << 30  # no allocation of gigabytes because a file says so
 
 
 class Store:
@@ -203,18 +202,6 @@ def read_whole(path: Path) -> xr.Dataset:
     return open_study(path).load()
 
 
-@contextmanager
-def bounded_memory() -> Iterator[None]:
-    """No allocation of gigabytes because a file says so."""
-    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (held + ADDRESS_SPACE, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
-
-
 def tell(title: str, outcomes: Counter[tuple[str, str]]) -> None:
     print(f"\n{title}: {sum(outcomes.values())} mutations")
     for kind, outcome in sorted(outcomes):
@@ -231,7 +218,7 @@ def test_accidents(store: Store, reading: str) -> None:
     """Read as `load` does, or with every byte checked first, as `verify` does."""
     random = np.random.default_rng([1, reading == "wholly"])
     outcomes: Counter[tuple[str, str]] = Counter()
-    with bounded_memory():
+    with bounded_memory(ADDRESS_SPACE):
         for number in range(MUTATIONS):
             mutation = ACCIDENTS[number % len(ACCIDENTS)]
             mutation(store, random)
@@ -256,7 +243,7 @@ def test_harm(store: Store) -> None:
     """Whoever makes the manifest fit may change numbers, but neither crash a reader nor fill its memory."""
     random = np.random.default_rng(2)
     outcomes: Counter[tuple[str, str]] = Counter()
-    with bounded_memory():
+    with bounded_memory(ADDRESS_SPACE):
         for _ in range(MUTATIONS):
             harm(store, random)
             try:

@@ -14,7 +14,7 @@ from typing import Any
 
 from unitlab.errors import UnitlabError
 
-__all__ = ["Manifest", "file_sha256", "read_manifest", "write_failure", "write_manifest"]
+__all__ = ["Manifest", "file_identity", "file_sha256", "read_manifest", "write_failure", "write_manifest"]
 
 MANIFEST = "manifest.json"
 
@@ -72,7 +72,7 @@ class Manifest:
         """`check_bytes` of the files that were not compared before, or that have changed since."""
         for name in files:
             self.check_presence([name])
-            now = _identity(self.folder / name)
+            now = file_identity(self.folder / name)
             if self.compared.get(name) != now:
                 self.check_bytes([name])
                 self.compared[name] = now
@@ -84,7 +84,7 @@ class Manifest:
     def check_same_store(self) -> None:
         """Raise where another study was put in this one's place since the manifest was read."""
         try:
-            same = _identity(self.folder / MANIFEST) == self.identity
+            same = file_identity(self.folder / MANIFEST) == self.identity
             same = same or read_manifest(self.folder).digest == self.digest
         except OSError as error:
             raise UnitlabError(f"{self.folder} is gone or cannot be read any more ({error.strerror})") from error
@@ -96,6 +96,12 @@ class Manifest:
             raise UnitlabError(
                 f"{self.folder} is refused: {path.relative_to(self.folder)} is a symbolic link, which a study never holds"
             )
+
+
+def file_identity(path: Path) -> tuple[int, int, int]:
+    """Inode, size and time of the last change: what differs once a file is written anew."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def file_sha256(path: Path) -> str:
@@ -120,7 +126,7 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a store, itself checked; ``FileNotFoundError`` where there is none."""
     if (folder / MANIFEST).is_symlink():
         raise UnitlabError(f"{folder} is refused: {MANIFEST} is a symbolic link, which a study never holds")
-    identity = _identity(folder / MANIFEST)
+    identity = file_identity(folder / MANIFEST)
     text = (folder / MANIFEST).read_bytes()
     try:
         content = json.loads(text)
@@ -153,8 +159,3 @@ def write_failure(error: OSError, path: Path) -> UnitlabError:
 
 def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _identity(path: Path) -> tuple[int, int, int]:
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -11,14 +11,17 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from unitlab.errors import UnitlabError
-from unitlab.manifest import Manifest
+from unitlab.manifest import Manifest, file_identity
 from unitlab.schema import VARIABLES
+from unitlab.stored_chunks import check_chunks
 
 __all__ = ["StoredArray", "check_metadata"]
 
-CODECS = {"bytes", "zstd", "crc32c", "vlen-utf8", "sharding_indexed"}
+CODECS = {"text": ["vlen-utf8", "zstd", "crc32c"], "numbers": ["bytes", "zstd", "crc32c"], "index": ["bytes", "crc32c"]}
+CHUNK_KEYS: dict[str, Any] = {"name": "default", "configuration": {"separator": "/"}}
 LARGEST_CHUNK = 1 << 28
 LARGEST_COORDINATE = 1 << 27
+LONGEST_TEXT = 1 << 16
 
 
 class StoredArray(BackendArray):
@@ -29,6 +32,10 @@ class StoredArray(BackendArray):
         self.shape: tuple[int, ...] = array.shape
         text = VARIABLES[path.rpartition("/")[2]].kind == "T"
         self.dtype = np.dtype(object) if text else np.dtype(array.dtype)
+        items = math.prod(array.chunks)
+        self.chunk_bytes = min(items * LONGEST_TEXT, LARGEST_CHUNK) if text else items * self.dtype.itemsize
+        self.inner_chunks = math.prod(array.shards) // items if array.shards else 0
+        self.bounded: dict[str, tuple[int, int, int]] = {}
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
@@ -37,10 +44,13 @@ class StoredArray(BackendArray):
         forward = tuple(_without_negative_step(part, size) for part, size in zip(key, self.shape, strict=True))
         files = self._files(forward[0] if forward else slice(None))
         try:
+            self._bound(files)
             values = np.asarray(self.array.oindex[forward])
         except Exception as error:
             self.manifest.check_same_store()
             self.manifest.check_bytes(files)
+            if isinstance(error, UnitlabError):
+                raise
             raise UnitlabError(
                 f"{self.manifest.folder}: the variable '{self.path}' cannot be read ({type(error).__name__}: {error})"
             ) from error
@@ -51,6 +61,16 @@ class StoredArray(BackendArray):
         except OSError as error:
             raise UnitlabError(f"{self.manifest.folder} cannot be read any more ({error.strerror})") from error
         return values.astype(self.dtype, copy=False)
+
+    def _bound(self, files: list[str]) -> None:
+        """zarr decodes whatever a chunk unpacks to: refuse what is larger than a chunk before it does."""
+        for name in files:
+            path = self.manifest.folder / name
+            now = file_identity(path)
+            if self.bounded.get(name) != now:
+                exactly = self.dtype != object
+                check_chunks(path, chunk_bytes=self.chunk_bytes, exactly=exactly, inner_chunks=self.inner_chunks)
+                self.bounded[name] = now
 
     def _files(self, rows: Any) -> list[str]:
         """Files that hold some of the rows; a variable is split into files along its first dimension."""
@@ -94,22 +114,28 @@ def check_metadata(metadata: dict[str, Any], path: str, manifest: Manifest) -> N
     try:
         shape = [int(size) for size in metadata["shape"]]
         outer = [int(size) for size in metadata["chunk_grid"]["configuration"]["chunk_shape"]]
-        names = {codec["name"] for codec in metadata["codecs"]}
-        inner = outer
-        for codec in metadata["codecs"]:
-            if codec["name"] == "sharding_indexed":
-                inner = [int(size) for size in codec["configuration"]["chunk_shape"]]
-                for part in ("codecs", "index_codecs"):
-                    names |= {codec["name"] for codec in codec["configuration"][part]}
+        codecs, inner, index, at_end = metadata["codecs"], outer, CODECS["index"], True
+        if [codec["name"] for codec in codecs] == ["sharding_indexed"]:
+            sharding = codecs[0]["configuration"]
+            inner = [int(size) for size in sharding["chunk_shape"]]
+            codecs, index = sharding["codecs"], [codec["name"] for codec in sharding["index_codecs"]]
+            at_end = sharding.get("index_location", "end") == "end"
+        names = [codec["name"] for codec in codecs]
         dims, kind = tuple(metadata["dimension_names"]), metadata["data_type"]
-        whole = metadata["zarr_format"] == 3 and not metadata.get("storage_transformers")
+        whole = (
+            metadata["zarr_format"] == 3
+            and metadata["chunk_grid"]["name"] == "regular"
+            and metadata["chunk_key_encoding"] == CHUNK_KEYS
+            and not metadata.get("storage_transformers")
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UnitlabError(f"{where} has metadata of another layout") from error
     if not isinstance(kind, str) or not whole:
         raise UnitlabError(f"{where} is stored in a way that unitlab does not read ({kind!r:.60})")
-    if unknown := names - CODECS:
+    expected_names = CODECS["text" if row.kind == "T" else "numbers"]
+    if names != expected_names or index != CODECS["index"] or not at_end:
         raise UnitlabError(
-            f"{where} is refused: it is encoded with {sorted(map(str, unknown))}, unitlab reads {sorted(CODECS)}"
+            f"{where} is refused: it is encoded with {', '.join(map(str, names))}; unitlab reads {', '.join(expected_names)}"
         )
     if (kind == "string") != (row.kind == "T"):
         raise UnitlabError(f"{where} holds {kind!r}, which is not what unitlab writes there")
@@ -119,12 +145,18 @@ def check_metadata(metadata: dict[str, Any], path: str, manifest: Manifest) -> N
     if min([*shape, *inner, *outer, 1]) < 0 or 0 in outer or 0 in inner or items > 1 << 45:
         raise UnitlabError(f"{where} is refused: its shape {tuple(shape)} cannot be")
     width = 1 if kind == "string" else _width(kind, where)
-    if math.prod(inner) * width > LARGEST_CHUNK or (row.coordinate and items > LARGEST_COORDINATE):
+    # in blocks of rows, none longer than the array
+    rows = max(shape[0], 1)
+    blocks = inner[1:] == outer[1:] == [max(size, 1) for size in shape[1:]] and inner[0] <= rows and outer[0] < rows + inner[0]
+    large = math.prod(inner) * width > LARGEST_CHUNK or (row.coordinate and items > LARGEST_COORDINATE)
+    if not blocks or outer[0] % inner[0] or large:
         raise UnitlabError(f"{where} is refused: its shape {tuple(shape)} in chunks of {tuple(inner)} is absurd")
-    expected = math.prod(-(-size // chunk) for size, chunk in zip(shape, outer, strict=True))
-    there = len(manifest.below(f"{path}/c"))
-    if expected != there:
-        raise UnitlabError(f"{where} of shape {tuple(shape)} needs {expected} files, the store has {there}")
+    expected = -(-shape[0] // outer[0]) if items else 0
+    there = manifest.below(f"{path}/c")
+    if expected != len(there):
+        raise UnitlabError(f"{where} of shape {tuple(shape)} needs {expected} files, the store has {len(there)}")
+    if set(there) != {f"{path}/c/{number}{'/0' * (len(shape) - 1)}" for number in range(expected)}:
+        raise UnitlabError(f"{where} is refused: its files are called otherwise than unitlab calls them")
 
 
 def _width(kind: str, where: str) -> int:

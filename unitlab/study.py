@@ -310,19 +310,18 @@ def _is_group(member: Mapping[str, Any]) -> bool:
 
 def _stored_group(manifest: Manifest, key: str) -> tuple[dict[str, StoredArray], dict[str, Any]]:
     attrs, members = _group_json(manifest, key)
+    own = [name for name, member in members.items() if not _is_group(member) and "/" not in name]
+    paths = {name: f"{key}/{name}" if key else name for name in own}
+    # before zarr, which builds the codecs of all members when it opens the group
+    for name, path in paths.items():
+        check_metadata(members[name], path, manifest)
     arrays = {}
     try:
         group = zarr.open_group(manifest.folder, mode="r", path=key, zarr_format=3, use_consolidated=True)
-        for name, member in members.items():
-            if _is_group(member) or "/" in name:
-                continue
-            path = f"{key}/{name}" if key else name
-            check_metadata(member, path, manifest)
+        for name, path in paths.items():
             array = group[name]
             assert isinstance(array, zarr.Array)
             arrays[name] = StoredArray(array, path, manifest)
-    except UnitlabError:
-        raise
     except Exception as error:
         raise UnitlabError(
             f"{manifest.folder}: the group {key!r} cannot be opened ({type(error).__name__}: {error})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ __all__ = ["write_study"]
 
 CHUNK_BYTES = 128 << 10
 FILE_BYTES = 32 << 20
+REMOVALS = 20
 
 
 def write_study(path: str | Path, groups: Groups) -> None:
@@ -53,15 +55,24 @@ def write_study(path: str | Path, groups: Groups) -> None:
             old = study_summary(target) if os.path.lexists(target) else None
             if old is not None:
                 groups = _joined_with_stored(target, old, groups)
-            shutil.rmtree(building, ignore_errors=True)
+            _remove(building)
             try:
                 _build(building, target, old, groups)
                 swap(building, target)
             except BaseException:
-                shutil.rmtree(building, ignore_errors=True)
+                _remove(building)
                 raise
     except OSError as error:
         raise write_failure(error, target) from error
+
+
+def _remove(building: Path) -> None:
+    """Writes that zarr had under way when another failed may still add files: try again."""
+    for _ in range(REMOVALS):
+        shutil.rmtree(building, ignore_errors=True)
+        if not os.path.lexists(building):
+            return
+        time.sleep(0.05)
 
 
 def _joined_with_stored(target: Path, old: StudySummary, groups: Groups) -> Groups:
