@@ -102,10 +102,9 @@ def path_of(name_or_path: str | Path) -> Path:
     known = known_recipes()
     if text in known:
         found = known[text]
-        layers = f"layer{'s' if len(found.layers) > 1 else ''} {', '.join(found.layers)}"
         raise UnitlabError(
-            f"the study '{text}' ({found.title}, measured on {found.images.name}, {layers}) is not computed on this machine "
-            f"yet. {what_is_needed(found)}"
+            f"the study '{text}' is not computed on this machine yet\n({found.title}, measured on {found.images.name}, at "
+            f"{', '.join(found.layers)}). {what_is_needed(found)}"
         )
     raise UnitlabError(f"there is no study '{text}'. {nearest_names(text, [*stores, *known])}")
 

@@ -125,8 +125,9 @@ def units(
         layers.append(mark.opts(size=18, fill_alpha=0, line_color=ORANGE, line_width=3))
     return hv.Overlay(layers).opts(
         width=600,
-        height=380,
-        legend_position="top_left",
+        height=410,
+        legend_position="top",
+        legend_opts={"ncols": 4, "border_line_alpha": 0, "padding": 0, "margin": 4, "location": "left"},
         show_grid=True,
         title=_titled(ds, f"{len(number)} units"),
         padding=0.06,
