@@ -8,6 +8,7 @@ import stat
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 from unitlab.errors import UnitlabError
@@ -22,8 +23,8 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith((".zip", ".tar", ".tar.gz", ".tgz"))
 
 
-def unpacked(archive: Path, folder: Path) -> Path:
-    """The contents of an archive in ``folder``: all of them, or no folder.
+def unpacked(archive: Path, folder: Path, arrange: Callable[[Path], None] = lambda folder: None) -> Path:
+    """The contents of an archive in ``folder``, as ``arrange`` puts them there: all of them, or no folder.
 
     Raises
     ------
@@ -40,6 +41,7 @@ def unpacked(archive: Path, folder: Path) -> Path:
             _unzip(archive, building)
         else:
             _untar(archive, building)
+        arrange(building)
         building.rename(folder)
         building = None
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, RuntimeError, ValueError) as error:

@@ -32,8 +32,8 @@ def labelled_files(folder: Path, *, folders: Sequence[str] | str, count: int, na
     Parameters
     ----------
     folder
-        A folder per class, perhaps some levels down where there is nothing else; torchvision's ``Places365`` or
-        ``ImageNet`` folder.
+        A folder per class, perhaps some levels down where there is nothing else; torchvision's ``Places365``
+        folder.
     folders
         Names of the classes' folders in the order of the logits; "wnids": ImageNet's; "": whichever are there, sorted.
     count
@@ -48,7 +48,6 @@ def labelled_files(folder: Path, *, folders: Sequence[str] | str, count: int, na
     """
     if not folder.is_dir():
         raise UnitlabError(f"{folder} is not a folder; give the folder of {name}")
-    _unpack_imagenet(folder)
     if (folder / PLACES_CATEGORIES).is_file() and (folder / PLACES_LABELS).is_file():
         return _places_files(folder, count)
     root = _class_level(folder)
@@ -95,18 +94,6 @@ def _class_level(folder: Path) -> Path:
         else:
             break
     return folder
-
-
-def _unpack_imagenet(folder: Path) -> None:
-    """Let torchvision check and unpack the official archives, where they are all there is."""
-    if (folder / "val").is_dir() or not (folder / "ILSVRC2012_img_val.tar").is_file():
-        return
-    from torchvision.datasets import ImageNet
-
-    try:
-        ImageNet(folder, "val")
-    except Exception as error:
-        raise UnitlabError(f"the archives of ImageNet in {folder} cannot be unpacked: {error}") from error
 
 
 def _places_files(folder: Path, count: int) -> LabelledFiles:

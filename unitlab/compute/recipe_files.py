@@ -19,6 +19,7 @@ from unitlab.compute.archives import is_archive, unpacked
 from unitlab.compute.checkpoints import load_parameters, read_state_dict
 from unitlab.compute.downloads import check_digest, download
 from unitlab.compute.image_layouts import labelled_files
+from unitlab.compute.imagenet_archives import IMAGES, is_imagenet, unpacked_imagenet
 from unitlab.compute.images import ImageSource, images, picture_files
 from unitlab.errors import UnitlabError
 from unitlab.home import home
@@ -177,12 +178,13 @@ class RecipeFiles:
         own = home() / "images"
         if given is not None:
             self._attrs["images_source"] = given.name
-            found = given.stat()
-            return (
-                unpacked(given, own / _told_apart(given.name, given, found.st_size, found.st_mtime_ns))
-                if is_archive(given)
-                else given
-            )
+            official = wanted.folders == "wnids" and given.is_dir() and is_imagenet(given)
+            archive = given / IMAGES if official else given
+            if not official and not is_archive(given):
+                return given
+            found = archive.stat()
+            folder = own / _told_apart(archive.name, archive, found.st_size, found.st_mtime_ns)
+            return unpacked_imagenet(given, folder) if official else unpacked(given, folder)
         self._attrs["images_source"] = wanted.address if is_url(wanted.address) else Path(wanted.address).name
         if not is_url(wanted.address):
             return _existing(wanted.address, "images") or Path(wanted.address)
