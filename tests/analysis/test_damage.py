@@ -211,6 +211,12 @@ def test_every_variable_is_in_the_schema_with_its_definition(study: xr.Dataset) 
 def test_bad_input_is_refused(study: xr.Dataset) -> None:
     with pytest.raises(unitlab.UnitlabError, match="level is 95"):
         unitlab.damage(study, level=95)
+    with pytest.raises(unitlab.UnitlabError, match="seed is 'a'; expected a whole number"):
+        unitlab.damage(study, seed="a")  # type: ignore[arg-type]
+    with pytest.raises(unitlab.UnitlabError, match="needs one unit or more"):
+        unitlab.damage(study.isel(unit=[]))
+    with pytest.raises(unitlab.UnitlabError, match="give the study with all its classes"):
+        unitlab.damage(study.isel(category=[0]))
     with pytest.raises(unitlab.UnitlabError, match="needs 'prediction'"):
         unitlab.damage(study.drop_vars("prediction"))
     with pytest.raises(unitlab.UnitlabError, match="takes a study"):

@@ -156,7 +156,7 @@ def test_several_layers_in_one_pass() -> None:
         ({"layer": None}, "layer=None names no layer"),
         ({"layer": []}, r"layer=\[\] names no layer"),
         ({"layer": ["conv1", "conv1"]}, "more than once"),
-        ({"layer": "conv1", "seed": -1}, "seed=-1"),
+        ({"layer": "conv1", "seed": -1}, "seed is -1"),
         ({"layer": "conv1", "labels": "guessed"}, "labels='guessed'"),
         ({"layer": "conv1", "store": 3}, "store=3"),
         ({"layer": "conv1", "ablation": "zeros"}, "ablation='zeros'"),

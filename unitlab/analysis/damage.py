@@ -16,7 +16,7 @@ from unitlab.analysis.paired_tests import (
     sign_flip_distribution,
     sign_flip_p_value,
 )
-from unitlab.analysis.requirements import check_level, require
+from unitlab.analysis.requirements import check_level, check_seed, require
 from unitlab.analysis.specificity import Specificity, concentration
 from unitlab.analysis.splits import SPLITS, crossfit_and_reliability
 from unitlab.schema import VARIABLES, variable_attrs
@@ -71,6 +71,7 @@ def damage(ds: xr.Dataset, *, level: float = 0.95, seed: int = 0) -> xr.Dataset:
     ('unit', 'category')
     """
     check_level(level)
+    check_seed(seed)
     require(ds, [*KEPT, "n_predicted", "label_margin_drop"], "damage")
     images = PairedImages(ds, "damage")
     n = images.n_images

@@ -11,7 +11,7 @@ from scipy import stats
 
 from unitlab.analysis.discrimination import discrimination
 from unitlab.analysis.paired_images import PairedImages
-from unitlab.analysis.requirements import check_level, require
+from unitlab.analysis.requirements import check_level, check_seed, require
 from unitlab.analysis.splits import crossfit_and_reliability
 from unitlab.errors import UnitlabError
 from unitlab.schema import COMPARISON_VARIABLES, described
@@ -74,6 +74,7 @@ def compare_directions(
     2
     """
     check_level(level)
+    check_seed(seed)
     others = [directions] if isinstance(directions, xr.Dataset) else list(directions)
     _check(units, others)
     of_units = _values(units, seed)

@@ -10,7 +10,7 @@ import xarray as xr
 
 from unitlab.errors import UnitlabError, nearest_names
 
-__all__ = ["check_level", "class_positions", "require", "unit_position"]
+__all__ = ["check_level", "check_seed", "class_positions", "require", "unit_position"]
 
 
 def require(ds: xr.Dataset, names: Iterable[str], what: str) -> None:
@@ -23,6 +23,9 @@ def require(ds: xr.Dataset, names: Iterable[str], what: str) -> None:
             f"{what} needs {', '.join(map(repr, missing))}, which this dataset lacks; "
             "unitlab.load(name) and unitlab.ablate(model, images, layer) give datasets with them"
         )
+    empty = [name for name in ("unit", "category", "image") if ds.sizes.get(name) == 0]
+    if empty:
+        raise UnitlabError(f"{what} needs one {empty[0]} or more; this dataset has none")
 
 
 def class_positions(ds: xr.Dataset, index: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -32,7 +35,10 @@ def class_positions(ds: xr.Dataset, index: np.ndarray[Any, Any]) -> np.ndarray[A
     place = np.clip(np.searchsorted(known, index, sorter=order), 0, len(known) - 1)
     position = order[place]
     if not np.array_equal(known[position], index):
-        raise UnitlabError("a label or prediction is no class of the study; compute the study again")
+        raise UnitlabError(
+            "a label or prediction is no class of this dataset: give the study with all its classes (units may be left out, "
+            "ds.sel(unit=...), classes not); where nothing was left out, compute the study again"
+        )
     return position
 
 
@@ -54,3 +60,9 @@ def check_level(level: float) -> None:
     """Refuse a coverage that is none."""
     if isinstance(level, bool) or not isinstance(level, int | float | np.floating) or not 0 < level < 1:
         raise UnitlabError(f"level is {level!r}; expected a number between 0 and 1, for example 0.95")
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what seeds no random numbers."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise UnitlabError(f"seed is {seed!r}; expected a whole number, 0 or more")

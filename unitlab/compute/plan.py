@@ -15,6 +15,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
+from unitlab.analysis.requirements import check_seed
 from unitlab.compute.bases import Basis, basis_of
 from unitlab.compute.hooks import HookEngine
 from unitlab.compute.images import ImageSource
@@ -152,8 +153,7 @@ def plan_sweep(
         raise UnitlabError("ablation='resample' takes a unit's map from another image; give two images or more")
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise UnitlabError(f"batch_size={batch_size!r} must be a positive number of images")
-    if not isinstance(seed, int) or seed < 0:
-        raise UnitlabError(f"seed={seed!r} must be a whole number, 0 or more")
+    check_seed(seed)
     budget = bytes_of(memory)
     sample, _ = next(iter(source.batches(0, 1, 1)))
     network = Network(model, choose_device(device), sample)

@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from unitlab.analysis.requirements import check_seed
 from unitlab.compute.bases import Basis
 from unitlab.compute.hooks import recorded_output, replaced_output
 from unitlab.compute.images import ImageSource
@@ -97,7 +98,8 @@ def verify(
     else:
         catalog.check(ds_or_name)
         ds = catalog.load(ds_or_name)
-    if sample < 1:
+    check_seed(seed)
+    if isinstance(sample, bool) or not isinstance(sample, int) or sample < 1:
         raise UnitlabError(f"sample={sample} compares nothing; give the number of (unit, image) pairs, such as 2048")
     if model is None or images is None:
         if "recipe" not in ds.attrs:
