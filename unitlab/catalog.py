@@ -15,9 +15,10 @@ from unitlab.bundled_images import IMAGE_SETS, bundled_folder, bundled_images
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.home import home
 from unitlab.recipes import Recipe, known_recipes
-from unitlab.recipes.described import what_is_needed
+from unitlab.recipes.described import is_url, what_is_needed
 from unitlab.schema import VARIABLES, variable_attrs
 from unitlab.study import check_files, open_study, study_summary
+from unitlab.study_download import downloaded_study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,14 +87,17 @@ def studies() -> pd.DataFrame:
 
 
 def path_of(name_or_path: str | Path) -> Path:
-    """Store of a name or path.
+    """Store of a name, path or address; of an address, the copy that is made of it here.
 
     Raises
     ------
     UnitlabError
+        An address that holds no study or cannot be read.
         No such study; a known one that is not computed yet, with the command that computes it.
     """
     text = str(name_or_path)
+    if isinstance(name_or_path, str) and is_url(text):
+        return downloaded_study(text)
     if isinstance(name_or_path, Path) or os.sep in text or text.endswith(STORE) or text.startswith("."):
         return Path(name_or_path).expanduser()
     stores = _stores()
@@ -110,12 +114,13 @@ def path_of(name_or_path: str | Path) -> Path:
 
 
 def load(name_or_path: str | Path, layer: str | None = None, ablation: str = "zero") -> xr.Dataset:
-    """Open a study by its name or path.
+    """Open a study by its name, path or address.
 
     Parameters
     ----------
     name_or_path
-        A name that `studies` lists, or the path of a store.
+        A name that `studies` lists, the path of a store, or an http(s) address of one: it is copied here, once, and
+        every file compared with the store's manifest.
     layer
         Default: the study's own default layer.
     ablation
@@ -129,7 +134,8 @@ def load(name_or_path: str | Path, layer: str | None = None, ablation: str = "ze
     Raises
     ------
     UnitlabError
-        An unknown name (the nearest are suggested), layer or ablation; a store that is corrupt, cut, foreign or newer.
+        An unknown name (the nearest are suggested), layer or ablation; a store that is corrupt, cut, foreign or newer;
+        an address without a study, or no connection to it.
 
     Examples
     --------

@@ -101,20 +101,27 @@ def _list(_: argparse.Namespace) -> int:
 def _info(given: argparse.Namespace) -> int:
     path = catalog.path_of(given.name)
     found = study_summary(path)
-    print(f"{found.name}: {found.network}; {found.n_images} images of {found.images} in {found.categories} classes")
+    lines = [f"{found.name}: {found.network}; {found.n_images} images of {found.images} in {found.categories} classes"]
     for layer, ablations in found.layers.items():
         default = " (default)" if layer == found.attrs.get("default_layer") else ""
         for ablation in ablations:
             ds = open_study(path, layer, ablation)
-            print(
-                f"  {layer}{default}, {ablation}: {ds.sizes['unit']} units at {ds.attrs['site']}, {ds.attrs['precision']}; "
-                f"{ds.attrs['verified_compared']} pairs compared with plain hooks, {ds.attrs['verified_excused']} ties within "
-                f"float noise, {ds.attrs['verified_different']} different"
+            proof = "no sample was compared with plain hooks"
+            if "verified_compared" in ds.attrs:
+                proof = (
+                    f"{ds.attrs['verified_compared']} pairs compared with plain hooks, {ds.attrs.get('verified_excused')} ties "
+                    f"within float noise, {ds.attrs.get('verified_different')} different"
+                )
+            lines.append(
+                f"  {layer}{default}, {ablation}: {ds.sizes['unit']} units at {ds.attrs.get('site')}, "
+                f"{ds.attrs.get('precision')}; {proof}"
             )
     for name, value in sorted(found.attrs.items()):
         if name not in ("name", "network", "images", "layers", "default_layer"):
-            print(f"  {name} = {value}")
-    print(f"  store = {path}")
+            lines.append(f"  {name} = {value}")
+    for line in [*lines, f"  store = {path}"]:
+        # a store of somebody else's may hold what a terminal obeys
+        print("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line))
     return 0
 
 
