@@ -1,6 +1,7 @@
 """A bundled store with bytes and files flipped, cut, deleted, swapped: the right data or a `UnitlabError`, nothing else.
 
-``UNITLAB_FUZZ=5000 pytest tests/test_fuzzed_stores.py -s`` tries as many mutations of each kind of harm and prints outcomes.
+``UNITLAB_FUZZ=5000 pytest tests/test_fuzzed_stores.py -s`` tries as many mutations of each kind of harm and prints outcomes by
+mutation and kind of file; tests/benchmarks/README.md has the last table.
 """
 
 from __future__ import annotations
@@ -202,10 +203,28 @@ def read_whole(path: Path) -> xr.Dataset:
     return open_study(path).load()
 
 
-def tell(title: str, outcomes: Counter[tuple[str, str]]) -> None:
+def kind_of_file(store: Store) -> str:
+    """What the last mutation changed: data, metadata, the manifest, or several of these."""
+    kinds = {
+        "data"
+        if "/c/" in name or "/c/" in f"{name}/"
+        else "manifest"
+        if name == MANIFEST
+        else "metadata"
+        if name.endswith("zarr.json")
+        else "a folder"
+        if name in store.folders
+        else "a new file"
+        for name in store.touched
+    }
+    return kinds.pop() if len(kinds) == 1 else "several"
+
+
+def tell(title: str, outcomes: Counter[tuple[str, str, str]]) -> None:
     print(f"\n{title}: {sum(outcomes.values())} mutations")
-    for kind, outcome in sorted(outcomes):
-        print(f"  {kind:<16} {outcome:<14} {outcomes[kind, outcome]:>6}")
+    for key in sorted({key[:2] for key in outcomes}):
+        counts = {outcome: count for (*which, outcome), count in outcomes.items() if tuple(which) == key}
+        print(f"  {key[0]:<16} {key[1]:<10} " + ", ".join(f"{counts[name]} {name}" for name in sorted(counts)))
 
 
 @pytest.fixture(scope="module")
@@ -217,11 +236,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def test_accidents(store: Store, reading: str) -> None:
     """Read as `load` does, or with every byte checked first, as `verify` does."""
     random = np.random.default_rng([1, reading == "wholly"])
-    outcomes: Counter[tuple[str, str]] = Counter()
+    outcomes: Counter[tuple[str, str, str]] = Counter()
     with bounded_memory(ADDRESS_SPACE):
         for number in range(MUTATIONS):
-            mutation = ACCIDENTS[number % len(ACCIDENTS)]
-            mutation(store, random)
+            harmed = ACCIDENTS[number % len(ACCIDENTS)]
+            harmed(store, random)
             try:
                 found = read_whole(store.path) if reading == "wholly" else open_study(store.path).load()
                 xr.testing.assert_identical(found, store.expected)
@@ -229,20 +248,23 @@ def test_accidents(store: Store, reading: str) -> None:
             except UnitlabError as error:
                 assert str(store.path) in str(error)
                 outcome = "UnitlabError"
-            outcomes[mutation.__name__, outcome] += 1
+            outcomes[harmed.__name__, kind_of_file(store), outcome] += 1
             store.restore()
     tell(f"accidents, read {reading}", outcomes)
     xr.testing.assert_identical(read_whole(store.path), store.expected)
-    for kind in ("cut", "grow", "delete_file", "delete_folder", "link", "folder_for_file"):
-        assert not outcomes[kind, "right data"], kind
-    assert outcomes["add_file", "UnitlabError"] == 0
-    assert outcomes["flip_bit", "UnitlabError"] > 0
+    found: Counter[tuple[str, str]] = Counter()
+    for (mutation, _, outcome), count in outcomes.items():
+        found[mutation, outcome] += count
+    for name in ("cut", "grow", "delete_file", "delete_folder", "link", "folder_for_file"):
+        assert not found[name, "right data"], name
+    assert found["add_file", "UnitlabError"] == 0
+    assert found["flip_bit", "UnitlabError"] > 0
 
 
 def test_harm(store: Store) -> None:
     """Whoever makes the manifest fit may change numbers, but neither crash a reader nor fill its memory."""
     random = np.random.default_rng(2)
-    outcomes: Counter[tuple[str, str]] = Counter()
+    outcomes: Counter[tuple[str, str, str]] = Counter()
     with bounded_memory(ADDRESS_SPACE):
         for _ in range(MUTATIONS):
             harm(store, random)
@@ -251,8 +273,8 @@ def test_harm(store: Store) -> None:
                 outcome = "right data" if found.equals(store.expected) else "other data"
             except UnitlabError:
                 outcome = "UnitlabError"
-            outcomes["harm", outcome] += 1
+            outcomes["harm", "metadata", outcome] += 1
             store.restore()
     tell("harm", outcomes)
     xr.testing.assert_identical(read_whole(store.path), store.expected)
-    assert outcomes["harm", "UnitlabError"] > MUTATIONS // 4
+    assert outcomes["harm", "metadata", "UnitlabError"] > MUTATIONS // 4
