@@ -14,6 +14,7 @@ from unitlab.errors import UnitlabError
 from unitlab.manifest import Manifest, file_identity
 from unitlab.schema import VARIABLES
 from unitlab.stored_chunks import check_chunks
+from unitlab.stored_rows import StoredRows
 
 __all__ = ["StoredArray", "check_metadata"]
 
@@ -29,6 +30,7 @@ class StoredArray(BackendArray):
 
     def __init__(self, array: zarr.Array[Any], path: str, manifest: Manifest) -> None:
         self.array, self.path, self.manifest = array, path, manifest
+        self.rows = StoredRows(array, manifest.folder / path)
         self.shape: tuple[int, ...] = array.shape
         text = VARIABLES[path.rpartition("/")[2]].kind == "T"
         self.dtype = np.dtype(object) if text else np.dtype(array.dtype)
@@ -45,7 +47,10 @@ class StoredArray(BackendArray):
         files = self._files(forward[0] if forward else slice(None))
         try:
             self._bound(files)
-            values = np.asarray(self.array.oindex[forward])
+            if forward and self.rows.can_read(forward):
+                values = self.rows.rows(forward[0])
+            else:
+                values = np.asarray(self.array.oindex[forward])
         except Exception as error:
             self.manifest.check_same_store()
             self.manifest.check_bytes(files)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,11 @@ from unitlab.views.colours import GREY
 W = pytest.importorskip("ipywidgets")
 pytest.importorskip("jupyter_bokeh")
 
+from bokeh.document import Document  # noqa: E402
+from bokeh.models import ColumnDataSource, Title  # noqa: E402
+
 from unitlab.views.explorer.classes_plot import page_of_classes  # noqa: E402
+from unitlab.views.explorer.figures import FigureWidget, bare_figure  # noqa: E402
 from unitlab.views.explorer.measured_study import measures_of  # noqa: E402
 
 
@@ -91,6 +96,31 @@ def test_another_layer_is_opened_and_the_unit_stays_valid(store: Path) -> None:
     assert (again.state.layer, again.state.unit) == (other, explorer.state.unit)
     explorer.state.layer = "conv9"
     assert explorer.state.layer == other and "no layer" in explorer._said.value
+
+
+def test_another_study_is_opened_by_its_name(store: Path) -> None:
+    explorer = unitlab.explore(store, unit=3, category="class 2", selection=[1, 2])
+    assert explorer.state.study == explorer.header.study.value == "simulated"
+    assert {"simulated", "vgg_fashion"} <= set(explorer.header.study.options)
+    explorer.header.study.value = "vgg_fashion"
+    fashion = unitlab.explore("vgg_fashion")
+    assert explorer.code() == fashion.code() and explorer.state.trait_values() == fashion.state.trait_values()
+    assert explorer.classes.headline.value == fashion.classes.headline.value
+    assert explorer.header.layer.options == fashion.header.layer.options
+    assert explorer.header.category.options == fashion.header.category.options
+    explorer.state.study = "vgg_fashon"
+    assert explorer.state.study == "vgg_fashion" and "Did you mean" in explorer._said.value
+    explorer.header.study.value = "simulated"
+    assert explorer.source.path == store and len(explorer.study.units) == 5
+    assert eval(explorer.code()).state.layer == explorer.state.layer
+
+
+def test_a_study_called_as_a_known_one_is_another(study: xr.Dataset) -> None:
+    explorer = unitlab.explore(study.assign_attrs(name="vgg_fashion"))
+    assert explorer.header.study.value == "vgg_fashion (this one)" and len(explorer.study.units) == 20
+    explorer.header.study.value = "vgg_fashion"
+    assert len(explorer.study.units) == 64
+    assert unitlab.explore("vgg_fashion").header.study.value == "vgg_fashion"
 
 
 def test_code_restores_the_view() -> None:
@@ -334,6 +364,33 @@ def test_counts_are_shown_until_tests_and_cross_fitting_are_done(
         assert "computed" not in explorer._status.value + explorer.classes.headline.value
 
     asyncio.run(opened())
+
+
+def test_changes_of_a_figure_made_together_are_one_patch_that_says_all() -> None:
+    plot = bare_figure("made", 200)
+    source = ColumnDataSource({"x": np.arange(3.0)})
+    plot.scatter("x", "x", source=source)
+    widget = FigureWidget(plot)
+    sent: list[str] = []
+    widget.send = lambda content, buffers=None: sent.append(content["payload"])
+    page = Document.from_json(widget._model_to_traits(plot)["docs_json"].popitem()[1])
+
+    def page_is_alike() -> bool:
+        there = page.get_model_by_name("made")
+        columns = there.renderers[0].data_source.data["x"]
+        return np.array_equal(columns, source.data["x"]) and there.title.text == plot.title.text
+
+    with widget.together():
+        source.data = {"x": np.array([5.0, np.nan, 7.0])[::2]}
+        source.data = {"x": np.array([5.0, 7.0])}
+        plot.title.text = "together"
+        assert sent == [] and not page_is_alike()
+    assert len(sent) == 3  # header, metadata, content
+    page.apply_json_patch(json.loads(sent[2]))
+    assert page_is_alike()
+    plot.title = Title(text="alone")
+    page.apply_json_patch(json.loads(sent[5]))
+    assert len(sent) == 6 and page_is_alike()
 
 
 def test_the_explorer_needs_neither_torch_nor_holoviews() -> None:

@@ -15,11 +15,13 @@ from unitlab.analysis.correlations import chosen
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.views.bokeh_loading import load_bokeh
 from unitlab.views.explorer.classes_plot import ClassesPlot
+from unitlab.views.explorer.figures import sent_together
 from unitlab.views.explorer.header import Header
 from unitlab.views.explorer.images_view import ImagesView
 from unitlab.views.explorer.measured_study import MeasuredStudy
 from unitlab.views.explorer.measuring import measure_beside
 from unitlab.views.explorer.messages import as_text, guarded, message_html
+from unitlab.views.explorer.opened_studies import OpenedStudies
 from unitlab.views.explorer.opening import StudySource
 from unitlab.views.explorer.state import ExplorerState
 from unitlab.views.explorer.style import STYLE
@@ -50,11 +52,12 @@ class Explorer(W.VBox):
     def __init__(self, source: StudySource, study: MeasuredStudy, state: ExplorerState, *, follow_y: bool = True) -> None:
         # the vertical axis changes to the cross-fitted maximum when that is known, unless it was asked for
         self._follow_y = follow_y
-        self.source, self.study, self.state = source, study, state
+        self.study, self.state = study, state
         self._watchers: list[_Watcher] = []
         self._owner = ""
         self._changed: set[str] | None = None
-        self._studies = {(study.layer, study.ablation): study}
+        self.opened = OpenedStudies(source, study)
+        state.study = self.opened.name
         self._said = W.HTML()
         self._said.add_class("ul-message")
         self._said.layout.display = "none"
@@ -135,7 +138,7 @@ class Explorer(W.VBox):
         state, default = self.state, self.study
         given = [self.source.code()]
         named = self.source.given
-        if isinstance(named, xr.Dataset) or (state.layer, state.ablation) != self._first:
+        if isinstance(named, xr.Dataset) or (state.layer, state.ablation) != self.opened.first(state.study):
             what = "ds" if self.source.path is None else f"unitlab.load({given[0]}, {state.layer!r}, {state.ablation!r})"
             given = [what]
         given.append(f"unit={state.unit}")
@@ -148,42 +151,66 @@ class Explorer(W.VBox):
         return f"unitlab.explore({', '.join(given)})"
 
     @property
-    def _first(self) -> tuple[str, str]:
-        return next(iter(self._studies))
+    def source(self) -> StudySource:
+        """Where the open study comes from."""
+        return self.opened.source(self.opened.name)
 
     def _state_changed(self, change: Any) -> None:
         with self.together():
             assert self._changed is not None
             self._changed.add(change.name)
-            if change.name in ("layer", "ablation"):
-                guarded(self._open, self.say)()
+            if change.name == "study":
+                guarded(self._open_study, self.say)()
+            elif change.name in ("layer", "ablation"):
+                guarded(self._open_layer, self.say)()
 
     def _tell(self, changed: Iterable[str]) -> None:
         changed = set(changed)
         if changed & {"unit", "study"}:
             self.say("")
-        for watcher in list(self._watchers):
-            if watcher.names & changed:
-                if watcher.owner and watcher.owner != self.tabs.open_title:
-                    watcher.missed = True
-                else:
-                    watcher.call()
+        with sent_together([*self.children[1:-1]]):
+            for watcher in list(self._watchers):
+                if watcher.names & changed:
+                    if watcher.owner and watcher.owner != self.tabs.open_title:
+                        watcher.missed = True
+                    else:
+                        watcher.call()
 
-    def _open(self) -> None:
+    def _open_study(self) -> None:
+        """Open the study that the state names, as it opens by itself; stay where we are if that fails."""
+        name = self.state.study
+        if name == self.opened.name:
+            return
+        assert self._changed is not None
+        try:
+            study = self.opened.another(name)
+        except Exception:
+            self.state.study = self.opened.name
+            self._changed.discard("study")
+            raise
+        self.opened.name = name
+        self._show(study)
+        self.state.layer, self.state.ablation = study.layer, study.ablation
+        self.state.unit, self.state.selection = study.worst_unit, ()
+
+    def _open_layer(self) -> None:
         """Open the layer and ablation that the state names; stay where we are if that fails."""
         wanted = (self.state.layer, self.state.ablation)
         if wanted == (self.study.layer, self.study.ablation):
             return
         try:
-            study = self._studies.get(wanted) or MeasuredStudy(self.source.open(*wanted))
+            study = self.opened.layer(self.opened.name, *wanted)
         except Exception:
             self.state.layer, self.state.ablation = self.study.layer, self.study.ablation
             raise
-        self._studies[wanted] = self.study = study
+        self._show(study)
+
+    def _show(self, study: MeasuredStudy) -> None:
+        self.study = study
         assert self._changed is not None
         self._changed.add("study")
-        _keep_valid(self.state, study)
         self._measure()
+        _keep_valid(self.state, study, self._follow_y)
 
     def _measure(self) -> None:
         study = self.study
@@ -278,7 +305,7 @@ def explore(
     if category is not None and category not in study.names:
         raise UnitlabError(f"the study has no class {category!r}. {nearest_names(category, study.names)}")
     group = tuple(int(study.units[study.position(one)]) for one in selection)
-    first = int(study.units[study.measures["max_class_drop"].values.argmax()]) if unit is None else unit
+    first = study.worst_unit if unit is None else unit
     study.position(first)
     state = ExplorerState(
         study=source.name, layer=study.layer, ablation=study.ablation, unit=first, category=category or "",
@@ -295,9 +322,13 @@ def _whole(study: MeasuredStudy) -> xr.Dataset:
     return study.measures
 
 
-def _keep_valid(state: ExplorerState, study: MeasuredStudy) -> None:
-    """Another layer has other units and may lack a variable."""
+def _keep_valid(state: ExplorerState, study: MeasuredStudy, follow_y: bool) -> None:
+    """Another layer has other units and may lack a variable; another study has other classes."""
     units = set(study.units.tolist())
     if state.unit not in units:
         state.unit = int(study.units[0])
     state.selection = tuple(unit for unit in state.selection if unit in units)
+    if state.category not in study.names:
+        state.category = ""
+    if follow_y and state.y in ("max_class_drop", "max_class_drop_crossfit"):
+        state.y = study.default_y

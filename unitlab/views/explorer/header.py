@@ -22,7 +22,7 @@ class Header:
 
     def __init__(self, explorer: Explorer) -> None:
         self.explorer, self.state = explorer, explorer.state
-        self.study = W.HTML()
+        self.study = W.Dropdown(description="Study", layout=W.Layout(width="auto"))
         self.layer = W.Dropdown(description="Layer", tooltip="layer whose units are ablated", layout=W.Layout(width="auto"))
         self.ablation = W.Dropdown(description="Ablation", tooltip="what stands in for the unit", layout=W.Layout(width="auto"))
         self.before = W.Button(description="◀", tooltip="the unit before")
@@ -41,13 +41,13 @@ class Header:
         self._show_study()
         self._show_choice()
         for widget, changed in (
-            (self.layer, self._layer_chosen), (self.ablation, self._ablation_chosen),
+            (self.study, self._study_chosen), (self.layer, self._layer_chosen), (self.ablation, self._ablation_chosen),
             (self.unit, self._unit_typed), (self.category, self._class_typed),
         ):  # fmt: skip
             widget.observe(guarded(changed, explorer.say), "value")
         self.before.on_click(guarded(lambda _: self._step(-1), explorer.say))
         self.after.on_click(guarded(lambda _: self._step(1), explorer.say))
-        explorer.watch(self._show_study, "layer", "ablation")
+        explorer.watch(self._show_study, "study", "layer", "ablation")
         explorer.watch(self._show_choice, "unit", "category", "study")
         stepper = W.HBox([self.unit, self.before, self.after])
         stepper.add_class("ul-stepper")
@@ -58,10 +58,10 @@ class Header:
         explorer = self.explorer
         study, source = explorer.study, explorer.source
         attrs = study.ds.attrs
-        about = f"{attrs.get('network', '')}; {study.ds.sizes['image']:,} images of {attrs.get('images', '')}"
-        self.study.value = f'<span title="{as_text(about)}">{as_text(source.name)}</span>'
+        self.study.tooltip = f"{attrs.get('network', '')}; {study.ds.sizes['image']:,} images of {attrs.get('images', '')}"
         self._filling = True
         try:
+            self.study.options, self.study.value = explorer.opened.names, explorer.opened.name
             self.layer.options, self.layer.value = list(source.layers), study.layer
             self.ablation.options, self.ablation.value = source.layers[study.layer], study.ablation
             low, high = int(study.units.min()), int(study.units.max())
@@ -80,6 +80,10 @@ class Header:
             self.found.value = ""
         finally:
             self._filling = False
+
+    def _study_chosen(self, change: Any) -> None:
+        if not self._filling:
+            self.state.study = change.new
 
     def _layer_chosen(self, change: Any) -> None:
         if not self._filling:

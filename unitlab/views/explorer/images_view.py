@@ -46,6 +46,7 @@ class ImagesView:
         explorer.watch(self.show, "unit", "study", "image_style", "image_strength")
 
     def _say(self, sentence: str) -> None:
+        self.title.value = ""
         self.grid.value = f'<div class="ul-message">{message_html(sentence, self.explorer.source.remedy())}</div>'
 
     def _top_images(self) -> TopImages:
@@ -58,7 +59,6 @@ class ImagesView:
         study, state = self.explorer.study, self.state
         self.strength.description = "opacity" if state.image_style == "heat" else "threshold"
         self.strength.disabled = state.image_style == "none"
-        self.title.value = ""
         if study.dead[study.position(state.unit)]:
             self._say(f"No image activates unit {state.unit}: it is dead.")
             return

@@ -197,6 +197,11 @@ class MeasuredStudy:
             some[np.argsort(-drop[some], kind="stable")],
         )
 
+    @property
+    def worst_unit(self) -> int:
+        """Number of the unit with the largest max class drop."""
+        return int(self.units[self.measures["max_class_drop"].values.argmax()])
+
     def worst_class(self, unit: int) -> str:
         """Name of the most damaged class, empty where there is none."""
         position = int(self.max_class[self.position(unit)])

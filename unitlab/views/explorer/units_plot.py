@@ -77,8 +77,10 @@ class UnitsPlot:
             "x", "y", source=self.points, size=8, fill_color="shade", line_color="shade", fill_alpha="fill", line_width=1.5
         )
         shown.nonselection_glyph = shown.selection_glyph = None
-        plot.scatter("x", "y", source=self.group, marker="square", size=14, fill_alpha=0, line_color=GREEN, line_width=2)
-        plot.scatter("x", "y", source=self.mark, size=17, fill_alpha=0, line_color=ORANGE, line_width=3)
+        # overlays have a canvas of their own, so that a click does not draw the units again
+        over: dict[str, Any] = {"fill_alpha": 0, "level": "overlay"}
+        plot.scatter("x", "y", source=self.group, marker="square", size=14, line_color=GREEN, line_width=2, **over)
+        plot.scatter("x", "y", source=self.mark, size=17, line_color=ORANGE, line_width=3, **over)
         lasso = LassoSelectTool(renderers=[shown], continuous=False)
         self.hover = HoverTool(renderers=[shown], limit=4)
         plot.add_tools(lasso, self.hover)

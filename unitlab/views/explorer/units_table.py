@@ -53,7 +53,7 @@ class UnitsTable:
             button.add_class(f"ul-column-{name}")
             button.on_click(guarded(lambda _, name=name: self.sort(name), explorer.say))
         self.cells = W.HTML()
-        self.rows = [W.Button() for _ in range(ROWS)]
+        self.rows = [W.Button(description=f"show the unit in row {row + 1}") for row in range(ROWS)]
         for place, button in enumerate(self.rows):
             button.on_click(guarded(lambda _, place=place: self._row_clicked(place), explorer.say))
         self.filter = W.Text(placeholder=HINT, tooltip=HINT, continuous_update=False)
@@ -171,9 +171,7 @@ class UnitsTable:
         heads = "".join(f'<th scope="col">{heading}</th>' for heading, _, _ in COLUMNS.values())
         self.cells.value = f"<table><colgroup>{columns}</colgroup><thead><tr>{heads}</tr></thead>{''.join(lines)}</table>"
         for row, button in enumerate(self.rows):
-            there = row < len(shown)
-            button.description = f"show unit {int(study.units[shown[row]])}" if there else ""
-            button.disabled = not there
+            button.disabled = row >= len(shown)
         first = self.page * ROWS
         range_shown = f"{first + 1}–{first + len(shown)} of {len(self.order)}" if len(shown) else "no unit passes the filter"
         self.where.value = as_text(range_shown)
