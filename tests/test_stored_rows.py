@@ -10,6 +10,7 @@ import zarr
 from simulated_study import simulated_groups
 
 from unitlab.errors import UnitlabError
+from unitlab.stored_chunks import check_chunks
 from unitlab.stored_rows import StoredRows
 from unitlab.study import open_study
 from unitlab.study_writing import write_study
@@ -47,6 +48,16 @@ def test_a_dataset_reads_them(store: Path) -> None:
     expected = zarr.open_group(store, mode="r", zarr_format=3)["thumbnails"][:][images]
     np.testing.assert_array_equal(pixels[images].values, expected)
     np.testing.assert_array_equal(pixels[-1].values, expected[0])
+
+
+def test_a_file_that_is_not_full_is_read_and_holds_no_more(store: Path) -> None:
+    study = open_study(store)
+    last = store / "thumbnails/c/1/0/0/0"
+    assert study["thumbnails"][2730:].shape == (270, 64, 64, 3) and study["thumbnails"][2730:].values.any()
+    check_chunks(last, chunk_bytes=122_880, exactly=True, inner_chunks=273, held=27)
+    for held in (26, 28, None):
+        with pytest.raises(UnitlabError, match=r"more than the 26|missing or lies within"):
+            check_chunks(last, chunk_bytes=122_880, exactly=True, inner_chunks=273, held=held)
 
 
 def test_other_layouts_are_left_to_zarr(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ __all__ = ["check_chunks"]
 
 ZSTD_FRAME = 0xFD2FB528
 CHECKSUM = 4
+ABSENT = (2**64 - 1, 2**64 - 1)
 
 
-def check_chunks(path: Path, *, chunk_bytes: int, exactly: bool, inner_chunks: int) -> None:
+def check_chunks(path: Path, *, chunk_bytes: int, exactly: bool, inner_chunks: int, held: int | None = None) -> None:
     """Refuse a file that decodes to more than its chunks have room for, as a compression bomb does.
 
     Parameters
@@ -27,7 +28,9 @@ def check_chunks(path: Path, *, chunk_bytes: int, exactly: bool, inner_chunks: i
     exactly
         Whether it is exactly that.
     inner_chunks
-        How many chunks the file holds with an index behind them; 0 for a file that is one chunk.
+        How many chunks the index at the end of the file has room for; 0 for a file that is one chunk.
+    held
+        How many of them, from the first, the file must hold: the last file of an array has no others. Default all.
 
     Raises
     ------
@@ -36,7 +39,7 @@ def check_chunks(path: Path, *, chunk_bytes: int, exactly: bool, inner_chunks: i
     """
     size = path.stat().st_size
     with open(path, "rb") as file:
-        for start, length in _indexed(file, path, size, inner_chunks) if inner_chunks else [(0, size)]:
+        for start, length in _indexed(file, path, size, inner_chunks, held) if inner_chunks else [(0, size)]:
             file.seek(start)
             found = _content_size(file.read(length)[:-CHECKSUM])
             if found is None or found > chunk_bytes or (exactly and found != chunk_bytes):
@@ -46,15 +49,18 @@ def check_chunks(path: Path, *, chunk_bytes: int, exactly: bool, inner_chunks: i
                 )
 
 
-def _indexed(file: BinaryIO, path: Path, size: int, count: int) -> Iterator[tuple[int, int]]:
+def _indexed(file: BinaryIO, path: Path, size: int, count: int, held: int | None) -> Iterator[tuple[int, int]]:
     """Start and length of each chunk of a shard; no two share bytes, or few bytes would unpack to many chunks."""
     index = 16 * count + CHECKSUM
     if size < index:
         raise UnitlabError(f"{path} is refused: it is too short for the index of its {count} chunks")
     file.seek(size - index)
     numbers = struct.unpack(f"<{2 * count}Q", file.read(index - CHECKSUM))
-    end = 0
-    for start, length in sorted(zip(numbers[::2], numbers[1::2], strict=True)):
+    entries, end = list(zip(numbers[::2], numbers[1::2], strict=True)), 0
+    held = count if held is None else held
+    if any(entry != ABSENT for entry in entries[held:]):
+        raise UnitlabError(f"{path} is refused: its index names more than the {held} chunks that its rows take")
+    for start, length in sorted(entries[:held]):
         if start < end or start + length > size - index:
             raise UnitlabError(f"{path} is refused: its index names a chunk that is missing or lies within another one")
         end = start + length
