@@ -163,6 +163,20 @@ def test_it_is_whole_in_both_themes_at_every_width(notebook: NotebookPage, outpu
             assert (ground > 200).all() if theme == "Light" else (ground < 80).all()
 
 
+def test_the_box_at_the_pointer_has_the_colours_of_the_page(notebook: NotebookPage) -> None:
+    page, units = notebook.page, Figure(notebook.page, "units")
+    [(unit, x, y)] = units_to_click(units, 1, but=-1)
+    for theme in ("Light", "Dark"):
+        notebook.theme(f"JupyterLab {theme}")
+        across, down = units.pixel(x, y)
+        page.mouse.move(across + 60, down)
+        page.mouse.move(across, down, steps=3)
+        box = page.locator(".bk-Tooltip").filter(has_text="overall drop")
+        expect(box).to_contain_text(f"unit{unit}")
+        color = [int(part) for part in box.evaluate("box => getComputedStyle(box).backgroundColor").strip("rgb()").split(", ")]
+        assert min(color) > 200 if theme == "Light" else max(color) < 80
+
+
 def test_every_tab_opens_and_the_report_works_alone(notebook: NotebookPage, jupyter: JupyterServer) -> None:
     page = notebook.page
     explorer = page.locator(".ul-explorer").first

@@ -229,7 +229,9 @@ def test_background_work_tells_ends_and_fails() -> None:
     work, told, failed = BackgroundWork(), [], []
 
     def count(progress: Any) -> int:
+        assert "ul-preparing" in work.widget._dom_classes
         progress(3, 3)
+        assert "ul-preparing" not in work.widget._dom_classes
         told.append((work.bar.value, work.bar.max, work.running))
         return 5
 

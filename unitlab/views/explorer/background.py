@@ -25,7 +25,7 @@ class Stopped(UnitlabError):
 
 
 class BackgroundWork:
-    """``widget``: hidden while nothing runs, else what is done, a bar and *Stop*.
+    """``widget``: hidden while nothing runs, else what is done, a bar (pulsing until the first count) and *Stop*.
 
     One piece of work at a time: another start stops the one before, whose result is dropped.
     """
@@ -62,6 +62,7 @@ class BackgroundWork:
         self.stop()
         stop = self._stop = threading.Event()
         self.bar.value, self.bar.max = 0, 1
+        self.widget.add_class("ul-preparing")
         self._show(text)
         try:
             loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
@@ -106,6 +107,7 @@ class BackgroundWork:
 
     def _tell(self, stop: threading.Event, count: int, of: int) -> None:
         if stop is self._stop:
+            self.widget.remove_class("ul-preparing")
             self.bar.max, self.bar.value = of, count
 
     def _show(self, text: str) -> None:

@@ -10,7 +10,7 @@ from bokeh.models import ColumnDataSource, FixedTicker, HoverTool
 from bokeh.models.annotations import Span
 
 from unitlab.views.colours import GREEN, GREY, ORANGE
-from unitlab.views.explorer.figures import FigureWidget, bare_figure, describe_figure
+from unitlab.views.explorer.figures import FigureWidget, bare_figure, describe_figure, hover_text
 from unitlab.views.explorer.finding import finding_html
 from unitlab.views.explorer.messages import as_text, guarded
 from unitlab.views.explorer.pointing import hear_tap
@@ -91,7 +91,7 @@ class ClassesPlot:
             ("class", "@name"), ("images", "@images"), ("drop (points)", "@drop{0.0}"), ("95 %", "@low{0.0} to @high{0.0}"),
             ("q", "@q"), ("broken, fixed", "@change"),
         ]  # fmt: skip
-        plot.add_tools(HoverTool(renderers=[bars], tooltips=tips))
+        plot.add_tools(HoverTool(renderers=[bars], tooltips=hover_text(tips)))
         return plot
 
     def tapped(self, places: list[int]) -> None:

@@ -11,7 +11,7 @@ from bokeh.plotting import figure
 
 from unitlab.views.colours import GREY, ORANGE
 from unitlab.views.explorer.background import BackgroundWork
-from unitlab.views.explorer.figures import FigureWidget, bare_figure, describe_figure, set_range
+from unitlab.views.explorer.figures import FigureWidget, bare_figure, describe_figure, hover_text, set_range
 from unitlab.views.explorer.live_network import ClassCurve, LiveNetwork, NotAtHand
 from unitlab.views.explorer.messages import as_text, guarded, message_html
 
@@ -115,7 +115,7 @@ def _curve(found: ClassCurve, text: str) -> figure:
     )  # fmt: skip
     plot.add_layout(plot.legend[0], "above")
     tips = [("units", "@k"), ("this class (%)", "@own{0.0} (95 %: @low{0.0} to @high{0.0})"), ("all classes (%)", "@all{0.0}")]
-    plot.add_tools(HoverTool(renderers=[dots], tooltips=tips, mode="vline"))
+    plot.add_tools(HoverTool(renderers=[dots], tooltips=hover_text(tips), mode="vline"))
     set_range(plot.x_range, float(found.k.min()), float(found.k.max()))
     set_range(plot.y_range, 0.0, 100 * float(max(found.high.max(), found.overall.max())))
     describe_figure(plot, text)

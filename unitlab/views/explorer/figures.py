@@ -16,7 +16,9 @@ from bokeh.plotting import figure
 from bokeh.util.serialization import make_id
 from jupyter_bokeh import BokehModel
 
-__all__ = ["FigureWidget", "bare_figure", "describe_figure", "sent_together", "set_range"]
+from unitlab.views.explorer.messages import as_text
+
+__all__ = ["FigureWidget", "bare_figure", "describe_figure", "hover_text", "sent_together", "set_range"]
 
 LABELS = "11px"
 # text keeps the colour that it was laid out with, and glyphs take none from the style sheet
@@ -30,6 +32,25 @@ const settled = () => { follow(); setTimeout(follow, 300); setTimeout(follow, 15
 new MutationObserver(settled).observe(document.body, {attributes: true, attributeFilter: ["data-jp-theme-light"]});
 follow();
 """
+
+
+# the box hangs on the page itself, in a tree of its own, which hears of JupyterLab's variables alone
+HOVER_STYLE = """<style>
+:host { background: var(--jp-layout-color1, #fff) !important; color: var(--jp-ui-font-color1, #212121) !important;
+  border-color: var(--jp-border-color1, #bdbdbd) !important; border-radius: 3px; opacity: 1 !important; }
+.bk-arrow { display: none; }
+dl { display: grid; grid-template-columns: auto minmax(0, auto); gap: 1px 8px; margin: 0 0 4px; max-width: 300px;
+  font-size: 11px; }
+dt { color: var(--jp-ui-font-color2, #616161); white-space: nowrap; }
+dt:first-of-type, dd:first-of-type { font-weight: 600; color: inherit; }
+dd { margin: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; font-variant-numeric: tabular-nums; }
+</style>"""
+
+
+def hover_text(rows: Iterable[tuple[str, str]]) -> str:
+    """The box at the pointer: labels beside columns (``@name``, whose values Bokeh escapes), in the colours of the page."""
+    lines = "".join(f"<dt>{as_text(label)}</dt><dd>{value}</dd>" for label, value in rows)
+    return f"<div>{HOVER_STYLE}<dl>{lines}</dl></div>"
 
 
 def bare_figure(name: str, height: int, **options: Any) -> figure:

@@ -14,7 +14,7 @@ from scipy.ndimage import uniform_filter1d
 from unitlab.analysis.correlations import fitted_line
 from unitlab.errors import UnitlabError
 from unitlab.views.colours import BLUE, GREEN, GREY, ORANGE
-from unitlab.views.explorer.figures import FigureWidget, bare_figure, describe_figure, set_range
+from unitlab.views.explorer.figures import FigureWidget, bare_figure, describe_figure, hover_text, set_range
 from unitlab.views.explorer.messages import as_text, guarded, message_html
 from unitlab.views.explorer.pointing import hear_lasso, hear_tap
 from unitlab.views.quantities import quantity
@@ -82,7 +82,7 @@ class UnitsPlot:
         plot.scatter("x", "y", source=self.group, marker="square", size=14, line_color=GREEN, line_width=2, **over)
         plot.scatter("x", "y", source=self.mark, size=17, line_color=ORANGE, line_width=3, **over)
         lasso = LassoSelectTool(renderers=[shown], continuous=False)
-        self.hover = HoverTool(renderers=[shown], limit=4)
+        self.hover = HoverTool(renderers=[shown], limit=3)
         plot.add_tools(lasso, self.hover)
         # a wheel over the figure scrolls the page until the reader picks the zoom
         plot.toolbar.update(active_drag=lasso, active_scroll=None)
@@ -139,7 +139,7 @@ class UnitsPlot:
         tips = [("unit", "@unit"), (across.title, "@x{0.00}"), (up.title, "@y{0.00}")]
         if state.color:
             tips.append((quantity(state.color).title, "@shown{0.00}"))
-        self.hover.tooltips = [*tips, ("most damaged class", "@worst"), ("p, specific classes", "@p")]
+        self.hover.tooltips = hover_text([*tips, ("most damaged class", "@worst"), ("p, specific classes", "@p")])
         limit = self._show_null(x, y)
         set_range(self.plot.x_range, float(x[both].min()), float(x[both].max()))
         set_range(self.plot.y_range, min(0.0, float(y[both].min())), max(float(y[both].max()), limit))
