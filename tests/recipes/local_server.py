@@ -50,3 +50,55 @@ class Server:
         self.http.shutdown()
         self.thread.join()
         self.http.server_close()
+
+
+def html(handler: BaseHTTPRequestHandler) -> None:
+    page = b"\n <!DOCTYPE html><html><body>Please log in to the proxy</body></html>"
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(page)))
+    handler.end_headers()
+    handler.wfile.write(page)
+
+
+def wrong_bytes(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "100000")
+    handler.end_headers()
+    handler.wfile.write(bytes(100000))
+
+
+def cut_short(handler: BaseHTTPRequestHandler) -> None:
+    """Promises more than it sends."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000000")
+    handler.end_headers()
+    handler.wfile.write(bytes(5000))
+    handler.close_connection = True
+
+
+def cut_without_length(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    handler.wfile.write(bytes(5000))
+
+
+def empty(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
+
+
+def forbidden(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_error(403)
+
+
+def stall(server: Server) -> Answer:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000000")
+        handler.end_headers()
+        handler.wfile.write(bytes(5000))
+        handler.wfile.flush()
+        server.released.wait(20)
+
+    return answer

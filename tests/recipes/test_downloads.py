@@ -5,12 +5,11 @@ from __future__ import annotations
 import shutil
 import socket
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 import torch
-from local_server import Server
+from local_server import Server, cut_short, cut_without_length, empty, forbidden, html, stall, wrong_bytes
 from stand_ins import digest, network_of, write_pictures, write_weights, zipped
 
 import unitlab
@@ -44,58 +43,6 @@ def recipe(server: Server, weights_file: Path, places_zip: Path, monkeypatch: py
     found = replace(known, weights=weights, images=images)
     monkeypatch.setitem(RECIPES, NAME, found)
     return found
-
-
-def html(handler: BaseHTTPRequestHandler) -> None:
-    page = b"\n <!DOCTYPE html><html><body>Please log in to the proxy</body></html>"
-    handler.send_response(200)
-    handler.send_header("Content-Length", str(len(page)))
-    handler.end_headers()
-    handler.wfile.write(page)
-
-
-def wrong_bytes(handler: BaseHTTPRequestHandler) -> None:
-    handler.send_response(200)
-    handler.send_header("Content-Length", "100000")
-    handler.end_headers()
-    handler.wfile.write(bytes(100000))
-
-
-def cut_short(handler: BaseHTTPRequestHandler) -> None:
-    """Promises more than it sends."""
-    handler.send_response(200)
-    handler.send_header("Content-Length", "1000000")
-    handler.end_headers()
-    handler.wfile.write(bytes(5000))
-    handler.close_connection = True
-
-
-def cut_without_length(handler: BaseHTTPRequestHandler) -> None:
-    handler.send_response(200)
-    handler.end_headers()
-    handler.wfile.write(bytes(5000))
-
-
-def empty(handler: BaseHTTPRequestHandler) -> None:
-    handler.send_response(200)
-    handler.send_header("Content-Length", "0")
-    handler.end_headers()
-
-
-def forbidden(handler: BaseHTTPRequestHandler) -> None:
-    handler.send_error(403)
-
-
-def stall(server: Server):  # type: ignore[no-untyped-def]
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(200)
-        handler.send_header("Content-Length", "1000000")
-        handler.end_headers()
-        handler.wfile.write(bytes(5000))
-        handler.wfile.flush()
-        server.released.wait(20)
-
-    return answer
 
 
 def files_left(home: Path) -> list[str]:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from local_server import Server
-from stand_ins import PUBLISHED, REDUCED, digest, network_of, reduced, write_weights
+from local_server import Server, cut_short, forbidden, html, wrong_bytes
+from stand_ins import PUBLISHED, REDUCED, digest, network_of, reduced, state_in_file, write_weights
 
 import unitlab
 from unitlab.cli import main
@@ -91,6 +92,61 @@ def test_compute_load_verify(
     np.testing.assert_array_equal(ds.baseline_prediction.values, logits.argmax(1).numpy())
     left = [entry.name for entry in own_home.rglob("*") if ".part" in entry.name or ".tmp" in entry.name]
     assert not left and not list(own_home.rglob("places_val.zip"))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_what_goes_wrong_on_the_way(
+    name: str,
+    server: Server,
+    places_zip: Path,
+    imagenet_folder: Path,
+    own_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe, network, path = served(name, server, places_zip, monkeypatch)
+    options = ["--units", "1", "--device", "cpu", "--images", str(imagenet_folder)]
+    options[-1] = str(places_zip) if recipe.images.address else options[-1]
+
+    def refused(*more: str) -> str:
+        assert main(["compute", name, *options, *more]) == 2
+        shown = capsys.readouterr().err
+        assert "Traceback" not in shown
+        assert not [entry for entry in own_home.rglob("*") if entry.is_file()], "something half-written is left"
+        return shown
+
+    server.answers[path.name] = html
+    assert "web page instead of the file" in refused()
+    server.answers[path.name] = cut_short
+    assert "only in part" in refused()
+    server.answers[path.name] = forbidden
+    assert "answers with 403" in refused()
+    assert recipe.weights is not None
+    if recipe.weights.sha256 or recipe.weights.address.startswith("torchvision:"):
+        server.answers[path.name] = wrong_bytes
+        assert "its SHA256 begins with" in refused()
+    server.close()
+    assert "no connection to" in refused()
+
+    state = state_in_file(name, network)
+    within = recipe.weights.within
+    given = server.folder / "given.pth"
+
+    def refused_weights(content: Mapping[str, torch.Tensor]) -> str:
+        torch.save({within: content} if within else content, given)
+        return refused("--weights", str(given), "--any-weights")
+
+    last = list(state)[-1]
+    shown = refused_weights({**{key: value for key, value in state.items() if key != last}, "another.weight": state[last]})
+    assert "it lacks" in shown and "another.weight" in shown
+    categories = recipe.images.categories
+    seven = {key: value[:7] if value.dim() and len(value) == categories else value for key, value in state.items()}
+    assert f"tells 7 classes apart, the recipe's images have {categories}" in refused_weights(seven)
+    given.write_bytes(given.read_bytes()[:-1000])
+    assert "given.pth" in refused("--weights", str(given), "--any-weights")
+    if not path.name.endswith(".tar"):
+        torch.save(state, given)
+        assert "--any-weights" in refused("--weights", str(given))
 
 
 def _source(recipe: Recipe, imagenet_folder: Path) -> unitlab.images:
