@@ -28,7 +28,7 @@ from torchvision import transforms
 
 import unitlab
 from unitlab.compute.dense_products import DenseProduct
-from unitlab.compute.images import ImageSource
+from unitlab.compute.image_source import ImageSource
 from unitlab.compute.networks import bundled_network, initialise
 from unitlab.compute.one_process import HeldShards, compute_shards
 from unitlab.compute.places_networks import named_vgg16

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 import unitlab
-from unitlab.compute.images import ImageSource
+from unitlab.compute.image_source import ImageSource
 
 CLASSES = 10
 LINES = 12
@@ -31,7 +31,7 @@ def tiny_images(count: int) -> ImageSource:
     return ImageSource(
         "tiny", [f"val/ILSVRC2012_val_{number:08d}.JPEG" for number in range(count)],
         np.arange(count, dtype=np.int64) % CLASSES, [f"class {k}" for k in range(CLASSES)],
-        lambda position: table[position % len(table)], transform_text="none", thumbnail=lambda position: None,
+        lambda position: table[position % len(table)], transform_text="none",
     )  # fmt: skip
 
 

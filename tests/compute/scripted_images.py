@@ -6,15 +6,17 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from small_networks import CLASSES
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 import unitlab
-from unitlab.compute.images import ImageSource
+from unitlab.compute.image_source import ImageSource
 
 HELD_SECONDS = 60  # a test that goes wrong ends, and leaves no worker behind that waits
 
@@ -51,6 +53,8 @@ class ScriptedImages(Dataset):
         return torch.randn(3, 17, 17, generator=generator), self.targets[position]
 
 
-def scripted_source(folder: Path, *, count: int = 128, at: int = 106) -> ImageSource:
-    """The images as a source; ``at`` is none of the first hundred, which a sweep reads before it begins."""
-    return unitlab.images(ScriptedImages(count, folder, at), categories=[f"class {k}" for k in range(CLASSES)])
+def scripted_source(folder: Path, *, count: int = 128, at: int = 106, loader: Mapping[str, Any] | None = None) -> ImageSource:
+    """The images as a source, or a `DataLoader` of them; ``at`` is none of those that are read before a sweep begins."""
+    scripted = ScriptedImages(count, folder, at)
+    source = scripted if loader is None else DataLoader(scripted, **loader)
+    return unitlab.images(source, categories=[f"class {k}" for k in range(CLASSES)])

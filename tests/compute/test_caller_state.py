@@ -18,7 +18,7 @@ from torch.utils.data import TensorDataset
 
 import unitlab
 from unitlab import UnitlabError
-from unitlab.compute.images import ImageSource
+from unitlab.compute.image_source import ImageSource
 from unitlab.compute.network import Network
 from unitlab.compute.suffix import SuffixEngine
 

@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,18 @@ def test_workers_read_the_images_of_their_shards_and_no_others(tmp_path: Path, c
     # both look at the first image for the shapes, and at those of the fingerprint
     sampled = {str(position) for position in np.linspace(0, 127, planning.SAMPLED_IMAGES).astype(int)}
     assert set(one) & set(other) <= sampled and set(one) | set(other) == {str(position) for position in range(128)}
+    reads = Counter(one + other)
+    assert all(count == (3 if position in sampled else 1) for position, count in reads.items())
+
+
+def test_processes_of_a_loader_are_threads_in_a_worker(tmp_path: Path, client: Any) -> None:
+    source = scripted_source(tmp_path, loader={"num_workers": 2, "batch_size": 2})
+    for store, options in ("one", {}), ("many", {"client": client}):
+        unitlab.ablate(
+            network(), source, "conv2",
+            store=tmp_path / store, batch_size=4, memory="64 MB", progress=False, device="cpu", **options,
+        )  # fmt: skip
+    assert data_files(tmp_path / "many") == data_files(tmp_path / "one")
 
 
 SWEEP = """

@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 
 import unitlab
 from unitlab import UnitlabError
-from unitlab.compute.images import ImageSource
+from unitlab.compute.image_source import ImageSource
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from torch import nn
 
 import unitlab
 from unitlab import UnitlabError
-from unitlab.compute.images import ImageSource
+from unitlab.compute.image_source import ImageSource
 from unitlab.compute.replacements import donor_of_image
 
 

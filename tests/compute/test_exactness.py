@@ -13,7 +13,8 @@ from small_networks import CLASSES, SITES, DominantUnit, FunctionalReLU, Squeeze
 from torch import nn
 
 import unitlab
-from unitlab.compute.images import ImageSource, images
+from unitlab.compute.image_source import ImageSource
+from unitlab.compute.images import images
 from unitlab.compute.networks import bundled_network
 from unitlab.compute.replacements import ABLATIONS, donor_of_image
 

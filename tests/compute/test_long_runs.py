@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import tqdm.std
 from scripted_images import scripted_source
@@ -34,7 +35,7 @@ plan.SHARD_IMAGES = 4
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 folder = Path({folder!r})
-source = scripted_source(folder, count={count})
+source = scripted_source(folder, count={count}, loader={loader!r})
 unitlab.ablate(
     FunctionalReLU().eval(), source, "conv2", units=[0, 1], store=folder / "study.zarr",
     batch_size=4, device="cpu", progress=False,
@@ -42,8 +43,8 @@ unitlab.ablate(
 """
 
 
-def command(folder: Path, count: int = 128) -> list[str]:
-    return [sys.executable, "-c", SWEEP.format(folders=FOLDERS, folder=str(folder), count=count)]
+def command(folder: Path, count: int = 128, loader: dict[str, int] | None = None) -> list[str]:
+    return [sys.executable, "-c", SWEEP.format(folders=FOLDERS, folder=str(folder), count=count, loader=loader)]
 
 
 def environment() -> dict[str, str]:
@@ -70,6 +71,24 @@ def test_ctrl_c_finishes_the_shard_says_so_and_the_same_call_goes_on(tmp_path: P
     done = subprocess.run(command(tmp_path), capture_output=True, text=True, env=environment())
     assert done.returncode == 0 and "going on: 108 of 128 images" in done.stderr, done.stderr
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_processes_that_read_too(tmp_path: Path) -> None:
+    (tmp_path / "hold").touch()
+    sweep = command(tmp_path, loader={"num_workers": 2, "batch_size": 2})
+    with sweep_process(sweep, environment()) as process:
+        wait_for_shards(process, tmp_path, 26)
+        readers = psutil.Process(process.pid).children()
+        for reader in readers:
+            reader.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        said = said_until(process, "Ctrl-C again stops at once")
+        (tmp_path / "hold").unlink()
+        assert process.stderr is not None
+        said += list(process.stderr)
+    assert process.returncode == -signal.SIGINT and len(readers) == 2, said
+    assert len(list(tmp_path.glob("*.partial/shard-*.bin"))) == 27
+    assert not psutil.wait_procs(readers, timeout=60)[1]
 
 
 def test_the_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:

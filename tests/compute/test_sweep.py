@@ -17,7 +17,7 @@ from torchvision import transforms
 
 import unitlab
 from unitlab import UnitlabError
-from unitlab.compute.images import ImageSource
+from unitlab.compute.image_source import ImageSource
 from unitlab.compute.replacements import donor_of_image
 from unitlab.partial_study import PartialStudy
 
@@ -134,7 +134,9 @@ def test_a_late_picture_of_another_shape_has_a_thumbnail_too(tmp_path: Path) -> 
     transform = transforms.Compose([transforms.Resize((17, 17)), transforms.ToTensor()])
     photos = unitlab.images(tmp_path, transform=transform, categories=[f"class {k}" for k in range(CLASSES)])
     ds = ablate(network(), photos, "conv1", units=[0])
-    assert ds.thumbnails.shape == (102, 30, 40, 3) and (ds.thumbnails[101, 15, 20] == [200, 0, 0]).all()
+    assert ds.thumbnails.shape == (102, 64, 64, 3) and (ds.thumbnails[:, 32, 32] == [200, 0, 0]).all()
+    red = (ds.thumbnails.values != 255).any(3).sum((1, 2))
+    assert red[:101].tolist() == [40 * 30] * 101 and red[101] == 30 * 50
 
 
 def test_several_layers_in_one_pass() -> None:

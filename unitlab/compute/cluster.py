@@ -20,8 +20,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from unitlab import __version__
-from unitlab.compute.groups import thumbnail_shape
-from unitlab.compute.images import ImageSource
+from unitlab.compute.image_source import ImageSource
 from unitlab.compute.one_process import unit_replacements
 from unitlab.compute.plan import SweepPlan
 from unitlab.compute.progress import InterruptRequest, images_bar, interrupt_after_shard
@@ -219,7 +218,7 @@ class WorkerPool:
                 "folder, or as a Dataset that opens its files when an image is asked for"
             ) from error
         log.info("sending network and images, %.1f MB, to each of %d workers once", len(payload) / 1e6, len(self.devices))
-        plugin = SweepPlugin(name, payload, request, plan.fingerprint, thumbnail_shape(source), study.folder)
+        plugin = SweepPlugin(name, payload, request, plan.fingerprint, study.folder)
         del payload
         try:
             _answer(self.client.register_plugin, plugin, name)

@@ -16,7 +16,7 @@ from unitlab.analysis.rankings import Ranking, rankable, ranking
 from unitlab.analysis.splits import halves
 from unitlab.compute.group_ablation import checked_units, plan_attrs, plan_of_one_layer, scored_sets
 from unitlab.compute.groups import root_group
-from unitlab.compute.images import ImageSource
+from unitlab.compute.image_source import ImageSource
 from unitlab.compute.images import images as image_source
 from unitlab.compute.plan import SweepPlan
 from unitlab.compute.sweep import ablate

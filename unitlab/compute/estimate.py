@@ -15,13 +15,13 @@ from numcodecs.zstd import Zstd
 from torch import nn
 
 from unitlab.compute.activations import TOP_IMAGES
-from unitlab.compute.groups import thumbnail_shape
-from unitlab.compute.images import ImageSource
+from unitlab.compute.image_source import ImageSource
 from unitlab.compute.images import images as image_source
 from unitlab.compute.plan import SweepPlan, plan_sweep
 from unitlab.compute.replacements import donor_of_image
 from unitlab.compute.shards import ShardComputation, ShardParts, donor_values
 from unitlab.compute.sweep import is_finished
+from unitlab.compute.thumbnails import padded
 from unitlab.compute.working_copy import exact_float32
 from unitlab.partial_study import finished_shards
 
@@ -188,11 +188,11 @@ class _Measured:
     """Times of one image, in seconds, and bytes, from a sample spread over all images."""
 
     def __init__(self, plan: SweepPlan, source: ImageSource) -> None:
-        self.plan, self.source, self.thumbnail_shape = plan, source, thumbnail_shape(source)
+        self.plan, self.source = plan, source
         few = self._positions(FEWEST_IMAGES)
         batch, self.read = self._read(few)
         replacements = plan.replacements(self._replacement_values(batch), len(source))
-        self.computation = ShardComputation(plan, source, replacements, self.thumbnail_shape)
+        self.computation = ShardComputation(plan, source, replacements)
         self._sweep(batch, few)  # the first evaluation allocates and packs
         once = _seconds(plan, lambda: self._sweep(batch, few))
         count = int(min(plan.batch_size, len(source), max(FEWEST_IMAGES, MEASURED_SECONDS * len(few) / once)))
@@ -215,10 +215,11 @@ class _Measured:
     def _read(self, positions: np.ndarray) -> tuple[torch.Tensor, float]:
         """Images, and the time to read one by as many threads as a sweep has for it."""
         begin = time.perf_counter()
-        batch = torch.cat([next(iter(self.source.batches(int(i), int(i) + 1, 1)))[0] for i in positions])
-        for position in positions if self.thumbnail_shape is not None else ():
-            self.source.thumbnail(int(position))
-        return batch, (time.perf_counter() - begin) / len(positions) / max(1, min(self.source.threads, torch.get_num_threads()))
+        read = [next(self.source.stream([[position]], thumbnails=True)) for position in positions]
+        seconds = (time.perf_counter() - begin) / len(positions) / min(self.source.read_together, torch.get_num_threads())
+        thumbnails = padded([batch.thumbnails[0] for batch in read])
+        self.thumbnail_bytes = 0 if thumbnails is None else thumbnails[0].nbytes
+        return torch.cat([batch.pixels for batch in read]), seconds
 
     def _replacement_values(self, batch: torch.Tensor) -> dict[str, np.ndarray] | None:
         """What costs as much as the real one: the sample's means, the donors' values."""
@@ -254,9 +255,8 @@ class _Measured:
         packed = sum(len(Zstd(5).encode(np.ascontiguousarray(array))) for array in by_image.values())
         top = sum(TOP_IMAGES * size // few for name, size in fixed.items() if "/top_" in name)
         by_class = BYTES_BY_CLASS * len(plan.categories) * sum(map(len, plan.units))
-        thumbnail = 0 if self.thumbnail_shape is None else int(np.prod(self.thumbnail_shape))
-        self.shard_bytes_per_image += thumbnail
-        self.study_bytes = packed * images // self.images + top + by_class + images * thumbnail
+        self.shard_bytes_per_image += self.thumbnail_bytes
+        self.study_bytes = packed * images // self.images + top + by_class + images * self.thumbnail_bytes
 
 
 def _seconds(plan: SweepPlan, action: Callable[[], object]) -> float:

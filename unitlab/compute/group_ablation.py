@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from unitlab.analysis.accuracies import balanced_accuracy, class_counts
 from unitlab.compute.groups import RootShards, counts_and_rates, root_group
-from unitlab.compute.images import ImageSource
+from unitlab.compute.image_source import ImageSource
 from unitlab.compute.images import images as image_source
 from unitlab.compute.one_process import HeldShards, unit_replacements
 from unitlab.compute.plan import SweepPlan, plan_sweep

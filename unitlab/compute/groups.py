@@ -5,36 +5,30 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from unitlab.compute.activations import reduced_statistics
-from unitlab.compute.images import ImageSource
+from unitlab.compute.image_source import ImageSource
 from unitlab.compute.layers import filter_attributes
 from unitlab.compute.plan import SweepPlan
 from unitlab.compute.suffix import Baseline
+from unitlab.compute.thumbnails import PaddedThumbnails, common_shape
 from unitlab.schema import SCHEMA_VERSION
 
 __all__ = [
     "RootShards",
     "ShardRows",
-    "ThumbnailShape",
     "counts_and_rates",
     "layer_groups",
     "root_group",
-    "thumbnail_shape",
-    "thumbnails",
 ]
 
 Group = tuple[dict[str, Any], dict[str, Any]]
-ThumbnailShape = tuple[int, int, int]
 UNITS_AT_ONCE = 32
 
 
@@ -88,23 +82,6 @@ class ShardImages:
         return np.concatenate(found)
 
 
-def thumbnails(source: ImageSource, start: int, stop: int, shape: ThumbnailShape) -> np.ndarray:
-    """Thumbnails of the images from ``start`` to ``stop``, padded to one size with white."""
-    out = np.full((stop - start, *shape), 255, np.uint8)
-    with ThreadPoolExecutor(source.threads) if source.threads else nullcontext() as pool:
-        pictures = (pool.map if pool else map)(source.thumbnail, range(start, stop))
-        for place, picture in enumerate(pictures):
-            if picture is not None:
-                if picture.shape[0] > shape[0] or picture.shape[1] > shape[1]:
-                    fitting = Image.fromarray(picture)
-                    fitting.thumbnail((shape[1], shape[0]))
-                    picture = np.asarray(fitting)
-                height, width = picture.shape[:2]
-                top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
-                out[place, top : top + height, left : left + width] = picture
-    return out
-
-
 def root_group(plan: SweepPlan, source: ImageSource, shards: Sequence[Mapping[str, Any]]) -> Group:
     """Variables of the level "study" and the study's attributes."""
     arrays: dict[str, Any] = {
@@ -123,7 +100,9 @@ def root_group(plan: SweepPlan, source: ImageSource, shards: Sequence[Mapping[st
     with np.errstate(invalid="ignore"):
         arrays["n_images"], arrays["baseline_accuracy"] = count, correct / count
     if all("thumbnails" in shard for shard in shards):
-        arrays["thumbnails"] = ShardImages([shard["thumbnails"] for shard in shards])
+        parts = [shard["thumbnails"] for shard in shards]
+        shape = common_shape(part.shape[1:] for part in parts)
+        arrays["thumbnails"] = ShardImages([PaddedThumbnails(part, shape) for part in parts])
     content = hashlib.sha256(b"".join(np.asarray(shard["content"]).tobytes() for shard in shards)).hexdigest()
     attrs = {
         "unitlab_schema": SCHEMA_VERSION,
@@ -143,20 +122,6 @@ def root_group(plan: SweepPlan, source: ImageSource, shards: Sequence[Mapping[st
         "versions": f"python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}",
     }
     return arrays, attrs
-
-
-def thumbnail_shape(source: ImageSource) -> ThumbnailShape | None:
-    """Rows, columns and channels that hold every thumbnail, from the first hundred; larger ones are shrunk."""
-    first = source.thumbnail(0)
-    if first is None:
-        return None
-    shapes = [first.shape]
-    for number in range(1, min(len(source), 100)):
-        picture = source.thumbnail(number)
-        shapes.append(first.shape if picture is None else picture.shape)
-    if len(set(shapes)) == 1:
-        return first.shape[0], first.shape[1], first.shape[2]
-    return 64, 64, first.shape[2]
 
 
 def layer_groups(

@@ -1,181 +1,32 @@
-"""Image sources: where images come from, in an order that can be repeated, with labels, ids and thumbnails."""
+"""Where images come from: a folder per class, a torch dataset or loader, a bundled set."""
 
 from __future__ import annotations
 
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from copy import copy
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
-from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, SequentialSampler, Subset
+from torch import Tensor
+from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, SequentialSampler, Subset, TensorDataset
 from torchvision.datasets import DatasetFolder
 
 from unitlab.bundled_images import IMAGE_SETS, bundled_images
+from unitlab.compute.image_source import ImageSource
+from unitlab.compute.reading import LoaderWorkers, loader_workers, read_ahead, read_by_workers
+from unitlab.compute.thumbnails import small
 from unitlab.compute.transforms import refuse_random, transform_text
 from unitlab.errors import UnitlabError, nearest_names
 
-__all__ = ["SUFFIXES", "ImageSource", "images", "picture_files"]
+__all__ = ["SUFFIXES", "images", "picture_files"]
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
-THUMBNAIL = 64
-READ_TWICE = 4
-
-Read = Callable[[int], Any]
-
-
-class ImageSource:
-    """Images in a fixed order.
-
-    Attributes
-    ----------
-    ids
-        Text for each image.
-    labels
-        int64, (image).
-    categories
-        Class names.
-    clusters
-        int64, (image): images of one cluster belong together; or None.
-    name
-        Of the source.
-    transform_text
-        What is done to the images, as text for the fingerprint.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        ids: Sequence[str],
-        labels: np.ndarray,
-        categories: Sequence[str],
-        read: Read,
-        *,
-        transform_text: str,
-        thumbnail: Callable[[int], np.ndarray | None],
-        clusters: np.ndarray | None = None,
-        threads: int = 0,
-    ) -> None:
-        self.name, self.ids, self.categories = name, [str(i) for i in ids], [str(c) for c in categories]
-        self.labels, self.clusters, self.transform_text = labels, clusters, transform_text
-        self._read, self._thumbnail, self.threads = read, thumbnail, threads
-        self._shape: tuple[int, ...] | None = None
-        if not self.ids:
-            raise UnitlabError(f"{name} holds no images; give a folder per class with pictures in it")
-        if len(set(self.ids)) != len(self.ids):
-            repeated = Counter(self.ids).most_common(1)[0][0]
-            raise UnitlabError(f"{name}: the id {repeated!r} occurs twice; ids must tell the images apart")
-        if len(set(self.categories)) != len(self.categories):
-            raise UnitlabError(f"{name}: a class name occurs twice in categories")
-        if labels.min() < 0 or labels.max() >= len(self.categories):
-            worst = int(np.flatnonzero((labels < 0) | (labels >= len(self.categories)))[0])
-            raise UnitlabError(
-                f"{name}: image {self.ids[worst]!r} has the label {labels[worst]}; there are {len(self.categories)} classes, "
-                f"so labels go from 0 to {len(self.categories) - 1}"
-            )
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __repr__(self) -> str:
-        return f"<{self.name}: {len(self)} images, {len(self.categories)} classes>"
-
-    def subset(self, positions: Sequence[int] | np.ndarray) -> ImageSource:
-        """The images at these positions, in this order."""
-        at = np.asarray(positions, dtype=np.int64)
-        return ImageSource(
-            self.name, [self.ids[i] for i in at], self.labels[at], self.categories, lambda i: self._read(int(at[i])),
-            transform_text=self.transform_text, thumbnail=lambda i: self._thumbnail(int(at[i])),
-            clusters=None if self.clusters is None else self.clusters[at], threads=self.threads,
-        )  # fmt: skip
-
-    def watched(self, told: Callable[[], None]) -> ImageSource:
-        """The same images; ``told()`` is called whenever one is read, and may raise to end the reading."""
-        other = copy(self)
-
-        def read(position: int) -> Tensor:
-            told()
-            return self._read(position)
-
-        other._read = read
-        return other
-
-    def thumbnail(self, position: int) -> np.ndarray | None:
-        """A small picture, uint8 (row, column, channel), or None."""
-        return self._thumbnail(position)
-
-    def batches(self, start: int, stop: int, batch_size: int) -> Iterator[tuple[Tensor, np.ndarray]]:
-        """Images from ``start`` to ``stop`` as (float tensor (image, channel, row, column), positions).
-
-        Raises
-        ------
-        UnitlabError
-            An image that cannot be read, is no float tensor, differs in size from the others, or holds NaN.
-        """
-        tensors = self._decoded(start, stop, ahead=batch_size) if self.threads else map(self._tensor, range(start, stop))
-        for first in range(start, stop, batch_size):
-            positions = np.arange(first, min(first + batch_size, stop))
-            yield torch.stack([self._checked(int(position), next(tensors)) for position in positions]), positions
-
-    def _decoded(self, start: int, stop: int, ahead: int) -> Iterator[Tensor]:
-        # threads, not DataLoader processes: decoding and resizing leave Python's lock free, and nothing has to be pickled
-        # or to pass through a container's small shared memory
-        with ThreadPoolExecutor(self.threads) as pool:
-            waiting: deque[Future[Tensor]] = deque()
-            try:
-                for position in range(start, stop):
-                    waiting.append(pool.submit(self._tensor, position))
-                    if len(waiting) > ahead:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
-
-    def refuse_changing(self, forget: Callable[[], None] = lambda: None) -> None:
-        """Refuse a source whose first images differ from one reading to the next, as with hidden augmentation."""
-        for position in range(min(READ_TWICE, len(self))):
-            first = self._tensor(position)
-            forget()
-            if not torch.equal(first, self._tensor(position)):
-                raise UnitlabError(
-                    f"{self.name}: image {self.ids[position]!r} differs when it is read again; unitlab needs images that can "
-                    "be repeated: leave out the augmentation"
-                )
-
-    def _tensor(self, position: int) -> Tensor:
-        try:
-            tensor = self._read(position)
-        except UnitlabError:
-            raise
-        except Exception as error:
-            raise UnitlabError(f"{self.name}: image {self.ids[position]!r} cannot be read ({error})") from error
-        if not isinstance(tensor, Tensor) or tensor.dim() < 2 or not tensor.is_floating_point():
-            given = f"{tensor.dtype} {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise UnitlabError(
-                f"{self.name}: image {self.ids[position]!r} is {given}; images are float tensors (channel, row, column): "
-                "give a transform that ends in one"
-            )
-        if not torch.isfinite(tensor).all():
-            raise UnitlabError(f"{self.name}: image {self.ids[position]!r} holds NaN or infinite pixels")
-        return tensor
-
-    def _checked(self, position: int, tensor: Tensor) -> Tensor:
-        if self._shape is None:
-            self._shape = tuple(tensor.shape)
-        if tuple(tensor.shape) != self._shape:
-            raise UnitlabError(
-                f"{self.name}: image {self.ids[position]!r} has shape {tuple(tensor.shape)}, the first read had {self._shape}; "
-                "give a transform that makes all sizes equal, such as the weights' own transforms()"
-            )
-        return tensor
+# decoding and resizing leave Python's lock free, so that threads do what processes would
+PICTURE_THREADS = min(8, os.cpu_count() or 1)
 
 
 def images(
@@ -191,7 +42,9 @@ def images(
     ----------
     source
         A folder with a folder per class; a torchvision dataset; any torch ``Dataset``, or a ``DataLoader`` in its own
-        order, of (image, label); or a bundled set: "emoji", "fashion_mnist".
+        order, of (image, label); or a bundled set: "emoji", "fashion_mnist". The next images are read while a batch is
+        worked on: by threads, or by the processes of a ``DataLoader`` with ``num_workers``; with ``num_workers=0``, and of
+        tensors in memory, nothing is read ahead.
     transform
         From a PIL picture (or the dataset's image) to a float tensor (channel, row, column). Default for pictures:
         RGB in 0..1, all of one size. It must be repeatable.
@@ -222,19 +75,22 @@ def images(
     if isinstance(source, str | Path):
         return _folder(Path(source), transform, categories, ids)
     if isinstance(source, DataLoader):
-        drawn_by = source.sampler if type(source.batch_sampler) is BatchSampler else source.batch_sampler
+        drawn_by = source.sampler if type(source.batch_sampler) in (BatchSampler, type(None)) else source.batch_sampler
         if not isinstance(drawn_by, SequentialSampler):
             raise UnitlabError(
                 f"the DataLoader draws its images with {type(drawn_by).__name__}; unitlab needs an order that can be "
                 "repeated: give the dataset itself, or a DataLoader with shuffle=False"
             )
-        source = source.dataset
+        return _dataset(source.dataset, transform, categories, ids, 0, loader_workers(source))
     if not hasattr(source, "__getitem__") or not hasattr(source, "__len__"):
         raise UnitlabError(
             f"images cannot be taken from a {type(source).__name__}; give a folder per class, a torch Dataset or DataLoader of "
             f"(image, label) with a length, or one of {sorted(IMAGE_SETS)}"
         )
-    return _dataset(source, transform, categories, ids)
+    threads = PICTURE_THREADS if _reads_plainly(source) else 1
+    if isinstance(_innermost(source), TensorDataset):
+        threads = 0  # in memory: a thread of its own costs up to 5 ms an image, and there is nothing to decode
+    return _dataset(source, transform, categories, ids, threads, None)
 
 
 def _bundled(
@@ -251,8 +107,7 @@ def _bundled(
 
     return ImageSource(
         name, found.ids, found.labels, found.categories, read,
-        transform_text=f"(pixels / 255 - {found.mean}) / {found.deviation}",
-        thumbnail=lambda position: None, clusters=found.clusters,
+        transform_text=f"(pixels / 255 - {found.mean}) / {found.deviation}", clusters=found.clusters,
     )  # fmt: skip
 
 
@@ -289,88 +144,119 @@ def picture_files(
     ids: Sequence[str],
 ) -> ImageSource:
     """A source of picture files with the label of each."""
-
-    def picture(position: int) -> Image.Image:
-        try:
-            with Image.open(files[position]) as opened:
-                return opened.convert("RGB")
-        except Exception as error:
-            raise UnitlabError(f"the image file {files[position]} cannot be read ({error}); remove or replace it") from error
-
     found = ImageSource(
-        name, ids, np.array(labels, dtype=np.int64), categories,
-        lambda position: (transform or _plain_tensor)(picture(position)),
-        transform_text=transform_text(transform), thumbnail=lambda position: _small(picture(position)),
-        threads=min(8, os.cpu_count() or 1),
+        name, ids, np.array(labels, dtype=np.int64), categories, partial(_picture, files),
+        transform_text=transform_text(transform), transform=transform or _plain_tensor, thumbnail=small,
+        threads=PICTURE_THREADS,
     )  # fmt: skip
     found.refuse_changing()
     return found
 
 
+def _picture(files: Sequence[Path], position: int) -> Image.Image:
+    try:
+        with Image.open(files[position]) as opened:
+            return opened.convert("RGB")
+    except Exception as error:
+        raise _unreadable(files[position], error) from error
+
+
+def _unreadable(path: Path | str, error: Exception) -> UnitlabError:
+    return UnitlabError(f"the image file {path} cannot be read ({error}); remove or replace it")
+
+
 def _dataset(
-    dataset: Any, transform: Callable[[Any], Tensor] | None, categories: Sequence[str] | None, ids: Sequence[str] | None
+    dataset: Any,
+    transform: Callable[[Any], Tensor] | None,
+    categories: Sequence[str] | None,
+    ids: Sequence[str] | None,
+    threads: int,
+    workers: LoaderWorkers | None,
 ) -> ImageSource:
-    inner = dataset
-    while isinstance(inner, Subset):
-        inner = inner.dataset
+    inner = _innermost(dataset)
     for part in inner.datasets if isinstance(inner, ConcatDataset) else [inner]:
         refuse_random(getattr(part, "transform", None))
     name = type(inner).__name__
     if len(dataset) == 0:
         raise UnitlabError(f"{name} holds no images")
     _same_length(ids, len(dataset))
-
-    def item(position: int) -> tuple[Any, Any]:
-        try:
-            found = dataset[position]
-            image, label = found[0], found[1]
-        except Exception as error:
-            raise UnitlabError(f"{name}: item {position} cannot be read as (image, label): {error}") from error
-        return image, label
-
-    labels = _labels(dataset, name, item)
+    labels = _labels(dataset, name, threads, workers)
     classes = list(categories if categories is not None else getattr(inner, "classes", ()))
     if not classes:
         classes = [f"class {index}" for index in range(int(labels.max()) + 1)]
-    last: dict[int, Any] = {}
-
-    def pixels(position: int) -> Any:
-        if position not in last:
-            last.clear()
-            last[position] = item(position)[0]
-        return last[position]
-
-    def read(position: int) -> Tensor:
-        image = pixels(position)
-        if transform is not None:
-            return transform(image)
-        return _plain_tensor(image) if isinstance(image, Image.Image) else image
-
     files = _files(dataset)
-
-    def thumbnail(position: int) -> np.ndarray | None:
-        # the file as it is, before the dataset's own transform, where the dataset tells its files
-        return _small(pixels(position) if files is None else inner.loader(files[position]))
-
     if ids is None:
         ids = [os.path.relpath(path, inner.root) for path in files] if files else list(map(str, range(len(dataset))))
+    read, own = partial(_item, dataset, name, 0), None
+    if files is not None and _reads_plainly(dataset):
+        # the file as it is, so that thumbnails are of pictures before the dataset's own transform
+        read, own = partial(_loaded, inner.loader, files), inner.transform
     found = ImageSource(
         name, ids, labels, classes, read,
-        transform_text=f"{transform_text(getattr(inner, 'transform', None))}, {transform_text(transform)}", thumbnail=thumbnail,
+        transform_text=f"{transform_text(getattr(inner, 'transform', None))}, {transform_text(transform)}",
+        transform=partial(_transformed, own, transform), thumbnail=small, threads=threads, workers=workers,
     )  # fmt: skip
-    found.refuse_changing(forget=last.clear)
+    found.refuse_changing()
     return found
 
 
-def _labels(dataset: Any, name: str, item: Callable[[int], tuple[Any, Any]]) -> np.ndarray:
+def _innermost(dataset: Any) -> Any:
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return dataset
+
+
+def _reads_plainly(dataset: Any) -> bool:
+    """Whether items are what torchvision's loader and transform make of the dataset's files."""
+    while isinstance(dataset, Subset):
+        if type(dataset) is not Subset:
+            return False
+        dataset = dataset.dataset
+    return isinstance(dataset, DatasetFolder) and type(dataset).__getitem__ is DatasetFolder.__getitem__
+
+
+def _loaded(loader: Callable[[str], Any], files: Sequence[str], position: int) -> Any:
+    try:
+        return loader(files[position])
+    except Exception as error:
+        raise _unreadable(files[position], error) from error
+
+
+def _item(dataset: Any, name: str, part: int, position: int) -> Any:
+    """The image (``part`` 0) or the label (1) of an item."""
+    try:
+        found = dataset[position]
+        return (found[0], found[1])[part]
+    except Exception as error:
+        raise UnitlabError(f"{name}: item {position} cannot be read as (image, label): {error}") from error
+
+
+def _transformed(own: Callable[[Any], Any] | None, transform: Callable[[Any], Tensor] | None, image: Any) -> Any:
+    if own is not None:
+        image = own(image)
+    if transform is not None:
+        return transform(image)
+    return _plain_tensor(image) if isinstance(image, Image.Image) else image
+
+
+def _labels(dataset: Any, name: str, threads: int, workers: LoaderWorkers | None) -> np.ndarray:
     """Labels of a dataset, from its ``targets`` where they are plainly there, else item by item."""
     targets = _targets(dataset)
     if targets is None:
-        targets = [item(position)[1] for position in range(len(dataset))]
+        label = partial(_item, dataset, name, 1)
+        if workers is None:
+            targets = list(read_ahead(label, range(len(dataset)), threads, ahead=2 * threads))
+        else:
+            chunks = read_by_workers(partial(_each, label), range(len(dataset)), workers)
+            targets = [target for chunk in chunks for target in chunk]
     found = np.asarray([label.item() if isinstance(label, Tensor) and label.numel() == 1 else label for label in targets])
     if found.ndim != 1 or found.dtype.kind not in "iu":
         raise UnitlabError(f"{name}: labels must be one integer for each image; got {found.dtype} of shape {found.shape}")
     return found.astype(np.int64)
+
+
+def _each(read: Callable[[int], Any], positions: list[int]) -> list[Any]:
+    return [read(position) for position in positions]
 
 
 def _targets(dataset: Any) -> Any:
@@ -397,22 +283,3 @@ def _same_length(ids: Sequence[str] | None, count: int) -> None:
 
 def _plain_tensor(picture: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 255
-
-
-def _small(image: Any) -> np.ndarray | None:
-    """RGB thumbnail of at most 64 px: of a picture as it is, of a tensor stretched to its own range."""
-    if isinstance(image, Tensor):
-        if image.dim() != 3 or image.shape[0] not in (1, 3):
-            return None
-        # made small first: scaling a picture of the network's input size takes more than twice as long
-        shrink = max(1.0, max(image.shape[1:]) / THUMBNAIL)
-        size = [max(1, round(side / shrink)) for side in image.shape[1:]]
-        image = nn.functional.interpolate(image.unsqueeze(0).float(), size, mode="area").squeeze(0)
-        low, high = float(image.min()), float(image.max())
-        scaled = ((image - low) / max(high - low, 1e-12) * 255).round().to(torch.uint8)
-        image = Image.fromarray(scaled.permute(1, 2, 0).expand(-1, -1, 3).numpy())
-    if not isinstance(image, Image.Image):
-        return None
-    picture = image.convert("RGB")
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    return np.asarray(picture)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 
-from unitlab.compute.groups import thumbnail_shape
-from unitlab.compute.images import ImageSource
+from unitlab.compute.image_source import ImageSource
 from unitlab.compute.plan import SweepPlan
 from unitlab.compute.progress import InterruptRequest, images_bar, interrupt_after_shard
 from unitlab.compute.replacements import Replacement, donor_of_image
@@ -55,12 +55,15 @@ def compute_shards(plan: SweepPlan, source: ImageSource, shards: PartialStudy | 
         return
     with interrupt_after_shard(kept=isinstance(shards, PartialStudy)) as interrupt:
         replacements = unit_replacements(plan, source, shards, interrupt, progress)
-        computation = ShardComputation(plan, source, replacements, thumbnail_shape(source))
-        with images_bar(len(source), finished=plan.images_in(done), description=plan.description, shown=progress) as bar:
-            for index in left:
-                interrupt.heed()
-                shards.write(index, computation.arrays(*plan.shard_bounds[index], bar.update))
         interrupt.heed()
+        computation = ShardComputation(plan, source, replacements)
+        with (
+            images_bar(len(source), finished=plan.images_in(done), description=plan.description, shown=progress) as bar,
+            closing(computation.shards([plan.shard_bounds[index] for index in left], bar.update)) as computed,
+        ):
+            for index, arrays in zip(left, computed, strict=True):
+                shards.write(index, arrays)
+                interrupt.heed()
 
 
 def unit_replacements(
@@ -77,8 +80,11 @@ def unit_replacements(
 def _means(plan: SweepPlan, source: ImageSource, interrupt: InterruptRequest, progress: bool) -> dict[str, np.ndarray]:
     """Means of all sites' units, from one pass over the images."""
     sums: list[Mapping[str, Any]] = []
-    with images_bar(len(source), finished=0, description=f"means of {plan.layers_text}", shown=progress) as bar:
-        for bounds in plan.shard_bounds:
+    with (
+        images_bar(len(source), finished=0, description=f"means of {plan.layers_text}", shown=progress) as bar,
+        closing(activation_sums(plan, source, plan.shard_bounds, bar.update)) as computed,
+    ):
+        for part in computed:
+            sums.append(part)
             interrupt.heed()
-            sums.append(activation_sums(plan, source, *bounds, bar.update))
     return plan.means(sums)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from unitlab.analysis.requirements import check_seed
 from unitlab.compute.bases import Basis, basis_of
 from unitlab.compute.hooks import HookEngine
-from unitlab.compute.images import ImageSource
+from unitlab.compute.image_source import ImageSource
 from unitlab.compute.layers import Site, layer_names
 from unitlab.compute.network import Network
 from unitlab.compute.replacements import ABLATIONS, Replacement, replacement_of
@@ -27,7 +27,15 @@ from unitlab.compute.suffix import SuffixEngine
 from unitlab.compute.working_copy import choose_device
 from unitlab.errors import UnitlabError
 
-__all__ = ["SweepPlan", "bytes_of", "images_fingerprint", "pixels_fingerprint", "plan_sweep", "weights_fingerprint"]
+__all__ = [
+    "SweepPlan",
+    "bytes_of",
+    "images_fingerprint",
+    "pixels_fingerprint",
+    "plan_sweep",
+    "sampled_images",
+    "weights_fingerprint",
+]
 
 log = logging.getLogger("unitlab")
 
@@ -155,7 +163,8 @@ def plan_sweep(
         raise UnitlabError(f"batch_size={batch_size!r} must be a positive number of images")
     check_seed(seed)
     budget = bytes_of(memory)
-    sample, _ = next(iter(source.batches(0, 1, 1)))
+    few = sampled_images(source)
+    sample = few[:1].clone()
     network = Network(model, choose_device(device), sample)
     categories = _categories(source, network.categories, labels)
     one_layer = isinstance(layer, str) and layer != "all"
@@ -203,7 +212,7 @@ def plan_sweep(
     plan.fingerprint = {
         "weights": weights_fingerprint(model),
         "images": images_fingerprint(source, tuple(sample.shape[1:])),
-        "pixels": pixels_fingerprint(source),
+        "pixels": pixels_fingerprint(few),
         "transform": hashlib.sha256(source.transform_text.encode()).hexdigest(),
         "labels": labels,
         "layer": ", ".join(f"{site.layer}={site.text}" for site in sites),
@@ -275,13 +284,14 @@ def weights_fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def pixels_fingerprint(source: ImageSource) -> str:
-    """SHA-256 of a few images, spread over all: changed pictures or transforms are noticed before a sweep, not after it."""
-    digest = hashlib.sha256()
-    for position in np.unique(np.linspace(0, len(source) - 1, SAMPLED_IMAGES).astype(int)):
-        batch, _ = next(iter(source.batches(int(position), int(position) + 1, 1)))
-        digest.update(batch.contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def sampled_images(source: ImageSource) -> Tensor:
+    """A few images, spread over all, the first one among them."""
+    return source.at(np.unique(np.linspace(0, len(source) - 1, SAMPLED_IMAGES).astype(int)))
+
+
+def pixels_fingerprint(few: Tensor) -> str:
+    """SHA-256 of `sampled_images`: changed pictures or transforms are noticed before a sweep, not after it."""
+    return hashlib.sha256(few.contiguous().numpy().tobytes()).hexdigest()
 
 
 def images_fingerprint(source: ImageSource, shape: tuple[int, ...]) -> str:

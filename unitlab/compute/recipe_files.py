@@ -19,8 +19,9 @@ from unitlab.compute.archives import is_archive, unpacked
 from unitlab.compute.checkpoints import load_parameters, read_state_dict
 from unitlab.compute.downloads import check_digest, download
 from unitlab.compute.image_layouts import labelled_files
+from unitlab.compute.image_source import ImageSource
 from unitlab.compute.imagenet_archives import IMAGES, is_imagenet, unpacked_imagenet
-from unitlab.compute.images import ImageSource, images, picture_files
+from unitlab.compute.images import images, picture_files
 from unitlab.errors import UnitlabError
 from unitlab.home import home
 from unitlab.manifest import write_failure

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 import torch
 
 from unitlab.compute.activations import ActivationStatistics
-from unitlab.compute.groups import RootShards, ThumbnailShape, thumbnails
-from unitlab.compute.images import ImageSource
+from unitlab.compute.groups import RootShards
+from unitlab.compute.image_source import ImageBatch, ImageSource
 from unitlab.compute.network import Evaluation
 from unitlab.compute.plan import SweepPlan
 from unitlab.compute.replacements import Replacement
 from unitlab.compute.suffix import SuffixEngine
+from unitlab.compute.thumbnails import padded
 from unitlab.errors import UnitlabError
 
 __all__ = ["ShardComputation", "ShardParts", "activation_sums", "donor_values", "scored_parts"]
@@ -29,21 +31,22 @@ Advance = Callable[[int], object]
 class ShardComputation:
     """Computes shards of a plan: the same plan, images and replacements give the same bytes, wherever and in any order."""
 
-    def __init__(
-        self, plan: SweepPlan, source: ImageSource, replacements: list[Replacement], thumbnail_shape: ThumbnailShape | None
-    ) -> None:
-        self.plan, self.source, self.replacements, self.thumbnail_shape = plan, source, replacements, thumbnail_shape
+    def __init__(self, plan: SweepPlan, source: ImageSource, replacements: list[Replacement]) -> None:
+        self.plan, self.source, self.replacements = plan, source, replacements
 
-    def arrays(self, start: int, stop: int, advance: Advance) -> dict[str, np.ndarray]:
-        """Of images ``start`` to ``stop``, named "variable" or "layer/variable"; ``advance`` hears how many are done."""
-        plan, found = self.plan, ShardParts(self.plan)
-        for batch, positions in self.source.batches(start, stop, plan.batch_size):
-            self.add(batch, np.asarray(positions), found)
-            advance(len(positions))
-        arrays = found.arrays()
-        if self.thumbnail_shape is not None:
-            arrays["thumbnails"] = thumbnails(self.source, start, stop, self.thumbnail_shape)
-        return arrays
+    def shards(self, bounds: Sequence[tuple[int, int]], advance: Advance) -> Generator[dict[str, np.ndarray], None, None]:
+        """Arrays of the images within each pair of bounds, named "variable" or "layer/variable".
+
+        ``advance`` hears how many images are done. The next images are read while a shard is computed or written.
+        """
+        for batches in _batches_by_shard(self.plan, self.source, bounds, thumbnails=True):
+            found, small = ShardParts(self.plan), []
+            for batch in batches:
+                self.add(batch.pixels, batch.positions, found)
+                small += batch.thumbnails
+                advance(len(batch.positions))
+            arrays, thumbnails = found.arrays(), padded(small)
+            yield arrays if thumbnails is None else {**arrays, "thumbnails": thumbnails}
 
     def add(self, batch: torch.Tensor, positions: np.ndarray, found: ShardParts) -> None:
         """Evaluate a batch and add what it gives to a shard's parts."""
@@ -157,30 +160,43 @@ class ShardParts:
         return arrays
 
 
-def activation_sums(plan: SweepPlan, source: ImageSource, start: int, stop: int, advance: Advance) -> dict[str, np.ndarray]:
-    """Sums over images from ``start`` to ``stop`` and positions, "layer" (unit), and their number, "layer/count"."""
-    sums: dict[str, np.ndarray] = {}
-    for batch, positions in source.batches(start, stop, plan.batch_size):
-        with failure_names_images(source, np.asarray(positions)):
-            for values in _site_values(plan, batch):
-                for site, value in zip(plan.sites, values, strict=True):
-                    flat = value.double().flatten(2) if value.dim() > 2 else value.double().unsqueeze(2)
-                    for name, part in (
-                        (site.layer, flat.sum((0, 2)).cpu().numpy()),
-                        (f"{site.layer}/count", np.asarray(flat.shape[0] * flat.shape[2])),
-                    ):
-                        sums[name] = sums[name] + part if name in sums else part
-        advance(len(positions))
-    return sums
+def activation_sums(
+    plan: SweepPlan, source: ImageSource, bounds: Sequence[tuple[int, int]], advance: Advance
+) -> Generator[dict[str, np.ndarray], None, None]:
+    """For each pair of bounds, sums over its images and positions, "layer" (unit), and their number, "layer/count"."""
+    for batches in _batches_by_shard(plan, source, bounds, thumbnails=False):
+        sums: dict[str, np.ndarray] = {}
+        for batch in batches:
+            with failure_names_images(source, batch.positions):
+                for values in _site_values(plan, batch.pixels):
+                    for site, value in zip(plan.sites, values, strict=True):
+                        flat = value.double().flatten(2) if value.dim() > 2 else value.double().unsqueeze(2)
+                        for name, part in (
+                            (site.layer, flat.sum((0, 2)).cpu().numpy()),
+                            (f"{site.layer}/count", np.asarray(flat.shape[0] * flat.shape[2])),
+                        ):
+                            sums[name] = sums[name] + part if name in sums else part
+            advance(len(batch.positions))
+        yield sums
+
+
+def _batches_by_shard(
+    plan: SweepPlan, source: ImageSource, bounds: Sequence[tuple[int, int]], *, thumbnails: bool
+) -> Iterator[Iterator[ImageBatch]]:
+    """The batches of each shard, from one stream over all of them: shards must be taken to their end, in order."""
+    size = plan.batch_size
+    spans = [[range(first, min(first + size, stop)) for first in range(start, stop, size)] for start, stop in bounds]
+    with closing(source.stream(chain.from_iterable(spans), thumbnails=thumbnails)) as stream:
+        for shard in spans:
+            yield islice(stream, len(shard))
 
 
 def donor_values(plan: SweepPlan, source: ImageSource, donors: np.ndarray) -> dict[str, np.ndarray]:
     """The sites' values on the donor images, "layer" (donor, unit, …)."""
     found: dict[str, list[np.ndarray]] = {site.layer: [] for site in plan.sites}
-    for donor in donors:
-        batch, positions = next(iter(source.batches(int(donor), int(donor) + 1, 1)))
-        with failure_names_images(source, np.asarray(positions)):
-            for values in _site_values(plan, batch):
+    for batch in source.stream([donor] for donor in donors):
+        with failure_names_images(source, batch.positions):
+            for values in _site_values(plan, batch.pixels):
                 for site, value in zip(plan.sites, values, strict=True):
                     found[site.layer].append(value.cpu().numpy())
     return {layer: np.concatenate(parts) for layer, parts in found.items()}

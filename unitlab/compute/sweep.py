@@ -14,7 +14,7 @@ import xarray as xr
 from torch import nn
 
 from unitlab.compute.groups import layer_groups, root_group
-from unitlab.compute.images import ImageSource
+from unitlab.compute.image_source import ImageSource
 from unitlab.compute.images import images as image_source
 from unitlab.compute.one_process import HeldShards, compute_shards
 from unitlab.compute.plan import SweepPlan, plan_sweep
@@ -249,9 +249,8 @@ def _groups(
 
 def _check_that_nothing_changes_nothing(plan: SweepPlan, source: ImageSource, number: int) -> None:
     """The null check: units replaced by what they are give exactly the baseline."""
-    batch, positions = next(iter(source.batches(0, 1, 1)))
-    labels = None if plan.labels == "predicted" else torch.as_tensor(source.labels[np.asarray(positions)])
-    evaluation = plan.network.evaluate(batch, labels, plan.sites, plan.needed, first_order=False)
+    labels = None if plan.labels == "predicted" else torch.as_tensor(source.labels[:1])
+    evaluation = plan.network.evaluate(plan.network.sample, labels, plan.sites, plan.needed, first_order=False)
     with torch.no_grad():
         prediction, margin = plan.engines[number].evaluate(evaluation.baseline, evaluation.site_values[number])
     base = evaluation.baseline

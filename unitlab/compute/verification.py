@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from unitlab.analysis.requirements import check_seed
 from unitlab.compute.bases import Basis
 from unitlab.compute.hooks import recorded_output, replaced_output
-from unitlab.compute.images import ImageSource
+from unitlab.compute.image_source import ImageSource
 from unitlab.compute.images import images as image_source
 from unitlab.compute.layers import Site
 from unitlab.compute.replacements import Replacement, donor_of_image
@@ -91,7 +91,7 @@ def verify(
     0
     """
     from unitlab import catalog
-    from unitlab.compute.plan import images_fingerprint, pixels_fingerprint, weights_fingerprint
+    from unitlab.compute.plan import images_fingerprint, pixels_fingerprint, sampled_images, weights_fingerprint
 
     if isinstance(ds_or_name, xr.Dataset):
         ds = ds_or_name
@@ -112,11 +112,11 @@ def verify(
         model = files.model() if model is None else model
         images = files.images() if images is None else images
     source = images if isinstance(images, ImageSource) else image_source(images)
-    first = next(iter(source.batches(0, 1, 1)))[0]
+    few = sampled_images(source)
     for name, now in (
         ("weights", weights_fingerprint(model)),
-        ("images", images_fingerprint(source, tuple(first.shape[1:]))),
-        ("pixels", pixels_fingerprint(source)),
+        ("images", images_fingerprint(source, tuple(few.shape[1:]))),
+        ("pixels", pixels_fingerprint(few)),
     ):
         there = str(ds.attrs.get(f"fingerprint_{name}"))
         if there != now:
@@ -166,19 +166,21 @@ def compared_with_hooks(
         at_once = _images_at_once(plain_model, source, memory)
         plain = _Hooked(plain_model, source, site, ablation, ablation_seed, device, at_once, replaced, basis)
         doubtful = []
-        for start in range(0, pairs, at_once):
-            part = slice(start, start + at_once)
-            top = plain.logits(images[part], silenced[part])
+        parts = [slice(start, start + at_once) for start in range(0, pairs, at_once)]
+        for part, batch in zip(parts, source.stream(np.unique(images[part]) for part in parts), strict=True):
+            pixels = batch.pixels[np.searchsorted(batch.positions, images[part])]
+            top = plain.logits(pixels, images[part], silenced[part])
             margin, spread = _margin_and_spread(top)
             doubt = (stored[part] != top.argmax(1)) | (margin < DOUBTFUL * spread)
-            doubtful += [(start + int(place), top[place].double()) for place in doubt.nonzero().flatten()]
+            doubtful += [(part.start + int(place), top[place].double()) for place in doubt.nonzero().flatten()]
         excused = different = 0
         difference = ""
         if doubtful:
             exact_model = working_copy(model, device, dtype=torch.float64)
             exact = _Hooked(exact_model, source, site, ablation, ablation_seed, device, 1, replaced, basis)
         for pair, in_float32 in doubtful:
-            logits = exact.logits(images[pair : pair + 1], silenced[pair : pair + 1])[0]
+            image = images[pair : pair + 1]
+            logits = exact.logits(source.at(image), image, silenced[pair : pair + 1])[0]
             margin, spread = _margin_and_spread(logits)
             # of logits that are exactly equal, as when all units are silent, either class is right
             if logits[stored[pair]] == logits.max():
@@ -217,7 +219,7 @@ def _images_at_once(model: nn.Module, source: ImageSource, memory: int) -> int:
 
     handles = [module.register_forward_hook(measure) for module in model.modules()]
     try:
-        model(_image(source, 0).to(*_device_and_dtype(model)))
+        model(source.at([0]).to(*_device_and_dtype(model)))
     finally:
         for handle in handles:
             handle.remove()
@@ -238,10 +240,6 @@ def _stored_predictions(prediction: Any, rows: np.ndarray, images: np.ndarray) -
     return found
 
 
-def _image(source: ImageSource, position: int) -> Tensor:
-    return next(iter(source.batches(position, position + 1, 1)))[0]
-
-
 class _Hooked:
     """The network in one precision, its site's output replaced by hooks; by the values given, or by its own."""
 
@@ -258,7 +256,7 @@ class _Hooked:
         basis: Basis | None,
     ) -> None:
         self.basis = basis
-        self.model, self.source, self.site, self.device, self.images_at_once = model, source, site, device, images_at_once
+        self.model, self.site, self.device = model, site, device
         self.dtype = _device_and_dtype(model)[1]
         self.donor: np.ndarray | None = None
         if replaced is not None:
@@ -275,13 +273,13 @@ class _Hooked:
             self.values = (total / count).reshape(1, -1, *[1] * (dims - 2))
         elif ablation == "resample":
             donors, self.donor = donor_of_image(len(source), seed)
-            self.values = torch.cat([self._own_output(_image(source, int(i))) for i in donors])
+            self.values = torch.cat([self._own_output(batch.pixels) for batch in source.stream([i] for i in donors)])
         else:
-            self.values = torch.zeros_like(self._own_output(_image(source, 0)))
+            self.values = torch.zeros_like(self._own_output(source.at([0])))
 
-    def logits(self, positions: np.ndarray, sets: list[list[int]]) -> Tensor:
-        """Logits of the images at ``positions``, each with the units of its own set replaced, together."""
-        batch = torch.cat([_image(self.source, int(i)) for i in positions]).to(self.device, self.dtype)
+    def logits(self, batch: Tensor, positions: np.ndarray, sets: list[list[int]]) -> Tensor:
+        """Logits of images and their positions, each with the units of its own set replaced, together."""
+        batch = batch.to(self.device, self.dtype)
         values = self.values if self.donor is None else self.values[torch.as_tensor(self.donor[positions])]
 
         def replace(output: Tensor) -> Tensor:

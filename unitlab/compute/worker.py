@@ -7,7 +7,7 @@ import pickle
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ import torch
 from distributed import WorkerPlugin, get_worker
 
 import unitlab
-from unitlab.compute.groups import ThumbnailShape
 from unitlab.compute.plan import SweepPlan, plan_sweep
 from unitlab.compute.shards import ShardComputation, activation_sums
 from unitlab.compute.working_copy import exact_float32
@@ -58,8 +57,6 @@ class SweepPlugin(WorkerPlugin):
         What `plan_sweep` is asked for.
     fingerprint
         Of the plan that it must give.
-    thumbnail_shape
-        As `thumbnail_shape` gives it: workers do not read the many images that it takes.
     folder
         Where shards go.
     """
@@ -70,10 +67,9 @@ class SweepPlugin(WorkerPlugin):
         payload: bytes,
         request: Mapping[str, Any],
         fingerprint: Mapping[str, str],
-        thumbnail_shape: ThumbnailShape | None,
         folder: Path,
     ) -> None:
-        self.name, self.thumbnail_shape = name, thumbnail_shape
+        self.name = name
         self.payload, self.request, self.fingerprint, self.folder = payload, dict(request), dict(fingerprint), folder
 
     def setup(self, worker: Any) -> None:
@@ -124,13 +120,17 @@ class SweepPlugin(WorkerPlugin):
             study = JoinedStudy(self.folder, self.fingerprint)
             if self.computation is None:
                 replacements = plan.replacements(study.read_replacements(), len(source))
-                self.computation = ShardComputation(plan, source, replacements, self.thumbnail_shape)
-            study.write(index, self.computation.arrays(*bounds, self._go_on))
+                self.computation = ShardComputation(plan, source, replacements)
+            with closing(self.computation.shards([bounds], self._go_on)) as computed:
+                study.write(index, next(computed))
 
     def sums(self, bounds: tuple[int, int], device: str) -> dict[str, np.ndarray]:
         """A shard's part of the means that units are replaced by."""
-        with self._prepared(device) as (plan, source):
-            return activation_sums(plan, source, *bounds, self._go_on)
+        with (
+            self._prepared(device) as (plan, source),
+            closing(activation_sums(plan, source, [bounds], self._go_on)) as computed,
+        ):
+            return next(computed)
 
     def _go_on(self, _: int) -> None:
         if self.ended.is_set():

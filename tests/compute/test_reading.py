@@ -1,0 +1,223 @@
+"""How images are read: ahead of who uses them, by threads or by a DataLoader's processes, in order and with clear errors."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import signal
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from PIL import Image
+from small_networks import CLASSES, FunctionalReLU
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset, get_worker_info
+from torchvision import datasets, transforms
+
+import unitlab
+from unitlab import UnitlabError
+
+COUNT = 30
+CATEGORIES = [f"class {k}" for k in range(CLASSES)]
+TRANSFORM = transforms.Compose([transforms.Resize((17, 17)), transforms.ToTensor()])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Pictures of two shapes."""
+    pixels = np.random.default_rng(1).integers(0, 256, (COUNT, 20, 30, 3), dtype=np.uint8)
+    for position in range(COUNT):
+        path = tmp_path / "photos" / CATEGORIES[position % CLASSES] / f"{position:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[position, :, : 30 - position % 2]).save(path)
+    return tmp_path / "photos"
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> Any:
+    yield
+    assert not multiprocessing.active_children()
+
+
+class Watched(Dataset[Any]):
+    """Counts reads; tells when an image is read."""
+
+    def __init__(self) -> None:
+        self.targets = [0] * 12
+        self.reads: Counter[int] = Counter()
+        self.read = [threading.Event() for _ in self.targets]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        self.reads[position] += 1
+        self.read[position].set()
+        return torch.full((3, 4, 4), float(position)), 0
+
+
+def all_pixels(source: Any) -> Tensor:
+    return torch.cat([batch for batch, _ in source.batches(0, len(source), 8)])
+
+
+def study(source: Any, ablation: str) -> xr.Dataset:
+    torch.manual_seed(5)
+    photos = unitlab.images(source, categories=CATEGORIES)
+    found: xr.Dataset = unitlab.ablate(
+        FunctionalReLU().eval(), photos, "conv1", ablation=ablation, batch_size=8, progress=False, device="cpu"
+    )
+    del found.attrs["created"]
+    return found.load()
+
+
+@pytest.mark.parametrize("ablation", ["zero", "mean"])
+def test_studies_do_not_depend_on_who_reads(folder: Path, ablation: str) -> None:
+    dataset = datasets.ImageFolder(folder, TRANSFORM)
+    before = torch.get_rng_state()
+    by_threads = study(dataset, ablation)
+    for workers in (0, 2):
+        xr.testing.assert_identical(study(DataLoader(dataset, batch_size=3, num_workers=workers), ablation), by_threads)
+    assert by_threads.thumbnails.shape == (COUNT, 64, 64, 3)
+    torch.set_rng_state(before)
+
+
+def test_processes_leave_the_callers_random_numbers_alone(folder: Path) -> None:
+    source = unitlab.images(DataLoader(datasets.ImageFolder(folder, TRANSFORM), batch_size=4, num_workers=2))
+    before = torch.get_rng_state()
+    all_pixels(source)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_labels_without_targets_are_read_by_the_processes_too() -> None:
+    class Items(Dataset[Any]):
+        def __len__(self) -> int:
+            return 11
+
+        def __getitem__(self, position: int) -> tuple[Tensor, int]:
+            # none of the first images, which are read here to see whether they change
+            assert position < 4 or get_worker_info() is not None
+            return torch.full((1, 2, 2), float(position)), position % 3
+
+    source = unitlab.images(DataLoader(Items(), batch_size=2, num_workers=2))
+    assert source.labels.tolist() == [position % 3 for position in range(11)]
+    assert all_pixels(source)[:, 0, 0, 0].tolist() == list(range(11))
+    assert all_pixels(source.subset([9, 2, 7]))[:, 0, 0, 0].tolist() == [9, 2, 7]
+
+
+@pytest.mark.parametrize("read_by", ["folder", "dataset", "loader", "workers"])
+def test_an_unreadable_file_is_named(folder: Path, read_by: str) -> None:
+    broken = sorted(folder.rglob("*.png"))[20]
+    broken.write_bytes(broken.read_bytes()[:60])
+    dataset = datasets.ImageFolder(folder, TRANSFORM)
+    sources: dict[str, Any] = {
+        "dataset": dataset,
+        "loader": DataLoader(dataset),
+        "workers": DataLoader(dataset, batch_size=4, num_workers=2),
+    }
+    source = unitlab.images(folder, transform=TRANSFORM) if read_by == "folder" else unitlab.images(sources[read_by])
+    with pytest.raises(UnitlabError, match=re.escape(f"the image file {broken} cannot be read")) as raised:
+        all_pixels(source)
+    assert "Traceback" not in str(raised.value)
+    assert not multiprocessing.active_children()
+
+
+def test_sizes_that_differ_in_processes(folder: Path) -> None:
+    loader = DataLoader(datasets.ImageFolder(folder, transforms.ToTensor()), batch_size=4, num_workers=2)
+    with pytest.raises(UnitlabError, match=r"shape \(3, 20, 29\).*transform"):
+        all_pixels(unitlab.images(loader))
+
+
+class Dying(Watched):
+    """Kills the process that reads the sixth image, where that is a worker."""
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        if position == 5 and get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(position)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of torch's socket to the process that is gone
+def test_a_process_that_dies_is_an_error() -> None:
+    source = unitlab.images(DataLoader(Dying(), batch_size=2, num_workers=1))
+    with pytest.raises(UnitlabError, match=r"worker of the DataLoader failed.*num_workers=0"):
+        all_pixels(source)
+
+
+def test_processes_that_cannot_be_started() -> None:
+    # events hold locks, which cannot be sent
+    source = unitlab.images(DataLoader(Watched(), batch_size=2, num_workers=1, multiprocessing_context="spawn"))
+    with pytest.raises(UnitlabError, match=r"worker of the DataLoader failed.*pickle"):
+        all_pixels(source)
+
+
+def test_spawned_processes_and_the_loaders_own_start(folder: Path, tmp_path: Path) -> None:
+    dataset = Subset(datasets.ImageFolder(folder, TRANSFORM), range(6))
+    loader = DataLoader(dataset, batch_size=2, num_workers=1, multiprocessing_context="spawn", worker_init_fn=_Note(tmp_path))
+    assert torch.equal(all_pixels(unitlab.images(loader)), all_pixels(unitlab.images(dataset)))
+    assert (tmp_path / "started 0").exists()
+
+
+class _Note:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, number: int) -> None:
+        (self.folder / f"started {number}").touch()
+
+
+def test_a_reading_that_is_left_leaves_no_process(folder: Path) -> None:
+    source = unitlab.images(DataLoader(datasets.ImageFolder(folder, TRANSFORM), batch_size=2, num_workers=2))
+    batches = source.batches(0, COUNT, 4)
+    next(batches)
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()  # type: ignore[attr-defined]
+    assert not multiprocessing.active_children()
+
+
+def test_the_next_images_are_read_while_a_batch_is_worked_on() -> None:
+    data = Watched()
+    source = unitlab.images(data)
+    data.reads.clear()
+    for event in data.read:
+        event.clear()
+    batches = source.batches(0, 12, 3)
+    next(batches)
+    assert data.read[5].wait(60)
+    for _ in batches:
+        pass
+    assert data.reads == Counter(range(12))
+
+
+def test_without_processes_a_loader_reads_what_is_asked_for() -> None:
+    data = Watched()
+    source = unitlab.images(DataLoader(data))
+    data.reads.clear()
+    batches = source.batches(0, 12, 3)
+    next(batches)
+    assert data.reads == Counter(range(3))
+
+
+def test_a_watched_reading_can_be_ended(folder: Path) -> None:
+    class Ended(Exception):
+        pass
+
+    seen = []
+
+    def told() -> None:
+        seen.append(len(seen))
+        if len(seen) == 5:
+            raise Ended
+
+    loader = DataLoader(datasets.ImageFolder(folder, TRANSFORM), batch_size=2, num_workers=2)
+    for source in (unitlab.images(folder, transform=TRANSFORM), unitlab.images(loader)):
+        seen.clear()
+        with pytest.raises(Ended):
+            all_pixels(source.watched(told))
+        assert len(seen) == 5

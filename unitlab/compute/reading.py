@@ -1,0 +1,148 @@
+"""Something read for many positions, in order, ahead of who uses it: by threads, or by a DataLoader's worker processes."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from unitlab.errors import UnitlabError
+
+__all__ = ["LoaderWorkers", "loader_workers", "read_ahead", "read_by_workers"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class LoaderWorkers:
+    """Worker processes as a given DataLoader has them; ``images_at_once`` is its batch size."""
+
+    count: int
+    images_at_once: int
+    prefetch_factor: int | None
+    timeout: float
+    start_method: str | None
+    worker_init_fn: Callable[[int], object] | None
+
+
+def loader_workers(loader: DataLoader[Any]) -> LoaderWorkers | None:
+    """The workers of a DataLoader, or None where it has none."""
+    if loader.num_workers == 0:
+        return None
+    context = loader.multiprocessing_context
+    return LoaderWorkers(
+        loader.num_workers, getattr(loader.batch_sampler, "batch_size", None) or 1, loader.prefetch_factor, loader.timeout,
+        None if context is None else context.get_start_method(), loader.worker_init_fn,
+    )  # fmt: skip
+
+
+def read_ahead(
+    read: Callable[[int], T], positions: Sequence[int] | np.ndarray, threads: int, ahead: int
+) -> Generator[T, None, None]:
+    """``read`` of each position, by ``threads`` that are ``ahead`` positions ahead; with none, by who asks."""
+    if not threads:
+        yield from (read(int(position)) for position in positions)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[T]] = deque()
+        try:
+            for position in positions:
+                waiting.append(pool.submit(read, int(position)))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def read_by_workers(
+    read: Callable[[list[int]], T], positions: Sequence[int] | np.ndarray, workers: LoaderWorkers
+) -> Generator[T, None, None]:
+    """``read`` of the positions, ``images_at_once`` together, by worker processes.
+
+    Raises
+    ------
+    UnitlabError
+        What ``read`` raises in a worker; workers that cannot be started, or that die.
+    """
+    at_once = workers.images_at_once
+    chunks = [[int(p) for p in positions[first : first + at_once]] for first in range(0, len(positions), at_once)]
+    iterator, failure = None, ""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the given loader says itself what torch thinks of it
+            iterator = iter(_loader(read, chunks, workers))
+        for _ in chunks:
+            found = next(iterator)
+            if isinstance(found, _Failure):
+                failure = found.text
+                break
+            yield found
+    except UnitlabError:
+        raise
+    except Exception as error:
+        failure = (
+            f"a worker of the DataLoader failed ({type(error).__name__}: {str(error).strip().splitlines()[0]}); give a "
+            "DataLoader with fewer workers, smaller batches, or num_workers=0"
+        )
+    finally:
+        if iterator is not None:
+            # at once: the traceback of an error, or of Ctrl-C, would keep the processes for as long as it is kept
+            with contextlib.suppress(RuntimeError):  # torch may say only now, wherever we are, that a process was killed
+                iterator._shutdown_workers()  # type: ignore[attr-defined]
+    if failure:
+        raise UnitlabError(failure)
+
+
+def _loader(read: Callable[[list[int]], Any], chunks: list[list[int]], workers: LoaderWorkers) -> DataLoader[Any]:
+    return DataLoader(
+        _Chunks(read), batch_sampler=chunks, num_workers=workers.count, collate_fn=_as_it_is,
+        prefetch_factor=workers.prefetch_factor, timeout=workers.timeout, worker_init_fn=_Started(workers.worker_init_fn),
+        multiprocessing_context=workers.start_method,
+        generator=torch.Generator(),  # else the caller's random numbers would depend on it
+    )  # fmt: skip
+
+
+class _Chunks(Dataset[Any]):
+    """Reads several positions at a time; what is wrong with them is returned, since torch would rewrite its message."""
+
+    def __init__(self, read: Callable[[list[int]], Any]) -> None:
+        self.read = read
+
+    def __getitems__(self, positions: list[int]) -> Any:
+        try:
+            return self.read(positions)
+        except UnitlabError as error:
+            return _Failure(str(error))
+
+
+@dataclass(frozen=True)
+class _Failure:
+    text: str
+
+
+class _Started:
+    """Called in a worker first: Ctrl-C reaches workers too, and it is for the main process to end them."""
+
+    def __init__(self, own: Callable[[int], object] | None) -> None:
+        self.own = own
+
+    def __call__(self, number: int) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if self.own is not None:
+            self.own(number)
+
+
+def _as_it_is(found: Any) -> Any:
+    return found
