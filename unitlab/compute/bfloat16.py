@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from unitlab.compute.suffix import Baseline, SuffixEngine, Values
+    from unitlab.compute.baseline import Baseline
+    from unitlab.compute.capture import Values
+    from unitlab.compute.suffix import SuffixEngine
     from unitlab.compute.unit_sets import Pairs
 
 __all__ = ["BFloat16Replay"]

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+import torch.fx
 from torch import Tensor, nn
 
+from unitlab.compute.capture import NetworkGraph, _module_output
+from unitlab.compute.contributions import ConvolutionContribution, LinearContribution
 from unitlab.compute.scores import predictions_and_margins
+from unitlab.compute.separable import Suffix
 from unitlab.compute.unit_sets import UnitSets
 
-__all__ = ["ClosedForm"]
+__all__ = ["ClosedForm", "closed_form_of"]
 
 # Elements of float64 that one block of (image, candidate, unit) may hold.
 BLOCK = 1 << 22
@@ -113,3 +119,22 @@ class ClosedForm:
 
 def _none(like: Tensor) -> Tensor:
     return torch.tensor(-1, device=like.device)
+
+
+def closed_form_of(
+    graph: NetworkGraph, suffix: Suffix, contributions: Mapping[torch.fx.Node, LinearContribution | ConvolutionContribution]
+) -> ClosedForm | None:
+    """Closed form, where one linear layer is all that mixes."""
+    first = suffix.mixed[0] if suffix.mixed else None
+    part = None if first is None else contributions.get(first)
+    if first is None or not isinstance(part, LinearContribution):
+        return None
+    same = (nn.Identity, nn.Dropout)
+    for node in suffix.mixed[1:]:
+        module = graph.modules.get(str(node.target)) if node.op == "call_module" else None
+        if node.target is not _module_output and not isinstance(module, same):
+            return None
+    module = graph.modules.get(str(first.target)) if first.op == "call_module" else None
+    if not isinstance(module, nn.Linear):
+        return None
+    return ClosedForm(part.weight, module.bias, part.positions.by_unit)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
-__all__ = ["DenseProduct"]
+from unitlab.compute.capture import NetworkGraph
+from unitlab.compute.separable import Suffix
+
+__all__ = ["DenseProduct", "dense_products_of"]
 
 
 class DenseProduct:
@@ -40,3 +45,16 @@ class DenseProduct:
 
 
 _PRODUCTS: WeakKeyDictionary[nn.Linear, DenseProduct] = WeakKeyDictionary()
+
+
+def dense_products_of(
+    graph: NetworkGraph, suffix: Suffix, contributions: Container[torch.fx.Node]
+) -> dict[torch.fx.Node, DenseProduct]:
+    """Linear layers that are replayed."""
+    found = {}
+    for node in suffix.mixed:
+        module = graph.modules.get(str(node.target)) if node.op == "call_module" else None
+        shapes = [suffix.shapes.get(used, ()) for used in node.all_input_nodes]
+        if isinstance(module, nn.Linear) and node not in contributions and DenseProduct.takes(module, shapes[0]):
+            found[node] = DenseProduct.of(module)
+    return found

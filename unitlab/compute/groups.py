@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from unitlab.compute.activations import reduced_statistics
+from unitlab.compute.baseline import Baseline
 from unitlab.compute.image_source import ImageSource
 from unitlab.compute.layers import filter_attributes
 from unitlab.compute.plan import SweepPlan
-from unitlab.compute.suffix import Baseline
 from unitlab.compute.thumbnails import PaddedThumbnails, common_shape
 from unitlab.schema import SCHEMA_VERSION
 

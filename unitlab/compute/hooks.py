@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from unitlab.compute.baseline import Baseline
 from unitlab.compute.scores import predictions_and_margins
-from unitlab.compute.suffix import Baseline
 from unitlab.compute.unit_sets import refuse_not_finite
 
 __all__ = ["HookEngine", "recorded_output", "replaced_output"]

@@ -13,11 +13,11 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
+from unitlab.compute.baseline import Baseline
 from unitlab.compute.capture import CannotCapture, NetworkGraph, Values, capture
 from unitlab.compute.hooks import recorded_output
 from unitlab.compute.layers import Site, called_modules, find_site
 from unitlab.compute.scores import predictions_and_margins
-from unitlab.compute.suffix import Baseline
 from unitlab.compute.working_copy import working_copy
 from unitlab.errors import UnitlabError
 

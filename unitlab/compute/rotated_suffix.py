@@ -10,12 +10,13 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unitlab.compute.baseline import Baseline
 from unitlab.compute.bases import Basis, over_channels
 from unitlab.compute.capture import NetworkGraph, Values, _module_output
 from unitlab.compute.contributions import ConvolutionContribution, LinearContribution, contribution
 from unitlab.compute.hooks import HookEngine, replaced_output
 from unitlab.compute.separable import Suffix
-from unitlab.compute.suffix import Baseline, SuffixEngine
+from unitlab.compute.suffix import SuffixEngine
 from unitlab.compute.unit_sets import Pairs
 
 __all__ = ["RotatedHookEngine", "RotatedSuffixEngine"]

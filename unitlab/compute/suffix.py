@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.fx
-from torch import Tensor, nn
+from torch import Tensor
 
+from unitlab.compute.baseline import Baseline
 from unitlab.compute.bfloat16 import BFloat16Replay
-from unitlab.compute.capture import NetworkGraph, Values, _module_output
-from unitlab.compute.closed_form import ClosedForm
+from unitlab.compute.capture import NetworkGraph, Values
+from unitlab.compute.closed_form import closed_form_of
 from unitlab.compute.contributions import CANCELLATION, ConvolutionContribution, LinearContribution, Running, contribution
-from unitlab.compute.dense_products import DenseProduct
+from unitlab.compute.dense_products import dense_products_of
 from unitlab.compute.scores import predictions_and_margins
 from unitlab.compute.separable import NO_OWNER, Suffix, divide
 from unitlab.compute.unit_sets import Pairs, UnitSets, refuse_not_finite
 
-__all__ = ["Baseline", "SuffixEngine"]
+__all__ = ["SuffixEngine"]
 
 # A working set of this size stays near the cache of a CPU core while its matrix products are still large.
 CPU_WORKING_SET = 32 << 20
@@ -29,17 +29,6 @@ SAMPLED_PAIRS = 64
 CLOSE_CALL = 4.0
 # Along a chain of sets rounding adds up, so that a value is computed anew once it is this much smaller than it was.
 SHRUNK = 4.0
-
-
-@dataclass
-class Baseline:
-    """The unablated network on one batch: values of graph nodes, labels and baseline predictions (image)."""
-
-    images: Tensor
-    values: Values
-    labels: Tensor
-    prediction: Tensor
-    margin: Tensor
 
 
 class SuffixEngine:
@@ -82,8 +71,8 @@ class SuffixEngine:
         self.contributions: dict[torch.fx.Node, LinearContribution | ConvolutionContribution] = {}
         self.contributed_from: dict[torch.fx.Node, torch.fx.Node] = {}
         self._find_contributions()
-        self.closed_form = self._closed_form()
-        self.dense_products = self._dense_products()
+        self.closed_form = closed_form_of(graph, self.suffix, self.contributions)
+        self.dense_products = dense_products_of(graph, self.suffix, self.contributions)
         self.meeting = self._where_channels_meet()
         self.fast = BFloat16Replay(self) if precision == "bfloat16" and self.closed_form is None and self.mixed else None
         self.needed = self._needed()
@@ -113,33 +102,6 @@ class SuffixEngine:
             found = contribution(self.graph, node, self.suffix, self.constants, self.channels)
             if found is not None:
                 self.contributions[node], self.contributed_from[node] = found
-
-    def _closed_form(self) -> ClosedForm | None:
-        """Closed form, where one linear layer is all that mixes."""
-        first = self.suffix.mixed[0] if self.suffix.mixed else None
-        rest = self.suffix.mixed[1:]
-        if first is None or not isinstance(self.contributions.get(first), LinearContribution):
-            return None
-        same = (nn.Identity, nn.Dropout)
-        for node in rest:
-            module = self.graph.modules.get(str(node.target)) if node.op == "call_module" else None
-            if node.target is not _module_output and not isinstance(module, same):
-                return None
-        module = self.graph.modules.get(str(first.target)) if first.op == "call_module" else None
-        if not isinstance(module, nn.Linear):
-            return None
-        part = self.contributions[first]
-        return ClosedForm(part.weight, module.bias, part.positions.by_unit)
-
-    def _dense_products(self) -> dict[torch.fx.Node, DenseProduct]:
-        """Linear layers that are replayed."""
-        found = {}
-        for node in self.suffix.mixed:
-            module = self.graph.modules.get(str(node.target)) if node.op == "call_module" else None
-            shapes = [self.suffix.shapes.get(used, ()) for used in node.all_input_nodes]
-            if isinstance(module, nn.Linear) and node not in self.contributions and DenseProduct.takes(module, shapes[0]):
-                found[node] = DenseProduct.of(module)
-        return found
 
     def _where_channels_meet(self) -> list[torch.fx.Node]:
         """Separable values whose change decides whether a pair is live."""
