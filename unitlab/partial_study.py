@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from unitlab.errors import UnitlabError
 from unitlab.manifest import write_failure
 from unitlab.shard_file import ShardArray, read_shard, write_file, write_shard
 
-__all__ = ["JoinedStudy", "PartialStudy", "finished_shards", "shard_folder"]
+__all__ = ["JoinedStudy", "PartialStudy", "finished_shards", "remove_left_shards", "shard_folder"]
 
 FINGERPRINT = "fingerprint.json"
 REPLACEMENTS = "replacements.bin"
@@ -184,6 +185,13 @@ def finished_shards(store: str | Path, fingerprint: Mapping[str, str]) -> list[i
     if differing_field(there, fingerprint) is not None:
         return []
     return sorted(int(path.stem.partition("-")[2]) for path in folder.glob("shard-*.bin"))
+
+
+def remove_left_shards(store: str | Path, fingerprint: Mapping[str, str]) -> None:
+    """Remove the shards of a finished study, where its sweep was killed before it did; those of another sweep stay."""
+    if shard_folder(store).exists():
+        with contextlib.suppress(UnitlabError):
+            PartialStudy(store, fingerprint).remove()
 
 
 def differing_field(there: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -296,3 +297,16 @@ def test_an_unfinished_sweep_of_other_settings_is_refused(tmp_path: Path, monkey
         ablate(network(InPlaceReLU), source(), "conv1", store=tmp_path / "cut.zarr", batch_size=4, ablation="mean")
     with pytest.raises(UnitlabError, match="an unfinished one is"):
         unitlab.load(tmp_path / "cut.zarr")
+
+
+def test_shards_that_a_killed_sweep_left_beside_its_finished_study_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, left = tmp_path / "study.zarr", tmp_path / "study.zarr.partial"
+    with monkeypatch.context() as killed:
+        killed.setattr(PartialStudy, "remove", PartialStudy.close)
+        ablate(network(), source(), "conv1", units=[0], store=store)
+    assert list(left.glob("shard-*.bin"))
+    ablate(network(), source(), "conv1", units=[0], store=store)
+    assert not left.exists()
+    with closing(PartialStudy(store, {"layer": "another"})):
+        ablate(network(), source(), "conv1", units=[0], store=store)
+    assert left.exists()

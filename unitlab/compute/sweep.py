@@ -21,7 +21,7 @@ from unitlab.compute.plan import SweepPlan, plan_sweep
 from unitlab.compute.verification import compared_with_hooks, pairs_to_verify
 from unitlab.compute.working_copy import exact_float32
 from unitlab.errors import UnitlabError
-from unitlab.partial_study import PartialStudy
+from unitlab.partial_study import PartialStudy, remove_left_shards
 from unitlab.study import assemble, open_study, study_summary
 from unitlab.study_writing import write_study
 
@@ -138,6 +138,7 @@ def ablate(
         request["basis"] = tuple(plan.bases)
         if store is not None and Path(store).exists() and is_finished(Path(store), plan):
             found = {site.layer: open_study(store, site.layer, plan.ablation_name) for site in plan.sites}
+            remove_left_shards(store, plan.fingerprint)
         else:
             found = _swept(plan, source, store, progress, attrs or {}, model, client, device, request)
     return found[plan.sites[0].layer] if plan.one_layer else found
