@@ -91,6 +91,14 @@ class Figure:
             self.page.mouse.move(across, down, steps=8)
         self.page.mouse.up()
 
+    def lasso(self) -> list[int]:
+        """Draw a lasso around some of the units in the figure ``units``; their numbers."""
+        shown = self.columns("Scatter", having="unit")
+        x, y, unit = (np.array(shown[name]) for name in ("x", "y", "unit"))
+        left, right, low, high = np.median(x) - 0.013, x.max() + 0.03, np.median(y) + 0.17, y.max() - 1.7
+        self.drag([(left, low), (right, low), (right, high), (left, high)])
+        return sorted(unit[(x > left) & (x < right) & (y > low) & (y < high)].tolist())
+
     def columns(self, glyph: str, having: str) -> dict[str, list[Any]]:
         """Data of the first renderer with this kind of glyph that has the column ``having``."""
         found = self.page.evaluate("given => notebookPage.columns(...given)", [*self.which, glyph])

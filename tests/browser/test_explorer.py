@@ -66,7 +66,7 @@ def check_unit(page: Page, explorer: Locator, unit: int, study: xr.Dataset, dama
         expect(headline).to_contain_text(part)
     expect(headline).to_contain_text(f"overall {points(float(row.overall_drop))}")
     expect(explorer.locator(".ul-unit input")).to_have_value(str(unit))
-    Figure(page, "classes").expect_column("HBar", "drop", 100 * drop[[*order[:10], *order[-3:]]])
+    Figure(page, "classes").expect_column("HBar", "drop", 100 * drop[[*order[:10], *order[10:][-3:]]])
     top = study.sel(unit=unit).top_image.values[:12]
     names = study.category.values[study.label.values[top]].astype(str)
     captions = explorer.locator(".ul-images figcaption")
@@ -126,13 +126,21 @@ def test_search_sort_filter_step_and_lasso(notebook: NotebookPage, study: xr.Dat
     box.press("Enter")
     check_unit(page, explorer, (int(largest[2]) + 1) % 64, study, damage)
 
-    shown = units.columns("Scatter", having="unit")
-    x, y = np.array(shown["x"]), np.array(shown["y"])
-    left, right, low, high = np.median(x) - 0.013, x.max() + 0.03, np.median(y) + 0.17, y.max() - 1.7
-    inside = (x > left) & (x < right) & (y > low) & (y < high)
-    assert 5 < inside.sum() < 30
-    units.drag([(left, low), (right, low), (right, high), (left, high)])
-    expect(explorer.locator(".ul-status")).to_contain_text(f"{inside.sum()} units in the group")
+    found = explorer.locator(".ul-table .ul-caption")
+    text = explorer.locator(".ul-filter input")
+    text.fill("overall>0.5 max<20")
+    text.press("Enter")
+    kept = (100 * damage.overall_drop.values > 0.5) & (100 * damage.max_class_drop.values < 20)
+    assert 0 < kept.sum() < 64
+    expect(found).to_contain_text(f"of {kept.sum()}")
+    expect(numbers.first).to_have_text(str(damage.unit.values[kept][np.argmax(damage.overall_drop.values[kept])]))
+    text.fill("")
+    text.press("Enter")
+    expect(found).to_contain_text("of 64")
+
+    group = units.lasso()
+    assert 5 < len(group) < 30
+    expect(explorer.locator(".ul-status")).to_contain_text(f"{len(group)} units in the group")
 
 
 def test_another_layer(notebook: NotebookPage) -> None:

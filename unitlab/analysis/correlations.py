@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 import xarray as xr
-from scipy import stats
 
 from unitlab.analysis.attributes import attributes
 from unitlab.analysis.damage import damage
@@ -164,7 +164,7 @@ def _row(
         right = np.broadcast_to(y if again_y is None else again_y, (n_boot, len(y)))[:, both]
     x, y = x[both], y[both]
     defined = len(x) >= 3 and bool(np.ptp(x) > 0) and bool(np.ptp(y) > 0)
-    for kind, test in (("spearman", stats.spearmanr), ("pearson", stats.pearsonr)):
+    for kind, test in (("spearman", scipy.stats.spearmanr), ("pearson", scipy.stats.pearsonr)):
         found = test(x, y) if defined else None
         row[kind] = float(found.statistic) if found is not None else np.nan
         over_units = _coefficients(kind, x[units], y[units]) if defined else np.empty(0)
@@ -180,7 +180,7 @@ def _row(
 def _coefficients(kind: str, x: Array, y: Array) -> Array:
     """Correlation of each row of ``x`` with that of ``y``."""
     if kind == "spearman":
-        x, y = stats.rankdata(x, axis=1), stats.rankdata(y, axis=1)
+        x, y = scipy.stats.rankdata(x, axis=1), scipy.stats.rankdata(y, axis=1)
     x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         return (x * y).sum(1) / np.sqrt((x**2).sum(1) * (y**2).sum(1))
@@ -199,7 +199,7 @@ def _adjusted(p: Array) -> Array:
     q = np.full(len(p), np.nan)
     some = np.isfinite(p)
     if some.any():
-        q[some] = stats.false_discovery_control(p[some])
+        q[some] = scipy.stats.false_discovery_control(p[some])
     return q
 
 
@@ -213,12 +213,12 @@ def fitted_line(x: Array, y: Array, *, level: float = 0.95) -> dict[str, Any]:
     at = np.linspace(x.min(), x.max(), 50)
     residual = y - slope * x - intercept
     error = np.sqrt((residual**2).sum() / (len(x) - 2))
-    half = stats.t.ppf((1 + level) / 2, len(x) - 2) * error
+    half = scipy.stats.t.ppf((1 + level) / 2, len(x) - 2) * error
     half = half * np.sqrt(1 / len(x) + (at - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum())
     fit = slope * at + intercept
     constant = np.ptp(y) == 0
     return {
         "x": at, "fit": fit, "low": fit - half, "high": fit + half, "slope": float(slope), "n_units": len(x),
-        "spearman": np.nan if constant else float(stats.spearmanr(x, y).statistic),
-        "pearson": np.nan if constant else float(stats.pearsonr(x, y).statistic),
+        "spearman": np.nan if constant else float(scipy.stats.spearmanr(x, y).statistic),
+        "pearson": np.nan if constant else float(scipy.stats.pearsonr(x, y).statistic),
     }  # fmt: skip

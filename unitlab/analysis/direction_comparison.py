@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 import xarray as xr
-from scipy import stats
 
 from unitlab.analysis.discrimination import discrimination
 from unitlab.analysis.paired_images import PairedImages
@@ -91,7 +91,7 @@ def compare_directions(
     n = np.isfinite(difference).sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         error = np.sqrt(np.nansum((difference - mean[..., None]) ** 2, -1) / (n - 1) / n)
-        half = np.where(n > 1, stats.t.ppf((1 + level) / 2, np.maximum(n - 1, 1)) * error, np.nan)
+        half = np.where(n > 1, scipy.stats.t.ppf((1 + level) / 2, np.maximum(n - 1, 1)) * error, np.nan)
     values = {
         "measure": np.array(MEASURES, dtype=object),
         "basis_name": np.array([str(ds.attrs["ablation"]) for ds in others], dtype=object),

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy
 
 __all__ = ["bonett_price", "can_be_rejected", "mcnemar", "sign_flip_distribution", "sign_flip_p_value"]
 
@@ -19,7 +19,7 @@ def mcnemar(n_broken: Array, n_fixed: Array) -> Array:
     least = np.minimum(n_broken, n_fixed).astype(np.int64)
     width = int(m.max(initial=0)) + 1
     pairs, where = np.unique(m * width + least, return_inverse=True)
-    p = np.minimum(1.0, 2 * stats.binom.cdf(pairs % width, pairs // width, 0.5))
+    p = np.minimum(1.0, 2 * scipy.stats.binom.cdf(pairs % width, pairs // width, 0.5))
     return p[where].reshape(m.shape)
 
 
@@ -30,7 +30,7 @@ def sign_flip_distribution(counts: tuple[int, ...]) -> Array:
     for size, count in enumerate(counts, start=1):
         if count:
             one = np.zeros(2 * size * count + 1)
-            one[:: 2 * size] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
+            one[:: 2 * size] = scipy.stats.binom.pmf(np.arange(count + 1), count, 0.5)
             total = np.convolve(total, one)
     return total
 
@@ -51,7 +51,7 @@ def bonett_price(n_broken: Array, n_fixed: Array, n: Array, level: float, degree
         centre = broken - fixed
         error = np.sqrt((broken + fixed - centre**2) / (n + 2))
         tail = (1 + level) / 2
-        width = (stats.norm.ppf(tail) if degrees is None else stats.t.ppf(tail, np.maximum(degrees, 1))) * error
+        width = (scipy.special.ndtri(tail) if degrees is None else scipy.stats.t.ppf(tail, np.maximum(degrees, 1))) * error
     empty = ~(n > 0)
     low, high = np.maximum(centre - width, -1.0), np.minimum(centre + width, 1.0)
     return np.where(empty, np.nan, low), np.where(empty, np.nan, high)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 import xarray as xr
-from scipy import stats
 
 from unitlab.analysis.correlations import chosen, measures
 from unitlab.errors import UnitlabError
@@ -137,7 +137,7 @@ def _fit(y: Array, x: Array, unit: Array) -> tuple[Array, Array, Array, Array]:
     inverse = np.linalg.pinv(design.T @ design)
     scale = n_groups / (n_groups - 1) * (n - 1) / max(n - width, 1)
     error = np.sqrt(np.diag(inverse @ (scores.T @ scores) @ inverse) * scale)
-    half = stats.t.ppf(0.975, n_groups - 1) * error
+    half = scipy.stats.t.ppf(0.975, n_groups - 1) * error
     return coefficient[1:], (coefficient - half)[1:], (coefficient + half)[1:], residual
 
 

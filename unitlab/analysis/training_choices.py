@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import scipy
 import xarray as xr
 import zarr
-from scipy.stats import t
 from zarr.storage import LocalStore, ZipStore
 
 from unitlab.analysis.correlations import measures
@@ -203,7 +203,7 @@ def student_t_interval(values: xr.DataArray, dim: str = "seed", *, level: float 
     mean = values.fillna(0).sum(dim) / n.where(n > 0)
     two = n.where(n > 1)
     spread = np.sqrt(((values - mean) ** 2).fillna(0).sum(dim) / (two - 1))
-    half = xr.zeros_like(mean) + t.ppf((1 + level) / 2, two - 1) * spread / np.sqrt(two)
+    half = xr.zeros_like(mean) + scipy.stats.t.ppf((1 + level) / 2, two - 1) * spread / np.sqrt(two)
     return xr.Dataset({"mean": mean, "low": mean - half, "high": mean + half, "n": n}, attrs={"level": level})
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import holoviews as hv
 import numpy as np
+import scipy
 import xarray as xr
-from scipy.ndimage import uniform_filter1d
 
 from unitlab.analysis.confusion import confusion as moved_images
 from unitlab.analysis.correlations import chosen, fitted_line, measures
@@ -110,7 +110,7 @@ def units(
     if f"{y}_null" in known and x == "overall_drop":
         order = np.argsort(values_x)
         # each unit's limit comes from few shuffles; neighbours along x have nearly the same
-        limit = uniform_filter1d(known[f"{y}_null"].values[order] * by_y, max(3, len(order) // 8), mode="nearest")
+        limit = scipy.ndimage.uniform_filter1d(known[f"{y}_null"].values[order] * by_y, max(3, len(order) // 8), mode="nearest")
         layers.append(
             hv.Area((values_x[order], limit), across, up, label="95 % of chance").opts(color=GREY, alpha=0.25, line_alpha=0)
         )

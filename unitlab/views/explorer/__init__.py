@@ -1,5 +1,64 @@
 """The explorer of a study in a notebook cell: ipywidgets around Bokeh figures, all over one state."""
 
-from unitlab.views.explorer.explorer import Explorer, explore
+from __future__ import annotations
 
-__all__ = ["Explorer", "explore"]
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from unitlab.views.bokeh_loading import load_bokeh
+
+if TYPE_CHECKING:
+    from unitlab.views.explorer.explorer import Explorer
+
+__all__ = ["explore"]
+
+
+def explore(
+    ds_or_name: Any,
+    *,
+    unit: int | None = None,
+    category: str | None = None,
+    x: str | None = None,
+    y: str | None = None,
+    color: str | None = None,
+    selection: Iterable[int] = (),
+) -> Explorer:
+    """Look at a study: every unit at a glance, and what one unit's ablation costs which classes.
+
+    Parameters
+    ----------
+    ds_or_name
+        A name that `unitlab.studies` lists, the path of a store, or a dataset of `unitlab.load` or `unitlab.ablate`.
+    unit
+        Number of the unit to start with; default the one with the largest max class drop.
+    category
+        Name of the class to start with.
+    x, y, color
+        Variables over ``unit`` of `unitlab.attributes` or `unitlab.damage` for the axes and the colour of the units; default
+        the overall drop against the cross-fitted max class drop, no colour.
+    selection
+        Numbers of the units of the group.
+
+    Returns
+    -------
+    Explorer
+        An ipywidget; as the last expression of a cell it shows itself. ``.state`` holds what is chosen, ``.code()`` gives
+        the line that restores the view.
+
+    Raises
+    ------
+    UnitlabError
+        No such study, unit, class or variable (the nearest names are suggested).
+
+    Examples
+    --------
+    >>> import unitlab
+    >>> explorer = unitlab.explore("vgg_fashion", unit=3)
+    >>> explorer.state.unit
+    3
+    """
+    # the page reads BokehJS while Python imports the rest
+    load_bokeh()
+    from unitlab.views.explorer.explorer import opened_explorer
+
+    return opened_explorer(ds_or_name, unit, category, x, y, color, selection)

@@ -58,7 +58,6 @@ class ClassesPlot:
         self.bars = ColumnDataSource({name: [] for name in columns})
         self.ticker = FixedTicker(ticks=[])
         self.plot = self._figure()
-        self.figure = FigureWidget(self.plot, [self.whiskers.glyph])
         self.back = W.Button(description="◀", tooltip="the classes before these")
         self.forward = W.Button(description="▶", tooltip="the next classes")
         self.where = W.HTML()
@@ -67,11 +66,13 @@ class ClassesPlot:
             button.add_class("ul-step")
             button.on_click(guarded(lambda _, by=by: self._turn(by), explorer.say))
         hear_tap(self.plot, self.bars, "place", guarded(self.tapped, explorer.say), axes="y")
+        self.show_unit()
+        # with its bars in it, so that they need not be sent after it
+        self.figure = FigureWidget(self.plot, [self.whiskers.glyph])
         pages = W.HBox([self.back, self.forward, self.where])
         pages.add_class("ul-pages")
         self.widget = W.VBox([self.headline, self.figure, pages])
         self.widget.add_class("ul-classes-view")
-        self.show_unit()
         explorer.watch(self.show_unit, "unit", "category", "study", "measures")
 
     def _figure(self) -> Any:

@@ -13,7 +13,6 @@ import xarray as xr
 
 from unitlab.analysis.correlations import chosen
 from unitlab.errors import UnitlabError, nearest_names
-from unitlab.views.bokeh_loading import load_bokeh
 from unitlab.views.explorer.classes_plot import ClassesPlot
 from unitlab.views.explorer.figures import sent_together
 from unitlab.views.explorer.header import Header
@@ -29,7 +28,7 @@ from unitlab.views.explorer.tab_panel import TabPanel
 from unitlab.views.explorer.units_plot import UnitsPlot
 from unitlab.views.explorer.units_table import UnitsTable
 
-__all__ = ["Explorer", "explore"]
+__all__ = ["Explorer", "opened_explorer"]
 
 DEFAULT_X = "overall_drop"
 
@@ -251,50 +250,11 @@ class Explorer(W.VBox):
         self._status.value = f'<div role="status" aria-live="polite">{as_text("; ".join(parts))}</div>'
 
 
-def explore(
-    ds_or_name: Any,
-    *,
-    unit: int | None = None,
-    category: str | None = None,
-    x: str | None = None,
-    y: str | None = None,
-    color: str | None = None,
-    selection: Iterable[int] = (),
-) -> Explorer:
-    """Look at a study: every unit at a glance, and what one unit's ablation costs which classes.
-
-    Parameters
-    ----------
-    ds_or_name
-        A name that `unitlab.studies` lists, the path of a store, or a dataset of `unitlab.load` or `unitlab.ablate`.
-    unit
-        Number of the unit to start with; default the one with the largest max class drop.
-    category
-        Name of the class to start with.
-    x, y, color
-        Variables over ``unit`` of `unitlab.attributes` or `unitlab.damage` for the axes and the colour of the units; default
-        the overall drop against the cross-fitted max class drop, no colour.
-    selection
-        Numbers of the units of the group.
-
-    Returns
-    -------
-    Explorer
-        An ipywidget; as the last expression of a cell it shows itself. ``.state`` holds what is chosen, ``.code()`` gives
-        the line that restores the view.
-
-    Raises
-    ------
-    UnitlabError
-        No such study, unit, class or variable (the nearest names are suggested).
-
-    Examples
-    --------
-    >>> import unitlab
-    >>> explorer = unitlab.explore("vgg_fashion", unit=3)
-    >>> explorer.state.unit
-    3
-    """
+def opened_explorer(
+    ds_or_name: Any, unit: int | None, category: str | None, x: str | None, y: str | None, color: str | None,
+    selection: Iterable[int],
+) -> Explorer:  # fmt: skip
+    """What `unitlab.explore` gives."""
     source, ds = StudySource.of(ds_or_name)
     study = MeasuredStudy(ds)
     if study.is_quick:
@@ -311,7 +271,6 @@ def explore(
         study=source.name, layer=study.layer, ablation=study.ablation, unit=first, category=category or "",
         x=x or DEFAULT_X, y=y or study.default_y, color=color or "", selection=group,
     )  # fmt: skip
-    load_bokeh()
     return Explorer(source, study, state, follow_y=y is None)
 
 

@@ -85,14 +85,19 @@ class FigureWidget(BokehModel):
 
     _gathered: list[Any] | None = None
 
-    def __init__(self, plot: figure, inked: Iterable[Any] = ()) -> None:
+    def __init__(self, plot: figure, inked: Iterable[Any] = (), layout: W.Layout | None = None) -> None:
         document = Document()
         document.add_root(plot)
         document.js_on_event("document_ready", CustomJS(args={"plot": plot, "inked": list(inked)}, code=FOLLOW_THEME))
-        super().__init__(plot, combine_events=True, layout={"width": "100%", "height": f"{plot.height}px"})
+        super().__init__(plot, combine_events=True, layout=layout or {"width": "100%", "height": f"{plot.height}px"})
         self.add_class("ul-figure")
         self.changed = False
         self._model.document.on_change(self._note_change)
+
+    def update_from_model(self, model: Any) -> None:
+        # the bundle is made in `get_state`, which opening the widget asks for
+        self._model = model
+        model.document.on_change_dispatch_to(self)
 
     def _note_change(self, _event: Any) -> None:
         self.changed = True

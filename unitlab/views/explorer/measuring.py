@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
@@ -27,7 +28,8 @@ def measure_beside(study: MeasuredStudy, source: StudySource, done: Callable[[Ca
         return False
     if source.path is not None:
         # another process: the kernel's memory and its interpreter lock stay free
-        executor: Executor = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        spawn = multiprocessing.get_context("spawn")
+        executor: Executor = ProcessPoolExecutor(1, mp_context=spawn, initializer=_step_back)
         future: Future[Any] = executor.submit(measures_of_store, str(source.path), study.layer, study.ablation)
     else:
         executor = ThreadPoolExecutor(1)
@@ -35,3 +37,9 @@ def measure_beside(study: MeasuredStudy, source: StudySource, done: Callable[[Ca
     executor.shutdown(wait=False)
     future.add_done_callback(lambda found: loop.call_soon_threadsafe(done, found.result))
     return True
+
+
+def _step_back() -> None:
+    """Leave the processors to the kernel and the page where they want them."""
+    if hasattr(os, "nice"):
+        os.nice(10)

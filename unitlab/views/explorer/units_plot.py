@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as W
 import numpy as np
+import scipy
 from bokeh.models import ColumnDataSource, HoverTool, LassoSelectTool, LinearColorMapper
 from bokeh.models.annotations import ColorBar
 from bokeh.palettes import Viridis256
-from scipy.ndimage import uniform_filter1d
 
 from unitlab.analysis.correlations import fitted_line
 from unitlab.errors import UnitlabError
@@ -44,7 +44,7 @@ class UnitsPlot:
         self.line = ColumnDataSource({"x": [], "fit": [], "low": [], "high": []})
         self.mapper = LinearColorMapper(palette=SHADES, low=0, high=1, nan_color=GREY)
         self.plot = self._figure()
-        self.figure = FigureWidget(self.plot)
+        self.room = W.Layout(width="100%", height=f"{HEIGHT}px")
         self.x, self.y, self.color = (
             W.Dropdown(description=name, tooltip=tip)
             for name, tip in (("x", "horizontal axis"), ("y", "vertical axis"), ("colour", "colour of the units"))
@@ -59,11 +59,13 @@ class UnitsPlot:
             widget.observe(guarded(self._chosen(trait), explorer.say), "value")
         hear_tap(self.plot, self.points, "unit", guarded(self.tapped, explorer.say))
         hear_lasso(self.plot, self.points, "unit", guarded(self.encircled, explorer.say))
+        self.show_points()
+        # with its points in it, so that they need not be sent after it
+        self.figure = FigureWidget(self.plot, layout=self.room)
         controls = W.HBox([self.x, self.y, self.color, self.with_line])
         controls.add_class("ul-controls")
         self.widget = W.VBox([controls, self.instead, self.figure, self.caption])
         self.widget.add_class("ul-units-view")
-        self.show_points()
         explorer.watch(self.show_points, "x", "y", "color", "line", "study", "measures")
         explorer.watch(self.show_mark, "unit")
         explorer.watch(self.show_group, "selection")
@@ -126,7 +128,7 @@ class UnitsPlot:
             blank = state.x if not np.isfinite(x).any() else state.y
             self._show_instead(f"No unit of {study.layer} has a value of “{quantity(blank).label}”; choose another variable.")
             return
-        self.instead.layout.display, self.figure.layout.display = "none", None
+        self.instead.layout.display, self.room.display = "none", None
         shade, values = self._shades()
         self.points.data = {
             "x": x, "y": y, "unit": study.units, "shade": shade, "shown": values,
@@ -184,7 +186,7 @@ class UnitsPlot:
             return -np.inf
         order = np.argsort(x)
         # each unit's limit comes from few shuffles; neighbours along x have nearly the same
-        limit = uniform_filter1d(self.explorer.study.values(name)[order], max(3, len(order) // 8), mode="nearest")
+        limit = scipy.ndimage.uniform_filter1d(self.explorer.study.values(name)[order], max(3, len(order) // 8), mode="nearest")
         self.null.data = {"x": x[order], "low": np.zeros(len(order)), "high": limit}
         return float(np.nanmax(limit))
 
@@ -214,7 +216,7 @@ class UnitsPlot:
 
     def _show_instead(self, sentence: str) -> None:
         self.instead.value = message_html(sentence)
-        self.instead.layout.display, self.figure.layout.display = None, "none"
+        self.instead.layout.display, self.room.display = None, "none"
         self.caption.value = ""
 
     def _at(self, units: Any) -> dict[str, Array]:

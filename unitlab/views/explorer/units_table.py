@@ -89,7 +89,7 @@ class UnitsTable:
     def sort(self, name: str) -> None:
         """Sort by a column; by the same one again the other way round."""
         self.reverse = not self.reverse if name == self.sorted_by else COLUMNS[name][2]
-        self.sorted_by, self.page = name, 0
+        self.sorted_by = name
         self.show()
 
     def _values(self, name: str) -> Array:
@@ -102,8 +102,9 @@ class UnitsTable:
         return study.values(variable) if variable in study.variables else np.full(len(study.units), np.nan)
 
     def show(self) -> None:
-        """Filter and sort the units, and show the page."""
+        """Filter and sort the units, and show the first page."""
         kept = self._filtered()
+        self.page = 0
         pending = not self.explorer.study.complete and self.sorted_by in ("crossfit", "p")
         values = self._values("max" if pending else self.sorted_by)[kept]
         key = np.where(np.isnan(values), np.inf, -values if self.reverse else values)

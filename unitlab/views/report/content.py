@@ -10,9 +10,9 @@ from html import escape
 from typing import Any
 
 import numpy as np
+import scipy
 import xarray as xr
 from PIL import Image
-from scipy.ndimage import uniform_filter1d
 
 from unitlab import __version__
 from unitlab.analysis.requirements import class_positions
@@ -111,7 +111,9 @@ def _null(known: xr.Dataset, name: str) -> dict[str, list[float]]:
     some = np.flatnonzero(np.isfinite(overall) & np.isfinite(limit))
     order = some[np.argsort(overall[some], kind="stable")]
     # each unit's limit comes from few shuffles; neighbours along the overall drop have nearly the same
-    smooth = uniform_filter1d(limit[order], max(3, len(order) // 8), mode="nearest") if len(order) else limit[order]
+    smooth = (
+        scipy.ndimage.uniform_filter1d(limit[order], max(3, len(order) // 8), mode="nearest") if len(order) else limit[order]
+    )
     return {"x": overall[order].round(4).tolist(), "limit": smooth.round(3).tolist()}
 
 

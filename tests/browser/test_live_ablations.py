@@ -1,0 +1,108 @@
+"""Group and class of the explorer, where the network runs beside the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from jupyter_server_process import JupyterServer
+from notebook_page import Figure, NotebookPage, share_near
+from playwright.sync_api import Locator, Page, expect
+
+import unitlab
+from unitlab.compute.networks import bundled_network
+from unitlab.views.colours import ORANGE
+
+CELL = """import unitlab
+from unitlab.compute.recipe_files import RecipeFiles
+RecipeFiles.images = lambda self: unitlab.images("fashion_mnist").subset(range(200))
+unitlab.explore({store!r})"""
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> xr.Dataset:
+    """The first 200 images of a recipe, the only ones that it has in the kernel as well."""
+    photos = unitlab.images("fashion_mnist").subset(range(200))
+    store = tmp_path_factory.mktemp("few") / "few.zarr"
+    attrs = {"name": "few", "recipe": "vgg_fashion"}
+    unitlab.ablate(bundled_network("vgg_fashion"), photos, "conv3_2", progress=False, attrs=attrs, store=store)
+    return unitlab.load(store)
+
+
+@pytest.fixture(scope="module")
+def explorer(jupyter: JupyterServer, kept_page: Page, study: xr.Dataset) -> Locator:
+    cell = nbformat.v4.new_code_cell(CELL.format(store=study.encoding["source"]))
+    metadata = {"kernelspec": {"name": "python3", "display_name": ""}}
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=metadata), Path(jupyter.folder) / "few.ipynb")
+    NotebookPage(kept_page, jupyter.url, "few.ipynb").run_all()
+    return kept_page.locator(".ul-explorer")
+
+
+def points(value: float) -> str:
+    return f"{100 * value:.1f}".replace("-0.0", "0.0").replace("-", "−")
+
+
+def tab(explorer: Locator, title: str) -> Locator:
+    explorer.locator(".ul-tabs").get_by_role("tab", name=title).click()
+    return explorer.locator(".ul-tabs .widget-tab-contents > :not(.lm-mod-hidden)")
+
+
+def right_without(study: xr.Dataset, units: list[int]) -> np.ndarray:
+    """Which images are right with these units at zero, by a hook of its own."""
+    model = bundled_network("vgg_fashion")
+
+    def silence(_module: object, _given: object, out: torch.Tensor) -> torch.Tensor:
+        out = out.clone()
+        out[:, units] = 0
+        return out
+
+    ((batch, _),) = unitlab.images("fashion_mnist").subset(range(200)).batches(0, 200, 200)
+    hook = model.get_submodule(study.attrs["site"]).register_forward_hook(silence)
+    with torch.no_grad():
+        predicted = model(batch).argmax(1).numpy()
+    hook.remove()
+    return predicted == study.label.values
+
+
+def test_a_lasso_fills_the_group_that_is_silenced_together(explorer: Locator, study: xr.Dataset) -> None:
+    page = tab(explorer, "Group")
+    figure = Figure(explorer.page, "units")
+    group = figure.lasso()
+    assert 1 < len(group) < 64
+    expect(page.locator(".ul-group-units input")).to_have_value(", ".join(map(str, group)))
+    sentence = page.locator(".ul-sentence")
+    one_by_one = study.overall_drop.sel(unit=group).sum().item()
+    expect(sentence).to_contain_text(f"the {len(group)} units cost {points(one_by_one)} points")
+
+    page.get_by_role("button", name="Silence them together").click()
+    before = study.baseline_prediction.values == study.label.values
+    after = right_without(study, group)
+    lost, won = int((before & ~after).sum()), int((after & ~before).sum())
+    assert lost > 0
+    together = f"silenced together {points((lost - won) / 200)} ({lost} images lost, {won} won)"
+    expect(sentence).to_contain_text(together, timeout=30_000)
+
+
+def test_a_class_has_its_units_and_its_curve(explorer: Locator, study: xr.Dataset) -> None:
+    page = tab(explorer, "Class")
+    name = str(study.category.values[4])
+    search = explorer.locator(".ul-class input")
+    search.fill(name)
+    search.press("Enter")
+    here = study.label.values == 4
+    right = (study.baseline_prediction.values[here] == 4).sum()
+    expect(page.locator(".ul-sentence")).to_contain_text(f"{right} of the {here.sum()} images of {name}")
+    most = np.argsort(-study.accuracy_drop.values[:, 4], kind="stable")[:10]
+    expect(page.locator(".ul-unit-bars button")).to_have_text([f"unit {study.unit.values[at]}" for at in most])
+
+    page.get_by_role("button", name="Compute the curve").click()
+    curve = Figure(explorer.page, "curve", timeout=30_000)
+    drawn = curve.columns("Line", having="own")
+    assert drawn["k"] == [0, 1, 2, 3, 4, 6, 8, 12, 16, 20]
+    assert np.isclose(drawn["own"][0], 100 * right / here.sum())
+    assert np.isclose(drawn["all"][0], 100 * (study.baseline_prediction.values == study.label.values).mean())
+    assert share_near(curve.painted(), ORANGE) > 0.002
