@@ -246,3 +246,10 @@ def test_background_work_tells_ends_and_fails() -> None:
 
     work.start("stopped", stopped, told.append, failed.append)
     assert len(told) == 2 and len(failed) == 1
+
+    def stopped_by_the_reader(progress: Any) -> None:
+        work.stop_button.click()
+        progress(1, 3)
+
+    work.start("stopped by the reader", stopped_by_the_reader, told.append, failed.append)
+    assert len(told) == 2 and failed[1:] == ["Stopped; nothing of it was kept."] and not work.running

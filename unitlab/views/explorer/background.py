@@ -37,7 +37,8 @@ class BackgroundWork:
         self.widget = W.HBox([self.label, self.bar, self.stop_button])
         self.widget.add_class("ul-work")
         self._stop: threading.Event | None = None
-        self.stop_button.on_click(lambda _: self.stop())
+        self._tell_stopped: Callable[[], None] = lambda: None
+        self.stop_button.on_click(lambda _: self._stopped_by_reader())
         self._show("")
 
     @property
@@ -52,15 +53,21 @@ class BackgroundWork:
             self._stop = None
             self._show("")
 
+    def _stopped_by_reader(self) -> None:
+        if self.running:
+            self.stop()
+            self._tell_stopped()
+
     def start(
         self, text: str, work: Callable[[Progress], Any], done: Callable[[Any], None], failed: Callable[[str], None]
     ) -> None:
-        """Call ``work(progress)`` beside the kernel, then ``done(result)`` or ``failed(sentence)`` in it.
+        """Call ``work(progress)`` beside the kernel, then in it ``done(result)``, or ``failed(sentence)`` as after *Stop*.
 
         Where no event loop runs (a script, a test) all of it happens at once.
         """
         self.stop()
         stop = self._stop = threading.Event()
+        self._tell_stopped = lambda: failed("Stopped; nothing of it was kept.")
         self.bar.value, self.bar.max = 0, 1
         self.widget.add_class("ul-preparing")
         self._show(text)
