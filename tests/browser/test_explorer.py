@@ -143,6 +143,20 @@ def test_search_sort_filter_step_and_lasso(notebook: NotebookPage, study: xr.Dat
     expect(explorer.locator(".ul-status")).to_contain_text(f"{len(group)} units in the group")
 
 
+def test_another_study_and_back(notebook: NotebookPage, study: xr.Dataset, damage: xr.Dataset) -> None:
+    page = notebook.page
+    explorer = page.locator(".ul-explorer").first
+    units, choice = Figure(page, "units"), explorer.locator(".ul-study select")
+    other = unitlab.load("vgg_fashion")
+    for name, ds, measured in (("vgg_fashion", other, unitlab.damage(other)), ("vgg_emoji", study, damage)):
+        choice.select_option(name)
+        expect(explorer.locator(".ul-status")).to_contain_text(f"of {ds.sizes['unit']} in {ds.attrs['layer']}")
+        units.expect_column("Scatter", "x", 100 * ds.overall_drop.values)
+        worst = int(measured.unit[measured.max_class_drop.values.argmax()])
+        check_unit(page, explorer, worst, ds, measured)
+        expect(explorer.locator(".ul-status")).not_to_contain_text("in the group")
+
+
 def test_another_layer(notebook: NotebookPage) -> None:
     page = notebook.page
     explorer = page.locator(".ul-explorer").nth(1)
