@@ -190,10 +190,14 @@ def test_the_box_at_the_pointer_has_the_colours_of_the_page(notebook: NotebookPa
     [(unit, x, y)] = units_to_click(units, 1, but=-1)
     for theme in ("Light", "Dark"):
         notebook.theme(f"JupyterLab {theme}")
-        across, down = units.pixel(x, y)
-        page.mouse.move(across + 60, down)
-        page.mouse.move(across, down, steps=3)
         box = page.locator(".bk-Tooltip").filter(has_text="overall drop")
+        for _ in range(20):  # a figure that is being laid out hears no pointer
+            across, down = units.pixel(x, y)
+            page.mouse.move(across + 60, down)
+            page.mouse.move(across, down, steps=3)
+            page.wait_for_timeout(250)
+            if box.is_visible():
+                break
         expect(box).to_contain_text(f"unit{unit}")
         color = [int(part) for part in box.evaluate("box => getComputedStyle(box).backgroundColor").strip("rgb()").split(", ")]
         assert min(color) > 200 if theme == "Light" else max(color) < 80
