@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +23,8 @@ from unitlab.errors import UnitlabError
 __all__ = ["LoaderWorkers", "loader_workers", "read_ahead", "read_by_workers"]
 
 T = TypeVar("T")
+
+LAST_READ_SECONDS = 1.0  # how long the end of the reading waits for what is being read
 
 
 @dataclass(frozen=True)
@@ -52,18 +57,38 @@ def read_ahead(
     if not threads:
         yield from (read(int(position)) for position in positions)
         return
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[T]] = deque()
-        try:
-            for position in positions:
-                waiting.append(pool.submit(read, int(position)))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
+    wanted: SimpleQueue[tuple[Future[T], int] | None] = SimpleQueue()
+    # daemons: a read that hangs, as of a network drive, must not hold up Ctrl-C or the end of the process
+    readers = [Thread(target=_serve, args=(read, wanted), daemon=True, name="unitlab reader") for _ in range(threads)]
+    for reader in readers:
+        reader.start()
+    waiting: deque[Future[T]] = deque()
+    try:
+        for position in positions:
+            waiting.append(Future())
+            wanted.put((waiting[-1], int(position)))
+            if len(waiting) > ahead:
                 yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+        for _ in readers:
+            wanted.put(None)
+        until = time.monotonic() + LAST_READ_SECONDS
+        for reader in readers:
+            reader.join(max(0.0, until - time.monotonic()))
+
+
+def _serve(read: Callable[[int], T], wanted: SimpleQueue[tuple[Future[T], int] | None]) -> None:
+    while (job := wanted.get()) is not None:
+        future, position = job
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(read(position))
+            except BaseException as error:
+                future.set_exception(error)
 
 
 def read_by_workers(
