@@ -26,7 +26,7 @@ import logging, resource, sys
 sys.path[:0] = {folders!r}
 from pathlib import Path
 import torch
-from scripted_images import HELD_SECONDS, scripted_source
+from scripted_images import scripted_source
 from small_networks import FunctionalReLU
 import unitlab
 from unitlab.compute import plan
