@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,10 @@ WITHIN = 60.0
 @contextmanager
 def sweep_process(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
     """The process, ended after the block; killed where the block fails, which then tells what the process has said."""
+    # tests that were started in the background ignore Ctrl-C, and their processes would, too
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        signal.signal(signal.SIGINT, before)
         try:
             yield process
             process.wait(WITHIN)

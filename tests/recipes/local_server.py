@@ -52,40 +52,38 @@ class Server:
         self.http.server_close()
 
 
+def _begin(handler: BaseHTTPRequestHandler, promised: int | None) -> None:
+    handler.send_response(200)
+    if promised is not None:
+        handler.send_header("Content-Length", str(promised))
+    handler.end_headers()
+
+
 def html(handler: BaseHTTPRequestHandler) -> None:
     page = b"\n <!DOCTYPE html><html><body>Please log in to the proxy</body></html>"
-    handler.send_response(200)
-    handler.send_header("Content-Length", str(len(page)))
-    handler.end_headers()
+    _begin(handler, len(page))
     handler.wfile.write(page)
 
 
 def wrong_bytes(handler: BaseHTTPRequestHandler) -> None:
-    handler.send_response(200)
-    handler.send_header("Content-Length", "100000")
-    handler.end_headers()
-    handler.wfile.write(bytes(100000))
+    _begin(handler, 100_000)
+    handler.wfile.write(bytes(100_000))
 
 
 def cut_short(handler: BaseHTTPRequestHandler) -> None:
     """Promises more than it sends."""
-    handler.send_response(200)
-    handler.send_header("Content-Length", "1000000")
-    handler.end_headers()
+    _begin(handler, 1_000_000)
     handler.wfile.write(bytes(5000))
     handler.close_connection = True
 
 
 def cut_without_length(handler: BaseHTTPRequestHandler) -> None:
-    handler.send_response(200)
-    handler.end_headers()
+    _begin(handler, None)
     handler.wfile.write(bytes(5000))
 
 
 def empty(handler: BaseHTTPRequestHandler) -> None:
-    handler.send_response(200)
-    handler.send_header("Content-Length", "0")
-    handler.end_headers()
+    _begin(handler, 0)
 
 
 def forbidden(handler: BaseHTTPRequestHandler) -> None:
@@ -94,9 +92,7 @@ def forbidden(handler: BaseHTTPRequestHandler) -> None:
 
 def stall(server: Server) -> Answer:
     def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(200)
-        handler.send_header("Content-Length", "1000000")
-        handler.end_headers()
+        _begin(handler, 1_000_000)
         handler.wfile.write(bytes(5000))
         handler.wfile.flush()
         server.released.wait(20)

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +19,27 @@ from stand_ins import PUBLISHED, REDUCED, digest, network_of, reduced, state_in_
 
 import unitlab
 from unitlab.cli import main
+from unitlab.compute.recipe_files import RecipeFiles
 from unitlab.recipes import RECIPES, Recipe
 from unitlab.recipes.described import torchvision_weights
 
 
+@dataclass(frozen=True)
+class Served:
+    """A recipe with its addresses on this machine; the network and the file of weights that they serve; local images."""
+
+    name: str
+    recipe: Recipe
+    network: torch.nn.Module
+    path: Path
+    images: Path
+
+
+@pytest.fixture(params=PUBLISHED)
 def served(
-    name: str, server: Server, places_zip: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[Recipe, torch.nn.Module, Path]:
-    """The recipe with its addresses on this machine, and what they serve."""
+    request: pytest.FixtureRequest, server: Server, places_zip: Path, imagenet_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Served:
+    name = str(request.param)
     recipe = reduced(name)
     network = network_of(recipe)
     weights, images = recipe.weights, recipe.images
@@ -48,21 +61,12 @@ def served(
         images = replace(images, address=f"{server.url}/places_val.zip", digest=f"md5:{md5}")
     recipe = replace(recipe, weights=weights, images=images)
     monkeypatch.setitem(RECIPES, name, recipe)
-    return recipe, network, path
+    return Served(name, recipe, network, path, places_zip if recipe.images.address else imagenet_folder)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_compute_load_verify(
-    name: str,
-    server: Server,
-    places_zip: Path,
-    imagenet_folder: Path,
-    own_home: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    recipe, network, path = served(name, server, places_zip, monkeypatch)
-    options = [] if recipe.images.address else ["--images", str(imagenet_folder)]
+def test_compute_load_verify(served: Served, server: Server, own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name, recipe, network, path = served.name, served.recipe, served.network, served.path
+    options = [] if recipe.images.address else ["--images", str(served.images)]
     assert main(["compute", name, "--units", "1,5", "--device", "cpu", *options]) == 0, capsys.readouterr().err
     asked = list(server.asked)
     assert sorted(asked) == sorted([path.name, *(["places_val.zip"] if recipe.images.address else [])])
@@ -85,7 +89,7 @@ def test_compute_load_verify(
         assert ds.category.values[[0, 243]].tolist() == ["tench", "bull mastiff"]
     assert unitlab.studies().loc[name, "where"] == "computed"
     # the parameters of the file are in the network that was measured
-    source = _source(recipe, imagenet_folder)
+    source = RecipeFiles(recipe, images=None if recipe.images.address else served.images).images()
     batch = torch.cat([next(iter(source.batches(i, i + 1, 1)))[0] for i in range(len(source))])
     with torch.no_grad():
         logits = network.eval()(batch)
@@ -94,19 +98,9 @@ def test_compute_load_verify(
     assert not left and not list(own_home.rglob("places_val.zip"))
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_what_goes_wrong_on_the_way(
-    name: str,
-    server: Server,
-    places_zip: Path,
-    imagenet_folder: Path,
-    own_home: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    recipe, network, path = served(name, server, places_zip, monkeypatch)
-    options = ["--units", "1", "--device", "cpu", "--images", str(imagenet_folder)]
-    options[-1] = str(places_zip) if recipe.images.address else options[-1]
+def test_what_goes_wrong_on_the_way(served: Served, server: Server, own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name, recipe, network, path = served.name, served.recipe, served.network, served.path
+    options = ["--units", "1", "--device", "cpu", "--images", str(served.images)]
 
     def refused(*more: str) -> str:
         assert main(["compute", name, *options, *more]) == 2
@@ -147,12 +141,6 @@ def test_what_goes_wrong_on_the_way(
     if not path.name.endswith(".tar"):
         torch.save(state, given)
         assert "--any-weights" in refused("--weights", str(given))
-
-
-def _source(recipe: Recipe, imagenet_folder: Path) -> unitlab.images:
-    from unitlab.compute.recipe_files import RecipeFiles
-
-    return RecipeFiles(recipe, images=None if recipe.images.address else imagenet_folder).images()
 
 
 def test_every_published_network_is_tried() -> None:
