@@ -18,7 +18,6 @@ from unitlab.recipes import Recipe, known_recipes
 from unitlab.recipes.described import is_url, what_is_needed
 from unitlab.schema import VARIABLES, variable_attrs
 from unitlab.study import check_files, open_study, study_summary
-from unitlab.study_download import downloaded_study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +27,7 @@ __all__ = ["check", "home", "load", "path_of", "recipe", "studies"]
 STORE = ".zarr"
 
 
-def _stores() -> dict[str, tuple[str, Path]]:
+def stored_studies() -> dict[str, tuple[str, Path]]:
     """Name → (where, path) of every store that a name finds; what was computed here comes before what is bundled."""
     found: dict[str, tuple[str, Path]] = {}
     for where, folder in (("bundled", bundled_folder() / "studies"), ("computed", home() / "studies")):
@@ -57,7 +56,7 @@ def studies() -> pd.DataFrame:
     import pandas as pd
 
     rows: dict[str, dict[str, Any]] = {}
-    for name, (where, path) in _stores().items():
+    for name, (where, path) in stored_studies().items():
         try:
             found = study_summary(path)
         except UnitlabError:
@@ -97,10 +96,12 @@ def path_of(name_or_path: str | Path) -> Path:
     """
     text = str(name_or_path)
     if isinstance(name_or_path, str) and is_url(text):
+        from unitlab.study_download import downloaded_study
+
         return downloaded_study(text)
     if isinstance(name_or_path, Path) or os.sep in text or text.endswith(STORE) or text.startswith("."):
         return Path(name_or_path).expanduser()
-    stores = _stores()
+    stores = stored_studies()
     if text in stores:
         return stores[text][1]
     known = known_recipes()

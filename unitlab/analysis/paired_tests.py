@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def bonett_price(n_broken: Array, n_fixed: Array, n: Array, level: float, degree
         centre = broken - fixed
         error = np.sqrt((broken + fixed - centre**2) / (n + 2))
         tail = (1 + level) / 2
-        width = (scipy.special.ndtri(tail) if degrees is None else scipy.stats.t.ppf(tail, np.maximum(degrees, 1))) * error
+        width = (NormalDist().inv_cdf(tail) if degrees is None else scipy.stats.t.ppf(tail, np.maximum(degrees, 1))) * error
     empty = ~(n > 0)
     low, high = np.maximum(centre - width, -1.0), np.minimum(centre + width, 1.0)
     return np.where(empty, np.nan, low), np.where(empty, np.nan, high)

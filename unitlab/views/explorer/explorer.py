@@ -38,6 +38,7 @@ class _Watcher:
     call: Callable[[], None]
     names: frozenset[str]
     owner: str  # title of the tab that watches, empty for a view above the fold
+    afterwards: bool = False
     missed: bool = False
 
 
@@ -83,10 +84,11 @@ class Explorer(W.VBox):
             figure.renew()
         return super()._repr_mimebundle_(**options)
 
-    def watch(self, call: Callable[[], None], *names: str) -> None:
+    def watch(self, call: Callable[[], None], *names: str, afterwards: bool = False) -> None:
         """Have ``call()`` made when one of ``names`` changes: traits of the state, "study" (another layer or ablation is
-        open), "measures" (tests and cross-fitted drops have arrived). Its errors are shown as a message."""
-        self._watchers.append(_Watcher(guarded(call, self.say), frozenset(names), self._owner))
+        open), "measures" (tests and cross-fitted drops have arrived). Its errors are shown as a message. What takes long is
+        called ``afterwards``, while the page already paints the rest."""
+        self._watchers.append(_Watcher(guarded(call, self.say), frozenset(names), self._owner, afterwards))
 
     @contextmanager
     def watching_for(self, title: str) -> Iterator[None]:
@@ -167,13 +169,18 @@ class Explorer(W.VBox):
         changed = set(changed)
         if changed & {"unit", "study"}:
             self.say("")
-        with sent_together([*self.children[1:-1]]):
-            for watcher in list(self._watchers):
-                if watcher.names & changed:
-                    if watcher.owner and watcher.owner != self.tabs.open_title:
-                        watcher.missed = True
-                    else:
-                        watcher.call()
+        concerned = [watcher for watcher in self._watchers if watcher.names & changed]
+        for afterwards in (False, True):
+            with sent_together([*self.children[1:-1]]):
+                for watcher in concerned:
+                    if watcher.afterwards == afterwards:
+                        self._call(watcher)
+
+    def _call(self, watcher: _Watcher) -> None:
+        if watcher.owner and watcher.owner != self.tabs.open_title:
+            watcher.missed = True
+        else:
+            watcher.call()
 
     def _open_study(self) -> None:
         """Open the study that the state names, as it opens by itself; stay where we are if that fails."""
@@ -240,7 +247,7 @@ class Explorer(W.VBox):
     def _announce(self) -> None:
         """The line that screen readers follow."""
         state, study = self.state, self.study
-        parts = [f"unit {state.unit} of {len(study.units)} in {state.layer}"]
+        parts = [f"unit {state.unit} of {len(study.units)} in {state.layer}{self.units.position_of_unit()}"]
         if state.category:
             parts.append(f"class {state.category}")
         if state.selection:

@@ -32,7 +32,11 @@ const settled = () => { follow(); setTimeout(follow, 300); setTimeout(follow, 15
 new MutationObserver(settled).observe(document.body, {attributes: true, attributeFilter: ["data-jp-theme-light"]});
 follow();
 """
-
+# jupyter_bokeh sends what came from the kernel back to it: six messages a click, each of which makes it busy and idle again
+NO_ECHO = """
+const page = plot.document, tell = page._trigger_on_change.bind(page);
+page._trigger_on_change = (event) => { if (event.sync !== false) tell(event); };
+"""
 
 # the box hangs on the page itself, in a tree of its own, which hears of JupyterLab's variables alone
 HOVER_STYLE = """<style>
@@ -88,6 +92,7 @@ class FigureWidget(BokehModel):
     def __init__(self, plot: figure, inked: Iterable[Any] = (), layout: W.Layout | None = None) -> None:
         document = Document()
         document.add_root(plot)
+        document.js_on_event("document_ready", CustomJS(args={"plot": plot}, code=NO_ECHO))
         document.js_on_event("document_ready", CustomJS(args={"plot": plot, "inked": list(inked)}, code=FOLLOW_THEME))
         super().__init__(plot, combine_events=True, layout=layout or {"width": "100%", "height": f"{plot.height}px"})
         self.add_class("ul-figure")
@@ -150,12 +155,15 @@ class FigureWidget(BokehModel):
 
 @contextmanager
 def sent_together(widgets: Iterable[W.Widget]) -> Iterator[None]:
-    """What changes inside in these widgets and theirs is sent at the end in one go: the page paints once, not thrice."""
+    """What changes inside in these widgets and theirs is sent at the end in one go, figures last: the page paints a figure
+    before it reads what follows."""
+    found, waiting = [], list(widgets)
+    while waiting:
+        found.append(waiting.pop())
+        waiting += getattr(found[-1], "children", ())
+    found.sort(key=lambda widget: not isinstance(widget, FigureWidget))  # what is entered first is left last
     with ExitStack() as sent:
-        waiting = list(widgets)
-        while waiting:
-            widget = waiting.pop()
-            waiting += getattr(widget, "children", ())
+        for widget in found:
             sent.enter_context(widget.together() if isinstance(widget, FigureWidget) else widget.hold_sync())
         yield
 

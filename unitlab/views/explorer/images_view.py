@@ -43,7 +43,7 @@ class ImagesView:
         self.widget.add_class("ul-images-view")
         self.show = guarded(self._show, self._say)
         self.show()
-        explorer.watch(self.show, "unit", "study", "image_style", "image_strength")
+        explorer.watch(self.show, "unit", "study", "image_style", "image_strength", afterwards=True)
 
     def _say(self, sentence: str) -> None:
         self.title.value = ""

@@ -16,6 +16,8 @@ from unitlab.views.explorer.opening import StudySource
 
 __all__ = ["measure_beside"]
 
+HEAD_START = 1.0  # seconds in which the page draws what is there already, with both processors
+
 
 def measure_beside(study: MeasuredStudy, source: StudySource, done: Callable[[Callable[[], xr.Dataset]], None]) -> bool:
     """Start measuring; ``done`` is called in the kernel's event loop with what gives the measures, or raises.
@@ -26,16 +28,20 @@ def measure_beside(study: MeasuredStudy, source: StudySource, done: Callable[[Ca
         loop = asyncio.get_running_loop()
     except RuntimeError:
         return False
-    if source.path is not None:
-        # another process: the kernel's memory and its interpreter lock stay free
-        spawn = multiprocessing.get_context("spawn")
-        executor: Executor = ProcessPoolExecutor(1, mp_context=spawn, initializer=_step_back)
-        future: Future[Any] = executor.submit(measures_of_store, str(source.path), study.layer, study.ablation)
-    else:
-        executor = ThreadPoolExecutor(1)
-        future = executor.submit(measures_of, study.ds)
-    executor.shutdown(wait=False)
-    future.add_done_callback(lambda found: loop.call_soon_threadsafe(done, found.result))
+
+    def start() -> None:
+        if source.path is not None:
+            # another process: the kernel's memory and its interpreter lock stay free
+            spawn = multiprocessing.get_context("spawn")
+            executor: Executor = ProcessPoolExecutor(1, mp_context=spawn, initializer=_step_back)
+            future: Future[Any] = executor.submit(measures_of_store, str(source.path), study.layer, study.ablation)
+        else:
+            executor = ThreadPoolExecutor(1)
+            future = executor.submit(measures_of, study.ds)
+        executor.shutdown(wait=False)
+        future.add_done_callback(lambda found: loop.call_soon_threadsafe(done, found.result))
+
+    loop.call_later(HEAD_START, start)
     return True
 
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from unitlab.catalog import path_of, studies
+from unitlab.catalog import path_of, stored_studies
 from unitlab.errors import UnitlabError
 from unitlab.views.explorer.measured_study import MeasuredStudy
 from unitlab.views.explorer.opening import StudySource
 
 __all__ = ["OpenedStudies"]
 
-OPENABLE = ("bundled", "computed")
-
 
 class OpenedStudies:
     """``names``: what a reader can choose from, the study of the first call among them, which is called ``name``."""
 
     def __init__(self, source: StudySource, study: MeasuredStudy) -> None:
-        table = studies()
-        known = [str(name) for name in table.index[table["where"].isin(OPENABLE)]]
+        known = stored_studies()
         self.name = source.name
         if self.name in known and not _is_named(source, self.name):
             self.name = f"{self.name} (this one)"

@@ -147,6 +147,7 @@ class UnitsPlot:
         set_range(self.plot.y_range, min(0.0, float(y[both].min())), max(float(y[both].max()), limit))
         told = self._show_line(x, y)
         self._say_how_to_read(int((~both).sum()), told)
+        describe_figure(self.plot, f"{len(study.units)} units, {across.title} against {up.title}; the chosen one has a ring")
         self.show_mark()
         self.show_group()
 
@@ -228,12 +229,14 @@ class UnitsPlot:
         if not len(self.points.data["x"]):
             return
         self.mark.data = self._at([self.state.unit])
-        state, at = self.state, self.mark.data
-        describe_figure(
-            self.plot,
-            f"{len(self.explorer.study.units)} units, {quantity(state.x).title} against {quantity(state.y).title}; "
-            f"unit {state.unit} at {at['x'][0]:.3g}, {at['y'][0]:.3g}",
-        )
+
+    def position_of_unit(self) -> str:
+        """Where the ring is, for those who do not see it: a change of the figure's own text would draw all units again."""
+        if not len(self.points.data["x"]):
+            return ""
+        place, state = self.explorer.study.position(self.state.unit), self.state
+        at = [(name, float(self.points.data[axis][place])) for axis, name in (("x", state.x), ("y", state.y))]
+        return ": " + ", ".join(f"{quantity(name).title} {value:.3g}" for name, value in at)
 
     def show_group(self) -> None:
         """Frame the units of the group."""
