@@ -99,6 +99,23 @@ def test_a_click_changes_sentence_bars_and_images(notebook: NotebookPage, study:
     expect(explorer.locator(":scope > .ul-message")).to_be_hidden()
 
 
+def test_a_click_is_one_message_to_the_kernel(notebook: NotebookPage) -> None:
+    page, sent = notebook.page, []
+    units = Figure(page, "units")
+    before = int(page.locator(".ul-unit input").first.input_value())
+    protocol = page.context.new_cdp_session(page)
+    protocol.on("Network.webSocketFrameSent", lambda event: sent.append(event["response"]["payloadData"]))
+    protocol.send("Network.enable")
+    for unit, x, y in units_to_click(units, 2, but=before):
+        units.click(x, y)
+        expect(page.locator(".ul-unit input").first).to_have_value(str(unit))
+        expect(page.locator(".ul-status").first).to_contain_text(f"unit {unit} of")
+        units.expect_column("Scatter", "x", np.array([x]))
+        page.wait_for_function("() => notebookPage.ready()")
+    protocol.detach()
+    assert len(sent) == 2, "the page sends back what the kernel tells it"
+
+
 def test_search_sort_filter_step_and_lasso(notebook: NotebookPage, study: xr.Dataset, damage: xr.Dataset) -> None:
     page = notebook.page
     explorer = page.locator(".ul-explorer").first

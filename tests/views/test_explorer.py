@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -251,7 +252,20 @@ def test_the_table_follows_the_unit(study: xr.Dataset) -> None:
     explorer = unitlab.explore(study, unit=3)
     for unit in (0, 7, 19):
         explorer.state.unit = unit
-        assert f'<tr aria-current="true"><td>{unit}</td>' in explorer.table.cells.value
+        table = explorer.table
+        assert f'<tr aria-current="true"><td>{unit}</td>' in table.cells.value
+        told = re.findall(r"<tr[^>]*><td>(\d+)</td>", table.cells.value)
+        assert [button.description for button in table.rows if not button.disabled] == [f"unit {one}" for one in told]
+
+
+def test_another_unit_moves_the_ring_and_draws_no_unit_again(study: xr.Dataset) -> None:
+    explorer = unitlab.explore(study, unit=3)
+    sent: list[str] = []
+    explorer.units.figure.send = lambda content, buffers=None: sent.append(content["payload"])
+    explorer.state.unit = 5
+    events = json.loads(sent[2])["events"]
+    assert len(sent) == 3 and [event["model"]["id"] for event in events] == [explorer.units.mark.id]
+    assert "unit 5 of" in explorer._status.value and "overall drop" in explorer._status.value
 
 
 def test_top_images_are_those_of_the_unit(study: xr.Dataset) -> None:

@@ -12,15 +12,14 @@ __all__ = ["count_bars", "drop_bar"]
 
 
 def count_bars(rows: Sequence[tuple[str, int]], describe: str) -> str:
-    """A table of names with bars as long as their counts."""
+    """A table of names, each above a bar as long as its count."""
     most = max((count for _, count in rows), default=1)
     body = "".join(
-        f'<tr><th scope="row" dir="auto" title="{as_text(name)}">{as_text(name)}</th><td><svg aria-hidden="true">'
-        f'<rect class="ul-bar-lost ul-sure" y="4" height="14" width="{100 * count / most:.1f}%"/></svg></td>'
-        f"<td>{count:,}</td></tr>"
+        f'<tr><th scope="row" title="{as_text(name)}"><span dir="auto">{as_text(name)}</span><svg aria-hidden="true">'
+        f'<rect class="ul-bar-lost ul-sure" height="6" width="{100 * count / most:.1f}%"/></svg></th><td>{count:,}</td></tr>'
         for name, count in rows
     )
-    return f'<table class="ul-bars" aria-label="{as_text(describe)}"><tbody>{body}</tbody></table>'
+    return f'<table class="ul-bars ul-count-bars" aria-label="{as_text(describe)}"><tbody>{body}</tbody></table>'
 
 
 def drop_bar(drop: float, low: float, high: float, ends: tuple[float, float], text: str, *, sure: bool) -> str:

@@ -23,9 +23,9 @@ BLANK = np.zeros((1, 1), np.float32)
 
 @dataclass(frozen=True)
 class Tile:
-    """What stands under a picture: two lines, the text in place of the picture, and "lost", "won" or nothing."""
+    """What stands under a picture: lines and a small one, the text in place of the picture, and "lost", "won" or nothing."""
 
-    line: str
+    lines: tuple[str, ...]
     small: str
     alternative: str
     kind: str = ""
@@ -91,5 +91,6 @@ class PagedTiles:
         else:
             picture = f'<img alt="{alternative}" src="{data_address(picture_with_map(pixels, BLANK, style="none"))}">'
         kind = f' class="ul-{tile.kind}"' if tile.kind else ""
-        caption = f'<span dir="auto">{as_text(tile.line)}</span><small>{as_text(tile.small)}</small>'
-        return f'<figure title="{alternative}"{kind}>{picture}<figcaption>{caption}</figcaption></figure>'
+        lines = "".join(f'<span dir="auto">{as_text(line)}</span>' for line in tile.lines)
+        caption = f"<figcaption>{lines}<small>{as_text(tile.small)}</small></figcaption>"
+        return f'<figure title="{alternative}"{kind}>{picture}{caption}</figure>'

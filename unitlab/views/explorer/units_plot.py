@@ -62,9 +62,10 @@ class UnitsPlot:
         self.show_points()
         # with its points in it, so that they need not be sent after it
         self.figure = FigureWidget(self.plot, layout=self.room)
-        controls = W.HBox([self.x, self.y, self.color, self.with_line])
-        controls.add_class("ul-controls")
-        self.widget = W.VBox([controls, self.instead, self.figure, self.caption])
+        controls, foot = W.HBox([self.x, self.y, self.color]), W.HBox([self.caption, self.with_line])
+        for line in (controls, foot):
+            line.add_class("ul-controls")
+        self.widget = W.VBox([controls, self.instead, self.figure, foot])
         self.widget.add_class("ul-units-view")
         explorer.watch(self.show_points, "x", "y", "color", "line", "study", "measures")
         explorer.watch(self.show_mark, "unit")
@@ -235,8 +236,8 @@ class UnitsPlot:
         if not len(self.points.data["x"]):
             return ""
         place, state = self.explorer.study.position(self.state.unit), self.state
-        at = [(name, float(self.points.data[axis][place])) for axis, name in (("x", state.x), ("y", state.y))]
-        return ": " + ", ".join(f"{quantity(name).title} {value:.3g}" for name, value in at)
+        at = [(quantity(name), float(self.points.data[axis][place])) for axis, name in (("x", state.x), ("y", state.y))]
+        return ": " + "; ".join(f"{what.label} {value:.3g} {what.unit}".rstrip() for what, value in at)
 
     def show_group(self) -> None:
         """Frame the units of the group."""

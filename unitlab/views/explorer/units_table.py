@@ -53,12 +53,12 @@ class UnitsTable:
             button.add_class(f"ul-column-{name}")
             button.on_click(guarded(lambda _, name=name: self.sort(name), explorer.say))
         self.cells = W.HTML()
-        self.rows = [W.Button(description=f"show the unit in row {row + 1}") for row in range(ROWS)]
+        self.rows = [W.Button() for _ in range(ROWS)]
         for place, button in enumerate(self.rows):
             button.on_click(guarded(lambda _, place=place: self._row_clicked(place), explorer.say))
         self.filter = W.Text(placeholder=HINT, tooltip=HINT, continuous_update=False)
         self.filter.add_class("ul-filter")
-        self.filter.observe(guarded(lambda _: self.show(), self._refused), "value")
+        self.filter.observe(guarded(lambda _: self._filter_changed(), self._refused), "value")
         self.back, self.forward = (
             W.Button(description="◀", tooltip="page before"),
             W.Button(description="▶", tooltip="next page"),
@@ -79,8 +79,10 @@ class UnitsTable:
         self.widget.add_class("ul-table")
         self.order = np.arange(0)
         self._show_study()
+        self._name_rows()
         explorer.watch(self._show_study, "study", "measures")
         explorer.watch(self.go_to_unit, "unit")
+        explorer.watch(self._name_rows, "unit", "study", "measures", afterwards=True)
 
     def _show_study(self) -> None:
         self.show()
@@ -91,6 +93,7 @@ class UnitsTable:
         self.reverse = not self.reverse if name == self.sorted_by else COLUMNS[name][2]
         self.sorted_by = name
         self.show()
+        self._name_rows()
 
     def _values(self, name: str) -> Array:
         study, variable = self.explorer.study, COLUMNS[name][1]
@@ -114,6 +117,18 @@ class UnitsTable:
             button.description = COLUMNS[name][0] + arrow
         self._show_page()
 
+    def _filter_changed(self) -> None:
+        self.show()
+        self._name_rows()
+
+    def _name_rows(self) -> None:
+        """Tell those who hear the buttons which units they are; eight messages, sent after what is seen."""
+        for button, place in zip(self.rows, self._shown_places(), strict=False):
+            button.description = f"unit {self.explorer.study.units[place]}"
+
+    def _shown_places(self) -> Array:
+        return self.order[self.page * ROWS : (self.page + 1) * ROWS]
+
     def _filtered(self) -> Array:
         study = self.explorer.study
         kept = np.ones(len(study.units), bool)
@@ -134,6 +149,7 @@ class UnitsTable:
     def _turn(self, by: int) -> None:
         self.page += by
         self._show_page()
+        self._name_rows()
 
     def _row_clicked(self, place: int) -> None:
         at = self.page * ROWS + place
@@ -151,7 +167,7 @@ class UnitsTable:
         study = self.explorer.study
         n_pages = max(1, -(-len(self.order) // ROWS))
         self.page = min(max(self.page, 0), n_pages - 1)
-        shown = self.order[self.page * ROWS : (self.page + 1) * ROWS]
+        shown = self._shown_places()
         values = {name: self._values(name)[shown] for name in ("overall", "max", "crossfit", "p")}
         lines = []
         for row, place in enumerate(shown):

@@ -142,7 +142,9 @@ class Category:
         if "baseline_margin" in study.ds:
             small = f"margin {decimal(float(study.ds['baseline_margin'].values[image]))}"
         line = "✓ right" if right else f"✗ {predicted}"
-        return Tile(line, small, f"predicted {predicted}, {'right' if right else 'wrong'}. {small}", "won" if right else "lost")
+        return Tile(
+            (line,), small, f"predicted {predicted}, {'right' if right else 'wrong'}. {small}", "won" if right else "lost"
+        )
 
 
 def build(explorer: Explorer) -> W.Widget:

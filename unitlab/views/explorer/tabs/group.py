@@ -211,9 +211,9 @@ class Group:
         axis = _Axis(float(ends.min()), float(ends.max()))
         rows = "".join(self._row(int(k), float(summed[k]), joint, axis) for k in order)
         together = '<th scope="col">together, points (95 %)</th>' if joint is not None else ""
-        legend = "Upper bar: the single drops in sum; " + (
-            "lower bar: all of them together, filled where q ≤ 0.05." if joint is not None else "together is not known yet."
-        )
+        legend = "Upper bar: the single drops in sum; lower bar: all of them together, filled where q ≤ 0.05."
+        if joint is None:
+            legend = "Bars: the single drops in sum. What the units cost together is not known yet."
         self.table.value = (
             f'<table class="ul-bars ul-group-table"><thead><tr><th scope="col">most damaged classes (images)</th><th></th>'
             f'<th scope="col">single drops in sum</th>{together}</tr></thead><tbody>{rows}</tbody></table>'
@@ -222,7 +222,7 @@ class Group:
 
     def _row(self, k: int, summed: float, joint: JointDamage | None, axis: _Axis) -> str:
         study = self.explorer.study
-        bars, cells = axis.bar(summed, 3, "ul-bar-sum", filled=False), f"<td>{decimal(summed)}</td>"
+        bars, cells = axis.bar(summed, 3 if joint is not None else 8, "ul-bar-sum", filled=False), f"<td>{decimal(summed)}</td>"
         if joint is not None:
             q = float(joint.q[k])
             bars += axis.bar(float(joint.drop[k]), 13, "ul-bar-lost" if joint.drop[k] >= 0 else "ul-bar-won", filled=q <= 0.05)

@@ -100,10 +100,10 @@ class LostAndWon:
         if self.margin_drop is not None:
             margin = float(self.explorer.study.ds["baseline_margin"].values[image])
             small = f"margin {decimal(margin)} → {decimal(margin - float(self.margin_drop[image]))}"
-        line = f"→ {after}" if kind == "lost" else f"{before} →"
-        if not self.state.category:
-            line = f"{before} → {after}"
-        return Tile(line, small, f"{kind}: predicted {before} before, {after} after. {small}", kind)
+        lines = (before, f"→ {after}")
+        if self.state.category:
+            lines = lines[1:] if kind == "lost" else lines[:1]
+        return Tile(lines, small, f"{kind}: predicted {before} before, {after} after. {small}", kind)
 
     def _where(self, lost: Array) -> str:
         if not len(lost):
