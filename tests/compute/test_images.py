@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from torchvision import datasets, transforms
 from torchvision.transforms import v2
 
@@ -246,3 +246,23 @@ def test_unknown_sources(tmp_path, folder):
         unitlab.images(folder, categories=["cat", "dogs"])
     with pytest.raises(UnitlabError, match="leave them out"):
         unitlab.images("emoji", ids=["a"])
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 40), (3, 128, 96)])
+def test_thumbnails_of_tensors_are_means_stretched_each_to_its_own_range(shape):
+    size = torch.tensor([1.0, 9.0, 0.0, 3.0, 1e-3]).view(5, 1, 1, 1)
+    batch = torch.randn(5, *shape, generator=torch.Generator().manual_seed(0)) * size
+    source = unitlab.images(TensorDataset(batch, torch.zeros(5, dtype=torch.long)))
+    made = next(source.stream([range(5)], thumbnails=True)).thumbnails
+    step = -(-shape[1] // 64)
+    for tensor, one in zip(batch.double().numpy(), made, strict=True):
+        blocks = tensor.reshape(shape[0], shape[1] // step, step, shape[2] // step, step)
+        expected = blocks.mean((2, 4)).transpose(1, 2, 0)
+        low, high = expected.min(), expected.max()
+        expected = np.broadcast_to((expected - low) / max(high - low, 1e-12) * 255, one.shape)
+        assert np.abs(one - expected).max() <= 0.5 + 1e-3
+
+
+def test_tensors_of_two_channels_have_no_thumbnails():
+    source = unitlab.images(TensorDataset(torch.rand(3, 2, 8, 8), torch.zeros(3, dtype=torch.long)))
+    assert next(source.stream([range(3)], thumbnails=True)).thumbnails == [None] * 3

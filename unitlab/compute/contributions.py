@@ -22,9 +22,10 @@ CANCELLATION = 32.0
 
 @dataclass
 class _Positions:
-    """Positions (or channels) of a flat axis by unit."""
+    """Positions (or channels) of a flat axis by unit; ``spans`` has them as a slice where they are consecutive."""
 
     by_unit: list[Tensor]
+    spans: list[Tensor | slice]
     owner: Tensor
 
     @classmethod
@@ -33,19 +34,26 @@ class _Positions:
         order = torch.argsort(flat, stable=True)
         counts = torch.bincount(flat[flat != NO_OWNER], minlength=units)
         order = order[int((flat == NO_OWNER).sum()) :]
-        return cls(list(torch.split(order, counts.tolist())), flat)
+        by_unit = list(torch.split(order, counts.tolist()))
+        return cls(by_unit, [_span(index) for index in by_unit], flat)
 
-    def of_units(self, units: Sequence[int]) -> Tensor:
-        """Positions of several units, one unit after the other."""
+    def of_units(self, units: Sequence[int]) -> Tensor | slice | None:
+        """Positions of several units, one unit after the other; None where there are none."""
         if len(units) == 1:
-            return self.by_unit[units[0]]
-        return torch.cat([self.by_unit[unit] for unit in units]) if units else torch.empty(0, dtype=torch.long)
+            return self.spans[units[0]] if len(self.by_unit[units[0]]) else None
+        found = [self.by_unit[unit] for unit in units if len(self.by_unit[unit])]
+        return torch.cat(found) if found else None
 
-    def take(self, tensor: Tensor, index: Tensor) -> Tensor:
+    @staticmethod
+    def take(tensor: Tensor, index: Tensor | slice) -> Tensor:
         """``tensor`` (row, position, …) at some positions; a view where they are consecutive."""
-        if len(index) and bool((index.diff() == 1).all()):
-            return tensor[:, int(index[0]) : int(index[-1]) + 1]
-        return tensor.index_select(1, index.to(tensor.device))
+        return tensor[:, index] if isinstance(index, slice) else tensor.index_select(1, index.to(tensor.device))
+
+
+def _span(index: Tensor) -> Tensor | slice:
+    if len(index) and bool((index.diff() == 1).all()):
+        return slice(int(index[0]), int(index[-1]) + 1)
+    return index
 
 
 class LinearContribution:
@@ -75,7 +83,7 @@ class LinearContribution:
         ``before`` (image, feature) is the output without it.
         """
         index = self.positions.of_units(units)
-        if not len(index):
+        if index is None:
             out.copy_(before[images])
             return
         change = self.positions.take(self.delta, index)[images]
@@ -114,7 +122,7 @@ class ConvolutionContribution:
 
     def write_ablated(self, units: Sequence[int], images: Tensor | slice, before: Tensor, out: Tensor) -> None:
         index = self.positions.of_units(units)
-        if not len(index):
+        if index is None:
             out.copy_(before[images])
             return
         change = self.positions.take(self.delta, index)[images]

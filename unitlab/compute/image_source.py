@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from unitlab.compute.reading import LoaderWorkers, read_ahead, read_by_workers
+from unitlab.compute.thumbnails import small, small_tensors
 from unitlab.errors import UnitlabError
 
 __all__ = ["ImageBatch", "ImageSource"]
@@ -40,9 +42,9 @@ class ImageSource:
     read
         The image at a position, decoded: what is costly.
     transform
-        From what ``read`` gives to a float tensor.
-    thumbnail
-        From what ``read`` gives to a small picture, uint8 (row, column, channel), or None.
+        From what ``read`` gives to a float tensor, or to a picture, whose values from 0 to 1 are taken; default as it is.
+    thumbnails
+        Whether small pictures can be made of what ``read`` gives.
     threads
         How many read at a time, ahead of who uses the images; 0: who uses them.
     workers
@@ -74,14 +76,14 @@ class ImageSource:
         *,
         transform_text: str,
         transform: Callable[[Any], Tensor] | None = None,
-        thumbnail: Callable[[Any], np.ndarray | None] | None = None,
+        thumbnails: bool = False,
         clusters: np.ndarray | None = None,
         threads: int = 0,
         workers: LoaderWorkers | None = None,
     ) -> None:
         self.name, self.ids, self.categories = name, [str(i) for i in ids], [str(c) for c in categories]
         self.labels, self.clusters, self.transform_text = labels, clusters, transform_text
-        self._read, self._transform, self._thumbnail = read, transform, thumbnail
+        self._read, self._transform, self._thumbnails = read, transform, thumbnails
         self._threads, self._workers = threads, workers
         self._told: Callable[[], None] | None = None
         self._shape: tuple[int, ...] | None = None
@@ -115,7 +117,7 @@ class ImageSource:
         at = np.asarray(positions, dtype=np.int64)
         found = ImageSource(
             self.name, [self.ids[i] for i in at], self.labels[at], self.categories, partial(_read_at, self._read, at),
-            transform_text=self.transform_text, transform=self._transform, thumbnail=self._thumbnail,
+            transform_text=self.transform_text, transform=self._transform, thumbnails=self._thumbnails,
             clusters=None if self.clusters is None else self.clusters[at], threads=self._threads, workers=self._workers,
         )  # fmt: skip
         found._told = self._told
@@ -150,22 +152,29 @@ class ImageSource:
         wanted = [np.asarray(positions, dtype=np.int64) for positions in batches]
         if not wanted:
             return
+        thumbnails = thumbnails and self._thumbnails
         with closing(self._images(np.concatenate(wanted), max(map(len, wanted)), thumbnails)) as images:
             for positions in wanted:
                 pixels: list[Tensor] = []
-                small: list[np.ndarray | None] = []
+                made: list[np.ndarray | None] = []
                 for position in positions:
                     tensor, thumbnail = next(images)
                     if self._told is not None:
                         self._told()
                     pixels.append(self._of_one_size(int(position), tensor))
-                    small.append(thumbnail)
-                yield ImageBatch(torch.stack(pixels), positions, small)
+                    made.append(thumbnail)
+                batch = torch.stack(pixels)
+                self._refuse_infinite(batch, positions)
+                if thumbnails and self._transform is None and made[0] is None:
+                    made = small_tensors(batch)
+                yield ImageBatch(batch, positions, made)
 
     def refuse_changing(self) -> None:
         """Refuse a source whose first images differ from one reading to the next, as with hidden augmentation."""
         for position in range(min(READ_TWICE, len(self))):
-            if not torch.equal(self._image(position)[0], self._image(position)[0]):
+            first, again = self._image(position)[0], self._image(position)[0]
+            self._refuse_infinite(first.unsqueeze(0), [position])
+            if not torch.equal(first, again):
                 raise UnitlabError(
                     f"{self.name}: image {self.ids[position]!r} differs when it is read again; unitlab needs images that can "
                     "be repeated: leave out the augmentation"
@@ -178,25 +187,26 @@ class ImageSource:
         if workers is not None and len(positions) > workers.images_at_once:
             if not multiprocessing.current_process().daemon:
                 with closing(read_by_workers(partial(self._chunk, thumbnails), positions, workers)) as chunks:
-                    for pixels, small in chunks:
-                        yield from zip(pixels, small, strict=True)
+                    for pixels, made in chunks:
+                        yield from zip(pixels, made, strict=True)
                 return
             threads = 1  # such processes, as Dask's are, may have none of their own
-        yield from read_ahead(partial(self._image, thumbnail=thumbnails), positions, threads, ahead)
+        yield from read_ahead(partial(self._image, thumbnails=thumbnails), positions, threads, ahead)
 
     def _chunk(self, thumbnails: bool, positions: list[int]) -> tuple[Tensor | list[Tensor], list[np.ndarray | None]]:
-        found = [self._image(position, thumbnail=thumbnails) for position in positions]
+        found = [self._image(position, thumbnails=thumbnails) for position in positions]
         pixels = [tensor for tensor, _ in found]
         alike = all(tensor.shape == pixels[0].shape and tensor.dtype == pixels[0].dtype for tensor in pixels)
         # a tensor takes a file descriptor on its way to the main process
-        return torch.stack(pixels) if alike else pixels, [small for _, small in found]
+        return torch.stack(pixels) if alike else pixels, [thumbnail for _, thumbnail in found]
 
-    def _image(self, position: int, *, thumbnail: bool = False) -> tuple[Tensor, np.ndarray | None]:
+    def _image(self, position: int, *, thumbnails: bool = False) -> tuple[Tensor, np.ndarray | None]:
         try:
             image = self._read(position)
-            # before the transform, which may work in place
-            small = self._thumbnail(image) if thumbnail and self._thumbnail is not None else None
-            tensor = image if self._transform is None else self._transform(image)
+            as_it_is = self._transform is None and isinstance(image, Tensor)
+            # before the transform, which may work in place; of tensors that have none, for a whole batch later
+            thumbnail = small(image) if thumbnails and not as_it_is else None
+            tensor = plain_tensor(image if self._transform is None else self._transform(image))
         except UnitlabError:
             raise
         except Exception as error:
@@ -207,9 +217,14 @@ class ImageSource:
                 f"{self.name}: image {self.ids[position]!r} is {given}; images are float tensors (channel, row, column): "
                 "give a transform that ends in one"
             )
-        if not torch.isfinite(tensor).all():
-            raise UnitlabError(f"{self.name}: image {self.ids[position]!r} holds NaN or infinite pixels")
-        return tensor, small
+        return tensor, thumbnail
+
+    def _refuse_infinite(self, batch: Tensor, positions: Sequence[int] | np.ndarray) -> None:
+        # sums are cheap, and hold whatever is not finite
+        if not torch.isfinite(batch.sum()):
+            for position, tensor in zip(positions, batch, strict=True):
+                if not torch.isfinite(tensor).all():
+                    raise UnitlabError(f"{self.name}: image {self.ids[position]!r} holds NaN or infinite pixels")
 
     def _of_one_size(self, position: int, tensor: Tensor) -> Tensor:
         if self._shape is None:
@@ -220,6 +235,13 @@ class ImageSource:
                 "give a transform that makes all sizes equal, such as the weights' own transforms()"
             )
         return tensor
+
+
+def plain_tensor(picture: Any) -> Tensor:
+    """Values of a picture from 0 to 1, float32 (channel, row, column); anything else as it is."""
+    if not isinstance(picture, Image.Image):
+        return picture
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 255
 
 
 def _read_at(read: Callable[[int], Any], at: np.ndarray, position: int) -> Any:

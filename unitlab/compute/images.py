@@ -18,7 +18,6 @@ from torchvision.datasets import DatasetFolder
 from unitlab.bundled_images import IMAGE_SETS, bundled_images
 from unitlab.compute.image_source import ImageSource
 from unitlab.compute.reading import LoaderWorkers, loader_workers, read_ahead, read_by_workers
-from unitlab.compute.thumbnails import small
 from unitlab.compute.transforms import refuse_random, transform_text
 from unitlab.errors import UnitlabError, nearest_names
 
@@ -146,7 +145,7 @@ def picture_files(
     """A source of picture files with the label of each."""
     found = ImageSource(
         name, ids, np.array(labels, dtype=np.int64), categories, partial(_picture, files),
-        transform_text=transform_text(transform), transform=transform or _plain_tensor, thumbnail=small,
+        transform_text=transform_text(transform), transform=transform, thumbnails=True,
         threads=PICTURE_THREADS,
     )  # fmt: skip
     found.refuse_changing()
@@ -194,7 +193,7 @@ def _dataset(
     found = ImageSource(
         name, ids, labels, classes, read,
         transform_text=f"{transform_text(getattr(inner, 'transform', None))}, {transform_text(transform)}",
-        transform=partial(_transformed, own, transform), thumbnail=small, threads=threads, workers=workers,
+        transform=_composed(own, transform), thumbnails=True, threads=threads, workers=workers,
     )  # fmt: skip
     found.refuse_changing()
     return found
@@ -231,12 +230,13 @@ def _item(dataset: Any, name: str, part: int, position: int) -> Any:
         raise UnitlabError(f"{name}: item {position} cannot be read as (image, label): {error}") from error
 
 
-def _transformed(own: Callable[[Any], Any] | None, transform: Callable[[Any], Tensor] | None, image: Any) -> Any:
-    if own is not None:
-        image = own(image)
-    if transform is not None:
-        return transform(image)
-    return _plain_tensor(image) if isinstance(image, Image.Image) else image
+def _composed(own: Callable[[Any], Any] | None, transform: Callable[[Any], Tensor] | None) -> Callable[[Any], Any] | None:
+    """The dataset's own transform, then the given one."""
+    return transform if own is None else own if transform is None else partial(_after, own, transform)
+
+
+def _after(own: Callable[[Any], Any], transform: Callable[[Any], Tensor], image: Any) -> Tensor:
+    return transform(own(image))
 
 
 def _labels(dataset: Any, name: str, threads: int, workers: LoaderWorkers | None) -> np.ndarray:
@@ -279,7 +279,3 @@ def _files(dataset: Any) -> list[str] | None:
 def _same_length(ids: Sequence[str] | None, count: int) -> None:
     if ids is not None and len(ids) != count:
         raise UnitlabError(f"{len(ids)} ids are given for {count} images; give one for each")
-
-
-def _plain_tensor(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 255

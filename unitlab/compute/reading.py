@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import time
 import warnings
@@ -17,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
 
 from unitlab.errors import UnitlabError
 
@@ -108,6 +108,7 @@ def read_by_workers(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the given loader says itself what torch thinks of it
             iterator = iter(_loader(read, chunks, workers))
+            _say_deaths_when_asked(iterator)
         for _ in chunks:
             found = next(iterator)
             if isinstance(found, _Failure):
@@ -124,8 +125,7 @@ def read_by_workers(
     finally:
         if iterator is not None:
             # at once: the traceback of an error, or of Ctrl-C, would keep the processes for as long as it is kept
-            with contextlib.suppress(RuntimeError):  # torch may say only now, wherever we are, that a process was killed
-                iterator._shutdown_workers()  # type: ignore[attr-defined]
+            iterator._shutdown_workers()  # type: ignore[attr-defined]
     if failure:
         raise UnitlabError(failure)
 
@@ -137,6 +137,12 @@ def _loader(read: Callable[[list[int]], Any], chunks: list[list[int]], workers: 
         multiprocessing_context=workers.start_method,
         generator=torch.Generator(),  # else the caller's random numbers would depend on it
     )  # fmt: skip
+
+
+def _say_deaths_when_asked(iterator: Any) -> None:
+    """Else torch raises, in a signal handler, wherever the main thread is when a worker dies: in the network, say."""
+    signal_handling._remove_worker_pids(id(iterator))
+    iterator._worker_pids_set = False
 
 
 class _Chunks(Dataset[Any]):

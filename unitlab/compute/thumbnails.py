@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-__all__ = ["PaddedThumbnails", "common_shape", "padded", "small"]
+__all__ = ["PaddedThumbnails", "common_shape", "padded", "small", "small_tensors"]
 
 THUMBNAIL = 64
 
@@ -18,22 +18,29 @@ Shape = tuple[int, int, int]
 
 
 def small(image: Any) -> np.ndarray | None:
-    """RGB thumbnail of at most 64 px: of a picture as it is, of a tensor stretched to its own range."""
+    """RGB thumbnail of at most 64 px: of a picture as it is, of a tensor as `small_tensors`."""
     if isinstance(image, Tensor):
-        if image.dim() != 3 or image.shape[0] not in (1, 3):
-            return None
-        # made small first: scaling a picture of the network's input size takes more than twice as long
-        shrink = max(1.0, max(image.shape[1:]) / THUMBNAIL)
-        size = [max(1, round(side / shrink)) for side in image.shape[1:]]
-        image = nn.functional.interpolate(image.unsqueeze(0).float(), size, mode="area").squeeze(0)
-        low, high = float(image.min()), float(image.max())
-        scaled = ((image - low) / max(high - low, 1e-12) * 255).round().to(torch.uint8)
-        image = Image.fromarray(scaled.permute(1, 2, 0).expand(-1, -1, 3).numpy())
+        return small_tensors(image.unsqueeze(0))[0]
     if not isinstance(image, Image.Image):
         return None
     picture = image.convert("RGB")
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     return np.asarray(picture)
+
+
+def small_tensors(images: Tensor) -> list[np.ndarray | None]:
+    """RGB thumbnails of at most 64 px of tensors (image, channel, row, column), each stretched to its own range."""
+    if images.dim() != 4 or images.shape[1] not in (1, 3):
+        return [None] * len(images)
+    images = images.float()
+    # made small first: scaling a picture of the network's input size takes more than twice as long
+    shrink = max(images.shape[2:]) / THUMBNAIL
+    if shrink > 1:
+        size = [max(1, round(side / shrink)) for side in images.shape[2:]]
+        images = nn.functional.interpolate(images, size, mode="area")
+    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    scaled = ((images - low) / (high - low).clamp(min=1e-12) * 255).round().to(torch.uint8)
+    return list(scaled.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy())
 
 
 def common_shape(shapes: Iterable[Sequence[int]]) -> Shape:
