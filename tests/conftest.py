@@ -16,5 +16,6 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests in a browser last: Playwright leaves an event loop running in this thread, in which others could start none."""
-    items.sort(key=lambda item: "browser" in item.path.parts)
+    """Notebooks first: they take longest, and one process would be left with them. Tests in a browser last: Playwright leaves
+    an event loop running in this thread, in which others could start none."""
+    items.sort(key=lambda item: ("browser" in item.path.parts) - ("notebooks" in item.path.parts))

@@ -61,9 +61,9 @@ def test_a_recipe_without_a_store_says_how_to_compute_it(tmp_path: Path, monkeyp
 
 def test_importing_is_light() -> None:
     code = (
-        "import sys, time; start = time.perf_counter(); import unitlab; took = time.perf_counter() - start\n"
+        "import sys, unitlab\n"
         "heavy = {'torch', 'holoviews', 'bokeh', 'pandas', 'xarray'} & set(sys.modules)\n"
-        "assert not heavy and took < 1, (heavy, took)"
+        "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
 

@@ -158,6 +158,6 @@ BUNDLED = {
 def test_bundled_networks(name: str, ablation: str) -> None:
     source, layers = BUNDLED[name]
     bundled = unitlab.images(source)
-    some = range(0, len(bundled), len(bundled) // 24)
+    some = range(0, len(bundled), len(bundled) // 12)
     pixels = torch.cat([next(bundled.batches(i, i + 1, 1))[0] for i in some])
     check(bundled_network(name), list(layers), pixels, len(bundled.categories), [0, 3, 9, 14, 20, 31], ablation)
