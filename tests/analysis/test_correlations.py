@@ -37,6 +37,16 @@ def test_correlations_are_scipys(study: xr.Dataset) -> None:
     assert not table.part_whole.any()
 
 
+def test_an_attribute_of_the_reader_s_own(study: xr.Dataset) -> None:
+    own = study.assign(iou=("unit", np.random.default_rng(0).random(30)))
+    row = unitlab.correlations(own, "iou", "overall_drop", n_boot=100).iloc[0]
+    expected = stats.spearmanr(own.iou, study.overall_drop)
+    assert (row.spearman, row.spearman_p) == pytest.approx(tuple(expected))
+    found = unitlab.regression(own, "overall_drop", ["iou"])
+    assert found.attrs["n_rows"] == 30
+    assert float(found.coefficient.iloc[0]) == pytest.approx(stats.pearsonr(own.iou, study.overall_drop).statistic)
+
+
 def test_part_whole_pairs_are_flagged(study: xr.Dataset) -> None:
     table = unitlab.correlations(study, ["overall_drop"], ["max_class_drop", "max_class_drop_crossfit"], n_boot=100)
     assert table.part_whole.all() and (table.resampled.str.contains("overall_drop and")).all()

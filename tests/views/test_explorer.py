@@ -30,6 +30,7 @@ from bokeh.models import ColumnDataSource, Title  # noqa: E402
 from unitlab.views.explorer.classes_plot import page_of_classes  # noqa: E402
 from unitlab.views.explorer.figures import FigureWidget, bare_figure  # noqa: E402
 from unitlab.views.explorer.measured_study import measures_of  # noqa: E402
+from unitlab.views.explorer.tabs.definitions import Definitions  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -266,6 +267,18 @@ def test_another_unit_moves_the_ring_and_draws_no_unit_again(study: xr.Dataset) 
     events = json.loads(sent[2])["events"]
     assert len(sent) == 3 and [event["model"]["id"] for event in events] == [explorer.units.mark.id]
     assert "unit 5 of" in explorer._status.value and "overall drop" in explorer._status.value
+
+
+def test_numbers_of_the_reader_s_own_are_axes(study: xr.Dataset) -> None:
+    own = np.linspace(1.0, 2.0, study.sizes["unit"])
+    explorer = unitlab.explore(study.assign(iou=("unit", own)), unit=3, x="iou", color="iou")
+    np.testing.assert_array_equal(explorer.units.points.data["x"], own)
+    assert explorer.units.plot.xaxis.axis_label == "iou" and f"iou {own[3]:.3g};" in explorer._status.value
+    assert explorer.code() == "unitlab.explore(ds, unit=3, x='iou', color='iou')"
+    # the measures of a large study come from another process, which reads the store
+    explorer.study.finish(explorer.study.measures.drop_vars("iou"))
+    assert "iou" in explorer.study.variables
+    assert "iou" in Definitions(explorer).found.value
 
 
 def test_top_images_are_those_of_the_unit(study: xr.Dataset) -> None:

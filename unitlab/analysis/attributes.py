@@ -11,7 +11,7 @@ from unitlab.analysis.requirements import class_positions, require
 from unitlab.errors import UnitlabError
 from unitlab.schema import VARIABLES, variable_attrs
 
-__all__ = ["attributes", "class_means", "mutual_information", "selectivity"]
+__all__ = ["attributes", "class_means", "mutual_information", "own_attributes", "selectivity"]
 
 Array = np.ndarray[Any, Any]
 
@@ -95,6 +95,15 @@ def attributes(ds: xr.Dataset) -> xr.Dataset:
         coords={name: ds[name] for name in ("unit", "category", "category_index")},
         attrs={**ds.attrs, "n_dead": int(dead.sum())},
     )
+
+
+def own_attributes(ds: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Numbers of the units that are none of the schema's: those that the reader has added."""
+    return {
+        str(name): variable
+        for name, variable in ds.data_vars.items()
+        if name not in VARIABLES and variable.dims == ("unit",) and variable.dtype.kind in "fiu"
+    }
 
 
 def _n_undefined(values: Array) -> int:

@@ -10,7 +10,7 @@ import pandas as pd
 import scipy
 import xarray as xr
 
-from unitlab.analysis.attributes import attributes
+from unitlab.analysis.attributes import attributes, own_attributes
 from unitlab.analysis.damage import damage
 from unitlab.analysis.weighted_images import WEIGHTED, WeightedImages
 from unitlab.errors import UnitlabError, nearest_names
@@ -30,9 +30,9 @@ OF_DROPS = {
 
 
 def measures(ds: xr.Dataset, *, seed: int = 0) -> xr.Dataset:
-    """Attributes and damage of a study in one dataset."""
+    """Attributes and damage of a study in one dataset, with the attributes that the reader has added."""
     known = attributes(ds)
-    found = damage(ds, seed=seed)
+    found = damage(ds, seed=seed).assign(own_attributes(ds))
     return found.merge(known.drop_attrs(deep=False), compat="override", combine_attrs="override")
 
 
@@ -65,8 +65,8 @@ def correlations(
     ds
         A study, as `unitlab.load` or `unitlab.ablate` give it.
     x, y
-        Names of variables over ``unit`` of `unitlab.attributes` or `unitlab.damage`; default the attributes, and
-        ``overall_drop`` and ``max_class_drop_crossfit``.
+        Names of variables over ``unit`` of `unitlab.attributes` or `unitlab.damage`, or of your own that the dataset was
+        given by ``ds.assign``; default the attributes, and ``overall_drop`` and ``max_class_drop_crossfit``.
     n_boot
         Bootstrap samples, at least 100.
     seed

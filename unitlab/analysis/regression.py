@@ -30,8 +30,9 @@ def regression(ds: xr.Dataset, y: str, x: Iterable[str], *, folds: int = 5, seed
     y
         A variable of `unitlab.damage`, over ``unit`` or over ``unit, category``; this decides what a row is.
     x
-        Variables of `unitlab.attributes` or `unitlab.damage` over ``unit``, and where ``y`` has classes also over
-        ``unit, category`` (``class_correlation``, ``class_activation``, ``first_order_margin_drop``).
+        Variables of `unitlab.attributes` or `unitlab.damage` over ``unit``, or of your own that the dataset was given by
+        ``ds.assign``; where ``y`` has classes, also those over ``unit, category`` (``class_correlation``,
+        ``class_activation``, ``first_order_margin_drop``).
     folds
         Parts of the cross-validation, 2 or more; all cells of a unit are in one.
     seed

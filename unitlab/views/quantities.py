@@ -24,7 +24,9 @@ class Quantity:
 
 
 def quantity(name: str) -> Quantity:
-    """A variable of the schema as it is shown: drops in points of 100."""
+    """A variable as it is shown: of the schema, drops in points of 100; one that the reader brings, by its name."""
+    if name not in VARIABLES:
+        return Quantity(name, "", 1.0)
     row = VARIABLES[name]
     if "drop" in name and row.units == "1":
         return Quantity(row.long_name, "points", 100.0)

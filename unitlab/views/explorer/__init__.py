@@ -34,8 +34,9 @@ def explore(
     category
         Name of the class to start with.
     x, y, color
-        Variables over ``unit`` of `unitlab.attributes` or `unitlab.damage` for the axes and the colour of the units; default
-        the overall drop against the cross-fitted max class drop, no colour.
+        Variables over ``unit`` of `unitlab.attributes` or `unitlab.damage`, or numbers of your own that the dataset was given
+        by ``ds.assign(score=("unit", values))``, for the axes and the colour of the units; default the overall drop against
+        the cross-fitted max class drop, no colour.
     selection
         Numbers of the units of the group.
 

@@ -11,6 +11,7 @@ from typing import Any
 import ipywidgets as W
 import xarray as xr
 
+from unitlab.analysis.attributes import own_attributes
 from unitlab.analysis.correlations import chosen
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.views.explorer.classes_plot import ClassesPlot
@@ -67,7 +68,7 @@ class Explorer(W.VBox):
         self.units, self.classes = UnitsPlot(self), ClassesPlot(self)
         self.table, self.images = UnitsTable(self), ImagesView(self)
         self.tabs = TabPanel(self)
-        self.watch(self._announce, "unit", "category", "selection", "study", "measures")
+        self.watch(self._announce, "unit", "category", "selection", "study", "measures", "x", "y")
         self.state.observe(self._state_changed)
         plots, details = (
             W.HBox([left.widget, right.widget]) for left, right in ((self.units, self.classes), (self.table, self.images))
@@ -140,7 +141,8 @@ class Explorer(W.VBox):
         given = [self.source.code()]
         named = self.source.given
         if isinstance(named, xr.Dataset) or (state.layer, state.ablation) != self.opened.first(state.study):
-            what = "ds" if self.source.path is None else f"unitlab.load({given[0]}, {state.layer!r}, {state.ablation!r})"
+            in_hand = self.source.path is None or bool(own_attributes(self.study.ds))
+            what = "ds" if in_hand else f"unitlab.load({given[0]}, {state.layer!r}, {state.ablation!r})"
             given = [what]
         given.append(f"unit={state.unit}")
         if state.category:
@@ -247,7 +249,7 @@ class Explorer(W.VBox):
     def _announce(self) -> None:
         """The line that screen readers follow."""
         state, study = self.state, self.study
-        parts = [f"unit {state.unit} of {len(study.units)} in {state.layer}{self.units.position_of_unit()}"]
+        parts = [f"unit {state.unit} of {len(study.units)} in {state.layer}: {self.units.position_of_unit()}"]
         if state.category:
             parts.append(f"class {state.category}")
         if state.selection:

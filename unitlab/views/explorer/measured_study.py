@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from unitlab.analysis.attributes import attributes
+from unitlab.analysis.attributes import attributes, own_attributes
 from unitlab.analysis.damage import damage
 from unitlab.analysis.paired_tests import bonett_price
 from unitlab.analysis.requirements import class_positions, require, unit_position
@@ -60,7 +60,7 @@ class TopImages:
 
 def measures_of(ds: xr.Dataset) -> xr.Dataset:
     """Damage, and the attributes where the study holds what they need."""
-    found = damage(ds)
+    found = damage(ds).assign(own_attributes(ds))
     try:
         known = attributes(ds)
     except UnitlabError:
@@ -95,12 +95,13 @@ def counted_measures(ds: xr.Dataset) -> xr.Dataset:
         "max_class": known.argmax(1).astype(np.int32) if some else np.full(len(drop), -1, np.int32),
     }
     stored = [str(name) for name, found in ds.variables.items() if found.dims == ("unit",) and found.dtype.kind == "f"]
-    values.update({name: ds[name].values for name in stored if name not in values})
-    return xr.Dataset(
+    values.update({name: ds[name].values for name in stored if name not in values and name in VARIABLES})
+    counted = xr.Dataset(
         {name: (VARIABLES[name].dims, value) for name, value in values.items()},
         coords={name: ds[name] for name in ("unit", "category", "category_index")},
         attrs=ds.attrs,
     )
+    return counted.assign(own_attributes(ds))
 
 
 class MeasuredStudy:
@@ -137,7 +138,7 @@ class MeasuredStudy:
 
     def finish(self, measures: xr.Dataset | None = None) -> None:
         """Take ``measures`` (those of `measures_of`; computed here where not given)."""
-        self.measures = measures_of(self.ds) if measures is None else measures
+        self.measures = measures_of(self.ds) if measures is None else measures.assign(own_attributes(self.ds))
         self.complete = True
         self._read()
 

@@ -121,7 +121,7 @@ class UnitsPlot:
         lacking = [name for name in (state.x, state.y, state.color) if name and name not in study.variables]
         if lacking:
             pending = "" if study.complete else " yet: the tests and cross-fitted drops are being computed"
-            self._show_instead(f"{_title(lacking[0])} is not known of these units{pending}.")
+            self._show_instead(f"{quantity(lacking[0]).label} is not known of these units{pending}.")
             return
         x, y = study.values(state.x), study.values(state.y)
         both = np.isfinite(x) & np.isfinite(y)
@@ -155,7 +155,7 @@ class UnitsPlot:
     def _fill_controls(self) -> None:
         self._filling = True
         try:
-            known = {_title(name): name for name in self.explorer.study.variables}
+            known = {quantity(name).label: name for name in self.explorer.study.variables}
             for widget, value, first in (
                 (self.x, self.state.x, {}), (self.y, self.state.y, {}), (self.color, self.state.color, {NONE: ""}),
             ):  # fmt: skip
@@ -233,21 +233,15 @@ class UnitsPlot:
 
     def position_of_unit(self) -> str:
         """Where the ring is, for those who do not see it: a change of the figure's own text would draw all units again."""
-        if not len(self.points.data["x"]):
-            return ""
-        place, state = self.explorer.study.position(self.state.unit), self.state
-        at = [(quantity(name), float(self.points.data[axis][place])) for axis, name in (("x", state.x), ("y", state.y))]
-        return ": " + "; ".join(f"{what.label} {value:.3g} {what.unit}".rstrip() for what, value in at)
+        study, place = self.explorer.study, self.explorer.study.position(self.state.unit)
+        parts = []
+        for name in (self.state.x, self.state.y):
+            value = study.values(name)[place] if name in study.variables else np.nan
+            what = quantity(name)
+            parts.append(f"{what.label} " + (f"{value:.3g} {what.unit}".rstrip() if np.isfinite(value) else "unknown"))
+        return "; ".join(parts)
 
     def show_group(self) -> None:
         """Frame the units of the group."""
         if len(self.points.data["x"]):
             self.group.data = self._at(self.state.selection)
-
-
-def _title(name: str) -> str:
-    """What a variable is called in a list."""
-    try:
-        return quantity(name).label
-    except KeyError:
-        return name

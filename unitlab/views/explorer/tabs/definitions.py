@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import ipywidgets as W
 
+from unitlab.analysis.attributes import own_attributes
 from unitlab.schema import VARIABLES
 from unitlab.views.explorer.messages import as_text, guarded
 from unitlab.views.explorer.tab_page import tab_page
@@ -52,6 +53,9 @@ class Definitions:
                 f"<dd>{as_text(row.comment)}</dd></div>"
             )
             self._entries.append((f"{name} {row.long_name} {row.comment}".casefold(), html))
+        for name in sorted(own_attributes(study.ds)):
+            html = f"<div><dt>{as_text(name)} <code>(unit)</code></dt><dd>Comes with the dataset that was given.</dd></div>"
+            self._entries.append((name.casefold(), html))
         self._show()
 
     def _show(self) -> None:
