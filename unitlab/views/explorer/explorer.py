@@ -66,7 +66,7 @@ class Explorer(W.VBox):
         self._status.add_class("ul-status")
         self.header = Header(self)
         self.units, self.classes = UnitsPlot(self), ClassesPlot(self)
-        self.table, self.images = UnitsTable(self), ImagesView(self)
+        self.images, self.table = ImagesView(self), UnitsTable(self)
         self.tabs = TabPanel(self)
         self.watch(self._announce, "unit", "category", "selection", "study", "measures", "x", "y")
         self.state.observe(self._state_changed)
@@ -88,7 +88,7 @@ class Explorer(W.VBox):
     def watch(self, call: Callable[[], None], *names: str, afterwards: bool = False) -> None:
         """Have ``call()`` made when one of ``names`` changes: traits of the state, "study" (another layer or ablation is
         open), "measures" (tests and cross-fitted drops have arrived). Its errors are shown as a message. What takes long is
-        called ``afterwards``, while the page already paints the rest."""
+        called ``afterwards``, one after the other, while the page already paints the rest."""
         self._watchers.append(_Watcher(guarded(call, self.say), frozenset(names), self._owner, afterwards))
 
     @contextmanager
@@ -172,11 +172,11 @@ class Explorer(W.VBox):
         if changed & {"unit", "study"}:
             self.say("")
         concerned = [watcher for watcher in self._watchers if watcher.names & changed]
-        for afterwards in (False, True):
+        at_once, later = ([one for one in concerned if one.afterwards == when] for when in (False, True))
+        for some in (at_once, *([one] for one in later)):
             with sent_together([*self.children[1:-1]]):
-                for watcher in concerned:
-                    if watcher.afterwards == afterwards:
-                        self._call(watcher)
+                for watcher in some:
+                    self._call(watcher)
 
     def _call(self, watcher: _Watcher) -> None:
         if watcher.owner and watcher.owner != self.tabs.open_title:
