@@ -206,7 +206,7 @@ class ImageSource:
             as_it_is = self._transform is None and isinstance(image, Tensor)
             # before the transform, which may work in place; of tensors that have none, for a whole batch later
             thumbnail = small(image) if thumbnails and not as_it_is else None
-            tensor = plain_tensor(image if self._transform is None else self._transform(image))
+            tensor = _plain_tensor(image if self._transform is None else self._transform(image))
         except UnitlabError:
             raise
         except Exception as error:
@@ -237,7 +237,7 @@ class ImageSource:
         return tensor
 
 
-def plain_tensor(picture: Any) -> Tensor:
+def _plain_tensor(picture: Any) -> Tensor:
     """Values of a picture from 0 to 1, float32 (channel, row, column); anything else as it is."""
     if not isinstance(picture, Image.Image):
         return picture
