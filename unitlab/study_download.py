@@ -94,6 +94,7 @@ def _fetched(address: str, most: int, url: str) -> bytes:
             content = bytes(answer.read(most + 1))
             promised = answer.headers.get("Content-Length", "")
     except urllib.error.HTTPError as error:
+        error.close()
         raise UnitlabError(
             f"{url} holds no study: {address} answers with {error.code}; give the address of the store"
         ) from error

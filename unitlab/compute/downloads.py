@@ -54,7 +54,10 @@ def download(url: str, target: Path, digest: str, *, instead: str) -> Path:
         check_digest(temporary, digest, came_from=url)
         os.replace(temporary, target)
     except requests.exceptions.HTTPError as error:
-        status = error.response.status_code if error.response is not None else "an error"
+        status = "an error"
+        if error.response is not None:
+            status = error.response.status_code
+            error.response.close()
         raise UnitlabError(f"{url} answers with {status}: the file is not there, or not for everybody. {instead}") from error
     except (requests.exceptions.Timeout, requests.exceptions.ConnectionError) as error:
         if isinstance(error, requests.exceptions.Timeout) or "timed out" in str(error):
