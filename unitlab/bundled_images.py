@@ -6,9 +6,12 @@ import gzip
 import io
 import json
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -22,18 +25,29 @@ FASHION_CLASSES = [
 ]  # fmt: skip
 
 
+class Pictures(Protocol):
+    """Pixels (image, row, column, channel) in 8 bits, decoded where they are asked for."""
+
+    def __getitem__(self, images: np.ndarray | slice) -> np.ndarray: ...
+
+
 @dataclass(frozen=True)
 class BundledImages:
-    """``pixels`` (image, row, column, channel) in 8 bits, with ids, labels, class names and clusters."""
+    """Ids, labels, class names and clusters of a bundled set, and its ``pictures``, from which single ones are quick to get."""
 
     name: str
-    pixels: np.ndarray
+    pictures: Pictures
     ids: list[str]
     labels: np.ndarray
     categories: list[str]
     clusters: np.ndarray | None
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """(image, row, column, channel) in 8 bits: all of them."""
+        return self.pictures[:]
 
 
 def bundled_folder() -> Path:
@@ -60,24 +74,50 @@ def bundled_images(name: str) -> BundledImages:
     if name not in IMAGE_SETS:
         raise UnitlabError(f"there is no bundled image set '{name}'. {nearest_names(name, IMAGE_SETS)}")
     folder = bundled_folder() / "images"
-    try:
+    with _readable(name, folder):
         return IMAGE_SETS[name](folder)
+
+
+@contextmanager
+def _readable(name: str, where: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UnitlabError(
-            f"the bundled image set '{name}' in {folder} cannot be read ({error}); install unitlab again"
+            f"the bundled image set '{name}' in {where} cannot be read ({error}); install unitlab again"
         ) from error
 
 
+class _EmojiPictures:
+    """Pictures of the archive, each decoded once: all of them take more than a second, those of a unit a moment."""
+
+    def __init__(self, path: Path, entries: list[str]) -> None:
+        self.path, self.entries = path, entries
+        self.pixels = np.empty((len(entries), 64, 64, 3), np.uint8)
+        self.decoded = np.zeros(len(entries), bool)
+
+    def __getitem__(self, images: np.ndarray | slice) -> np.ndarray:
+        asked = np.arange(len(self.entries))[images]
+        if not self.decoded[asked].all():
+            with _readable("emoji", self.path), zipfile.ZipFile(self.path) as archive:
+                for image in np.unique(asked[~self.decoded[asked]]):
+                    picture = Image.open(io.BytesIO(archive.read(self.entries[image])))
+                    self.pixels[image] = np.asarray(picture.convert("RGB"))
+                    self.decoded[image] = True
+        return self.pixels[images]
+
+
 def _emoji(folder: Path) -> BundledImages:
-    with zipfile.ZipFile(folder / "emoji.zip") as archive:
+    path = folder / "emoji.zip"
+    with zipfile.ZipFile(path) as archive:
         index = json.loads(archive.read("index.json"))
-        entries = [entry for entry, _ in index["images"]]
-        pixels = np.stack([np.asarray(Image.open(io.BytesIO(archive.read(entry))).convert("RGB")) for entry in entries])
+    entries = [entry for entry, _ in index["images"]]
     categories = list(index["categories"])
     labels = np.array([categories.index(entry.partition("/")[0]) for entry in entries], dtype=np.int64)
     clusters = np.array([cluster for _, cluster in index["images"]], dtype=np.int64)
     ids = [entry.removesuffix(".webp") for entry in entries]
-    return BundledImages("emoji", pixels, ids, labels, categories, clusters, (0.5,) * 3, (0.25,) * 3)
+    pictures = _EmojiPictures(path, entries)
+    return BundledImages("emoji", pictures, ids, labels, categories, clusters, (0.5,) * 3, (0.25,) * 3)
 
 
 def _fashion_mnist(folder: Path) -> BundledImages:

@@ -195,7 +195,7 @@ class _BundledThumbnails(BackendArray):
         else:
             rows = np.arange(len(self.ids))[key[0]]
         # one axis after the other, from the last: an outer index, as xarray's adapter gives it
-        picked = found.pixels
+        picked = found.pictures[np.atleast_1d(rows)]
         for axis in (3, 2, 1):
             picked = picked[(slice(None),) * axis + (key[axis],)]
-        return picked[rows]
+        return picked if np.ndim(rows) else picked[0]

@@ -56,7 +56,7 @@ def download(url: str, target: Path, digest: str, *, instead: str) -> Path:
     except requests.exceptions.HTTPError as error:
         status = "an error"
         if error.response is not None:
-            status = error.response.status_code
+            status = str(error.response.status_code)
             error.response.close()
         raise UnitlabError(f"{url} answers with {status}: the file is not there, or not for everybody. {instead}") from error
     except (requests.exceptions.Timeout, requests.exceptions.ConnectionError) as error:
