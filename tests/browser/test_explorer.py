@@ -6,6 +6,7 @@ import base64
 import io
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import xarray as xr
@@ -72,6 +73,22 @@ def check_unit(page: Page, explorer: Locator, unit: int, study: xr.Dataset, dama
     captions = explorer.locator(".ul-images figcaption")
     expect(captions).to_have_text(names.tolist())
     expect(explorer.locator(".ul-table tr[aria-current]")).to_contain_text(str(unit))
+
+
+def test_an_outline_stands_until_the_explorer_does(jupyter: JupyterServer, page: Page) -> None:
+    cell = nbformat.v4.new_code_cell("import unitlab\nunitlab.explore('vgg_fashion')")
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=metadata), jupyter.folder / "outline.ipynb")
+    NotebookPage(page, jupyter.url, "outline.ipynb")
+    page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells') }")
+    outline = page.locator(".ul-waiting")
+    expect(outline).to_contain_text("Opening vgg_fashion")
+    Figure(page, "units")
+    expect(outline).to_have_count(0)
+    # what is saved with the notebook: BokehJS, nothing where the outline was, the explorer
+    outputs = page.evaluate("() => notebookPage.code()[0].model.outputs.toJSON().map(output => Object.keys(output.data ?? {}))")
+    widget = "application/vnd.jupyter.widget-view+json"
+    assert [set(kinds) - {"text/plain"} for kinds in outputs] == [{"application/javascript"}, {"text/html"}, {widget}]
 
 
 def test_a_click_changes_sentence_bars_and_images(notebook: NotebookPage, study: xr.Dataset, damage: xr.Dataset) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import gc
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unitlab.views.bokeh_loading import load_bokeh
+from unitlab.views.bokeh_loading import load_bokeh, running_kernel
 
 if TYPE_CHECKING:
     from unitlab.views.explorer.explorer import Explorer
@@ -60,6 +64,28 @@ def explore(
     """
     # the page reads BokehJS while Python imports the rest
     load_bokeh()
-    from unitlab.views.explorer.explorer import opened_explorer
+    with _collection_paused(), _shown_meanwhile(ds_or_name):
+        from unitlab.views.explorer.explorer import opened_explorer
 
-    return opened_explorer(ds_or_name, unit, category, x, y, color, selection)
+        return opened_explorer(ds_or_name, unit, category, x, y, color, selection)
+
+
+def _shown_meanwhile(ds_or_name: Any) -> AbstractContextManager[None]:
+    """A skeleton where the first explorer opens, which imports for a second and more."""
+    if running_kernel() is None or f"{__name__}.explorer" in sys.modules:
+        return nullcontext()
+    from unitlab.views.explorer.skeleton import skeleton
+
+    return skeleton(str(ds_or_name) if isinstance(ds_or_name, str | Path) else "the study")
+
+
+@contextmanager
+def _collection_paused() -> Iterator[None]:
+    """Imports make much and leave little to collect: a sixth of their time would go into looking for it."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

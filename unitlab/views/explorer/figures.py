@@ -104,6 +104,11 @@ class FigureWidget(BokehModel):
         self._model = model
         model.document.on_change_dispatch_to(self)
 
+    def close(self) -> None:
+        # Python closes a widget once more when it is collected, which jupyter_bokeh does not expect
+        if self.comm is not None:
+            super().close()
+
     def _note_change(self, _event: Any) -> None:
         self.changed = True
 
