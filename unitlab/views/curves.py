@@ -10,12 +10,10 @@ import xarray as xr
 
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.schema import CURVE_VARIABLES
-from unitlab.views.colours import BLUE, GREEN, GREY, ORANGE
+from unitlab.views.colours import GREY, SERIES
 
 __all__ = ["cumulative"]
 
-# further colours of Okabe and Ito
-COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9")
 DASHES = ("solid", "dashed", "dotted", "dotdash", "dashdot")
 
 
@@ -69,7 +67,7 @@ def cumulative(
     place = 0
     for label, ds in named.items():
         random = ds.attrs.get("order") == "random"
-        colour, dash = (GREY, "solid") if random else (COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)])
+        colour, dash = (GREY, "solid") if random else (SERIES[place % len(SERIES)], DASHES[place % len(DASHES)])
         place += not random
         values = ds[y] if category is None else ds[y].sel(category=category)
         rows, k = 100 * values.values, ds["k"].values
@@ -87,7 +85,7 @@ def cumulative(
     title = f"{what[:1].upper()}{what[1:]}" + (f" ({first.attrs['layer']})" if first.attrs.get("layer") else "")
     return hv.Overlay([*bands, *lines]).opts(
         width=600, height=380, show_grid=True, title=title, legend_position="right" if len(lines) > 5 else free,
-        padding=0.03,
+        padding=0.03, active_tools=["pan"],
     )  # fmt: skip
 
 

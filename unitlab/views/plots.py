@@ -18,11 +18,13 @@ from unitlab.views import front_end as front_end
 from unitlab.views.colours import BLUE, GREEN, GREY, ORANGE
 from unitlab.views.curves import cumulative as cumulative
 from unitlab.views.gallery import top_images as images
+from unitlab.views.intervals import correlations as correlations
+from unitlab.views.intervals import intervals as intervals
 from unitlab.views.names import distinct, shortened
 from unitlab.views.quantities import quantity
 from unitlab.views.seeds import seeds
 
-__all__ = ["classes", "confusion", "correlation", "cumulative", "images", "seeds", "units"]
+__all__ = ["classes", "confusion", "correlation", "correlations", "cumulative", "images", "intervals", "seeds", "units"]
 
 Array = np.ndarray[Any, Any]
 
@@ -126,6 +128,7 @@ def units(
     return hv.Overlay(layers).opts(
         width=600,
         height=410,
+        active_tools=["pan"],  # a wheel over the figure scrolls the page until the reader picks the zoom
         legend_position="top",
         legend_opts={"ncols": 4, "border_line_alpha": 0, "padding": 0, "margin": 4, "location": "left"},
         show_grid=True,
@@ -178,7 +181,7 @@ def classes(ds: xr.Dataset, unit: int, *, n_damaged: int = 10, n_helped: int = 3
     return overlay.opts(
         hv.opts.Bars(invert_axes=True),
         hv.opts.Segments(invert_axes=True),
-        hv.opts.Overlay(width=600, height=90 + 22 * len(shown), title=title, show_legend=False),
+        hv.opts.Overlay(width=600, height=90 + 22 * len(shown), title=title, show_legend=False, active_tools=["pan"]),
     )
 
 
@@ -232,7 +235,9 @@ def confusion(ds: xr.Dataset, unit: int, category: str | None = None, *, most: i
     title = _titled(ds, f"Unit {unit}: images moved" if pairs else f"Unit {unit} moves no image")
     return (right * left).opts(
         hv.opts.Bars(invert_axes=True, tools=["hover"]),
-        hv.opts.Overlay(width=600, height=120 + 22 * len(pairs), title=title, legend_position="bottom_right"),
+        hv.opts.Overlay(
+            width=600, height=120 + 22 * len(pairs), title=title, legend_position="bottom_right", active_tools=["pan"]
+        ),
     )
 
 
@@ -261,5 +266,11 @@ def correlation(ds: xr.Dataset, x: str = "class_selectivity", y: str = "max_clas
     points = points.opts(color=BLUE, fill_alpha=0.7, size=7, tools=["hover"])
     coefficients = f"Spearman {line['spearman']:+.2f}, Pearson {line['pearson']:+.2f}, {line['n_units']} units"
     return (band * fit * points).opts(
-        width=600, height=380, show_grid=True, title=_titled(ds, coefficients), show_legend=False, padding=0.06
+        width=600,
+        height=380,
+        show_grid=True,
+        title=_titled(ds, coefficients),
+        show_legend=False,
+        padding=0.06,
+        active_tools=["pan"],
     )

@@ -78,6 +78,7 @@ def seeds(ds: xr.Dataset, name: str, *, level: float = 0.95) -> hv.Overlay:
     )
     return overlay.opts(
         width=520,
+        active_tools=["pan"],
         height=320,
         xticks=list(enumerate(arms)),
         xlim=(-0.5, len(arms) - 0.4),

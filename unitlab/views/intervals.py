@@ -1,0 +1,167 @@
+"""Estimates with their intervals, row by row: correlations, coefficients, differences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import holoviews as hv
+import numpy as np
+import pandas as pd
+
+from unitlab.errors import UnitlabError, nearest_names
+from unitlab.views.colours import GREY, SERIES
+from unitlab.views.names import distinct, shortened
+from unitlab.views.quantities import quantity
+
+__all__ = ["correlations", "intervals"]
+
+MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle")
+KINDS = ("spearman", "pearson")
+ALPHA = 0.05
+ROW, ROW_OF_SEVERAL, LEAST_HEIGHT = 26, 17, 280  # pixels
+
+
+def intervals(
+    tables: pd.DataFrame | Mapping[str, pd.DataFrame],
+    value: str = "value",
+    low: str = "low",
+    high: str = "high",
+    *,
+    filled: str | None = None,
+    xlabel: str = "",
+) -> hv.Overlay:
+    """A dot and a line for every row of a table, or of several tables side by side.
+
+    Parameters
+    ----------
+    tables
+        A table whose index names the rows, from the top down, or several under the labels of the legend; rows of the same
+        name share a line. Variables of the schema are shown by their label.
+    value, low, high
+        Columns: the estimate and the ends of its interval. A row without an estimate is left blank.
+    filled
+        Column of booleans: dots are filled where it holds and hollow elsewhere; default all filled.
+    xlabel
+        What the estimates are, with their unit.
+
+    Returns
+    -------
+    holoviews.Overlay
+        Tables differ in colour and in marker; a line stands at zero.
+
+    Raises
+    ------
+    UnitlabError
+        No table or no row, a column that is not there, rows of the same name in one table.
+
+    Examples
+    --------
+    >>> import unitlab
+    >>> from unitlab import plots
+    >>> found = unitlab.regression(unitlab.load("vgg_fashion"), "overall_drop", ["l1_norm", "mean_activation"])
+    >>> columns = ["coefficient", "coefficient_low", "coefficient_high"]
+    >>> figure = plots.intervals(found.set_index("attribute"), *columns, xlabel="standard deviations")
+    """
+    named = {"": tables} if isinstance(tables, pd.DataFrame) else dict(tables)
+    rows = list(dict.fromkeys(row for table in named.values() for row in table.index))
+    if not rows:
+        raise UnitlabError("there is nothing to plot; give a table with a row for every estimate")
+    for label, table in named.items():
+        _check(label, table, [value, low, high, *([filled] if filled else [])])
+    position = {row: float(len(rows) - 1 - place) for place, row in enumerate(rows)}
+    beside = np.linspace(0.3, -0.3, len(named)) if len(named) > 1 else np.zeros(1)
+    across, up = hv.Dimension("estimate", label=xlabel or value), hv.Dimension("row")
+    layers: list[Any] = [hv.VLine(0).opts(color=GREY, line_width=1)]
+    for place, (label, table) in enumerate(named.items()):
+        colour, marker = SERIES[place % len(SERIES)], MARKERS[place % len(MARKERS)]
+        known = table[table[value].notna()]
+        at = [position[row] + beside[place] for row in known.index]
+        ends = hv.Segments(list(zip(known[low], at, known[high], at, strict=True)), [across, up, "high", "row2"])
+        fill = np.where(known[filled].astype(bool), 0.9, 0.0) if filled else np.full(len(known), 0.9)
+        columns = (known[value], at, map(_label, known.index), known[low], known[high], fill)
+        extra = [hv.Dimension("name", label="of"), "low", "high", "fill"]
+        dots = hv.Points(list(zip(*columns, strict=True)), [across, up], extra, label=label)
+        style = {"color": colour, "line_color": colour, "line_width": 1.5, "marker": marker, "size": 8}
+        layers += [
+            ends.opts(color=colour, line_width=1.5),
+            dots.opts(fill_alpha=hv.dim("fill"), tools=["hover"], **style),
+        ]
+    labels = distinct(shortened(_label(row), 46) for row in rows)
+    return hv.Overlay(layers).opts(
+        width=700,
+        height=max(LEAST_HEIGHT, 110 + len(rows) * max(ROW, ROW_OF_SEVERAL * len(named))),
+        xlabel=xlabel or value,
+        ylabel="",
+        yticks=list(zip(position.values(), labels, strict=True)),
+        ylim=(-0.6, len(rows) - 0.4),
+        show_grid=True,
+        show_legend=len(named) > 1,
+        legend_position="top",
+        legend_opts={"ncols": 4, "border_line_alpha": 0, "padding": 0, "margin": 4, "location": "left"},
+        padding=0.05,
+        active_tools=["pan"],
+    )
+
+
+def _check(label: str, table: pd.DataFrame, columns: list[str]) -> None:
+    for column in columns:
+        if column not in table:
+            near = nearest_names(column, map(str, table.columns))
+            raise UnitlabError(f"the table {label!r} has no column {column!r}. {near}")
+    if table.index.has_duplicates:
+        twice = table.index[table.index.duplicated()][0]
+        raise UnitlabError(f"the table {label!r} has the row {twice!r} twice; name every row once")
+
+
+def _label(row: Any) -> str:
+    """What a row is called: a variable by its label, a row of several levels by all of them."""
+    return ", ".join(quantity(str(part)).label for part in (row if isinstance(row, tuple) else (row,)))
+
+
+def correlations(
+    tables: pd.DataFrame | Mapping[str, pd.DataFrame], y: str = "max_class_drop_crossfit", *, kind: str = "spearman"
+) -> hv.Overlay:
+    """How every attribute of the units correlates with an importance: coefficients with 95 % intervals over units.
+
+    Filled where q ≤ 0.05 within the table, hollow elsewhere.
+
+    Parameters
+    ----------
+    tables
+        What `unitlab.correlations` gives, or several of it under the labels of the legend.
+    y
+        The importance.
+    kind
+        "spearman" or "pearson".
+
+    Returns
+    -------
+    holoviews.Overlay
+        Attributes from the top down by their coefficient in the first table.
+
+    Raises
+    ------
+    UnitlabError
+        Another table, an importance that it does not have, another kind.
+
+    Examples
+    --------
+    >>> import unitlab
+    >>> from unitlab import plots
+    >>> figure = plots.correlations(unitlab.correlations(unitlab.load("vgg_fashion"), n_boot=100), "overall_drop")
+    """
+    if kind not in KINDS:
+        raise UnitlabError(f"kind is {kind!r}; expected one of {', '.join(KINDS)}")
+    named = {"": tables} if isinstance(tables, pd.DataFrame) else dict(tables)
+    shown = {}
+    for label, table in named.items():
+        if not isinstance(table, pd.DataFrame) or not {"x", "y", kind, f"{kind}_q"} <= set(table.columns):
+            raise UnitlabError("plots.correlations takes tables that unitlab.correlations(ds) gives")
+        rows = table[table.y == y]
+        if rows.empty:
+            raise UnitlabError(f"the table {label!r} has no {y!r}. {nearest_names(y, sorted(set(table.y)))}")
+        rows = rows.sort_values(kind, ascending=False, na_position="last")
+        shown[label] = rows.assign(sure=rows[f"{kind}_q"] <= ALPHA).set_index("x")
+    what = f"{kind.capitalize()} correlation with {quantity(y).label}"
+    return intervals(shown, kind, f"{kind}_low", f"{kind}_high", filled="sure", xlabel=what).opts(xlim=(-1, 1))
