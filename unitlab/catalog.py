@@ -47,6 +47,11 @@ def studies() -> pd.DataFrame:
         Index ``name``; columns ``network``, ``images``, ``layers``, ``categories``, ``where``: "bundled", "computed",
         "recipe" (known, not computed yet) or "damaged".
 
+    Raises
+    ------
+    UnitlabError
+        A recipe of your own whose file is damaged; the message names the file.
+
     Examples
     --------
     >>> import unitlab
@@ -64,7 +69,7 @@ def studies() -> pd.DataFrame:
             continue
         rows[name] = {
             "network": found.network,
-            "images": f"{found.n_images} of {found.images}",
+            "images": f"{found.n_images:,} of {found.images}",
             "layers": ", ".join(found.layers),
             "categories": found.categories,
             "where": where,

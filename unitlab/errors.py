@@ -1,11 +1,11 @@
-"""The one error type of unitlab, and the nearest-name suggestion that its messages use."""
+"""The one error type of unitlab, and what its messages say of names and of others' errors."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["UnitlabError", "nearest_names"]
+__all__ = ["UnitlabError", "nearest_names", "what_it_says"]
 
 
 class UnitlabError(ValueError):
@@ -22,3 +22,9 @@ def nearest_names(given: str, valid: Iterable[str], *, most: int = 3) -> str:
         return "Did you mean " + " or ".join(repr(name) for name in near) + "?"
     shown = ", ".join(repr(name) for name in names[:8])
     return f"Valid: {shown}{', …' if len(names) > 8 else ''}."
+
+
+def what_it_says(error: BaseException) -> str:
+    """Kind and first line of another's error; many say nothing but their kind."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

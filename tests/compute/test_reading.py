@@ -23,6 +23,7 @@ from torchvision import datasets, transforms
 
 import unitlab
 from unitlab import UnitlabError
+from unitlab.errors import what_it_says
 
 COUNT = 30
 CATEGORIES = [f"class {k}" for k in range(CLASSES)]
@@ -148,6 +149,12 @@ def test_a_process_that_dies_is_an_error() -> None:
     source = unitlab.images(DataLoader(Dying(), batch_size=2, num_workers=1))
     with pytest.raises(UnitlabError, match=r"worker of the DataLoader failed.*num_workers=0"):
         all_pixels(source)
+
+
+def test_what_is_said_of_an_error() -> None:
+    # a process that dies while its pixels are handed over is an EOFError, which says nothing
+    said = [what_it_says(error) for error in (EOFError(), OSError(5, "input"), ValueError("\n one\ntwo"))]
+    assert said == ["EOFError", "OSError: [Errno 5] input", "ValueError: one"]
 
 
 def test_processes_that_cannot_be_started() -> None:

@@ -184,6 +184,17 @@ def test_a_layer_whose_result_is_not_used_is_refused() -> None:
         ablate(network(InPlaceReLU), source(), "relu1")
 
 
+class Silent(nn.Module):
+    """Refuses without a word."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(3, 2, 1)
+
+    def forward(self, _: torch.Tensor) -> torch.Tensor:
+        raise AssertionError
+
+
 def test_other_refusals() -> None:
     with pytest.raises(UnitlabError, match="the images have 5"):
         ablate(network(), source(4, categories=5), "conv1")
@@ -198,6 +209,8 @@ def test_other_refusals() -> None:
         ablate(network(), source(1), "conv1", ablation="resample")
     with pytest.raises(UnitlabError, match="does not take images of shape"):
         ablate(nn.Sequential(nn.Linear(5, 3)), source(), "0")
+    with pytest.raises(UnitlabError, match="does not take images of shape .*: AssertionError$"):
+        ablate(Silent(), source(), "inner")
     with pytest.raises(UnitlabError, match=r"give the network inside it, model\.module"):
         ablate(nn.DataParallel(network()), source(), "module.conv1")
     with pytest.raises(UnitlabError, match="model is a str"):

@@ -22,6 +22,8 @@ import torch.fx
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from unitlab.errors import what_it_says
+
 __all__ = ["CannotCapture", "NetworkGraph", "capture"]
 
 Values = dict[torch.fx.Node, Any]
@@ -179,7 +181,7 @@ def capture(model: nn.Module, sample: Tensor, expected: Tensor) -> NetworkGraph:
     try:
         traced = tracer.trace(model)
     except Exception as error:
-        raise CannotCapture(f"torch.fx cannot trace it ({type(error).__name__}: {str(error).splitlines()[0]})") from error
+        raise CannotCapture(f"torch.fx cannot trace it ({what_it_says(error)})") from error
     # tracer and graph know each other: without this, Python keeps the network until it looks for cycles
     tracer.root, tracer.submodule_paths, tracer.tensor_attrs = nn.Module(), {}, {}
     modules = dict(model.named_modules())

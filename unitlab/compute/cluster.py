@@ -26,7 +26,7 @@ from unitlab.compute.plan import SweepPlan
 from unitlab.compute.progress import InterruptRequest, images_bar, interrupt_after_shard
 from unitlab.compute.worker import SweepPlugin, WorkerFacts, shard_on_worker, sums_on_worker, worker_facts
 from unitlab.compute.working_copy import working_copy
-from unitlab.errors import UnitlabError
+from unitlab.errors import UnitlabError, what_it_says
 from unitlab.partial_study import PartialStudy
 
 __all__ = ["WorkerPool", "assigned_devices", "connected"]
@@ -54,7 +54,7 @@ def connected(address: str) -> Iterator[distributed.Client]:
         client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
         raise UnitlabError(
-            f"no Dask scheduler answers at {address} ({str(error).splitlines()[0]}); start one with 'dask scheduler', and "
+            f"no Dask scheduler answers at {address} ({what_it_says(error)}); start one with 'dask scheduler', and "
             "workers with 'dask worker ADDRESS --nthreads 1'"
         ) from error
     with client:

@@ -19,7 +19,7 @@ from unitlab.compute.hooks import recorded_output
 from unitlab.compute.layers import Site, called_modules, find_site
 from unitlab.compute.scores import predictions_and_margins
 from unitlab.compute.working_copy import working_copy
-from unitlab.errors import UnitlabError
+from unitlab.errors import UnitlabError, what_it_says
 
 __all__ = ["Evaluation", "Network"]
 
@@ -72,7 +72,7 @@ class Network:
         except Exception as error:
             raise UnitlabError(
                 f"the network does not take images of shape {tuple(sample.shape[1:])} (channel, row, column): "
-                f"{str(error).splitlines()[0]}"
+                f"{what_it_says(error)}"
             ) from error
         if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[0] != 1 or logits.shape[1] < 2:
             given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

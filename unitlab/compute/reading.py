@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
-from unitlab.errors import UnitlabError
+from unitlab.errors import UnitlabError, what_it_says
 
 __all__ = ["LoaderWorkers", "loader_workers", "read_ahead", "read_by_workers"]
 
@@ -119,8 +119,8 @@ def read_by_workers(
         raise
     except Exception as error:
         failure = (
-            f"a worker of the DataLoader failed ({type(error).__name__}: {str(error).strip().splitlines()[0]}); give a "
-            "DataLoader with fewer workers, smaller batches, or num_workers=0"
+            f"a worker of the DataLoader failed ({what_it_says(error)}); give a DataLoader "
+            "with fewer workers, smaller batches, or num_workers=0"
         )
     finally:
         if iterator is not None:
