@@ -209,7 +209,7 @@ def test_other_refusals() -> None:
         ablate(network(), source(1), "conv1", ablation="resample")
     with pytest.raises(UnitlabError, match="does not take images of shape"):
         ablate(nn.Sequential(nn.Linear(5, 3)), source(), "0")
-    with pytest.raises(UnitlabError, match="does not take images of shape .*: AssertionError$"):
+    with pytest.raises(UnitlabError, match=r"does not take images of shape .*: AssertionError$"):
         ablate(Silent(), source(), "inner")
     with pytest.raises(UnitlabError, match=r"give the network inside it, model\.module"):
         ablate(nn.DataParallel(network()), source(), "module.conv1")
