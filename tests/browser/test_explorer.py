@@ -85,10 +85,10 @@ def test_an_outline_stands_until_the_explorer_does(jupyter: JupyterServer, page:
     expect(outline).to_contain_text("Opening vgg_fashion")
     Figure(page, "units")
     expect(outline).to_have_count(0)
-    # what is saved with the notebook: BokehJS, nothing where the outline was, the explorer
+    # what is saved with the notebook: nothing where the outline was, BokehJS, the explorer
     outputs = page.evaluate("() => notebookPage.code()[0].model.outputs.toJSON().map(output => Object.keys(output.data ?? {}))")
     widget = "application/vnd.jupyter.widget-view+json"
-    assert [set(kinds) - {"text/plain"} for kinds in outputs] == [{"application/javascript"}, {"text/html"}, {widget}]
+    assert [set(kinds) - {"text/plain"} for kinds in outputs] == [{"text/html"}, {"application/javascript"}, {widget}]
 
 
 def test_a_click_changes_sentence_bars_and_images(notebook: NotebookPage, study: xr.Dataset, damage: xr.Dataset) -> None:
