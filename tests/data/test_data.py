@@ -49,6 +49,15 @@ def test_emoji_images_are_64_square_and_all_different():
         assert (edge == 255).all()
 
 
+def test_single_pictures_are_those_of_the_whole():
+    bundled_images.cache_clear()
+    found, some = bundled_images("emoji"), np.array([4000, 7, 7, 3])
+    few = found.pictures[some]
+    assert found.pictures.decoded.sum() == 3
+    np.testing.assert_array_equal(few, found.pixels[some])
+    np.testing.assert_array_equal(found.pictures[np.arange(len(found.ids)) % 2 == 1], found.pixels[1::2])
+
+
 def test_fashion_mnist_is_the_published_test_set():
     found = bundled_images("fashion_mnist")
     digest = hashlib.sha256(b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (10_000, 28, 28)) + found.pixels.tobytes())
