@@ -1,16 +1,12 @@
-"""Opening the explorer: the outline before it, and what pauses meanwhile."""
+"""Opening the explorer: the outline before it, and figures that are closed."""
 
 from __future__ import annotations
 
-import gc
-
 import pytest
-from simulated_study import simulated_study
 
-import unitlab
 from unitlab import UnitlabError
 
-W = pytest.importorskip("ipywidgets")
+pytest.importorskip("ipywidgets")
 pytest.importorskip("jupyter_bokeh")
 
 from unitlab.views.explorer import skeleton as skeletons  # noqa: E402
@@ -55,17 +51,3 @@ def test_a_figure_may_be_closed_twice() -> None:
     figure.close()
     figure.close()
     assert figure.comm is None
-
-
-@pytest.mark.parametrize("enabled", [True, False])
-def test_garbage_is_collected_again_afterwards(enabled: bool) -> None:
-    found = gc.isenabled()
-    try:
-        (gc.enable if enabled else gc.disable)()
-        unitlab.explore(simulated_study(4, 3, 30))
-        assert gc.isenabled() is enabled
-        with pytest.raises(UnitlabError):
-            unitlab.explore("no_such_study")
-        assert gc.isenabled() is enabled
-    finally:
-        (gc.enable if found else gc.disable)()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +61,7 @@ def explore(
     >>> explorer.state.unit
     3
     """
-    with _collection_paused(), _shown_meanwhile(ds_or_name):
+    with _shown_meanwhile(ds_or_name):
         # the page reads BokehJS while Python imports the rest
         load_bokeh()
         from unitlab.views.explorer.explorer import opened_explorer
@@ -77,15 +76,3 @@ def _shown_meanwhile(ds_or_name: Any) -> AbstractContextManager[None]:
     from unitlab.views.explorer.skeleton import skeleton
 
     return skeleton(str(ds_or_name) if isinstance(ds_or_name, str | Path) else "the study")
-
-
-@contextmanager
-def _collection_paused() -> Iterator[None]:
-    """Imports make much and leave little to collect: a twentieth of the time would go into looking for it."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
