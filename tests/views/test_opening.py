@@ -9,8 +9,8 @@ from unitlab import UnitlabError
 pytest.importorskip("ipywidgets")
 pytest.importorskip("jupyter_bokeh")
 
-from unitlab.views.explorer import skeleton as skeletons  # noqa: E402
-from unitlab.views.explorer.figures import FigureWidget, bare_figure  # noqa: E402
+from unitlab.views.explorer import skeleton as skeletons
+from unitlab.views.explorer.figures import FigureWidget, bare_figure
 
 
 class Place:
