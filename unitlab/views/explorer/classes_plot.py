@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as W
 import numpy as np
-from bokeh.models import ColumnDataSource, FixedTicker, HoverTool
+from bokeh.models import ColumnDataSource, FixedTicker, HBar, HoverTool, Segment
 from bokeh.models.annotations import Span
 
 from unitlab.views.colours import GREEN, GREY, ORANGE
-from unitlab.views.explorer.figures import FigureWidget, bare_figure, describe_figure, hover_text
+from unitlab.views.explorer.figures import FigureWidget, bare_figure, describe_figure, drawn, hover_text
 from unitlab.views.explorer.finding import finding_html
 from unitlab.views.explorer.messages import as_text, guarded
 from unitlab.views.explorer.pointing import hear_tap
@@ -82,12 +82,10 @@ class ClassesPlot:
         plot.yaxis.major_tick_line_alpha = plot.yaxis.axis_line_alpha = 0
         plot.xaxis.axis_label = "accuracy drop (points); filled: q ≤ 0.05"
         plot.add_layout(Span(location=0, dimension="height", line_color=GREY, line_width=1))
-        bars = plot.hbar(
-            "slot", right="drop", height=0.76, source=self.bars, fill_color="face", line_color="face", fill_alpha="fill",
-            line_width=1.5,
-        )  # fmt: skip
-        bars.nonselection_glyph = bars.selection_glyph = None
-        self.whiskers = plot.segment("low", "slot", "high", "slot", source=self.bars, line_color="#1a1a1a", line_width=1.3)
+        colours: dict[str, Any] = {"fill_color": "face", "line_color": "face", "fill_alpha": "fill"}
+        bars = drawn(plot, self.bars, HBar(y="slot", right="drop", height=0.76, line_width=1.5, **colours))
+        limits = Segment(x0="low", y0="slot", x1="high", y1="slot", line_color="#1a1a1a", line_width=1.3)
+        self.whiskers = drawn(plot, self.bars, limits)
         tips = [
             ("class", "@name"), ("images", "@images"), ("drop (points)", "@drop{0.0}"), ("95 %", "@low{0.0} to @high{0.0}"),
             ("q", "@q"), ("broken, fixed", "@change"),

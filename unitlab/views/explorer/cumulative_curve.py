@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as W
 import numpy as np
-from bokeh.models import ColumnDataSource, HoverTool
+from bokeh.models import ColumnDataSource, HoverTool, Line, Scatter, VArea
+from bokeh.models.annotations import Legend, LegendItem
 from bokeh.plotting import figure
 
 from unitlab.views.colours import GREY, ORANGE
 from unitlab.views.explorer.background import BackgroundWork
-from unitlab.views.explorer.figures import FigureWidget, bare_figure, describe_figure, hover_text, set_range
+from unitlab.views.explorer.figures import FigureWidget, bare_figure, describe_figure, drawn, hover_text, set_range
 from unitlab.views.explorer.live_network import ClassCurve, LiveNetwork, NotAtHand
 from unitlab.views.explorer.messages import as_text, guarded, message_html
 
@@ -106,14 +107,16 @@ def _curve(found: ClassCurve, text: str) -> figure:
     points = ColumnDataSource({"k": found.k, **{name: 100 * values for name, values in columns.items()}})
     plot = bare_figure("curve", 220, tools="", toolbar_location=None)
     plot.xaxis.axis_label, plot.yaxis.axis_label = "units silenced", "accuracy (%)"
-    plot.varea("k", "low", "high", source=points, fill_color=ORANGE, fill_alpha=0.18)
-    plot.line("k", "all", source=points, line_color=GREY, line_width=2, line_dash="dashed", legend_label="all classes")
-    plot.line("k", "own", source=points, line_color=ORANGE, line_width=2.5, legend_label="this class")
-    dots = plot.scatter("k", "own", source=points, color=ORANGE, size=5)
-    plot.legend.update(
-        background_fill_alpha=0, border_line_alpha=0, label_text_font_size="11px", orientation="horizontal", padding=0
+    drawn(plot, points, VArea(x="k", y1="low", y2="high", fill_color=ORANGE, fill_alpha=0.18))
+    everything = drawn(plot, points, Line(x="k", y="all", line_color=GREY, line_width=2, line_dash="dashed"))
+    own = drawn(plot, points, Line(x="k", y="own", line_color=ORANGE, line_width=2.5))
+    dots = drawn(plot, points, Scatter(x="k", y="own", fill_color=ORANGE, line_color=ORANGE, size=5))
+    legend = Legend(
+        items=[LegendItem(label="all classes", renderers=[everything]), LegendItem(label="this class", renderers=[own])],
+        background_fill_alpha=0, border_line_alpha=0, label_text_font_size="11px", orientation="horizontal",
     )  # fmt: skip
-    plot.add_layout(plot.legend[0], "above")
+    legend.update(padding=0)
+    plot.add_layout(legend, "above")
     tips = [("units", "@k"), ("this class (%)", "@own{0.0} (95 %: @low{0.0} to @high{0.0})"), ("all classes (%)", "@all{0.0}")]
     plot.add_tools(HoverTool(renderers=[dots], tooltips=hover_text(tips), mode="vline"))
     set_range(plot.x_range, float(found.k.min()), float(found.k.max()))

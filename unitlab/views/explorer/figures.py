@@ -11,14 +11,16 @@ import ipywidgets as W
 from bokeh.core.json_encoder import serialize_json
 from bokeh.core.serialization import Serializer
 from bokeh.document import Document
-from bokeh.models import CustomJS, Range1d
+from bokeh.models import ColumnDataSource, CustomJS, Range1d
+from bokeh.models.glyph import Glyph
+from bokeh.models.renderers import GlyphRenderer
 from bokeh.plotting import figure
 from bokeh.util.serialization import make_id
 from jupyter_bokeh import BokehModel
 
 from unitlab.views.explorer.messages import as_text
 
-__all__ = ["FigureWidget", "bare_figure", "describe_figure", "hover_text", "sent_together", "set_range"]
+__all__ = ["FigureWidget", "bare_figure", "describe_figure", "drawn", "hover_text", "sent_together", "set_range"]
 
 LABELS = "11px"
 # text keeps the colour that it was laid out with, and glyphs take none from the style sheet
@@ -78,6 +80,14 @@ def bare_figure(name: str, height: int, **options: Any) -> figure:
     plot.axis.minor_tick_line_alpha = 0
     plot.axis.major_tick_in = 0
     return plot
+
+
+def drawn(plot: figure, source: ColumnDataSource, glyph: Glyph, **options: Any) -> GlyphRenderer:
+    """The renderer of a glyph, which looks the same chosen or not.
+
+    The methods of ``figure`` make three more glyphs for each, for looks that nothing here has, and double what is sent.
+    """
+    return plot.add_glyph(source, glyph, selection_glyph=None, nonselection_glyph=None, muted_glyph=None, **options)
 
 
 class FigureWidget(BokehModel):

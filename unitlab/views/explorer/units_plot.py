@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as W
 import numpy as np
 import scipy
-from bokeh.models import ColumnDataSource, HoverTool, LassoSelectTool, LinearColorMapper
+from bokeh.models import ColumnDataSource, HoverTool, LassoSelectTool, Line, LinearColorMapper, Scatter, VArea
 from bokeh.models.annotations import ColorBar
 from bokeh.palettes import Viridis256
 
 from unitlab.analysis.correlations import fitted_line
 from unitlab.errors import UnitlabError
 from unitlab.views.colours import BLUE, GREEN, GREY, ORANGE
-from unitlab.views.explorer.figures import FigureWidget, bare_figure, describe_figure, hover_text, set_range
+from unitlab.views.explorer.figures import FigureWidget, bare_figure, describe_figure, drawn, hover_text, set_range
 from unitlab.views.explorer.messages import as_text, guarded, message_html
 from unitlab.views.explorer.pointing import hear_lasso, hear_tap
 from unitlab.views.quantities import quantity
@@ -73,17 +73,15 @@ class UnitsPlot:
 
     def _figure(self) -> Any:
         plot = bare_figure("units", HEIGHT, tools="pan,wheel_zoom,box_zoom,reset,save", toolbar_location="right")
-        plot.varea("x", "low", "high", source=self.null, fill_color=GREY, fill_alpha=0.25)
-        plot.varea("x", "low", "high", source=self.line, fill_color=GREY, fill_alpha=0.25)
-        plot.line("x", "fit", source=self.line, line_color=GREY, line_width=2)
-        shown = plot.scatter(
-            "x", "y", source=self.points, size=8, fill_color="shade", line_color="shade", fill_alpha="fill", line_width=1.5
-        )
-        shown.nonselection_glyph = shown.selection_glyph = None
+        for source in (self.null, self.line):
+            drawn(plot, source, VArea(x="x", y1="low", y2="high", fill_color=GREY, fill_alpha=0.25))
+        drawn(plot, self.line, Line(x="x", y="fit", line_color=GREY, line_width=2))
+        colours: dict[str, Any] = {"fill_color": "shade", "line_color": "shade", "fill_alpha": "fill"}
+        shown = drawn(plot, self.points, Scatter(x="x", y="y", size=8, line_width=1.5, **colours))
         # overlays have a canvas of their own, so that a click does not draw the units again
-        over: dict[str, Any] = {"fill_alpha": 0, "level": "overlay"}
-        plot.scatter("x", "y", source=self.group, marker="square", size=14, line_color=GREEN, line_width=2, **over)
-        plot.scatter("x", "y", source=self.mark, size=17, line_color=ORANGE, line_width=3, **over)
+        around: dict[str, Any] = {"x": "x", "y": "y", "fill_alpha": 0}
+        drawn(plot, self.group, Scatter(marker="square", size=14, line_color=GREEN, line_width=2, **around), level="overlay")
+        drawn(plot, self.mark, Scatter(size=17, line_color=ORANGE, line_width=3, **around), level="overlay")
         lasso = LassoSelectTool(renderers=[shown], continuous=False)
         self.hover = HoverTool(renderers=[shown], limit=3)
         plot.add_tools(lasso, self.hover)

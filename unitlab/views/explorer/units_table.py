@@ -48,20 +48,21 @@ class UnitsTable:
     def __init__(self, explorer: Explorer) -> None:
         self.explorer, self.state = explorer, explorer.state
         self.sorted_by, self.reverse, self.page = "crossfit", True, 0
-        self.headings = {name: W.Button(tooltip=f"sort by {TIPS[name]}") for name in COLUMNS}
+        alike = {"layout": W.Layout(), "style": W.ButtonStyle()}  # one for all buttons: each is a message to the page
+        self.headings = {name: W.Button(tooltip=f"sort by {TIPS[name]}", **alike) for name in COLUMNS}
         for name, button in self.headings.items():
             button.add_class(f"ul-column-{name}")
             button.on_click(guarded(lambda _, name=name: self.sort(name), explorer.say))
         self.cells = W.HTML()
-        self.rows = [W.Button() for _ in range(ROWS)]
+        self.rows = [W.Button(**alike) for _ in range(ROWS)]
         for place, button in enumerate(self.rows):
             button.on_click(guarded(lambda _, place=place: self._row_clicked(place), explorer.say))
         self.filter = W.Text(placeholder=HINT, tooltip=HINT, continuous_update=False)
         self.filter.add_class("ul-filter")
         self.filter.observe(guarded(lambda _: self._filter_changed(), self._refused), "value")
         self.back, self.forward = (
-            W.Button(description="◀", tooltip="page before"),
-            W.Button(description="▶", tooltip="next page"),
+            W.Button(description="◀", tooltip="page before", **alike),
+            W.Button(description="▶", tooltip="next page", **alike),
         )
         for button, by in ((self.back, -1), (self.forward, 1)):
             button.add_class("ul-step")
