@@ -187,7 +187,7 @@ def test_points_are_the_measures_and_filled_where_significant(study: xr.Dataset)
     explorer.state.line = True
     line = fitted_line(100 * known.overall_drop.values, 100 * known.max_class_drop.values)
     np.testing.assert_allclose(explorer.units.line.data["fit"], line["fit"])
-    assert f"Spearman {line['spearman']:+.2f}" in explorer.units.caption.value
+    assert f"Spearman {line['spearman']:+.2f}".replace("-", "−") in explorer.units.caption.value
     explorer.state.x = "batch_norm_scale"
     assert "No unit of conv5_3 has a value" in explorer.units.instead.value
     assert explorer.units.figure.layout.display == "none"

@@ -89,7 +89,7 @@ def test_correlation_draws_the_fitted_line(study: xr.Dataset) -> None:
     line = fitted_line(known.l1_norm.values, known.overall_drop.values)
     figure = plots.correlation(study, "l1_norm", "overall_drop")
     np.testing.assert_allclose(next(iter(figure.Curve))["overall_drop"], 100 * line["fit"], atol=1e-9)
-    assert f"Spearman {line['spearman']:+.2f}" in drawn(figure).title.text
+    assert f"Spearman {line['spearman']:+.2f}".replace("-", "−") in drawn(figure).title.text
     with pytest.raises(unitlab.UnitlabError, match="three units"):
         plots.correlation(study, "batch_norm_scale", "overall_drop")
 

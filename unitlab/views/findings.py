@@ -9,7 +9,10 @@ import xarray as xr
 
 from unitlab.analysis.requirements import unit_position
 
-__all__ = ["ALPHA", "Finding", "decimal", "interval", "number", "points", "probability", "study_finding", "unit_finding"]
+__all__ = [
+    "ALPHA", "Finding", "coefficient", "decimal", "interval", "number", "points", "probability",
+    "study_finding", "unit_finding",
+]  # fmt: skip
 
 ALPHA = 0.05
 
@@ -37,6 +40,11 @@ def decimal(value: float) -> str:
     """One decimal, a true minus, no minus zero; a dash where there is no value."""
     text = f"{value:.1f}" if np.isfinite(value) else "–"
     return "0.0" if text == "-0.0" else text.replace("-", "−")
+
+
+def coefficient(value: float) -> str:
+    """Two decimals with their sign, a true minus; a dash where there is no value."""
+    return f"{value:+.2f}".replace("-", "−") if np.isfinite(value) else "–"
 
 
 def points(drop: float) -> str:

@@ -17,6 +17,7 @@ from unitlab.errors import UnitlabError, nearest_names
 from unitlab.views import front_end as front_end
 from unitlab.views.colours import BLUE, GREEN, GREY, ORANGE
 from unitlab.views.curves import cumulative as cumulative
+from unitlab.views.findings import coefficient
 from unitlab.views.gallery import top_images as images
 from unitlab.views.intervals import correlations as correlations
 from unitlab.views.intervals import intervals as intervals
@@ -264,7 +265,7 @@ def correlation(ds: xr.Dataset, x: str = "class_selectivity", y: str = "max_clas
     fit = hv.Curve((line["x"], line["fit"]), across, up).opts(color=GREY, line_width=2)
     points = hv.Points((values_x, values_y, known["unit"].values), [across, up], "unit")
     points = points.opts(color=BLUE, fill_alpha=0.7, size=7, tools=["hover"])
-    coefficients = f"Spearman {line['spearman']:+.2f}, Pearson {line['pearson']:+.2f}, {line['n_units']} units"
+    coefficients = f"Spearman {coefficient(line['spearman'])}, Pearson {coefficient(line['pearson'])}, {line['n_units']} units"
     return (band * fit * points).opts(
         width=600,
         height=380,

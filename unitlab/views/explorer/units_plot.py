@@ -17,6 +17,7 @@ from unitlab.views.colours import BLUE, GREEN, GREY, ORANGE
 from unitlab.views.explorer.figures import FigureWidget, bare_figure, describe_figure, drawn, hover_text, set_range
 from unitlab.views.explorer.messages import as_text, guarded, message_html
 from unitlab.views.explorer.pointing import hear_lasso, hear_tap
+from unitlab.views.findings import coefficient, number
 from unitlab.views.quantities import quantity
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ class UnitsPlot:
         except UnitlabError as error:
             return f"no line: {error}"
         self.line.data = {name: found[name] for name in ("x", "fit", "low", "high")}
-        return f"Spearman {found['spearman']:+.2f}, Pearson {found['pearson']:+.2f}"
+        return f"Spearman {coefficient(found['spearman'])}, Pearson {coefficient(found['pearson'])}"
 
     def _say_how_to_read(self, n_lacking: int, line: str) -> None:
         study = self.explorer.study
@@ -236,7 +237,7 @@ class UnitsPlot:
         for name in (self.state.x, self.state.y):
             value = study.values(name)[place] if name in study.variables else np.nan
             what = quantity(name)
-            parts.append(f"{what.label} " + (f"{value:.3g} {what.unit}".rstrip() if np.isfinite(value) else "unknown"))
+            parts.append(f"{what.label} " + (f"{number(value)} {what.unit}".rstrip() if np.isfinite(value) else "unknown"))
         return "; ".join(parts)
 
     def show_group(self) -> None:
