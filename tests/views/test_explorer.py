@@ -104,7 +104,10 @@ def test_another_study_is_opened_by_its_name(store: Path) -> None:
     explorer = unitlab.explore(store, unit=3, category="class 2", selection=[1, 2])
     assert explorer.state.study == explorer.header.study.value == "simulated"
     assert {"simulated", "vgg_fashion"} <= set(explorer.header.study.options)
+    explorer.state.selection = (4,)
+    assert explorer.groups.before
     explorer.header.study.value = "vgg_fashion"
+    assert not explorer.groups.before  # its units were others
     fashion = unitlab.explore("vgg_fashion")
     assert explorer.code() == fashion.code() and explorer.state.trait_values() == fashion.state.trait_values()
     assert explorer.classes.headline.value == fashion.classes.headline.value

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from simulated_study import simulated_study
 
+import unitlab
+
+pytest.importorskip("jupyter_bokeh")
+
+from unitlab.views.explorer.tabs.lost_and_won import LostAndWon
 from unitlab.views.gallery import top_images
+from unitlab.views.names import isolated
 
 SCRIPT = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
 
@@ -19,3 +26,22 @@ def test_a_gallery_shows_scripts_as_text() -> None:
     page = top_images(study.assign_coords(category=names, image=ids), 1)._repr_html_()
     assert "&lt;script&gt;" in page
     assert "<script" not in page and page.count("<img ") == page.count("</figure>") and 'x onerror=alert(2)>"' not in page
+
+
+@pytest.mark.parametrize("name", ["حديقة عامة", "\u202e turned round", "בית ספר 3"])
+def test_a_name_from_the_right_stands_by_itself(name: str) -> None:
+    assert isolated(name) == f"\u2068{name}\u2069"
+
+
+@pytest.mark.parametrize("name", ["ski resort", "寺院の庭園", "Дворец", "ห้องสมุด", "a → b (3)"])
+def test_a_name_from_the_left_is_left_as_it_is(name: str) -> None:
+    assert isolated(name) == name
+
+
+def test_bars_and_pairs_keep_their_order_around_names_from_the_right() -> None:
+    study = simulated_study(4, 3, 60, flip_rate=0.3)
+    study = study.assign_coords(category=np.array(["حديقة", "a", "b"], object))
+    explorer = unitlab.explore(study, unit=1)
+    labels = explorer.classes.plot.yaxis[0].major_label_overrides.values()
+    assert any(label.startswith("\u2068حديقة\u2069 (") for label in labels)
+    assert "<bdi>حديقة</bdi> → <bdi>" in LostAndWon(explorer).moved.value

@@ -153,6 +153,11 @@ def test_a_group_is_collected_undone_and_written_as_code(explorer: Any, study: x
     assert explorer.state.selection == (4,)
     tab.undo.click()
     assert explorer.state.selection == () and tab.undo.disabled
+    explorer.state.selection = (1, 2)
+    later = Group(explorer)  # the tab is opened after the lasso
+    assert not later.undo.disabled
+    later.undo.click()
+    assert explorer.state.selection == ()
     tab.units.value = "3, 10-12"
     assert explorer.state.selection == (3, 10, 11, 12)
     tab.units.value = "3, x"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable
 
-__all__ = ["distinct", "shortened", "width"]
+__all__ = ["distinct", "isolated", "shortened", "width"]
+
+FROM_THE_RIGHT = {"R", "AL", "RLE", "RLO", "RLI", "LRE", "LRO", "LRI", "FSI"}
 
 
 def width(name: str) -> int:
@@ -26,6 +28,14 @@ def shortened(name: str, most: int = 28) -> str:
             break
         taken += letter
     return taken + "…"
+
+
+def isolated(name: str) -> str:
+    """A name among other text: one written from the right must not turn around what stands beside it.
+
+    Between Unicode's first strong isolate and its end, which show nothing; a name of one direction is left as it is.
+    """
+    return f"\u2068{name}\u2069" if any(unicodedata.bidirectional(letter) in FROM_THE_RIGHT for letter in name) else name
 
 
 def distinct(names: Iterable[str]) -> list[str]:

@@ -21,7 +21,7 @@ from unitlab.views.findings import coefficient
 from unitlab.views.gallery import top_images as images
 from unitlab.views.intervals import correlations as correlations
 from unitlab.views.intervals import intervals as intervals
-from unitlab.views.names import distinct, shortened
+from unitlab.views.names import distinct, isolated, shortened
 from unitlab.views.quantities import quantity
 from unitlab.views.seeds import seeds
 
@@ -163,7 +163,8 @@ def classes(ds: xr.Dataset, unit: int, *, n_damaged: int = 10, n_helped: int = 3
     order = some[np.argsort(-drop[some], kind="stable")]
     rest = order[n_damaged:]
     shown = np.concatenate([order[:n_damaged], rest[len(rest) - min(n_helped, len(rest)) :]])[::-1]
-    names = distinct([f"{shortened(str(found['category'].values[k]))} ({int(row['n_images'].values[k])})" for k in shown])
+    categories, images_of = found["category"].values.astype(str), row["n_images"].values
+    names = distinct([f"{isolated(shortened(categories[k]))} ({int(images_of[k])})" for k in shown])
     significant = row["q_value"].values[shown] <= ALPHA
     low, high = 100 * row["drop_low"].values[shown], 100 * row["drop_high"].values[shown]
     kind, size = hv.Dimension("class", label="class (images)"), hv.Dimension("drop", label="accuracy drop", unit="points")
@@ -217,7 +218,7 @@ def confusion(ds: xr.Dataset, unit: int, category: str | None = None, *, most: i
         raise UnitlabError(f"the study has no class {category!r}. {nearest_names(category, names)}")
     lost, won = moved["n_lost"].values, moved["n_won"].values
     pairs = [
-        (f"{shortened(names[a], 20)} → {shortened(names[b], 20)}", int(lost[a, b]), -int(won[a, b]))
+        (" → ".join(isolated(shortened(names[k], 20)) for k in (a, b)), int(lost[a, b]), -int(won[a, b]))
         for a, b in np.argwhere(lost + won)
         if category is None or names[a] == category
     ]

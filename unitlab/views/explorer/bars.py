@@ -7,17 +7,27 @@ from collections.abc import Sequence
 import numpy as np
 
 from unitlab.views.explorer.messages import as_text
+from unitlab.views.names import isolated, shortened
 
 __all__ = ["count_bars", "drop_bar"]
 
+LINE = 56  # letters that a line of names has room for
 
-def count_bars(rows: Sequence[tuple[str, int]], describe: str) -> str:
-    """A table of names, each above a bar as long as its count."""
+
+def count_bars(rows: Sequence[tuple[Sequence[str], int]], describe: str) -> str:
+    """A table of names, or of names and where they go, each line above a bar as long as its count."""
     most = max((count for _, count in rows), default=1)
+
+    def line(names: Sequence[str]) -> str:
+        # so that a long one leaves room for the other
+        room = LINE // len(names)
+        return " → ".join(f"<bdi>{as_text(shortened(name, room))}</bdi>" for name in names)
+
     body = "".join(
-        f'<tr><th scope="row" title="{as_text(name)}"><span dir="auto">{as_text(name)}</span><svg aria-hidden="true">'
-        f'<rect class="ul-bar-lost ul-sure" height="6" width="{100 * count / most:.1f}%"/></svg></th><td>{count:,}</td></tr>'
-        for name, count in rows
+        f'<tr><th scope="row" title="{as_text(" → ".join(map(isolated, names)))}"><span>{line(names)}</span>'
+        f'<svg aria-hidden="true"><rect class="ul-bar-lost ul-sure" height="6" width="{100 * count / most:.1f}%"/></svg></th>'
+        f"<td>{count:,}</td></tr>"
+        for names, count in rows
     )
     return f'<table class="ul-bars ul-count-bars" aria-label="{as_text(describe)}"><tbody>{body}</tbody></table>'
 

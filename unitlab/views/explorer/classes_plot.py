@@ -15,7 +15,7 @@ from unitlab.views.explorer.finding import finding_html
 from unitlab.views.explorer.messages import as_text, guarded
 from unitlab.views.explorer.pointing import hear_tap
 from unitlab.views.findings import number
-from unitlab.views.names import distinct, shortened
+from unitlab.views.names import distinct, isolated, shortened
 
 if TYPE_CHECKING:
     from unitlab.views.explorer.explorer import Explorer
@@ -128,7 +128,7 @@ class ClassesPlot:
         slot = np.arange(len(ks)) + np.where(np.arange(len(ks)) >= above, GAP, 0.0)
         chosen = [study.names[k] == self.state.category for k in ks]
         names = [
-            f"{'▸ ' if here else ''}{name} ({int(row.n_images[k])})"
+            f"{'▸ ' if here else ''}{isolated(name)} ({int(row.n_images[k])})"
             for name, k, here in zip(distinct(shortened(study.names[k], NAME_WIDTH) for k in ks), ks, chosen, strict=True)
         ]
         drop = row.drop[ks]

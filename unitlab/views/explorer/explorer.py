@@ -23,7 +23,7 @@ from unitlab.views.explorer.measuring import measure_beside
 from unitlab.views.explorer.messages import as_text, guarded, message_html
 from unitlab.views.explorer.opened_studies import OpenedStudies
 from unitlab.views.explorer.opening import StudySource
-from unitlab.views.explorer.state import ExplorerState
+from unitlab.views.explorer.state import ExplorerState, GroupHistory
 from unitlab.views.explorer.style import STYLE
 from unitlab.views.explorer.tab_panel import TabPanel
 from unitlab.views.explorer.units_plot import UnitsPlot
@@ -54,6 +54,7 @@ class Explorer(W.VBox):
         # the vertical axis changes to the cross-fitted maximum when that is known, unless it was asked for
         self._follow_y = follow_y
         self.study, self.state = study, state
+        self.groups = GroupHistory(state)
         self._watchers: list[_Watcher] = []
         self._owner = ""
         self._changed: set[str] | None = None
@@ -171,6 +172,8 @@ class Explorer(W.VBox):
         changed = set(changed)
         if changed & {"unit", "study"}:
             self.say("")
+        if "study" in changed:
+            self.groups.forget()
         concerned = [watcher for watcher in self._watchers if watcher.names & changed]
         at_once, later = ([one for one in concerned if one.afterwards == when] for when in (False, True))
         for some in (at_once, *([one] for one in later)):

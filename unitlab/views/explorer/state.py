@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import traitlets as T
 
-__all__ = ["IMAGE_STYLES", "ExplorerState"]
+__all__ = ["IMAGE_STYLES", "ExplorerState", "GroupHistory"]
 
 IMAGE_STYLES = ("outline", "heat", "none")
 
@@ -24,3 +26,30 @@ class ExplorerState(T.HasTraits):
     selection = T.Tuple(help="numbers of the units of the group")
     image_style = T.Enum(IMAGE_STYLES, "outline", help="how the activation map lies over the top images")
     image_strength = T.Float(0.5, min=0.0, max=1.0, help="threshold of the outline, or opacity of the heat")
+
+
+class GroupHistory:
+    """The groups ``before`` the present one, whatever changed it: a lasso, a click, Python."""
+
+    def __init__(self, state: ExplorerState) -> None:
+        self.state = state
+        self.before: list[tuple[int, ...]] = []
+        self._undoing = False
+        state.observe(self._remember, "selection")
+
+    def _remember(self, change: Any) -> None:
+        if not self._undoing:
+            self.before.append(tuple(change.old))
+
+    def undo(self) -> None:
+        """Go back to the group before, if there is one."""
+        if self.before:
+            self._undoing = True
+            try:
+                self.state.selection = self.before.pop()
+            finally:
+                self._undoing = False
+
+    def forget(self) -> None:
+        """Begin anew: the units of another layer are others."""
+        self.before.clear()

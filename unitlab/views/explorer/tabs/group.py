@@ -56,9 +56,7 @@ class Group:
     def __init__(self, explorer: Explorer) -> None:
         self.explorer, self.state = explorer, explorer.state
         self.known: dict[frozenset[int], JointDamage] = {}
-        self.before: list[tuple[int, ...]] = []
         self._last = tuple(self.state.selection)
-        self._undoing = False
         self.units = W.Text(
             description="Units", placeholder="lasso points above, or type 3, 5, 10-20", continuous_update=False,
             layout=W.Layout(flex="1 1 220px"),
@@ -89,13 +87,8 @@ class Group:
         self.widget = tab_page(controls, self.sentence, live, self.said, self.table, self.code)
         self.show = guarded(self._show, self._failed)
         self.show()
-        self.state.observe(self._remember, "selection")
         explorer.watch(self.show, "selection", "measures", "category")
         explorer.watch(guarded(self._show_add, self._failed), "unit")
-
-    def _remember(self, change: Any) -> None:
-        if not self._undoing:
-            self.before.append(tuple(change.old))
 
     def _failed(self, sentence: str, command: str = "") -> None:
         self.said.value = f'<div class="ul-message">{message_html(sentence, command)}</div>'
@@ -105,13 +98,8 @@ class Group:
         self.state.selection = tuple(u for u in group if u != unit) if unit in group else (*group, unit)
 
     def _undo(self) -> None:
-        if self.before:
-            self._undoing = True
-            try:
-                self.state.selection = self.before.pop()
-            finally:
-                self._undoing = False
-            self.undo.disabled = not self.before
+        self.explorer.groups.undo()
+        self.undo.disabled = not self.explorer.groups.before
 
     def _clear(self) -> None:
         self.state.selection = ()
@@ -137,7 +125,7 @@ class Group:
             self._last = group
         self.units.value, self.said.value = _written(group), ""
         self._show_add()
-        self.undo.disabled, self.clear.disabled = not self.before, not group
+        self.undo.disabled, self.clear.disabled = not self.explorer.groups.before, not group
         self.measure.layout.display = "none"
         if not group:
             self.sentence.value = "<p>The group is empty: lasso points above, add the open unit, or type numbers.</p>"
@@ -231,7 +219,7 @@ class Group:
             cells += f"<td>{decimal(joint.drop[k])} ({limits}), {as_text(probability('q', q))}</td>"
         name = as_text(study.names[k])
         return (
-            f'<tr><th scope="row" dir="auto" title="{name}">{name} ({int(study.n_images[k])})</th>'
+            f'<tr><th scope="row" title="{name}"><bdi>{name}</bdi> ({int(study.n_images[k])})</th>'
             f'<td><svg aria-hidden="true">{axis.zero}{bars}</svg></td>{cells}</tr>'
         )
 

@@ -13,6 +13,7 @@ from unitlab.views.explorer.messages import as_text, guarded, message_html
 from unitlab.views.explorer.tab_page import tab_page
 from unitlab.views.explorer.tiles import PagedTiles, Tile
 from unitlab.views.findings import decimal
+from unitlab.views.names import isolated
 
 if TYPE_CHECKING:
     from unitlab.views.explorer.explorer import Explorer
@@ -72,7 +73,7 @@ class LostAndWon:
         self.sentence.value = f"<p>{self._summary(len(lost), len(won), swapped, int(here.sum()))}</p>"
         for tiles, images in ((self.lost, lost), (self.won, won)):
             tiles.widget.layout.display = None if len(images) else "none"
-        of = f" of {state.category}" if state.category else ""
+        of = f" of {isolated(state.category)}" if state.category else ""
         self.lost.fill(f"Lost: {len(lost):,} images{of}", self._by_margin(lost), "")
         self.won.fill(f"Won: {len(won):,} images{of}", self._by_margin(won)[::-1], "")
         self.moved.value = self._where(lost)
@@ -82,9 +83,10 @@ class LostAndWon:
         among = f"the {of:,} images of <em>{as_text(state.category)}</em>" if state.category else f"all {of:,} images"
         if not lost + won + swapped:
             return f"Without unit {state.unit}, the prediction of none of {among} changes."
+        are, go = "is" if lost == 1 else "are", "goes" if swapped == 1 else "go"
         return (
-            f"Without unit {state.unit}, of {among} <b>{lost:,}</b> are lost (right before, wrong after) and "
-            f"<b>{won:,}</b> won; {swapped:,} go from one wrong class to another."
+            f"Without unit {state.unit}, of {among} <b>{lost:,}</b> {are} lost (right before, wrong after) and "
+            f"<b>{won:,}</b> won; {swapped:,} {go} from one wrong class to another."
         )
 
     def _by_margin(self, images: Array) -> Array:
@@ -100,7 +102,7 @@ class LostAndWon:
         if self.margin_drop is not None:
             margin = float(self.explorer.study.ds["baseline_margin"].values[image])
             small = f"margin {decimal(margin)} → {decimal(margin - float(self.margin_drop[image]))}"
-        lines: tuple[str, ...] = (before, f"→ {after}")
+        lines: tuple[str, ...] = (before, f"→ {isolated(after)}")
         if self.state.category:
             lines = lines[1:] if kind == "lost" else lines[:1]
         return Tile(lines, small, f"{kind}: predicted {before} before, {after} after. {small}", kind)
@@ -111,8 +113,9 @@ class LostAndWon:
         names, size = self.explorer.study.names, len(self.explorer.study.names)
         pairs, counts = np.unique(self.before[lost] * size + self.after[lost], return_counts=True)
         order = np.argsort(-counts, kind="stable")
+
         rows = [
-            (names[pair % size] if self.state.category else f"{names[pair // size]} → {names[pair % size]}", int(count))
+            ([names[pair % size]] if self.state.category else [names[pair // size], names[pair % size]], int(count))
             for pair, count in zip(pairs[order][:MOST_PAIRS], counts[order][:MOST_PAIRS], strict=True)
         ]
         rest = int(counts[order][MOST_PAIRS:].sum())
