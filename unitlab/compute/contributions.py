@@ -64,8 +64,8 @@ class LinearContribution:
         self.positions = _Positions.of(owner, units)
         self.norms = torch.stack(
             [
-                weight.index_select(1, index.to(weight.device)).norm(dim=1).max() if len(index) else weight.new_zeros(())
-                for index in self.positions.by_unit
+                self.positions.take(weight, span).norm(dim=1).max() if len(index) else weight.new_zeros(())
+                for index, span in zip(self.positions.by_unit, self.positions.spans, strict=True)
             ]
         )
 
@@ -108,8 +108,10 @@ class ConvolutionContribution:
         self.weight = weight
         self.geometry = {"kernel_size": tuple(weight.shape[2:]), "dilation": dilation, "padding": padding, "stride": stride}
         self.positions = _Positions.of(owner, units)
+        by_channel = weight.permute(1, 2, 3, 0).contiguous()  # whose rows lie together, so that taking a unit's is quick
         self.rows = [
-            weight.index_select(1, index.to(weight.device)).flatten(1).t().contiguous() for index in self.positions.by_unit
+            by_channel[index if isinstance(index, slice) else index.to(weight.device)].flatten(0, 2)
+            for index in self.positions.spans
         ]
         self.norms = torch.stack([rows.norm(dim=0).max() if rows.numel() else weight.new_zeros(()) for rows in self.rows])
 
