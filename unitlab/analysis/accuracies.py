@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-import scipy
+
+from unitlab.analysis.distributions import student_quantile
 
 __all__ = ["accuracy_interval", "balanced_accuracy", "class_counts"]
 
@@ -39,7 +41,7 @@ def accuracy_interval(right: Array, cluster: Array | None, level: float = 0.95) 
     """
     n = right.shape[-1]
     share = right.mean(-1)
-    effective, z = np.full(share.shape, float(n)), scipy.stats.norm.ppf((1 + level) / 2)
+    effective, z = np.full(share.shape, float(n)), NormalDist().inv_cdf((1 + level) / 2)
     if cluster is not None and len(np.unique(cluster)) < n:
         number = np.unique(cluster, return_inverse=True)[1]
         size = np.bincount(number)
@@ -48,7 +50,7 @@ def accuracy_interval(right: Array, cluster: Array | None, level: float = 0.95) 
         spread = np.square(sums - share[..., None] * size).sum(-1) * len(size) / max(len(size) - 1, 1)
         with np.errstate(invalid="ignore", divide="ignore"):
             effect = np.where((share > 0) & (share < 1), spread / (n * share * (1 - share)), size.max())
-        effective, z = n / np.maximum(effect, 1), scipy.stats.t.ppf((1 + level) / 2, max(len(size) - 1, 1))
+        effective, z = n / np.maximum(effect, 1), float(student_quantile((1 + level) / 2, max(len(size) - 1, 1)))
     centre = (share + z**2 / (2 * effective)) / (1 + z**2 / effective)
     half = z / (1 + z**2 / effective) * np.sqrt(share * (1 - share) / effective + z**2 / (4 * effective**2))
     return np.maximum(centre - half, 0), np.minimum(centre + half, 1)

@@ -12,6 +12,7 @@ import xarray as xr
 
 from unitlab.analysis.attributes import attributes, own_attributes
 from unitlab.analysis.damage import damage
+from unitlab.analysis.distributions import benjamini_hochberg, student_quantile
 from unitlab.analysis.weighted_images import WEIGHTED, WeightedImages
 from unitlab.errors import UnitlabError, nearest_names
 
@@ -199,7 +200,7 @@ def _adjusted(p: Array) -> Array:
     q = np.full(len(p), np.nan)
     some = np.isfinite(p)
     if some.any():
-        q[some] = scipy.stats.false_discovery_control(p[some])
+        q[some] = benjamini_hochberg(p[some])
     return q
 
 
@@ -213,7 +214,7 @@ def fitted_line(x: Array, y: Array, *, level: float = 0.95) -> dict[str, Any]:
     at = np.linspace(x.min(), x.max(), 50)
     residual = y - slope * x - intercept
     error = np.sqrt((residual**2).sum() / (len(x) - 2))
-    half = scipy.stats.t.ppf((1 + level) / 2, len(x) - 2) * error
+    half = student_quantile((1 + level) / 2, len(x) - 2) * error
     half = half * np.sqrt(1 / len(x) + (at - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum())
     fit = slope * at + intercept
     constant = np.ptp(y) == 0

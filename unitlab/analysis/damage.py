@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import scipy
 import xarray as xr
 
+from unitlab.analysis.distributions import benjamini_hochberg, fair_binomial_cdf, student_quantile, student_tail
 from unitlab.analysis.paired_images import PairedImages
 from unitlab.analysis.paired_tests import (
     bonett_price,
@@ -94,7 +94,7 @@ def damage(ds: xr.Dataset, *, level: float = 0.95, seed: int = 0) -> xr.Dataset:
     can_reject = can_be_rejected(np.where(n > 0, np.exp2(1.0 - changed), np.nan), ALPHA) & (n > 0)
     q = np.where(n > 0, 1.0, np.nan) * np.ones_like(p)
     if can_reject.any():
-        q[can_reject] = scipy.stats.false_discovery_control(p[can_reject])
+        q[can_reject] = benjamini_hochberg(p[can_reject])
     damaged = can_reject & (q <= ALPHA) & (drop > 0)
     cells.update(p_value=p, q_value=q, testable=can_reject, damaged=damaged, **_rates(images, broken, fixed))
 
@@ -170,9 +170,9 @@ def _margins(images: PairedImages, level: float) -> dict[str, Array]:
             error[units, k] = np.sqrt(square * n_blocks[k] / max(n_blocks[k] - 1, 1)) / images.n_images[k]
     error[:, n_blocks < 2] = np.nan
     degrees = np.maximum(n_blocks - 1, 1)
-    half = scipy.stats.t.ppf((1 + level) / 2, degrees) * error
+    half = student_quantile((1 + level) / 2, degrees) * error
     with np.errstate(invalid="ignore", divide="ignore"):
-        p = 2 * scipy.stats.t.sf(np.abs(mean) / error, degrees)
+        p = 2 * student_tail(np.abs(mean) / error, degrees)
     p = np.where((mean == 0) & (error == 0), 1.0, p)
     return {"margin_drop": mean, "margin_drop_low": mean - half, "margin_drop_high": mean + half, "margin_p_value": p}
 
@@ -187,7 +187,7 @@ def _p_any(broken: Array, fixed: Array, n: Array) -> Array:
     top, size = np.take_along_axis(net, lead, 1), classes[lead]
     # (2B − m)·size < top·n  ⇔  B ≤ ceil((top·n + m·size)/(2·size)) − 1
     most = -((-(top * classes + m * size)) // (2 * size)) - 1
-    below = np.where(most < 0, 0.0, scipy.stats.binom.cdf(most, m, 0.5))
+    below = fair_binomial_cdf(most, m)
     with np.errstate(divide="ignore"):
         return -np.expm1(np.log(below).sum(1))
 

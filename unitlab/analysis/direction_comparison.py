@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy
 import xarray as xr
 
 from unitlab.analysis.discrimination import discrimination
+from unitlab.analysis.distributions import student_quantile
 from unitlab.analysis.paired_images import PairedImages
 from unitlab.analysis.requirements import check_level, check_seed, require
 from unitlab.analysis.splits import crossfit_and_reliability
@@ -91,7 +91,7 @@ def compare_directions(
     n = np.isfinite(difference).sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         error = np.sqrt(np.nansum((difference - mean[..., None]) ** 2, -1) / (n - 1) / n)
-        half = np.where(n > 1, scipy.stats.t.ppf((1 + level) / 2, np.maximum(n - 1, 1)) * error, np.nan)
+        half = np.where(n > 1, student_quantile((1 + level) / 2, np.maximum(n - 1, 1)) * error, np.nan)
     values = {
         "measure": np.array(MEASURES, dtype=object),
         "basis_name": np.array([str(ds.attrs["ablation"]) for ds in others], dtype=object),

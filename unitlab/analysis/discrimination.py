@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import scipy
+import pandas as pd
 import xarray as xr
 
 from unitlab.analysis.requirements import class_positions, require
@@ -65,7 +65,7 @@ def discrimination(ds: xr.Dataset) -> xr.Dataset:
         # around the unit's own mean, so that squares keep their digits
         values = values - values.mean(1, keepdims=True)
         total, square = values.sum(1, keepdims=True), (values**2).sum(1, keepdims=True)
-        sums, squares, ranks = values @ inside, values**2 @ inside, scipy.stats.rankdata(values, axis=1) @ inside
+        sums, squares, ranks = values @ inside, values**2 @ inside, pd.DataFrame(values.T).rank().to_numpy().T @ inside
         with np.errstate(invalid="ignore", divide="ignore"):
             mean, rest = sums / n, (total - sums) / others
             variance = np.maximum(squares / n - mean**2, 0) + np.maximum((square - squares) / others - rest**2, 0)

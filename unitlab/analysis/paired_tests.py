@@ -7,7 +7,8 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-import scipy
+
+from unitlab.analysis.distributions import fair_binomial_cdf, fair_binomial_pmf, student_quantile
 
 __all__ = ["bonett_price", "can_be_rejected", "mcnemar", "sign_flip_distribution", "sign_flip_p_value"]
 
@@ -20,7 +21,7 @@ def mcnemar(n_broken: Array, n_fixed: Array) -> Array:
     least = np.minimum(n_broken, n_fixed).astype(np.int64)
     width = int(m.max(initial=0)) + 1
     pairs, where = np.unique(m * width + least, return_inverse=True)
-    p = np.minimum(1.0, 2 * scipy.stats.binom.cdf(pairs % width, pairs // width, 0.5))
+    p = np.minimum(1.0, 2 * fair_binomial_cdf(pairs % width, pairs // width))
     return p[where].reshape(m.shape)
 
 
@@ -31,7 +32,7 @@ def sign_flip_distribution(counts: tuple[int, ...]) -> Array:
     for size, count in enumerate(counts, start=1):
         if count:
             one = np.zeros(2 * size * count + 1)
-            one[:: 2 * size] = scipy.stats.binom.pmf(np.arange(count + 1), count, 0.5)
+            one[:: 2 * size] = fair_binomial_pmf(np.arange(count + 1), count)
             total = np.convolve(total, one)
     return total
 
@@ -52,7 +53,7 @@ def bonett_price(n_broken: Array, n_fixed: Array, n: Array, level: float, degree
         centre = broken - fixed
         error = np.sqrt((broken + fixed - centre**2) / (n + 2))
         tail = (1 + level) / 2
-        width = (NormalDist().inv_cdf(tail) if degrees is None else scipy.stats.t.ppf(tail, np.maximum(degrees, 1))) * error
+        width = (NormalDist().inv_cdf(tail) if degrees is None else student_quantile(tail, np.maximum(degrees, 1))) * error
     empty = ~(n > 0)
     low, high = np.maximum(centre - width, -1.0), np.minimum(centre + width, 1.0)
     return np.where(empty, np.nan, low), np.where(empty, np.nan, high)

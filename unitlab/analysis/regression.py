@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy
 import xarray as xr
 
 from unitlab.analysis.correlations import chosen, measures
+from unitlab.analysis.distributions import student_quantile
 from unitlab.errors import UnitlabError
 
 __all__ = ["regression"]
@@ -138,7 +138,7 @@ def _fit(y: Array, x: Array, unit: Array) -> tuple[Array, Array, Array, Array]:
     inverse = np.linalg.pinv(design.T @ design)
     scale = n_groups / (n_groups - 1) * (n - 1) / max(n - width, 1)
     error = np.sqrt(np.diag(inverse @ (scores.T @ scores) @ inverse) * scale)
-    half = scipy.stats.t.ppf(0.975, n_groups - 1) * error
+    half = student_quantile(0.975, n_groups - 1) * error
     return coefficient[1:], (coefficient - half)[1:], (coefficient + half)[1:], residual
 
 

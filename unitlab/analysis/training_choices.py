@@ -9,12 +9,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import scipy
 import xarray as xr
 import zarr
 from zarr.storage import LocalStore, ZipStore
 
 from unitlab.analysis.correlations import measures
+from unitlab.analysis.distributions import student_quantile
 from unitlab.bundled_images import bundled_folder
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.schema import TRAINING_VARIABLES, described
@@ -203,7 +203,7 @@ def student_t_interval(values: xr.DataArray, dim: str = "seed", *, level: float 
     mean = values.fillna(0).sum(dim) / n.where(n > 0)
     two = n.where(n > 1)
     spread = np.sqrt(((values - mean) ** 2).fillna(0).sum(dim) / (two - 1))
-    half = xr.zeros_like(mean) + scipy.stats.t.ppf((1 + level) / 2, two - 1) * spread / np.sqrt(two)
+    half = xr.zeros_like(mean) + student_quantile((1 + level) / 2, two - 1) * spread / np.sqrt(two)
     return xr.Dataset({"mean": mean, "low": mean - half, "high": mean + half, "n": n}, attrs={"level": level})
 
 
