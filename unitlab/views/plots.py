@@ -6,7 +6,6 @@ from typing import Any
 
 import holoviews as hv
 import numpy as np
-import scipy
 import xarray as xr
 
 from unitlab.analysis.confusion import confusion as moved_images
@@ -22,6 +21,7 @@ from unitlab.views.gallery import top_images as images
 from unitlab.views.intervals import correlations as correlations
 from unitlab.views.intervals import intervals as intervals
 from unitlab.views.names import distinct, isolated, shortened
+from unitlab.views.null_band import null_band
 from unitlab.views.quantities import quantity
 from unitlab.views.seeds import seeds
 
@@ -111,12 +111,8 @@ def units(
     significant = p <= ALPHA
     layers: list[Any] = []
     if f"{y}_null" in known and x == "overall_drop":
-        order = np.argsort(values_x)
-        # each unit's limit comes from few shuffles; neighbours along x have nearly the same
-        limit = scipy.ndimage.uniform_filter1d(known[f"{y}_null"].values[order] * by_y, max(3, len(order) // 8), mode="nearest")
-        layers.append(
-            hv.Area((values_x[order], limit), across, up, label="95 % of chance").opts(color=GREY, alpha=0.25, line_alpha=0)
-        )
+        band = null_band(values_x, known[f"{y}_null"].values * by_y)
+        layers.append(hv.Area(band, across, up, label="95 % of chance").opts(color=GREY, alpha=0.25, line_alpha=0))
     for label, some, fill in (("significant", significant, 0.85), ("not significant", ~significant, 0.0)):
         points = hv.Points(
             [tuple(column[place] for column in columns) for place in np.flatnonzero(some)], [across, up], extra, label=label

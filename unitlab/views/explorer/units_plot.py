@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as W
 import numpy as np
-import scipy
 from bokeh.models import ColumnDataSource, HoverTool, LassoSelectTool, Line, LinearColorMapper, Scatter, VArea
 from bokeh.models.annotations import ColorBar
 from bokeh.palettes import Viridis256
@@ -18,6 +17,7 @@ from unitlab.views.explorer.figures import FigureWidget, bare_figure, describe_f
 from unitlab.views.explorer.messages import as_text, guarded, message_html
 from unitlab.views.explorer.pointing import hear_lasso, hear_tap
 from unitlab.views.findings import coefficient, number
+from unitlab.views.null_band import null_band
 from unitlab.views.quantities import quantity
 
 if TYPE_CHECKING:
@@ -185,11 +185,9 @@ class UnitsPlot:
         if name not in self.explorer.study.variables:
             self.null.data = {"x": [], "low": [], "high": []}
             return -np.inf
-        order = np.argsort(x)
-        # each unit's limit comes from few shuffles; neighbours along x have nearly the same
-        limit = scipy.ndimage.uniform_filter1d(self.explorer.study.values(name)[order], max(3, len(order) // 8), mode="nearest")
-        self.null.data = {"x": x[order], "low": np.zeros(len(order)), "high": limit}
-        return float(np.nanmax(limit))
+        across, limit = null_band(x, self.explorer.study.values(name))
+        self.null.data = {"x": across, "low": np.zeros(len(across)), "high": limit}
+        return float(limit.max(initial=-np.inf))
 
     def _show_line(self, x: Array, y: Array) -> str:
         self.line.data = {"x": [], "fit": [], "low": [], "high": []}

@@ -10,7 +10,6 @@ from html import escape
 from typing import Any
 
 import numpy as np
-import scipy
 import xarray as xr
 from PIL import Image
 
@@ -19,6 +18,7 @@ from unitlab.analysis.requirements import class_positions
 from unitlab.schema import VARIABLES
 from unitlab.views.findings import interval, number, points, probability, unit_finding
 from unitlab.views.gallery import picture_with_map
+from unitlab.views.null_band import null_band
 from unitlab.views.quantities import quantity
 
 __all__ = ["content", "definitions", "provenance", "table_rows", "title"]
@@ -107,14 +107,8 @@ def _measure(part: xr.Dataset, name: str) -> dict[str, Any]:
 
 def _null(known: xr.Dataset, name: str) -> dict[str, list[float]]:
     """What 95 % of the max class drops stay below by chance, along the overall drop, in points."""
-    overall, limit = 100 * known["overall_drop"].values, 100 * known[name].values
-    some = np.flatnonzero(np.isfinite(overall) & np.isfinite(limit))
-    order = some[np.argsort(overall[some], kind="stable")]
-    # each unit's limit comes from few shuffles; neighbours along the overall drop have nearly the same
-    smooth = (
-        scipy.ndimage.uniform_filter1d(limit[order], max(3, len(order) // 8), mode="nearest") if len(order) else limit[order]
-    )
-    return {"x": overall[order].round(4).tolist(), "limit": smooth.round(3).tolist()}
+    overall, limit = null_band(100 * known["overall_drop"].values, 100 * known[name].values)
+    return {"x": overall.round(4).tolist(), "limit": limit.round(3).tolist()}
 
 
 def _hundredths(drops: Array) -> str:
