@@ -102,7 +102,7 @@ class LostAndWon:
         if self.margin_drop is not None:
             margin = float(self.explorer.study.ds["baseline_margin"].values[image])
             small = f"margin {decimal(margin)} → {decimal(margin - float(self.margin_drop[image]))}"
-        lines: tuple[str, ...] = (before, f"→ {isolated(after)}")
+        lines: tuple[str, ...] = (before, f"→ {after}")
         if self.state.category:
             lines = lines[1:] if kind == "lost" else lines[:1]
         return Tile(lines, small, f"{kind}: predicted {before} before, {after} after. {small}", kind)
