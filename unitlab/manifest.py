@@ -34,17 +34,16 @@ class Manifest:
         """Raise where a file is missing, cut, or no plain file inside the store."""
         folders: set[str] = set()
         for name in self.files if files is None else files:
-            path = self.folder / name
-            for parent in PurePosixPath(name).parents:
-                folder = str(parent)
-                if folder != "." and folder not in folders:
-                    folders.add(folder)
-                    self._refuse_link(self.folder / folder)
+            parent = name.rpartition("/")[0]
+            while parent and parent not in folders:
+                folders.add(parent)
+                self._refuse_link(parent, os.path.islink(f"{self.folder}/{parent}"))
+                parent = parent.rpartition("/")[0]
             try:
-                found = path.lstat()
+                found = os.lstat(f"{self.folder}/{name}")
             except OSError as error:
                 raise UnitlabError(f"{self.folder} is not whole: the file {name} is missing ({error.strerror})") from error
-            self._refuse_link(path)
+            self._refuse_link(name, stat.S_ISLNK(found.st_mode))
             if not stat.S_ISREG(found.st_mode):
                 raise UnitlabError(f"{self.folder} is not a study: {name} is no plain file")
             size = self.files[name][0]
@@ -91,11 +90,9 @@ class Manifest:
         if not same:
             raise UnitlabError(f"{self.folder} was written anew since it was opened; load it again")
 
-    def _refuse_link(self, path: Path) -> None:
-        if path.is_symlink():
-            raise UnitlabError(
-                f"{self.folder} is refused: {path.relative_to(self.folder)} is a symbolic link, which a study never holds"
-            )
+    def _refuse_link(self, name: str, is_link: bool) -> None:
+        if is_link:
+            raise UnitlabError(f"{self.folder} is refused: {name} is a symbolic link, which a study never holds")
 
 
 def file_identity(path: Path) -> tuple[int, int, int]:

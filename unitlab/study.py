@@ -141,7 +141,8 @@ def open_study(path: str | Path, layer: str | None = None, ablation: str = "zero
     -------
     xarray.Dataset
         The levels study, layer and ablation merged, attributes too. Values are read when they are needed; a read
-        that fails is a `UnitlabError`.
+        that fails is a `UnitlabError`. Its ``encoding`` tells the store ("source") and what can be opened of it
+        ("ablations": those of each layer).
 
     Raises
     ------
@@ -170,7 +171,9 @@ def open_study(path: str | Path, layer: str | None = None, ablation: str = "zero
         own = {name: array for name, array in arrays.items() if VARIABLES[name].level == level}
         sizes: dict[str, int] = {dim: arrays[dim].shape[0] for dim in ("unit", "category", "image") if dim in arrays}
         schema.check(own, level, dims=sizes, where=f"{manifest.folder}, group {key!r}")
-    return _opened(arrays, attrs, manifest)
+    ds = _opened(arrays, attrs, manifest)
+    ds.encoding["ablations"] = summary.layers
+    return ds
 
 
 def open_group(path: str | Path, key: str) -> xr.Dataset:
@@ -315,13 +318,11 @@ def _stored_group(manifest: Manifest, key: str) -> tuple[dict[str, StoredArray],
     # before zarr, which builds the codecs of all members when it opens the group
     for name, path in paths.items():
         check_metadata(members[name], path, manifest)
-    arrays = {}
     try:
         group = zarr.open_group(manifest.folder, mode="r", path=key, zarr_format=3, use_consolidated=True)
-        for name, path in paths.items():
-            array = group[name]
-            assert isinstance(array, zarr.Array)
-            arrays[name] = StoredArray(array, path, manifest)
+        # all at once: to ask zarr for one costs it a millisecond
+        opened = dict(group.arrays())
+        arrays = {name: StoredArray(opened[name], path, manifest) for name, path in paths.items()}
     except Exception as error:
         raise UnitlabError(
             f"{manifest.folder}: the group {key!r} cannot be opened ({type(error).__name__}: {error})"

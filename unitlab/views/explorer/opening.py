@@ -11,7 +11,6 @@ import xarray as xr
 from unitlab.catalog import load, path_of
 from unitlab.errors import UnitlabError
 from unitlab.recipes import known_recipes
-from unitlab.study import study_summary
 
 __all__ = ["StudySource"]
 
@@ -41,8 +40,8 @@ class StudySource:
                 "unitlab.studies() lists the names"
             )
         layer, ablation = str(ds.attrs.get("layer", "")), str(ds.attrs.get("ablation", "zero"))
-        layers = study_summary(path).layers if path is not None else {layer: [ablation]}
-        if ablation not in layers.get(layer, []):
+        layers = ds.encoding.get("ablations", {})
+        if path is None or ablation not in layers.get(layer, []):
             layers, path = {layer: [ablation]}, None
         return cls(ds_or_name, str(ds.attrs.get("name", "study")), path, layers), ds
 

@@ -31,6 +31,8 @@ HEIGHT = 282
 # the ends of the scale would vanish on a dark or a white page
 SHADES = Viridis256[50:225]
 NONE = "(none)"
+SHADED: dict[str, Any] = {"fill_color": GREY, "fill_alpha": 0.25}
+AROUND: dict[str, Any] = {"x": "x", "y": "y", "fill_alpha": 0}
 
 
 class UnitsPlot:
@@ -43,7 +45,8 @@ class UnitsPlot:
         self.group = ColumnDataSource({"x": [], "y": []})
         self.null = ColumnDataSource({"x": [], "low": [], "high": []})
         self.line = ColumnDataSource({"x": [], "fit": [], "low": [], "high": []})
-        self.mapper = LinearColorMapper(palette=SHADES, low=0, high=1, nan_color=GREY)
+        self.bar: ColorBar | None = None
+        self._undrawn = {self.null: self._draw_null, self.line: self._draw_line, self.group: self._draw_group}
         self.plot = self._figure()
         self.room = W.Layout(width="100%", height=f"{HEIGHT}px")
         self.x, self.y, self.color = (
@@ -74,26 +77,45 @@ class UnitsPlot:
 
     def _figure(self) -> Any:
         plot = bare_figure("units", HEIGHT, tools="pan,wheel_zoom,box_zoom,reset,save", toolbar_location="right")
-        for source in (self.null, self.line):
-            drawn(plot, source, VArea(x="x", y1="low", y2="high", fill_color=GREY, fill_alpha=0.25))
-        drawn(plot, self.line, Line(x="x", y="fit", line_color=GREY, line_width=2))
         colours: dict[str, Any] = {"fill_color": "shade", "line_color": "shade", "fill_alpha": "fill"}
         shown = drawn(plot, self.points, Scatter(x="x", y="y", size=8, line_width=1.5, **colours))
         # overlays have a canvas of their own, so that a click does not draw the units again
-        around: dict[str, Any] = {"x": "x", "y": "y", "fill_alpha": 0}
-        drawn(plot, self.group, Scatter(marker="square", size=14, line_color=GREEN, line_width=2, **around), level="overlay")
-        drawn(plot, self.mark, Scatter(size=17, line_color=ORANGE, line_width=3, **around), level="overlay")
+        drawn(plot, self.mark, Scatter(size=17, line_color=ORANGE, line_width=3, **AROUND), level="overlay")
         lasso = LassoSelectTool(renderers=[shown], continuous=False)
         self.hover = HoverTool(renderers=[shown], limit=3)
         plot.add_tools(lasso, self.hover)
         # a wheel over the figure scrolls the page until the reader picks the zoom
         plot.toolbar.update(active_drag=lasso, active_scroll=None)
-        self.bar = ColorBar(color_mapper=self.mapper, width=10, visible=False, background_fill_alpha=0, title="")
-        # it hears nothing of the style sheet
-        self.bar.major_label_text_color = self.bar.title_text_color = GREY
-        self.bar.major_label_text_font_size = self.bar.title_text_font_size = "11px"
-        plot.add_layout(self.bar, "right")
         return plot
+
+    def _fill(self, source: ColumnDataSource, data: dict[str, Any]) -> None:
+        """Give a source its numbers; what draws it comes into the figure with the first of them, not when that opens."""
+        source.data = data
+        if len(data["x"]) and source in self._undrawn:
+            self._undrawn.pop(source)()
+
+    def _draw_null(self) -> None:
+        drawn(self.plot, self.null, VArea(x="x", y1="low", y2="high", **SHADED), level="underlay")
+
+    def _draw_line(self) -> None:
+        drawn(self.plot, self.line, VArea(x="x", y1="low", y2="high", **SHADED), level="underlay")
+        drawn(self.plot, self.line, Line(x="x", y="fit", line_color=GREY, line_width=2), level="underlay")
+
+    def _draw_group(self) -> None:
+        frames = Scatter(marker="square", size=14, line_color=GREEN, line_width=2, **AROUND)
+        drawn(self.plot, self.group, frames, level="overlay")
+
+    def _show_scale(self, low: float, high: float, unit: str) -> None:
+        """The colours' scale, beside the figure from the first choice of a colour on."""
+        if self.bar is None:
+            # it hears nothing of the style sheet
+            text: dict[str, Any] = {"major_label_text_color": GREY, "title_text_color": GREY}
+            small: dict[str, Any] = {"major_label_text_font_size": "11px", "title_text_font_size": "11px"}
+            mapper = LinearColorMapper(palette=SHADES, nan_color=GREY)
+            self.bar = ColorBar(color_mapper=mapper, width=10, background_fill_alpha=0, **text, **small)
+            self.plot.add_layout(self.bar, "right")
+        self.bar.color_mapper.update(low=low, high=high if high > low else low + 1)
+        self.bar.update(visible=True, title=unit or " ")
 
     def _chosen(self, trait: str) -> Any:
         def chosen(change: Any) -> None:
@@ -169,13 +191,13 @@ class UnitsPlot:
     def _shades(self) -> tuple[Any, Array]:
         study, name = self.explorer.study, self.state.color
         if not name:
-            self.bar.visible = False
+            if self.bar is not None:
+                self.bar.visible = False
             return [BLUE] * len(study.units), np.full(len(study.units), np.nan)
         values = study.values(name)
         known = values[np.isfinite(values)]
         low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
-        self.mapper.update(low=low, high=high if high > low else low + 1)
-        self.bar.update(visible=True, title=quantity(name).unit or " ")
+        self._show_scale(low, high, quantity(name).unit)
         place = (np.nan_to_num(values, nan=low) - low) / ((high - low) or 1) * (len(SHADES) - 1)
         return [SHADES[int(k)] if np.isfinite(v) else GREY for k, v in zip(place, values, strict=True)], values
 
@@ -183,21 +205,21 @@ class UnitsPlot:
         """Shade what 95 % of chance stays below, where the vertical variable has such a null; its largest value."""
         name = f"{self.state.y}_null"
         if name not in self.explorer.study.variables:
-            self.null.data = {"x": [], "low": [], "high": []}
+            self._fill(self.null, {"x": [], "low": [], "high": []})
             return -np.inf
         across, limit = null_band(x, self.explorer.study.values(name))
-        self.null.data = {"x": across, "low": np.zeros(len(across)), "high": limit}
+        self._fill(self.null, {"x": across, "low": np.zeros(len(across)), "high": limit})
         return float(limit.max(initial=-np.inf))
 
     def _show_line(self, x: Array, y: Array) -> str:
-        self.line.data = {"x": [], "fit": [], "low": [], "high": []}
+        self._fill(self.line, {"x": [], "fit": [], "low": [], "high": []})
         if not self.state.line:
             return ""
         try:
             found = fitted_line(x, y)
         except UnitlabError as error:
             return f"no line: {error}"
-        self.line.data = {name: found[name] for name in ("x", "fit", "low", "high")}
+        self._fill(self.line, {name: found[name] for name in ("x", "fit", "low", "high")})
         return f"Spearman {coefficient(found['spearman'])}, Pearson {coefficient(found['pearson'])}"
 
     def _say_how_to_read(self, n_lacking: int, line: str) -> None:
@@ -241,4 +263,4 @@ class UnitsPlot:
     def show_group(self) -> None:
         """Frame the units of the group."""
         if len(self.points.data["x"]):
-            self.group.data = self._at(self.state.selection)
+            self._fill(self.group, self._at(self.state.selection))
