@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import filelock
-
 from unitlab.errors import UnitlabError
 from unitlab.manifest import read_manifest
 
@@ -20,6 +18,8 @@ SWAP_SECONDS = 30.0
 @contextmanager
 def swap_lock(target: Path) -> Iterator[None]:
     """One process at a time puts a store in place; a killed one's lock is free at once."""
+    import filelock  # here: who only reads waits for nothing
+
     lock = filelock.FileLock(target.with_name(f".{target.name}.lock"))
     try:
         lock.acquire(timeout=SWAP_SECONDS)

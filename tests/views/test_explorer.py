@@ -25,10 +25,10 @@ W = pytest.importorskip("ipywidgets")
 pytest.importorskip("jupyter_bokeh")
 
 from bokeh.document import Document  # noqa: E402
-from bokeh.models import ColumnDataSource, Title  # noqa: E402
+from bokeh.models import ColumnDataSource, Scatter, Title  # noqa: E402
 
 from unitlab.views.explorer.classes_plot import page_of_classes  # noqa: E402
-from unitlab.views.explorer.figures import FigureWidget, bare_figure  # noqa: E402
+from unitlab.views.explorer.figures import FigureWidget, bare_figure, drawn  # noqa: E402
 from unitlab.views.explorer.measured_study import measures_of  # noqa: E402
 from unitlab.views.explorer.tabs.definitions import Definitions  # noqa: E402
 
@@ -398,8 +398,9 @@ def test_counts_are_shown_until_tests_and_cross_fitting_are_done(
 
 def test_changes_of_a_figure_made_together_are_one_patch_that_says_all() -> None:
     plot = bare_figure("made", 200)
+    plot.title = Title(text="")
     source = ColumnDataSource({"x": np.arange(3.0)})
-    plot.scatter("x", "x", source=source)
+    drawn(plot, source, Scatter(x="x", y="x"))
     widget = FigureWidget(plot)
     sent: list[str] = []
     widget.send = lambda content, buffers=None: sent.append(content["payload"])

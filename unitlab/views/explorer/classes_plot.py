@@ -76,7 +76,7 @@ class ClassesPlot:
         explorer.watch(self.show_unit, "unit", "category", "study", "measures")
 
     def _figure(self) -> Any:
-        plot = bare_figure("classes", HEIGHT, tools="", toolbar_location=None, min_border_left=150, min_border_right=12)
+        plot = bare_figure("classes", HEIGHT, toolbar_location=None, min_border_left=150, min_border_right=12)
         plot.yaxis.ticker = plot.ygrid.ticker = self.ticker
         plot.ygrid.grid_line_alpha = 0
         plot.yaxis.major_tick_line_alpha = plot.yaxis.axis_line_alpha = 0

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as W
 import numpy as np
-from bokeh.models import ColumnDataSource, HoverTool, Line, Scatter, VArea
+from bokeh.models import ColumnDataSource, HoverTool, Line, Plot, Scatter, VArea
 from bokeh.models.annotations import Legend, LegendItem
-from bokeh.plotting import figure
 
 from unitlab.views.colours import GREY, ORANGE
 from unitlab.views.explorer.background import BackgroundWork
@@ -102,10 +101,10 @@ class CumulativeCurve:
         self.place.children = (FigureWidget(_curve(found, text)),)
 
 
-def _curve(found: ClassCurve, text: str) -> figure:
+def _curve(found: ClassCurve, text: str) -> Plot:
     columns = {"own": found.own, "low": found.low, "high": found.high, "all": found.overall}
     points = ColumnDataSource({"k": found.k, **{name: 100 * values for name, values in columns.items()}})
-    plot = bare_figure("curve", 220, tools="", toolbar_location=None)
+    plot = bare_figure("curve", 220, toolbar_location=None)
     plot.xaxis.axis_label, plot.yaxis.axis_label = "units silenced", "accuracy (%)"
     drawn(plot, points, VArea(x="k", y1="low", y2="high", fill_color=ORANGE, fill_alpha=0.18))
     everything = drawn(plot, points, Line(x="k", y="all", line_color=GREY, line_width=2, line_dash="dashed"))

@@ -11,10 +11,9 @@ import ipywidgets as W
 from bokeh.core.json_encoder import serialize_json
 from bokeh.core.serialization import Serializer
 from bokeh.document import Document
-from bokeh.models import ColumnDataSource, CustomJS, Range1d
+from bokeh.models import ColumnDataSource, CustomJS, Grid, LinearAxis, Plot, Range1d, Tool
 from bokeh.models.glyph import Glyph
 from bokeh.models.renderers import GlyphRenderer
-from bokeh.plotting import figure
 from bokeh.util.serialization import make_id
 from jupyter_bokeh import BokehModel
 
@@ -59,33 +58,43 @@ def hover_text(rows: Iterable[tuple[str, str]]) -> str:
     return f"<div>{HOVER_STYLE}<dl>{lines}</dl></div>"
 
 
-def bare_figure(name: str, height: int, **options: Any) -> figure:
+class _Figure(Plot):
+    """What the page takes for a figure of ``bokeh.plotting``, without the 0.1 s that Python needs to import that."""
+
+    __qualified_model__ = "Figure"
+
+
+def bare_figure(name: str, height: int, tools: Iterable[Tool] = (), **options: Any) -> Plot:
     """A figure of this name with ranges to be set; the style sheet gives the colours of text and lines."""
-    plot = figure(
+    plot = _Figure(
         name=name,
         height=height,
         sizing_mode="stretch_width",
         x_range=Range1d(start=0, end=1),
         y_range=Range1d(start=0, end=1),
+        title=None,
         output_backend="canvas",
         background_fill_alpha=0,
         border_fill_alpha=0,
         outline_line_alpha=0,
         **options,
     )
+    look: dict[str, Any] = {"minor_tick_line_alpha": 0, "major_tick_in": 0, "axis_label_text_font_style": "normal"}
+    look.update({f"{text}_text_font_size": LABELS for text in ("axis_label", "major_label")})
+    across, up = LinearAxis(**look), LinearAxis(**look)
+    plot.add_layout(across, "below")
+    plot.add_layout(up, "left")
+    plot.add_layout(Grid(dimension=0, axis=across))
+    plot.add_layout(Grid(dimension=1, axis=up))
     plot.toolbar.logo = None
-    plot.axis.axis_label_text_font_size = LABELS
-    plot.axis.major_label_text_font_size = LABELS
-    plot.axis.axis_label_text_font_style = "normal"
-    plot.axis.minor_tick_line_alpha = 0
-    plot.axis.major_tick_in = 0
+    plot.add_tools(*tools)
     return plot
 
 
-def drawn(plot: figure, source: ColumnDataSource, glyph: Glyph, **options: Any) -> GlyphRenderer:
+def drawn(plot: Plot, source: ColumnDataSource, glyph: Glyph, **options: Any) -> GlyphRenderer:
     """The renderer of a glyph, which looks the same chosen or not.
 
-    The methods of ``figure`` make three more glyphs for each, for looks that nothing here has, and double what is sent.
+    The methods of ``bokeh.plotting`` make three more glyphs for each, for looks that nothing here has, and double what is sent.
     """
     return plot.add_glyph(source, glyph, selection_glyph=None, nonselection_glyph=None, muted_glyph=None, **options)
 
@@ -99,7 +108,7 @@ class FigureWidget(BokehModel):
 
     _gathered: list[Any] | None = None
 
-    def __init__(self, plot: figure, inked: Iterable[Any] = (), layout: W.Layout | None = None) -> None:
+    def __init__(self, plot: Plot, inked: Iterable[Any] = (), layout: W.Layout | None = None) -> None:
         document = Document()
         document.add_root(plot)
         document.js_on_event("document_ready", CustomJS(args={"plot": plot}, code=NO_ECHO))
@@ -183,7 +192,7 @@ def sent_together(widgets: Iterable[W.Widget]) -> Iterator[None]:
         yield
 
 
-def describe_figure(plot: figure, text: str) -> None:
+def describe_figure(plot: Plot, text: str) -> None:
     """Text in place of the picture, for those who do not see it."""
     plot.html_attributes = {"role": "img", "aria-label": text}
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bokeh.models import ColumnDataSource, CustomJS
-from bokeh.plotting import figure
+from bokeh.models import ColumnDataSource, CustomJS, Plot
 
 __all__ = ["hear_lasso", "hear_tap"]
 
@@ -30,14 +29,14 @@ told.tags = ["lasso", String(Date.now() + Math.random()), ...chosen];
 """
 
 
-def hear_tap(plot: figure, source: ColumnDataSource, key: str, call: Callable[[list[int]], None], axes: str = "xy") -> None:
+def hear_tap(plot: Plot, source: ColumnDataSource, key: str, call: Callable[[list[int]], None], axes: str = "xy") -> None:
     """``call`` with the ``key`` of the points at a tap (the second tap of a double one too)."""
     script = CustomJS(args={"plot": plot, "source": source, "key": key, "axes": axes, "told": _told(call)}, code=TAP)
     plot.js_on_event("tap", script)
     plot.js_on_event("doubletap", script)
 
 
-def hear_lasso(plot: figure, source: ColumnDataSource, key: str, call: Callable[[list[int]], None]) -> None:
+def hear_lasso(plot: Plot, source: ColumnDataSource, key: str, call: Callable[[list[int]], None]) -> None:
     """``call`` with the ``key`` of the points inside a lasso."""
     plot.js_on_event("selectiongeometry", CustomJS(args={"source": source, "key": key, "told": _told(call)}, code=LASSO))
 

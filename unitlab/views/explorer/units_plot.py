@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as W
 import numpy as np
-from bokeh.models import ColumnDataSource, HoverTool, LassoSelectTool, Line, LinearColorMapper, Scatter, VArea
+from bokeh.models import ColumnDataSource, Line, LinearColorMapper, Scatter, VArea
 from bokeh.models.annotations import ColorBar
+from bokeh.models.tools import BoxZoomTool, HoverTool, LassoSelectTool, PanTool, ResetTool, SaveTool, WheelZoomTool
 from bokeh.palettes import Viridis256
 
 from unitlab.analysis.correlations import fitted_line
@@ -76,7 +77,8 @@ class UnitsPlot:
         explorer.watch(self.show_group, "selection")
 
     def _figure(self) -> Any:
-        plot = bare_figure("units", HEIGHT, tools="pan,wheel_zoom,box_zoom,reset,save", toolbar_location="right")
+        tools = [PanTool(), WheelZoomTool(), BoxZoomTool(), ResetTool(), SaveTool()]
+        plot = bare_figure("units", HEIGHT, tools, toolbar_location="right")
         colours: dict[str, Any] = {"fill_color": "shade", "line_color": "shade", "fill_alpha": "fill"}
         shown = drawn(plot, self.points, Scatter(x="x", y="y", size=8, line_width=1.5, **colours))
         # overlays have a canvas of their own, so that a click does not draw the units again
