@@ -55,7 +55,7 @@ def write_study(path: str | Path, groups: Groups) -> None:
             old = study_summary(target) if os.path.lexists(target) else None
             if old is not None:
                 groups = _joined_with_stored(target, old, groups)
-            _remove(building)
+            shutil.rmtree(building, ignore_errors=True)
             try:
                 _build(building, target, old, groups)
                 swap(building, target)
@@ -67,11 +67,13 @@ def write_study(path: str | Path, groups: Groups) -> None:
 
 
 def _remove(building: Path) -> None:
-    """Writes that zarr had under way when another failed may still add files: try again."""
+    """Writes that zarr had under way when another failed may still bring files: gone is what is not there twice."""
+    gone = 0
     for _ in range(REMOVALS):
-        shutil.rmtree(building, ignore_errors=True)
-        if not os.path.lexists(building):
+        gone = 0 if os.path.lexists(building) else gone + 1
+        if gone == 2:
             return
+        shutil.rmtree(building, ignore_errors=True)
         time.sleep(0.05)
 
 
