@@ -18,7 +18,8 @@ from unitlab.compute.images import images
 from unitlab.compute.networks import bundled_network
 from unitlab.compute.replacements import ABLATIONS, donor_of_image
 
-IMAGES = 6
+IMAGES = 4
+BOTH = ("float32", "bfloat16")
 
 
 @pytest.fixture
@@ -44,11 +45,14 @@ def source_of(pixels: torch.Tensor, classes: int) -> ImageSource:
     return images(torch.utils.data.TensorDataset(pixels, labels), categories=[f"class {k}" for k in range(classes)])
 
 
-def check(model: nn.Module, layers: list[str], pixels: torch.Tensor, classes: int, units: list[int] | None, kind: str) -> None:
-    """Both precisions of one kind of ablation, all layers in one pass, against the oracle of each layer."""
+def check(
+    model: nn.Module, layers: list[str], pixels: torch.Tensor, classes: int, units: list[int] | None, kind: str,
+    precisions: tuple[str, ...] = BOTH,
+) -> None:  # fmt: skip
+    """One kind of ablation, all layers in one pass, against the oracle of each layer."""
     donors, chosen = donor_of_image(len(pixels), 0)
     oracles: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-    for precision in ("float32", "bfloat16"):
+    for precision in precisions:
         found = unitlab.ablate(
             model, source_of(pixels, classes), layers, units=units, ablation=kind, precision=precision, device="cpu",
             progress=False,
@@ -141,7 +145,9 @@ def torchvision_network(name: str, size: int) -> nn.Module:
 def test_torchvision_networks(name: str, size: int, layers: tuple[str, ...], ablation: str) -> None:
     model = torchvision_network(name, size)
     torch.manual_seed(1)
-    check(model, list(layers), torch.randn(IMAGES, 3, size, size), TOLD_APART, [0, 7, 11, 19], ablation)
+    # bfloat16 takes as long as the oracle on a processor: with the ablation that has other values for every image
+    precisions = BOTH if ablation == "resample" else BOTH[:1]
+    check(model, list(layers), torch.randn(IMAGES, 3, size, size), TOLD_APART, [0, 7, 11, 19], ablation, precisions)
 
 
 BUNDLED = {
@@ -158,6 +164,6 @@ BUNDLED = {
 def test_bundled_networks(name: str, ablation: str) -> None:
     source, layers = BUNDLED[name]
     bundled = unitlab.images(source)
-    some = range(0, len(bundled), len(bundled) // 12)
+    some = range(0, len(bundled), len(bundled) // 8)
     pixels = torch.cat([next(bundled.batches(i, i + 1, 1))[0] for i in some])
     check(bundled_network(name), list(layers), pixels, len(bundled.categories), [0, 3, 9, 14, 20, 31], ablation)
