@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import Image, WebPImagePlugin
 
 from unitlab.errors import UnitlabError, nearest_names
 
@@ -91,32 +91,34 @@ def _readable(name: str, where: Path) -> Iterator[None]:
 class _EmojiPictures:
     """Pictures of the archive, each decoded once: all of them take more than a second, those of a unit a moment."""
 
-    def __init__(self, path: Path, entries: list[str]) -> None:
-        self.path, self.entries = path, entries
+    def __init__(self, archive: zipfile.ZipFile, path: Path, entries: list[str]) -> None:
+        self.archive, self.path, self.entries = archive, path, entries
         self.pixels = np.empty((len(entries), 64, 64, 3), np.uint8)
         self.decoded = np.zeros(len(entries), bool)
 
     def __getitem__(self, images: np.ndarray | slice) -> np.ndarray:
         asked = np.arange(len(self.entries))[images]
-        if not self.decoded[asked].all():
-            with _readable("emoji", self.path), zipfile.ZipFile(self.path) as archive:
-                for image in np.unique(asked[~self.decoded[asked]]):
-                    picture = Image.open(io.BytesIO(archive.read(self.entries[image])))
-                    self.pixels[image] = np.asarray(picture.convert("RGB"))
-                    self.decoded[image] = True
+        with _readable("emoji", self.path):
+            for image in {*asked[~self.decoded[asked]].tolist()}:
+                content = io.BytesIO(self.archive.read(self.entries[image]))
+                # the format by name: otherwise PIL imports all that it knows
+                picture = Image.open(content, formats=[WebPImagePlugin.WebPImageFile.format])
+                self.pixels[image] = np.asarray(picture.convert("RGB"))
+                self.decoded[image] = True
         return self.pixels[images]
 
 
 def _emoji(folder: Path) -> BundledImages:
     path = folder / "emoji.zip"
-    with zipfile.ZipFile(path) as archive:
-        index = json.loads(archive.read("index.json"))
+    # in memory, where its list of 8,858 files is read once
+    archive = zipfile.ZipFile(io.BytesIO(path.read_bytes()))
+    index = json.loads(archive.read("index.json"))
     entries = [entry for entry, _ in index["images"]]
     categories = list(index["categories"])
     labels = np.array([categories.index(entry.partition("/")[0]) for entry in entries], dtype=np.int64)
     clusters = np.array([cluster for _, cluster in index["images"]], dtype=np.int64)
     ids = [entry.removesuffix(".webp") for entry in entries]
-    pictures = _EmojiPictures(path, entries)
+    pictures = _EmojiPictures(archive, path, entries)
     return BundledImages("emoji", pictures, ids, labels, categories, clusters, (0.5,) * 3, (0.25,) * 3)
 
 

@@ -18,6 +18,7 @@ from simulated_study import simulated_groups, simulated_study
 
 import unitlab
 from unitlab.analysis.correlations import fitted_line
+from unitlab.errors import UnitlabError
 from unitlab.study_writing import write_study
 from unitlab.views.colours import GREY
 
@@ -392,6 +393,44 @@ def test_counts_are_shown_until_tests_and_cross_fitting_are_done(
         np.testing.assert_allclose(explorer.units.points.data["y"], 100 * known.max_class_drop_crossfit)
         assert list(explorer.table.order) == list(np.argsort(-known.max_class_drop_crossfit.values, kind="stable"))
         assert "computed" not in explorer._status.value + explorer.classes.headline.value
+
+    asyncio.run(opened())
+
+
+@pytest.mark.parametrize("quickly_measured", [0, 4_000_000])
+def test_a_variable_that_takes_long_to_compute_is_awaited_and_a_wrong_name_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch, store: Path, quickly_measured: int
+) -> None:
+    monkeypatch.setattr("unitlab.views.explorer.measured_study.QUICKLY_MEASURED", quickly_measured)
+    ds = unitlab.load(store)
+
+    async def opened() -> None:
+        explorer = unitlab.explore(ds, y="p_specific")
+        if quickly_measured:
+            assert explorer.study.complete
+        else:
+            assert not explorer.study.complete and "being computed" in explorer.units.instead.value
+            arrived = asyncio.Event()
+            explorer.watch(arrived.set, "measures")
+            await asyncio.wait_for(arrived.wait(), 60)
+        assert explorer.state.y == "p_specific" and explorer.units.instead.layout.display == "none"
+        np.testing.assert_allclose(explorer.units.points.data["y"], explorer.study.measures.p_specific)
+        for wrong in ("p_spezific", "max_class", "drop_low"):
+            with pytest.raises(UnitlabError, match=f"no attribute or importance '{wrong}'"):
+                unitlab.explore(ds, color=wrong)
+
+    asyncio.run(opened())
+
+
+def test_a_quick_study_is_shown_before_it_is_measured(store: Path) -> None:
+    async def opened() -> None:
+        explorer = unitlab.explore(store)
+        assert not explorer.study.complete and len(explorer.units.points.data["x"]) == len(explorer.study.units)
+        arrived = asyncio.Event()
+        explorer.watch(arrived.set, "measures")
+        await asyncio.wait_for(arrived.wait(), 60)
+        xr.testing.assert_allclose(explorer.study.measures, measures_of(unitlab.load(store)).load())
+        assert explorer.state.y == "max_class_drop_crossfit"
 
     asyncio.run(opened())
 

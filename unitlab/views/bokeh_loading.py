@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from bokeh.resources import Resources
 
-__all__ = ["load_bokeh", "running_kernel"]
+from unitlab.views.kernel import running_kernel
+
+__all__ = ["load_bokeh"]
 
 
 def load_bokeh() -> None:
@@ -18,12 +18,3 @@ def load_bokeh() -> None:
     code = "\n".join(Resources(mode="inline", components=["bokeh"], log_level="warn").js_raw)
     # BokehJS hangs itself on `this`, which is not the window everywhere
     display(Javascript(f"if (window.Bokeh === undefined) {{\n(function() {{\n{code}\n}}).call(window);\n}}"))
-
-
-def running_kernel() -> Any:
-    """The Jupyter kernel that this runs in, or None."""
-    try:
-        from IPython import get_ipython
-    except ModuleNotFoundError:
-        return None
-    return getattr(get_ipython(), "kernel", None)

@@ -11,7 +11,8 @@ from holoviews.ipython.display_hooks import pprint_display
 from holoviews.streams import Stream
 from holoviews.util import extension
 
-from unitlab.views.bokeh_loading import load_bokeh, running_kernel
+from unitlab.views.bokeh_loading import load_bokeh
+from unitlab.views.kernel import running_kernel
 
 __all__: list[str] = []
 

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unitlab.views.bokeh_loading import load_bokeh, running_kernel
+from unitlab.views.kernel import running_kernel
 
 if TYPE_CHECKING:
     from unitlab.views.explorer.explorer import Explorer
@@ -63,6 +63,8 @@ def explore(
     3
     """
     with _shown_meanwhile(ds_or_name), _uncollected():
+        from unitlab.views.bokeh_loading import load_bokeh
+
         # the page reads BokehJS while Python imports the rest
         load_bokeh()
         from unitlab.views.explorer.explorer import opened_explorer
@@ -72,12 +74,16 @@ def explore(
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without garbage collection, which goes through all that is imported again and again: 0.1 to 0.2 s of an opening."""
+    """Without garbage collection, which goes through all that is imported again and again: 0.2 to 0.3 s of an opening."""
     collecting = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        if not gc.get_freeze_count():
+            # what came goes to the oldest generation; as the youngest it would be gone through before it is shown
+            gc.freeze()
+            gc.unfreeze()
         if collecting:
             gc.enable()
 

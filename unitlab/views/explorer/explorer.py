@@ -238,7 +238,7 @@ class Explorer(W.VBox):
                 with self.together():
                     self._now_complete()
 
-        if study.is_quick or not measure_beside(study, self.source, guarded(done, self.say)):
+        if not measure_beside(study, self.source, guarded(done, self.say)):
             study.finish()
             with self.together():
                 self._now_complete()
@@ -269,11 +269,9 @@ def opened_explorer(
     """What `unitlab.explore` gives."""
     source, ds = StudySource.of(ds_or_name)
     study = MeasuredStudy(ds)
-    if study.is_quick:
-        study.finish()
     for name in (x, y, color):
         if name is not None:
-            chosen(study.measures if name in study.variables else _whole(study), [name], [("unit",)])
+            _require_variable(study, name)
     if category is not None and category not in study.names:
         raise UnitlabError(f"the study has no class {category!r}. {nearest_names(category, study.names)}")
     group = tuple(int(study.units[study.position(one)]) for one in selection)
@@ -286,11 +284,12 @@ def opened_explorer(
     return Explorer(source, study, state, follow_y=y is None)
 
 
-def _whole(study: MeasuredStudy) -> xr.Dataset:
-    """All measures, computed now because one of them was asked for by name."""
-    if not study.complete:
+def _require_variable(study: MeasuredStudy, name: str) -> None:
+    """Refuse what is no variable over units; one that takes long to compute may come later."""
+    if name not in study.variables and study.is_quick:
         study.finish()
-    return study.measures
+    if study.complete or not study.is_awaited(name):
+        chosen(study.measures, [name], [("unit",)])
 
 
 def _keep_valid(state: ExplorerState, study: MeasuredStudy, follow_y: bool) -> None:

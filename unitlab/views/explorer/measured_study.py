@@ -161,6 +161,12 @@ class MeasuredStudy:
             if variable.dims == ("unit",) and variable.dtype.kind in "fi" and not str(name).endswith("_class")
         ]
 
+    def is_awaited(self, name: str) -> bool:
+        """Whether a variable over units may still come with the measures."""
+        row = VARIABLES.get(name)
+        coming = row is not None and row.level in ("damage", "attributes") and row.dims == ("unit",)
+        return not self.complete and coming and not name.endswith("_class")
+
     @property
     def default_y(self) -> str:
         """The cross-fitted maximum as soon as it is known."""

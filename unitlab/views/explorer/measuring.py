@@ -20,7 +20,8 @@ HEAD_START = 1.0  # seconds in which the page draws what is there already, with 
 
 
 def measure_beside(study: MeasuredStudy, source: StudySource, done: Callable[[Callable[[], xr.Dataset]], None]) -> bool:
-    """Start measuring; ``done`` is called in the kernel's event loop with what gives the measures, or raises.
+    """Start measuring; ``done`` is called in the kernel's event loop with what gives the measures, or raises. What is quick
+    is measured while the page draws, so that it comes soon after the first picture.
 
     Where no event loop runs (a script, a test) nothing is started, and False is returned.
     """
@@ -30,7 +31,7 @@ def measure_beside(study: MeasuredStudy, source: StudySource, done: Callable[[Ca
         return False
 
     def start() -> None:
-        if source.path is not None:
+        if source.path is not None and not study.is_quick:
             # another process: the kernel's memory and its interpreter lock stay free
             spawn = multiprocessing.get_context("spawn")
             executor: Executor = ProcessPoolExecutor(1, mp_context=spawn, initializer=_step_back)
@@ -39,9 +40,9 @@ def measure_beside(study: MeasuredStudy, source: StudySource, done: Callable[[Ca
             executor = ThreadPoolExecutor(1)
             future = executor.submit(measures_of, study.ds)
         executor.shutdown(wait=False)
-        future.add_done_callback(lambda found: loop.call_soon_threadsafe(done, found.result))
+        future.add_done_callback(lambda found: None if loop.is_closed() else loop.call_soon_threadsafe(done, found.result))
 
-    loop.call_later(HEAD_START, start)
+    loop.call_later(0 if study.is_quick else HEAD_START, start)
     return True
 
 

@@ -8,11 +8,9 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import ipywidgets as W
-
 from unitlab.errors import UnitlabError
 
-__all__ = ["as_text", "guarded", "message", "message_html", "sentence_of"]
+__all__ = ["as_text", "guarded", "message_html", "sentence_of"]
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +24,6 @@ def message_html(sentence: str, command: str = "") -> str:
     """A sentence, and the line of code that helps, both given as plain text."""
     code = f"<code>{as_text(command)}</code>" if command else ""
     return f'<div role="note"><p>{as_text(sentence)}</p>{code}</div>'
-
-
-def message(sentence: str, command: str = "") -> W.HTML:
-    """`message_html` as a widget of the class ``ul-message``."""
-    shown = W.HTML(message_html(sentence, command))
-    shown.add_class("ul-message")
-    return shown
 
 
 def sentence_of(error: Exception) -> str:

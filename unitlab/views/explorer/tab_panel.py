@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as W
 
-from unitlab.views.explorer.messages import guarded, message
+from unitlab.views.explorer.messages import guarded, message_html
 from unitlab.views.explorer.tabs import TABS
 
 if TYPE_CHECKING:
@@ -47,10 +47,10 @@ class TabPanel:
             self.explorer.catch_up(title)
             return
         page = self.pages[self.titles.index(title)]
-        page.children = (message("Building this view …"),)
+        page.children = (_message("Building this view …"),)
 
         def failed(sentence: str) -> None:
-            page.children = (message(sentence),)
+            page.children = (_message(sentence),)
 
         built = guarded(self._build, failed)(title)
         if built is None:
@@ -71,3 +71,9 @@ class TabPanel:
             page.children = ()
         self.built.clear()
         self._opened()
+
+
+def _message(sentence: str) -> W.HTML:
+    shown = W.HTML(message_html(sentence))
+    shown.add_class("ul-message")
+    return shown
