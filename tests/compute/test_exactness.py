@@ -66,8 +66,15 @@ def check(model: nn.Module, layers: list[str], pixels: torch.Tensor, classes: in
             assert ("forward hooks" in ds.attrs["strategy"]) == isinstance(model, Untraceable)
 
 
+@pytest.fixture(params=[True, False], ids=["fast bfloat16", "slow bfloat16"])
+def any_processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processors that multiply bfloat16 and those that do not, whichever this one is."""
+    monkeypatch.setattr("unitlab.compute.bfloat16._multiplies_bfloat16", lambda _: request.param)
+
+
 @pytest.mark.parametrize("ablation", ABLATIONS)
 @pytest.mark.parametrize(("kind", "layer"), [(kind, layer) for kind, layers in SITES.items() for layer in layers])
+@pytest.mark.usefixtures("any_processor")
 def test_hand_written_networks(kind: type[nn.Module], layer: str, ablation: str) -> None:
     torch.manual_seed(1)
     model = settled(kind(), 17)

@@ -84,21 +84,29 @@ class BFloat16Replay:
     def _product(self, node: torch.fx.Node, change: Tensor) -> Tensor:
         """Change of a linear operation's output, in bfloat16."""
         module, weight = self.products[node]
+        change = change.to(weight.dtype)
         if isinstance(module, nn.Linear):
-            return F.linear(change, weight)
+            return F.linear(change, weight).bfloat16()
         assert isinstance(module, nn.Conv2d)
         options: Any = (module.stride, module.padding, module.dilation, module.groups)
-        return F.conv2d(change, weight, None, *options)
+        return F.conv2d(change, weight, None, *options).bfloat16()
 
 
 _WEIGHTS: weakref.WeakKeyDictionary[nn.Module, Tensor] = weakref.WeakKeyDictionary()
 
 
 def _bfloat16_weight(module: nn.Linear | nn.Conv2d) -> Tensor:
-    """The weights in bfloat16, which all engines of a network share."""
+    """The weights in bfloat16, which all engines of a network share; as float32 where that is multiplied sooner."""
     if module not in _WEIGHTS:
-        _WEIGHTS[module] = module.weight.detach().bfloat16()
+        weight = module.weight.detach().bfloat16()
+        _WEIGHTS[module] = weight if _multiplies_bfloat16(weight.device) else weight.float()
     return _WEIGHTS[module]
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the processor has fast bfloat16 products: others multiply it several times slower than float32, which gives
+    the same but for the rounding of sums."""
+    return device.type != "cpu" or torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def _changed(before: Tensor, pairs: Pairs, change: Tensor) -> Tensor:
