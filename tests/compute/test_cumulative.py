@@ -206,3 +206,19 @@ def test_bad_input_is_refused(order: Any, options: dict[str, Any], message: str)
     source = source_of(torch.randn(14, 3, 17, 17), CLASSES)
     with pytest.raises(UnitlabError, match=message):
         curve(FunctionalReLU().eval(), source, "conv2", order, **options)
+
+
+@pytest.mark.parametrize(
+    ("order", "ablation", "rank_on", "passes"),
+    [("overall_drop", "zero", "crossfit", 2), ("overall_drop", "mean", "same", 4), ("random", "mean", "crossfit", 2)],
+)
+def test_one_bar_for_all_that_a_curve_takes(
+    order: str, ablation: str, rank_on: str, passes: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(1)
+    model, source = settled(FunctionalReLU(), 17), source_of(torch.randn(24, 3, 17, 17), CLASSES)
+    options = {"ablation": ablation, "rank_on": rank_on, "n_random": 2, "ks": [0, 2]}
+    unitlab.cumulative(model, source, SITES[FunctionalReLU][0], order, device="cpu", **options)
+    shown = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.strip()]
+    assert {line.partition(":")[0] for line in shown} == {f"cumulative {ablation} ablation of {SITES[FunctionalReLU][0]}"}
+    assert f"{24 * passes}/{24 * passes}" in shown[-1]

@@ -192,7 +192,7 @@ class WorkerPool:
             return
         with self._sent(plan, model, source, request, study) as name, interrupt_after_shard(True) as stop:
             if plan.ablation == "mean" and study.read_replacements() is None:
-                with images_bar(len(source), finished=0, description=f"means of {plan.layers_text}", shown=progress) as bar:
+                with images_bar(len(source), description=f"means of {plan.layers_text}", shown=progress) as bar:
                     everything = _Spread(self, plan, name, sums_on_worker, list(range(len(plan.shard_bounds))))
                     sums = dict(everything.results(bar, stop))
                 stop.heed()

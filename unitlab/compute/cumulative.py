@@ -19,6 +19,7 @@ from unitlab.compute.groups import root_group
 from unitlab.compute.image_source import ImageSource
 from unitlab.compute.images import images as image_source
 from unitlab.compute.plan import SweepPlan
+from unitlab.compute.progress import one_bar
 from unitlab.compute.sweep import ablate
 from unitlab.compute.working_copy import exact_float32
 from unitlab.errors import UnitlabError, nearest_names
@@ -117,34 +118,41 @@ def cumulative(
     with exact_float32():
         plan = plan_of_one_layer(model, source, layer, batch_size=batch_size, **options)
         asked = _Asked(plan, order, ascending, category, n_random, seed)
-        measured: list[tuple[np.ndarray, Ranking]] = []
-        everything = np.arange(len(source))
-        if not asked.by_name:
-            measured.append((everything, asked.given()))
-        elif isinstance(rank_on, xr.Dataset):
+        in_parts = asked.by_name and not isinstance(rank_on, xr.Dataset)
+        if asked.by_name and isinstance(rank_on, xr.Dataset):
             _check_same_network(rank_on, plan)
-            measured.append((everything, asked.ranked(rank_on)))
-        elif rank_on in ("same", "crossfit"):
-            parts = [everything, everything] if rank_on == "same" else _halves(source, seed)
-            # what is ranked on the one is measured on the other
-            for some, others in [parts] if rank_on == "same" else [parts, parts[::-1]]:
-                study = ablate(model, source.subset(some), layer, progress=progress, batch_size=batch_size, **options)
-                assert isinstance(study, xr.Dataset)
-                measured.append((others, asked.ranked(study)))
-        else:
+        elif in_parts and rank_on not in ("crossfit", "same"):
             raise UnitlabError(f"rank_on={rank_on!r}; expected 'crossfit', 'same' or a study (xarray.Dataset)")
-        labels_of = [found.labels for _, found in measured]
-        names = [name for name in labels_of[0] if all(name in other for other in labels_of)]
-        if not names:
-            raise UnitlabError(f"'{order}' ranks no unit: no class has images in both halves; give rank_on='same' or a study")
-        measured = [(some, found.of(names)) for some, found in measured]
-        at = _ks(ks, measured[0][1].units.shape[1], len(names))
-        prediction = np.empty((len(names), len(at), len(source)), plan.prediction_dtype)
-        shards = []
-        for some, found in measured:
-            part = _predictions(plan, source.subset(some), found, at, keep, progress)
-            prediction[:, :, some] = part[0]
-            shards.append((some, part[1]))
+        # ranked and measured, each after the means of the units
+        passes = (1 + in_parts) * (2 if ablation == "mean" else 1)
+        with one_bar(passes * len(source), f"cumulative {ablation} ablation of {plan.layers_text}", progress):
+            measured: list[tuple[np.ndarray, Ranking]] = []
+            everything = np.arange(len(source))
+            if not asked.by_name:
+                measured.append((everything, asked.given()))
+            elif isinstance(rank_on, xr.Dataset):
+                measured.append((everything, asked.ranked(rank_on)))
+            else:
+                parts = [everything, everything] if rank_on == "same" else _halves(source, seed)
+                # what is ranked on the one is measured on the other
+                for some, others in [parts] if rank_on == "same" else [parts, parts[::-1]]:
+                    study = ablate(model, source.subset(some), layer, progress=progress, batch_size=batch_size, **options)
+                    assert isinstance(study, xr.Dataset)
+                    measured.append((others, asked.ranked(study)))
+            labels_of = [found.labels for _, found in measured]
+            names = [name for name in labels_of[0] if all(name in other for other in labels_of)]
+            if not names:
+                raise UnitlabError(
+                    f"'{order}' ranks no unit: no class has images in both halves; give rank_on='same' or a study"
+                )
+            measured = [(some, found.of(names)) for some, found in measured]
+            at = _ks(ks, measured[0][1].units.shape[1], len(names))
+            prediction = np.empty((len(names), len(at), len(source)), plan.prediction_dtype)
+            shards = []
+            for some, found in measured:
+                part = _predictions(plan, source.subset(some), found, at, keep, progress)
+                prediction[:, :, some] = part[0]
+                shards.append((some, part[1]))
     root, root_attrs = root_group(plan, source, [_joined(shards)])
     how = "study" if isinstance(rank_on, xr.Dataset) else rank_on if asked.by_name else "none"
     name = order if isinstance(order, str) else "given"

@@ -99,10 +99,11 @@ class SweepEstimate:
         sites = max(len(layer.site) for layer in self.layers)
         shape = " × ".join(map(str, self.image_shape))
         left = self.images - self.finished_images
+        shards = f"{self.shards} shard{'s' if self.shards > 1 else ''}"
         lines = [
             f"{self.description}: {self.images:,} images of {shape}, {self.categories:,} classes",
             *(f"  {x.layer:<{width}}  {x.site:<{sites}}  {x.units:>5} units  {x.strategy}" for x in self.layers),
-            f"on {self.device}{threads}, {self.precision}; batches of {self.batch_size} images, {self.shards} shards",
+            f"on {self.device}{threads}, {self.precision}; batches of {self.batch_size} images, {shards}",
             f"passes   {self.passes:.2f} (sweep / plain evaluation, {1000 * self.seconds_per_pass:.2g} ms an image; "
             f"measured on {self.sample} images)",
             f"reading  {1000 * self.seconds_per_read:.2g} ms an image",

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import nn
-from tqdm.auto import tqdm
 
 from unitlab.analysis.accuracies import balanced_accuracy, class_counts
 from unitlab.compute.groups import RootShards, counts_and_rates, root_group
@@ -19,7 +18,7 @@ from unitlab.compute.image_source import ImageSource
 from unitlab.compute.images import images as image_source
 from unitlab.compute.one_process import HeldShards, unit_replacements
 from unitlab.compute.plan import SweepPlan, plan_sweep
-from unitlab.compute.progress import InterruptRequest
+from unitlab.compute.progress import InterruptRequest, images_bar
 from unitlab.compute.shards import scored_parts
 from unitlab.compute.verification import compared_with_hooks, pairs_to_verify
 from unitlab.compute.working_copy import exact_float32
@@ -154,7 +153,7 @@ def scored_sets(plan: SweepPlan, source: ImageSource, sets: Sequence[Sequence[in
     prediction = np.empty((len(sets), len(source)), plan.prediction_dtype)
     margin_drop = np.empty((len(sets), len(source)), np.float16)
     text = f"{plan.ablation} ablation of {len(sets)} sets of units of {plan.sites[0].layer}"
-    with tqdm(total=len(source), unit=" images", disable=not progress, desc=text) as bar:
+    with images_bar(len(source), description=text, shown=progress) as bar:
         for batch, positions in source.batches(0, len(source), plan.batch_size):
             parts = scored_parts(plan, source, replacements, batch, np.asarray(positions), first_order=False)
             for part, where, evaluation, scored in parts:

@@ -81,7 +81,7 @@ def _means(plan: SweepPlan, source: ImageSource, interrupt: InterruptRequest, pr
     """Means of all sites' units, from one pass over the images."""
     sums: list[Mapping[str, Any]] = []
     with (
-        images_bar(len(source), finished=0, description=f"means of {plan.layers_text}", shown=progress) as bar,
+        images_bar(len(source), description=f"means of {plan.layers_text}", shown=progress) as bar,
         closing(activation_sums(plan, source, plan.shard_bounds, bar.update)) as computed,
     ):
         for part in computed:

@@ -7,20 +7,39 @@ import logging
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 from tqdm.auto import tqdm
 
-__all__ = ["InterruptRequest", "images_bar", "interrupt_after_shard"]
+__all__ = ["InterruptRequest", "images_bar", "interrupt_after_shard", "one_bar"]
 
 log = logging.getLogger("unitlab")
 
 
-def images_bar(images: int, *, finished: int, description: str, shown: bool) -> tqdm[Any]:
+_around: ContextVar[tqdm[Any] | None] = ContextVar("_around", default=None)
+
+
+def images_bar(images: int, *, finished: int = 0, description: str, shown: bool) -> AbstractContextManager[tqdm[Any]]:
     """A progress bar over images; rate and time left are those of what is computed now, not of what was ``finished``."""
+    around = _around.get()
+    if around is not None:
+        return nullcontext(around)
     # smoothing=0: shards arrive in bursts from several workers, so the rate is the mean since the bar was made
-    return tqdm(total=images, initial=finished, unit=" images", smoothing=0, disable=not shown, desc=description)
+    bar: tqdm[Any] = tqdm(total=images, initial=finished, unit=" images", smoothing=0, disable=not shown, desc=description)
+    return bar
+
+
+@contextmanager
+def one_bar(images: int, description: str, shown: bool) -> Iterator[None]:
+    """Sweeps inside share a bar over all images that they go through together."""
+    with images_bar(images, description=description, shown=shown) as bar:
+        before = _around.set(bar)
+        try:
+            yield
+        finally:
+            _around.reset(before)
 
 
 class InterruptRequest:

@@ -12,6 +12,7 @@ import pandas as pd
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.views.colours import GREY, SERIES
 from unitlab.views.names import distinct, shortened
+from unitlab.views.plain_look import plain
 from unitlab.views.quantities import quantity
 
 __all__ = ["correlations", "intervals"]
@@ -101,6 +102,7 @@ def intervals(
         legend_opts={"ncols": 4, "border_line_alpha": 0, "padding": 0, "margin": 4, "location": "left"},
         padding=0.05,
         active_tools=["pan"],
+        hooks=[plain],
     )
 
 

@@ -22,6 +22,7 @@ from unitlab.views.intervals import correlations as correlations
 from unitlab.views.intervals import intervals as intervals
 from unitlab.views.names import distinct, isolated, shortened
 from unitlab.views.null_band import null_band
+from unitlab.views.plain_look import plain
 from unitlab.views.quantities import quantity
 from unitlab.views.seeds import seeds
 
@@ -125,6 +126,7 @@ def units(
     return hv.Overlay(layers).opts(
         width=600,
         height=410,
+        hooks=[plain],
         active_tools=["pan"],  # a wheel over the figure scrolls the page until the reader picks the zoom
         legend_position="top",
         legend_opts={"ncols": 4, "border_line_alpha": 0, "padding": 0, "margin": 4, "location": "left"},
@@ -179,7 +181,9 @@ def classes(ds: xr.Dataset, unit: int, *, n_damaged: int = 10, n_helped: int = 3
     return overlay.opts(
         hv.opts.Bars(invert_axes=True),
         hv.opts.Segments(invert_axes=True),
-        hv.opts.Overlay(width=600, height=90 + 22 * len(shown), title=title, show_legend=False, active_tools=["pan"]),
+        hv.opts.Overlay(
+            width=600, height=90 + 22 * len(shown), title=title, show_legend=False, active_tools=["pan"], hooks=[plain]
+        ),
     )
 
 
@@ -234,7 +238,12 @@ def confusion(ds: xr.Dataset, unit: int, category: str | None = None, *, most: i
     return (right * left).opts(
         hv.opts.Bars(invert_axes=True, tools=["hover"]),
         hv.opts.Overlay(
-            width=600, height=120 + 22 * len(pairs), title=title, legend_position="bottom_right", active_tools=["pan"]
+            width=600,
+            height=120 + 22 * len(pairs),
+            title=title,
+            legend_position="bottom_right",
+            active_tools=["pan"],
+            hooks=[plain],
         ),
     )
 
@@ -271,4 +280,5 @@ def correlation(ds: xr.Dataset, x: str = "class_selectivity", y: str = "max_clas
         show_legend=False,
         padding=0.06,
         active_tools=["pan"],
+        hooks=[plain],
     )

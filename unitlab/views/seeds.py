@@ -10,6 +10,7 @@ from unitlab.analysis.training_choices import over_live_units, student_t_interva
 from unitlab.errors import UnitlabError
 from unitlab.schema import TRAINING_VARIABLES
 from unitlab.views.colours import BLUE, ORANGE
+from unitlab.views.plain_look import plain
 
 __all__ = ["seeds"]
 
@@ -86,4 +87,5 @@ def seeds(ds: xr.Dataset, name: str, *, level: float = 0.95) -> hv.Overlay:
         show_legend=False,
         title=f"{what}{len(numbers)} seeds each, {100 * level:g} % interval of their mean".capitalize(),
         padding=0.1,
+        hooks=[plain],
     )
