@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import ConsoleMessage, Page, Request, TimeoutError
 
+MEASURED = "() => [...document.querySelectorAll('.ul-status')].every((said) => !said.textContent.includes('being computed'))"
 DOUBLE_TAP = 400  # ms; BokehJS takes two taps within 300 ms for one double tap
 
 
@@ -71,6 +72,8 @@ class Figure:
     def __init__(self, page: Page, name: str, place: int = 0, timeout: int = 20_000) -> None:
         self.page, self.which = page, [name, place]
         page.wait_for_function("which => notebookPage.drawn(...which)", arg=self.which, timeout=timeout)
+        # a moment later the tests and cross-fitted drops arrive, and points move
+        page.wait_for_function(MEASURED, timeout=timeout)
 
     def pixel(self, x: float, y: float) -> tuple[float, float]:
         """Page pixels of a point in data coordinates."""

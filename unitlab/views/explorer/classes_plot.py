@@ -14,6 +14,7 @@ from unitlab.views.explorer.figures import FigureWidget, bare_figure, describe_f
 from unitlab.views.explorer.finding import finding_html
 from unitlab.views.explorer.messages import as_text, guarded
 from unitlab.views.explorer.pointing import hear_tap
+from unitlab.views.explorer.styled import styled
 from unitlab.views.findings import number
 from unitlab.views.names import distinct, isolated, shortened
 
@@ -52,27 +53,23 @@ class ClassesPlot:
     def __init__(self, explorer: Explorer) -> None:
         self.explorer, self.state = explorer, explorer.state
         self.page = 0
-        self.headline = W.HTML()
-        self.headline.add_class("ul-headline")
+        self.headline = styled(W.HTML, "ul-headline")
         columns = ("slot", "drop", "low", "high", "face", "fill", "name", "q", "images", "change", "place", "x", "y")
         self.bars = ColumnDataSource({name: [] for name in columns})
         self.ticker = FixedTicker(ticks=[])
         self.plot = self._figure()
-        self.back = W.Button(description="◀", tooltip="the classes before these")
-        self.forward = W.Button(description="▶", tooltip="the next classes")
-        self.where = W.HTML()
-        self.where.add_class("ul-caption")
+        alike = W.Layout()
+        self.back = styled(W.Button, "ul-step", description="◀", tooltip="the classes before these", layout=alike)
+        self.forward = styled(W.Button, "ul-step", description="▶", tooltip="the next classes", layout=alike)
+        self.where = styled(W.HTML, "ul-caption")
         for button, by in ((self.back, -1), (self.forward, 1)):
-            button.add_class("ul-step")
             button.on_click(guarded(lambda _, by=by: self._turn(by), explorer.say))
         hear_tap(self.plot, self.bars, "place", guarded(self.tapped, explorer.say), axes="y")
         self.show_unit()
         # with its bars in it, so that they need not be sent after it
         self.figure = FigureWidget(self.plot, [self.whiskers.glyph])
-        pages = W.HBox([self.back, self.forward, self.where])
-        pages.add_class("ul-pages")
-        self.widget = W.VBox([self.headline, self.figure, pages])
-        self.widget.add_class("ul-classes-view")
+        pages = styled(W.HBox, "ul-pages", [self.back, self.forward, self.where])
+        self.widget = styled(W.VBox, "ul-classes-view", [self.headline, self.figure, pages])
         explorer.watch(self.show_unit, "unit", "category", "study", "measures")
 
     def _figure(self) -> Any:
@@ -152,7 +149,7 @@ class ClassesPlot:
         self.plot.x_range.update(start=least - room, end=most + room)
         self.where.value = as_text(f"{_range_shown(places, above)} of {len(row.order)} classes")
         self.back.disabled, self.forward.disabled = self.page == 0, self.page >= self.n_pages - 1
-        self.back.layout.visibility = self.forward.layout.visibility = "visible" if self.n_pages > 1 else "hidden"
+        self.back.layout.visibility = "visible" if self.n_pages > 1 else "hidden"
         described = "; ".join(f"{study.names[k]} {number(row.drop[k])}" for k in ks)
         describe_figure(self.plot, f"Accuracy drop by class of unit {self.state.unit}, in points: {described}")
 

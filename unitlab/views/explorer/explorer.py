@@ -25,6 +25,7 @@ from unitlab.views.explorer.opened_studies import OpenedStudies
 from unitlab.views.explorer.opening import StudySource
 from unitlab.views.explorer.state import ExplorerState, GroupHistory
 from unitlab.views.explorer.style import STYLE
+from unitlab.views.explorer.styled import styled
 from unitlab.views.explorer.tab_panel import TabPanel
 from unitlab.views.explorer.units_plot import UnitsPlot
 from unitlab.views.explorer.units_table import UnitsTable
@@ -60,11 +61,8 @@ class Explorer(W.VBox):
         self._changed: set[str] | None = None
         self.opened = OpenedStudies(source, study)
         state.study = self.opened.name
-        self._said = W.HTML()
-        self._said.add_class("ul-message")
-        self._said.layout.display = "none"
-        self._status = W.HTML()
-        self._status.add_class("ul-status")
+        self._said = styled(W.HTML, "ul-message", layout=W.Layout(display="none"))
+        self._status = styled(W.HTML, "ul-status")
         self.header = Header(self)
         self.units, self.classes = UnitsPlot(self), ClassesPlot(self)
         self.images, self.table = ImagesView(self), UnitsTable(self)
@@ -72,12 +70,11 @@ class Explorer(W.VBox):
         self.watch(self._announce, "unit", "category", "selection", "study", "measures", "x", "y")
         self.state.observe(self._state_changed)
         plots, details = (
-            W.HBox([left.widget, right.widget]) for left, right in ((self.units, self.classes), (self.table, self.images))
+            styled(W.HBox, "ul-row", [left.widget, right.widget])
+            for left, right in ((self.units, self.classes), (self.table, self.images))
         )
-        for row in (plots, details):
-            row.add_class("ul-row")
-        super().__init__([W.HTML(STYLE), self.header.widget, self._said, plots, details, self._status, self.tabs.widget])
-        self.add_class("ul-explorer")
+        rows = [self.header.widget, self._said, plots, details, self._status, self.tabs.widget]
+        super().__init__([styled(W.HTML, value=STYLE), *rows], _dom_classes=["ul-explorer"])
         self._measure()
         self._announce()
 

@@ -113,8 +113,12 @@ class FigureWidget(BokehModel):
         document.add_root(plot)
         document.js_on_event("document_ready", CustomJS(args={"plot": plot}, code=NO_ECHO))
         document.js_on_event("document_ready", CustomJS(args={"plot": plot, "inked": list(inked)}, code=FOLLOW_THEME))
-        super().__init__(plot, combine_events=True, layout=layout or {"width": "100%", "height": f"{plot.height}px"})
-        self.add_class("ul-figure")
+        super().__init__(
+            plot,
+            combine_events=True,
+            layout=layout or {"width": "100%", "height": f"{plot.height}px"},
+            _dom_classes=["ul-figure"],
+        )
         self.changed = False
         self._model.document.on_change(self._note_change)
 

@@ -8,6 +8,7 @@ import ipywidgets as W
 import numpy as np
 
 from unitlab.views.explorer.messages import as_text, guarded
+from unitlab.views.explorer.styled import styled
 
 if TYPE_CHECKING:
     from unitlab.views.explorer.explorer import Explorer
@@ -22,21 +23,20 @@ class Header:
 
     def __init__(self, explorer: Explorer) -> None:
         self.explorer, self.state = explorer, explorer.state
-        self.study = W.Dropdown(description="Study", layout=W.Layout(width="auto"))
-        self.layer = W.Dropdown(description="Layer", tooltip="layer whose units are ablated", layout=W.Layout(width="auto"))
-        self.ablation = W.Dropdown(description="Ablation", tooltip="what stands in for the unit", layout=W.Layout(width="auto"))
-        self.before = W.Button(description="◀", tooltip="the unit before")
-        self.after = W.Button(description="▶", tooltip="the next unit")
-        self.unit = W.BoundedIntText(
-            min=0, max=0, description="Unit", tooltip="number of the unit; the arrow keys step", continuous_update=False
+        narrow = W.Layout(width="auto")
+        self.study = styled(W.Dropdown, "ul-study", description="Study", layout=narrow)
+        self.layer = styled(W.Dropdown, "ul-layer", description="Layer", tooltip="layer whose units are ablated", layout=narrow)
+        self.ablation = styled(
+            W.Dropdown, "ul-ablation", description="Ablation", tooltip="what stands in for the unit", layout=narrow
         )
-        self.category = W.Combobox(description="Class", placeholder="find a class", continuous_update=False)
-        self.found = W.HTML()
-        for widget, name in (
-            (self.study, "ul-study"), (self.layer, "ul-layer"), (self.ablation, "ul-ablation"), (self.before, "ul-step"),
-            (self.after, "ul-step"), (self.unit, "ul-unit"), (self.category, "ul-class"), (self.found, "ul-found"),
-        ):  # fmt: skip
-            widget.add_class(name)
+        self.before = styled(W.Button, "ul-step", description="◀", tooltip="the unit before")
+        self.after = styled(W.Button, "ul-step", description="▶", tooltip="the next unit")
+        self.unit = styled(
+            W.BoundedIntText, "ul-unit", min=0, max=0, description="Unit", tooltip="number of the unit; the arrow keys step",
+            continuous_update=False,
+        )  # fmt: skip
+        self.category = styled(W.Combobox, "ul-class", description="Class", placeholder="find a class", continuous_update=False)
+        self.found = styled(W.HTML, "ul-found")
         self._filling = False
         self._show_study()
         self._show_choice()
@@ -49,10 +49,9 @@ class Header:
         self.after.on_click(guarded(lambda _: self._step(1), explorer.say))
         explorer.watch(self._show_study, "study", "layer", "ablation")
         explorer.watch(self._show_choice, "unit", "category", "study")
-        stepper = W.HBox([self.unit, self.before, self.after])
-        stepper.add_class("ul-stepper")
-        self.widget = W.HBox([self.study, self.layer, self.ablation, stepper, self.category, self.found])
-        self.widget.add_class("ul-header")
+        stepper = styled(W.HBox, "ul-stepper", [self.unit, self.before, self.after])
+        controls = [self.study, self.layer, self.ablation, stepper, self.category, self.found]
+        self.widget = styled(W.HBox, "ul-header", controls)
 
     def _show_study(self) -> None:
         explorer = self.explorer

@@ -10,6 +10,7 @@ from unitlab.errors import UnitlabError
 from unitlab.views.explorer.measured_study import TopImages
 from unitlab.views.explorer.messages import as_text, guarded, message_html
 from unitlab.views.explorer.state import IMAGE_STYLES
+from unitlab.views.explorer.styled import styled
 from unitlab.views.gallery import data_address, picture_with_map
 
 if TYPE_CHECKING:
@@ -25,22 +26,18 @@ class ImagesView:
 
     def __init__(self, explorer: Explorer) -> None:
         self.explorer, self.state = explorer, explorer.state
-        self.title = W.HTML()
-        self.title.add_class("ul-caption")
-        self.style = W.Dropdown(options=IMAGE_STYLES, description="map", tooltip="how the activation map is drawn")
-        self.strength = W.FloatSlider(
-            min=0.0, max=1.0, step=0.05, readout=False, description="threshold", continuous_update=False,
+        self.title = styled(W.HTML, "ul-caption")
+        self.style = styled(W.Dropdown, options=IMAGE_STYLES, description="map", tooltip="how the activation map is drawn")
+        self.strength = styled(
+            W.FloatSlider, min=0.0, max=1.0, step=0.05, readout=False, description="threshold", continuous_update=False,
             tooltip="threshold of the outline, or opacity of the heat",
         )  # fmt: skip
-        self.grid = W.HTML()
-        self.grid.add_class("ul-images")
+        self.grid = styled(W.HTML, "ul-images")
         W.link((self.state, "image_style"), (self.style, "value"))
         W.link((self.state, "image_strength"), (self.strength, "value"))
         self._kept: tuple[Any, TopImages] | None = None
-        controls = W.HBox([self.title, self.style, self.strength])
-        controls.add_class("ul-controls")
-        self.widget = W.VBox([controls, self.grid])
-        self.widget.add_class("ul-images-view")
+        controls = styled(W.HBox, "ul-controls", [self.title, self.style, self.strength])
+        self.widget = styled(W.VBox, "ul-images-view", [controls, self.grid])
         self.show = guarded(self._show, self._say)
         self.show()
         explorer.watch(self.show, "unit", "study", "image_style", "image_strength", afterwards=True)

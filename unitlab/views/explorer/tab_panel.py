@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as W
 
 from unitlab.views.explorer.messages import guarded, message_html
+from unitlab.views.explorer.styled import styled
 from unitlab.views.explorer.tabs import TABS
 
 if TYPE_CHECKING:
@@ -25,11 +26,10 @@ class TabPanel:
         self.explorer = explorer
         self.titles = list(TABS)
         self.built: set[str] = set()
-        self.pages = [W.VBox() for _ in self.titles]
-        self.widget = W.Tab(children=self.pages, titles=self.titles)
+        self.pages = [styled(W.VBox) for _ in self.titles]
+        self.widget = styled(W.Tab, "ul-tabs", children=self.pages, titles=self.titles)
         # ipywidgets opens the first one by itself
         self.widget.selected_index = None
-        self.widget.add_class("ul-tabs")
         self.widget.observe(guarded(self._opened, explorer.say), "selected_index")
         explorer.watch(self._discard, "study")
 

@@ -17,6 +17,7 @@ from unitlab.views.colours import BLUE, GREEN, GREY, ORANGE
 from unitlab.views.explorer.figures import FigureWidget, bare_figure, describe_figure, drawn, hover_text, set_range
 from unitlab.views.explorer.messages import as_text, guarded, message_html
 from unitlab.views.explorer.pointing import hear_lasso, hear_tap
+from unitlab.views.explorer.styled import styled
 from unitlab.views.findings import coefficient, number
 from unitlab.views.null_band import null_band
 from unitlab.views.quantities import quantity
@@ -51,14 +52,14 @@ class UnitsPlot:
         self.plot = self._figure()
         self.room = W.Layout(width="100%", height=f"{HEIGHT}px")
         self.x, self.y, self.color = (
-            W.Dropdown(description=name, tooltip=tip)
+            styled(W.Dropdown, description=name, tooltip=tip)
             for name, tip in (("x", "horizontal axis"), ("y", "vertical axis"), ("colour", "colour of the units"))
         )
-        self.with_line = W.Checkbox(False, description="fitted line", indent=False, tooltip="least-squares line with its band")
-        self.caption = W.HTML()
-        self.caption.add_class("ul-caption")
-        self.instead = W.HTML()
-        self.instead.add_class("ul-message")
+        self.with_line = styled(
+            W.Checkbox, value=False, description="fitted line", indent=False, tooltip="least-squares line with its band"
+        )
+        self.caption = styled(W.HTML, "ul-caption")
+        self.instead = styled(W.HTML, "ul-message", layout=W.Layout(display="none"))
         self._filling = False
         for widget, trait in ((self.x, "x"), (self.y, "y"), (self.color, "color"), (self.with_line, "line")):
             widget.observe(guarded(self._chosen(trait), explorer.say), "value")
@@ -67,11 +68,10 @@ class UnitsPlot:
         self.show_points()
         # with its points in it, so that they need not be sent after it
         self.figure = FigureWidget(self.plot, layout=self.room)
-        controls, foot = W.HBox([self.x, self.y, self.color]), W.HBox([self.caption, self.with_line])
-        for line in (controls, foot):
-            line.add_class("ul-controls")
-        self.widget = W.VBox([controls, self.instead, self.figure, foot])
-        self.widget.add_class("ul-units-view")
+        controls, foot = (
+            styled(W.HBox, "ul-controls", line) for line in ([self.x, self.y, self.color], [self.caption, self.with_line])
+        )
+        self.widget = styled(W.VBox, "ul-units-view", [controls, self.instead, self.figure, foot])
         explorer.watch(self.show_points, "x", "y", "color", "line", "study", "measures")
         explorer.watch(self.show_mark, "unit")
         explorer.watch(self.show_group, "selection")

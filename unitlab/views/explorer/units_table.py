@@ -11,6 +11,7 @@ import numpy as np
 
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.views.explorer.messages import as_text, guarded
+from unitlab.views.explorer.styled import styled
 from unitlab.views.findings import points
 
 if TYPE_CHECKING:
@@ -48,36 +49,26 @@ class UnitsTable:
     def __init__(self, explorer: Explorer) -> None:
         self.explorer, self.state = explorer, explorer.state
         self.sorted_by, self.reverse, self.page = "crossfit", True, 0
-        alike = {"layout": W.Layout(), "style": W.ButtonStyle()}  # one for all buttons: each is a message to the page
-        self.headings = {name: W.Button(tooltip=f"sort by {TIPS[name]}", **alike) for name in COLUMNS}
+        self.headings = {name: styled(W.Button, f"ul-column-{name}", tooltip=f"sort by {TIPS[name]}") for name in COLUMNS}
         for name, button in self.headings.items():
-            button.add_class(f"ul-column-{name}")
             button.on_click(guarded(lambda _, name=name: self.sort(name), explorer.say))
-        self.cells = W.HTML()
-        self.rows = [W.Button(**alike) for _ in range(ROWS)]
+        self.cells = styled(W.HTML)
+        self.rows = [styled(W.Button) for _ in range(ROWS)]
         for place, button in enumerate(self.rows):
             button.on_click(guarded(lambda _, place=place: self._row_clicked(place), explorer.say))
-        self.filter = W.Text(placeholder=HINT, tooltip=HINT, continuous_update=False)
-        self.filter.add_class("ul-filter")
+        self.filter = styled(W.Text, "ul-filter", placeholder=HINT, tooltip=HINT, continuous_update=False)
         self.filter.observe(guarded(lambda _: self._filter_changed(), self._refused), "value")
         self.back, self.forward = (
-            W.Button(description="◀", tooltip="page before", **alike),
-            W.Button(description="▶", tooltip="next page", **alike),
+            styled(W.Button, "ul-step", description="◀", tooltip="page before"),
+            styled(W.Button, "ul-step", description="▶", tooltip="next page"),
         )
         for button, by in ((self.back, -1), (self.forward, 1)):
-            button.add_class("ul-step")
             button.on_click(guarded(lambda _, by=by: self._turn(by), explorer.say))
-        self.where = W.HTML()
-        self.where.add_class("ul-caption")
-        head, buttons = W.HBox(list(self.headings.values())), W.VBox(self.rows)
-        head.add_class("ul-table-head")
-        buttons.add_class("ul-table-buttons")
-        body = W.Box([self.cells, buttons])
-        body.add_class("ul-table-body")
-        foot = W.HBox([self.filter, self.back, self.forward, self.where])
-        foot.add_class("ul-pages")
-        self.widget = W.VBox([foot, head, body])
-        self.widget.add_class("ul-table")
+        self.where = styled(W.HTML, "ul-caption")
+        head = styled(W.HBox, "ul-table-head", list(self.headings.values()))
+        body = styled(W.Box, "ul-table-body", [self.cells, styled(W.VBox, "ul-table-buttons", self.rows)])
+        foot = styled(W.HBox, "ul-pages", [self.filter, self.back, self.forward, self.where])
+        self.widget = styled(W.VBox, "ul-table", [foot, head, body])
         self.order = np.arange(0)
         self._show_study()
         self._name_rows()
