@@ -15,7 +15,7 @@ _plain: dict[type[W.Widget], W.Widget] = {}
 
 def styled(kind: type[Kind], classes: str = "", *args: Any, **options: Any) -> Kind:
     """A widget with these style classes from the start, that shares layout and style with all others that are given none:
-    a class added later, a layout and a style are a message each, and the page takes a third of an opening for its messages."""
+    a class added later, a layout and a style are a message to the page each."""
     for name in ("layout", "style"):
         if hasattr(kind, name) and name not in options:
             options[name] = _shared(getattr(kind, name).klass)
