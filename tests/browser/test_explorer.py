@@ -75,16 +75,35 @@ def check_unit(page: Page, explorer: Locator, unit: int, study: xr.Dataset, dama
     expect(explorer.locator(".ul-table tr[aria-current]")).to_contain_text(str(unit))
 
 
+# kinds of the models that are on the page in an element of this class when it is taken away
+FIRST_FIGURES = """() => {
+  window.firstFigures = [];
+  const hear = changes => {
+    for (const {removedNodes} of changes)
+      for (const node of removedNodes)
+        if (node.className === "ul-first-figure") firstFigures.push(...window.drawnFirst);
+    const place = document.querySelector(".ul-first-figure");
+    if (place?.firstChild) window.drawnFirst = [...place.children].map(child => child.className.replace("bk-", ""));
+  };
+  new MutationObserver(hear).observe(document.body, {childList: true, subtree: true});
+}"""
+
+
 def test_an_outline_stands_until_the_explorer_does(jupyter: JupyterServer, page: Page) -> None:
     cell = nbformat.v4.new_code_cell("import unitlab\nunitlab.explore('vgg_fashion')")
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=metadata), jupyter.folder / "outline.ipynb")
     NotebookPage(page, jupyter.url, "outline.ipynb")
+    page.evaluate(FIRST_FIGURES)
     page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells') }")
     outline = page.locator(".ul-waiting")
     expect(outline).to_contain_text("Opening vgg_fashion")
     Figure(page, "units")
     expect(outline).to_have_count(0)
+    # one figure was drawn while Python imported, and only the explorer's two are left
+    assert page.evaluate("() => firstFigures") == ["Figure"]
+    figures = page.evaluate("() => Bokeh.documents.flatMap(one => one.roots()).map(root => root.name)")
+    assert sorted(figures) == ["classes", "units"]
     # what is saved with the notebook: nothing where the outline was, BokehJS, the explorer
     outputs = page.evaluate("() => notebookPage.code()[0].model.outputs.toJSON().map(output => Object.keys(output.data ?? {}))")
     widget = "application/vnd.jupyter.widget-view+json"

@@ -1,5 +1,6 @@
 // The first figure of a page takes it 0.2 s longer than those after: draw one out of sight while Python imports.
 const place = document.createElement("div");
+place.className = "ul-first-figure";
 place.style = "position: fixed; left: -1000px; width: 400px;";
 document.body.append(place);
 let number = 0;

@@ -63,9 +63,12 @@ def explore(
     3
     """
     with _shown_meanwhile(ds_or_name), _uncollected():
+        # the page reads the scripts of widgets and BokehJS while Python imports the rest
+        from unitlab.views.explorer.styled import open_shared
+
+        open_shared()
         from unitlab.views.bokeh_loading import load_bokeh
 
-        # the page reads BokehJS while Python imports the rest
         load_bokeh()
         from unitlab.views.explorer.explorer import opened_explorer
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import ipywidgets as W
 
-__all__ = ["styled"]
+__all__ = ["open_shared", "styled"]
 
 Kind = TypeVar("Kind", bound=W.DOMWidget)
 
@@ -20,6 +20,12 @@ def styled(kind: type[Kind], classes: str = "", *args: Any, **options: Any) -> K
         if hasattr(kind, name) and name not in options:
             options[name] = _shared(getattr(kind, name).klass)
     return kind(*args, _dom_classes=classes.split(), **options)
+
+
+def open_shared() -> None:
+    """Make what all widgets share: with it, the page reads the scripts that show widgets."""
+    for kind in (W.Layout, W.HTML.style.klass):
+        _shared(kind)
 
 
 def _shared(kind: type[W.Widget]) -> W.Widget:
