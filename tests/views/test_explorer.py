@@ -247,6 +247,13 @@ def test_the_table_sorts_filters_and_chooses(study: xr.Dataset) -> None:
     assert sorted(table.order) == sorted(np.flatnonzero(worst == 2))
     table.filter.value = "p<=0.05 unit>=3"
     assert sorted(table.order) == [u for u in range(3, 20) if known.p_specific.values[u] <= 0.05]
+    # numbers as people write them
+    for written, at_most in (("p<=5e-2", 0.05), ("p <= .05", 0.05), ("p<=1E-3, max>-1", 0.001)):
+        table.filter.value = written
+        assert sorted(table.order) == [u for u in range(20) if known.p_specific.values[u] <= at_most]
+    for written in ("p<", "max>.", "p<0.05.1", "p<5e", "overall > much"):
+        table.filter.value = written
+        assert "write conditions like p&lt;0.05" in table.where.value
     table.filter.value = "speed>3"
     assert "no numbers called &#x27;speed&#x27;" in table.where.value
     table.filter.value = "zebra"

@@ -1,4 +1,4 @@
-"""Opening the explorer: the outline before it, and figures that are closed."""
+"""Opening the explorer: the outline before it, figures that are closed, and what its widgets share."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from unitlab import UnitlabError
 pytest.importorskip("ipywidgets")
 pytest.importorskip("jupyter_bokeh")
 
+import ipywidgets as W
+
 from unitlab.views.explorer import skeleton as skeletons
 from unitlab.views.explorer.figures import FigureWidget, bare_figure
+from unitlab.views.explorer.styled import styled
 
 
 class Place:
@@ -51,3 +54,10 @@ def test_a_figure_may_be_closed_twice() -> None:
     figure.close()
     figure.close()
     assert figure.comm is None
+
+
+def test_what_widgets_share_cannot_change() -> None:
+    one, other = styled(W.HTML), styled(W.HTML, layout=W.Layout())
+    other.layout.display = "none"
+    with pytest.raises(RuntimeError, match="'display' would change in every widget"):
+        one.layout.display = "none"

@@ -12,6 +12,7 @@ import ipywidgets as W
 
 from unitlab.errors import UnitlabError
 from unitlab.views.explorer.messages import as_text, guarded
+from unitlab.views.explorer.styled import styled
 
 __all__ = ["BackgroundWork", "Progress"]
 
@@ -31,11 +32,10 @@ class BackgroundWork:
     """
 
     def __init__(self) -> None:
-        self.label = W.HTML()
-        self.bar = W.IntProgress(min=0, max=1, layout=W.Layout(width="260px"))
-        self.stop_button = W.Button(description="Stop", tooltip="stop this work", layout=W.Layout(width="auto"))
-        self.widget = W.HBox([self.label, self.bar, self.stop_button])
-        self.widget.add_class("ul-work")
+        self.label = styled(W.HTML)
+        self.bar = styled(W.IntProgress, min=0, max=1, layout=W.Layout(width="260px"))
+        self.stop_button = styled(W.Button, description="Stop", tooltip="stop this work", layout=W.Layout(width="auto"))
+        self.widget = styled(W.HBox, "ul-work", [self.label, self.bar, self.stop_button], layout=W.Layout())
         self._stop: threading.Event | None = None
         self._tell_stopped: Callable[[], None] = lambda: None
         self.stop_button.on_click(lambda _: self._stopped_by_reader())

@@ -14,6 +14,7 @@ from unitlab.views.explorer.background import BackgroundWork
 from unitlab.views.explorer.figures import FigureWidget, bare_figure, describe_figure, drawn, hover_text, set_range
 from unitlab.views.explorer.live_network import ClassCurve, LiveNetwork, NotAtHand
 from unitlab.views.explorer.messages import as_text, guarded, message_html
+from unitlab.views.explorer.styled import styled
 
 if TYPE_CHECKING:
     from unitlab.views.explorer.explorer import Explorer
@@ -31,14 +32,11 @@ class CumulativeCurve:
     def __init__(self, explorer: Explorer) -> None:
         self.explorer, self.state = explorer, explorer.state
         self.curves: dict[str, ClassCurve] = {}
-        heading = W.HTML("Its accuracy while its most important units are silenced, one after the other")
-        heading.add_class("ul-heading")
-        self.compute = W.Button(description="Compute the curve", layout=W.Layout(width="auto"))
-        self.compute.add_class("ul-compute-curve")
+        heading = styled(W.HTML, "ul-heading", "Its accuracy while its most important units are silenced, one after the other")
+        self.compute = styled(W.Button, "ul-compute-curve", description="Compute the curve", layout=W.Layout(width="auto"))
         self.compute.on_click(guarded(lambda _: self._compute(), self._failed))
-        self.work, self.said = BackgroundWork(), W.HTML()
-        self.place = W.VBox()
-        self.widget = W.VBox([heading, self.compute, self.work.widget, self.said, self.place])
+        self.work, self.said, self.place = BackgroundWork(), styled(W.HTML), styled(W.VBox)
+        self.widget = styled(W.VBox, "ul-narrow", [heading, self.compute, self.work.widget, self.said, self.place])
         self._shown = ""
 
     def _failed(self, sentence: str, command: str = "") -> None:

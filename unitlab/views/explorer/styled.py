@@ -32,4 +32,9 @@ def _shared(kind: type[W.Widget]) -> W.Widget:
     found = _plain.get(kind)
     if found is None or found.comm is None:  # closed, as by `Widget.close_all`
         found = _plain[kind] = kind()
+        found.observe(_refuse_change, found.keys)
     return found
+
+
+def _refuse_change(change: Any) -> None:
+    raise RuntimeError(f"{change.name!r} would change in every widget that shares this; give that widget one of its own")

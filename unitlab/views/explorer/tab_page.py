@@ -6,6 +6,8 @@ from importlib.resources import files
 
 import ipywidgets as W
 
+from unitlab.views.explorer.styled import styled
+
 __all__ = ["tab_page"]
 
 STYLE = f"<style>{files(__package__).joinpath('tabs.css').read_text(encoding='utf-8')}</style>"
@@ -13,6 +15,4 @@ STYLE = f"<style>{files(__package__).joinpath('tabs.css').read_text(encoding='ut
 
 def tab_page(*children: W.Widget) -> W.VBox:
     """The widget of a tab."""
-    page = W.VBox([W.HTML(STYLE), *children])
-    page.add_class("ul-tab")
-    return page
+    return styled(W.VBox, "ul-tab", [styled(W.HTML, "", STYLE), *children])

@@ -74,6 +74,4 @@ class TabPanel:
 
 
 def _message(sentence: str) -> W.HTML:
-    shown = W.HTML(message_html(sentence))
-    shown.add_class("ul-message")
-    return shown
+    return styled(W.HTML, "ul-message", message_html(sentence))

@@ -10,6 +10,7 @@ import ipywidgets as W
 import numpy as np
 
 from unitlab.views.explorer.messages import as_text, guarded
+from unitlab.views.explorer.styled import styled
 from unitlab.views.gallery import data_address, picture_with_map
 
 if TYPE_CHECKING:
@@ -34,22 +35,19 @@ class Tile:
 class PagedTiles:
     """``widget``: heading, buttons that turn pages, and the pictures in a grid of the class ``ul-tiles``."""
 
-    def __init__(self, explorer: Explorer, tile: Callable[[int], Tile], *, on_page: int = 12) -> None:
+    def __init__(self, explorer: Explorer, tile: Callable[[int], Tile], classes: str, *, on_page: int = 12) -> None:
         self.explorer, self.tile, self.on_page = explorer, tile, on_page
         self.images: Array = np.empty(0, int)
         self.page = 0
-        self.heading, self.where, self.grid = W.HTML(), W.HTML(), W.HTML()
-        self.heading.add_class("ul-heading")
-        self.where.add_class("ul-faint")
-        self.back = W.Button(description="◀", tooltip="the images before these")
-        self.forward = W.Button(description="▶", tooltip="the next images")
+        self.heading, self.where, self.grid = styled(W.HTML, "ul-heading"), styled(W.HTML, "ul-faint"), styled(W.HTML)
+        alike = W.Layout()
+        self.back = styled(W.Button, "ul-step", description="◀", tooltip="the images before these", layout=alike)
+        self.forward = styled(W.Button, "ul-step", description="▶", tooltip="the next images", layout=alike)
         self._show = guarded(self._show_page, explorer.say)
         for button, by in ((self.back, -1), (self.forward, 1)):
-            button.add_class("ul-step")
             button.on_click(lambda _, by=by: self._turn(by))
-        line = W.HBox([self.heading, self.back, self.where, self.forward])
-        line.add_class("ul-line")
-        self.widget = W.VBox([line, self.grid])
+        line = styled(W.HBox, "ul-line", [self.heading, self.back, self.where, self.forward])
+        self.widget = styled(W.VBox, classes, [line, self.grid], layout=W.Layout())
 
     def fill(self, heading: str, images: Array, nothing: str) -> None:
         """Show the images at these positions, or the sentence ``nothing`` where there are none."""
@@ -70,8 +68,7 @@ class PagedTiles:
         start = self.page * self.on_page
         shown = self.images[start : start + self.on_page]
         several = self.n_pages > 1
-        for button in (self.back, self.forward):
-            button.layout.display = None if several else "none"
+        self.back.layout.display = None if several else "none"  # and of the other button
         self.back.disabled, self.forward.disabled = self.page == 0, self.page == self.n_pages - 1
         self.where.value = as_text(f"{start + 1}–{start + len(shown)} of {len(self.images):,}") if several else ""
         if not len(shown):

@@ -22,6 +22,8 @@ __all__ = ["UnitsTable"]
 Array = np.ndarray[Any, Any]
 
 ROWS = 8
+NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
+CONDITION = re.compile(rf"(\w+)\s*(<=|>=|<|>|=)\s*({NUMBER})(?![^\s,])", re.IGNORECASE)
 COMPARISONS = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt, "=": operator.eq}
 # column → heading, variable, whether the largest come first
 COLUMNS: dict[str, tuple[str, str, bool]] = {
@@ -124,12 +126,14 @@ class UnitsTable:
     def _filtered(self) -> Array:
         study = self.explorer.study
         kept = np.ones(len(study.units), bool)
-        for name, sign, number in re.findall(r"(\w+)\s*(<=|>=|<|>|=)\s*(-?[\d.]+)", self.filter.value):
+        for name, sign, number in CONDITION.findall(self.filter.value):
             if name not in COLUMNS or name == "class":
                 raise UnitlabError(f"the table has no numbers called {name!r}. {nearest_names(name, list(COLUMNS)[:-1])}")
             with np.errstate(invalid="ignore"):
                 kept &= COMPARISONS[sign](self._values(name), float(number))
-        words = re.sub(r"\w+\s*(<=|>=|<|>|=)\s*-?[\d.]+", "", self.filter.value).strip().casefold()
+        words = CONDITION.sub("", self.filter.value).strip(" ,").casefold()
+        if re.match(rf"({'|'.join(COLUMNS)})\s*[<>=]", words):
+            raise UnitlabError(f"{words!r} compares with no number; write conditions like p<0.05 max>10")
         if words:
             named = np.array([words in name.casefold() for name in study.names])
             kept &= (study.max_class >= 0) & named[study.max_class]

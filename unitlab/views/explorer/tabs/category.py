@@ -12,6 +12,7 @@ from unitlab.analysis.requirements import class_positions
 from unitlab.views.explorer.bars import drop_bar
 from unitlab.views.explorer.cumulative_curve import CumulativeCurve
 from unitlab.views.explorer.messages import as_text, guarded, message_html
+from unitlab.views.explorer.styled import styled
 from unitlab.views.explorer.tab_page import tab_page
 from unitlab.views.explorer.tiles import PagedTiles, Tile
 from unitlab.views.findings import decimal, probability
@@ -32,32 +33,27 @@ class Category:
 
     def __init__(self, explorer: Explorer) -> None:
         self.explorer, self.state = explorer, explorer.state
-        self.sentence = W.HTML()
-        self.sentence.add_class("ul-sentence")
-        self.open_worst = W.Button(layout=W.Layout(width="auto"))
+        self.sentence = styled(W.HTML, "ul-sentence")
+        self.open_worst = styled(W.Button, layout=W.Layout(width="auto"))
         self.open_worst.on_click(guarded(lambda _: self._open_worst(), explorer.say))
-        heading = W.HTML("Its most important units: accuracy drop of the class, points (95 % interval)")
-        heading.add_class("ul-heading")
-        self.buttons = [W.Button(tooltip="open this unit") for _ in range(MOST_UNITS)]
-        self.bars = [W.HTML() for _ in range(MOST_UNITS)]
+        heading = styled(W.HTML, "ul-heading", "Its most important units: accuracy drop of the class, points (95 % interval)")
+        self.buttons = [styled(W.Button, tooltip="open this unit") for _ in range(MOST_UNITS)]
+        self.bars = [styled(W.HTML) for _ in range(MOST_UNITS)]
         self.shown: list[int] = []
         for place, button in enumerate(self.buttons):
             button.on_click(guarded(lambda _, place=place: self._open_unit(place), explorer.say))
-        self.rows = [W.HBox([button, bar]) for button, bar in zip(self.buttons, self.bars, strict=True)]
-        self.note = W.HTML(
-            '<p class="ul-faint">Filled: q ≤ 0.05. The largest of many drops are biased upward; the intervals are of each unit '
-            "by itself.</p>"
-        )
-        units = W.VBox([heading, *self.rows, self.note])
-        units.add_class("ul-unit-bars")
-        units.add_class("ul-wide")
+        self.rows = [
+            styled(W.HBox, "", [button, bar], layout=W.Layout()) for button, bar in zip(self.buttons, self.bars, strict=True)
+        ]
+        note = styled(
+            W.HTML, "ul-faint",
+            "<p>Filled: q ≤ 0.05. The largest of many drops are biased upward; the intervals are of each unit by itself.</p>",
+        )  # fmt: skip
+        units = styled(W.VBox, "ul-unit-bars ul-wide", [heading, *self.rows, note])
         self.curve = CumulativeCurve(explorer)
-        self.curve.widget.add_class("ul-narrow")
-        self.images = PagedTiles(explorer, self._tile, on_page=20)
-        self.images.widget.add_class("ul-class-images")
-        columns = W.HBox([units, self.curve.widget])
-        columns.add_class("ul-columns")
-        self.content = W.VBox([columns, self.images.widget])
+        self.images = PagedTiles(explorer, self._tile, "ul-class-images", on_page=20)
+        columns = styled(W.HBox, "ul-columns", [units, self.curve.widget])
+        self.content = styled(W.VBox, "", [columns, self.images.widget], layout=W.Layout())
         self.widget = tab_page(self.sentence, self.open_worst, self.content)
         ds = explorer.study.ds
         self.before = class_positions(ds, ds["baseline_prediction"].values)

@@ -9,6 +9,7 @@ import ipywidgets as W
 from unitlab.analysis.attributes import own_attributes
 from unitlab.schema import VARIABLES
 from unitlab.views.explorer.messages import as_text, guarded
+from unitlab.views.explorer.styled import styled
 from unitlab.views.explorer.tab_page import tab_page
 from unitlab.views.quantities import quantity
 
@@ -26,17 +27,12 @@ class Definitions:
 
     def __init__(self, explorer: Explorer) -> None:
         self.explorer = explorer
-        self.search = W.Text(placeholder="name or word", description="Find", continuous_update=True)
-        self.search.add_class("ul-search")
-        self.count, self.found = W.HTML(), W.HTML()
-        self.count.add_class("ul-faint")
-        self.found.add_class("ul-definitions")
+        self.search = styled(W.Text, "ul-search", placeholder="name or word", description="Find", continuous_update=True)
+        self.count, self.found = styled(W.HTML, "ul-faint"), styled(W.HTML, "ul-definitions")
         self._entries: list[tuple[str, str]] = []
         self.list_all = guarded(self._list_all, explorer.say)
         self.search.observe(guarded(lambda _: self._show(), explorer.say), "value")
-        line = W.HBox([self.search, self.count])
-        line.add_class("ul-line")
-        self.widget = tab_page(line, self.found)
+        self.widget = tab_page(styled(W.HBox, "ul-line", [self.search, self.count]), self.found)
         self.list_all()
         explorer.watch(self.list_all, "measures")
 

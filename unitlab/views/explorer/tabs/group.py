@@ -14,6 +14,7 @@ from unitlab.views.explorer.background import BackgroundWork, Progress
 from unitlab.views.explorer.downloads import copy_button
 from unitlab.views.explorer.live_network import LiveNetwork, NotAtHand
 from unitlab.views.explorer.messages import as_text, guarded, message_html
+from unitlab.views.explorer.styled import styled
 from unitlab.views.explorer.tab_page import tab_page
 from unitlab.views.findings import decimal, probability
 
@@ -57,33 +58,31 @@ class Group:
         self.explorer, self.state = explorer, explorer.state
         self.known: dict[frozenset[int], JointDamage] = {}
         self._last = tuple(self.state.selection)
-        self.units = W.Text(
-            description="Units", placeholder="lasso points above, or type 3, 5, 10-20", continuous_update=False,
-            layout=W.Layout(flex="1 1 220px"),
+        self.units = styled(
+            W.Text, "ul-group-units", description="Units", placeholder="lasso points above, or type 3, 5, 10-20",
+            continuous_update=False, layout=W.Layout(flex="1 1 220px"),
         )  # fmt: skip
-        self.units.add_class("ul-group-units")
         self.add, self.undo, self.clear, self.measure = (
-            W.Button(description=text, tooltip=tip, layout=W.Layout(width="auto"))
-            for text, tip in (
-                ("Add", "add the open unit to the group, or take it out"),
-                ("Undo", "back to the group before"),
-                ("Clear", "empty the group"),
-                ("Silence them together", "run the network with all units of the group silenced"),
+            styled(W.Button, classes, description=text, tooltip=tip, layout=W.Layout(width="auto"))
+            for text, tip, classes in (
+                ("Add", "add the open unit to the group, or take it out", ""),
+                ("Undo", "back to the group before", ""),
+                ("Clear", "empty the group", ""),
+                ("Silence them together", "run the network with all units of the group silenced", "ul-measure-group"),
             )
         )
-        self.measure.add_class("ul-measure-group")
         self.work = BackgroundWork()
-        self.sentence, self.table, self.said, self.code = W.HTML(), W.HTML(), W.HTML(), W.HTML()
-        self.sentence.add_class("ul-sentence")
-        self.table.add_class("ul-group-classes")
+        self.sentence, self.table = styled(W.HTML, "ul-sentence"), styled(W.HTML, "ul-group-classes")
+        self.said, self.code = styled(W.HTML), styled(W.HTML)
         for button, call in (
             (self.add, self._toggle), (self.undo, self._undo), (self.clear, self._clear), (self.measure, self._measure),
         ):  # fmt: skip
             button.on_click(guarded(lambda _, call=call: call(), self._failed))
         self.units.observe(guarded(self._typed, self._failed), "value")
-        controls, live = W.HBox([self.units, self.add, self.undo, self.clear]), W.HBox([self.measure, self.work.widget])
-        for line in (controls, live):
-            line.add_class("ul-line")
+        controls, live = (
+            styled(W.HBox, "ul-line", parts)
+            for parts in ([self.units, self.add, self.undo, self.clear], [self.measure, self.work.widget])
+        )
         self.widget = tab_page(controls, self.sentence, live, self.said, self.table, self.code)
         self.show = guarded(self._show, self._failed)
         self.show()

@@ -10,6 +10,7 @@ import numpy as np
 from unitlab.analysis.requirements import class_positions
 from unitlab.views.explorer.bars import count_bars
 from unitlab.views.explorer.messages import as_text, guarded, message_html
+from unitlab.views.explorer.styled import styled
 from unitlab.views.explorer.tab_page import tab_page
 from unitlab.views.explorer.tiles import PagedTiles, Tile
 from unitlab.views.findings import decimal
@@ -30,20 +31,12 @@ class LostAndWon:
 
     def __init__(self, explorer: Explorer) -> None:
         self.explorer, self.state = explorer, explorer.state
-        self.sentence, self.moved = W.HTML(), W.HTML()
-        self.sentence.add_class("ul-sentence")
-        self.moved.add_class("ul-moved")
-        self.lost = PagedTiles(explorer, lambda image: self._tile(image, "lost"))
-        self.won = PagedTiles(explorer, lambda image: self._tile(image, "won"))
-        for tiles, name in ((self.lost, "ul-lost-images"), (self.won, "ul-won-images")):
-            tiles.widget.add_class(name)
-            tiles.widget.add_class("ul-wide")
-        heading = W.HTML("Where the lost images go")
-        heading.add_class("ul-heading")
-        where = W.VBox([heading, self.moved])
-        where.add_class("ul-narrow")
-        self.columns = W.HBox([self.lost.widget, self.won.widget, where])
-        self.columns.add_class("ul-columns")
+        self.sentence, self.moved = styled(W.HTML, "ul-sentence"), styled(W.HTML, "ul-moved")
+        self.lost = PagedTiles(explorer, lambda image: self._tile(image, "lost"), "ul-lost-images ul-wide")
+        self.won = PagedTiles(explorer, lambda image: self._tile(image, "won"), "ul-won-images ul-wide")
+        heading = styled(W.HTML, "ul-heading", "Where the lost images go")
+        where = styled(W.VBox, "ul-narrow", [heading, self.moved])
+        self.columns = styled(W.HBox, "ul-columns", [self.lost.widget, self.won.widget, where], layout=W.Layout())
         self.widget = tab_page(self.sentence, self.columns)
         ds = explorer.study.ds
         self.before = class_positions(ds, ds["baseline_prediction"].values)

@@ -13,6 +13,7 @@ from unitlab.errors import UnitlabError
 from unitlab.views.explorer.background import BackgroundWork, Progress
 from unitlab.views.explorer.downloads import copy_button, download_button, figures_button
 from unitlab.views.explorer.messages import as_text, guarded, message_html
+from unitlab.views.explorer.styled import styled
 from unitlab.views.explorer.tab_page import tab_page
 from unitlab.views.explorer.tables import cells_table, units_table
 from unitlab.views.report import MOST_UNITS, page, write
@@ -31,15 +32,19 @@ class TakeAway:
 
     def __init__(self, explorer: Explorer) -> None:
         self.explorer, self.state = explorer, explorer.state
-        self.code, self.figures, self.files, self.which = W.HTML(), W.HTML(), W.HTML(), W.HTML()
-        self.code.add_class("ul-view-code")
-        self.files.add_class("ul-files")
-        self.units_csv = W.Button(description="CSV of units", tooltip="units with all their measures")
-        self.cells_csv = W.Button(description="CSV of units × classes", tooltip="every class of these units, with intervals")
-        self.path = W.Text(description="Report", tooltip="file that the report is written to", continuous_update=False)
-        self.path.add_class("ul-report-path")
-        self.write_report = W.Button(description="Write HTML report", tooltip="one file that needs no kernel and no network")
-        self.write_report.add_class("ul-write-report")
+        self.figures, self.which = styled(W.HTML), styled(W.HTML)
+        self.code, self.files = styled(W.HTML, "ul-view-code"), styled(W.HTML, "ul-files")
+        self.units_csv = styled(W.Button, description="CSV of units", tooltip="units with all their measures")
+        self.cells_csv = styled(
+            W.Button, description="CSV of units × classes", tooltip="every class of these units, with intervals"
+        )
+        self.path = styled(
+            W.Text, "ul-report-path", description="Report", tooltip="file that the report is written to",
+            continuous_update=False,
+        )  # fmt: skip
+        self.write_report = styled(
+            W.Button, "ul-write-report", description="Write HTML report", tooltip="one file that needs no kernel and no network"
+        )
         self.work = BackgroundWork()
         self.path.value = f"{self._stem()}.html"
         self.units_csv.on_click(guarded(lambda _: self._csv("units", units_table), self._failed))
@@ -49,15 +54,10 @@ class TakeAway:
         self.show()
         explorer.watch(self.show, "unit", "category", "x", "y", "color", "line", "selection", "measures")
         lines = [
-            self._line(self.figures, self.units_csv, self.cells_csv, self.which),
-            self._line(self.path, self.write_report, self.work.widget),
+            styled(W.HBox, "ul-line", [self.figures, self.units_csv, self.cells_csv, self.which]),
+            styled(W.HBox, "ul-line", [self.path, self.write_report, self.work.widget]),
         ]
         self.widget = tab_page(self.code, *lines, self.files)
-
-    def _line(self, *parts: W.Widget) -> W.HBox:
-        line = W.HBox(parts)
-        line.add_class("ul-line")
-        return line
 
     def _stem(self) -> str:
         state = self.state
