@@ -20,7 +20,7 @@ from unitlab.compute.one_process import HeldShards, unit_replacements
 from unitlab.compute.plan import SweepPlan, plan_sweep
 from unitlab.compute.progress import InterruptRequest, images_bar
 from unitlab.compute.shards import scored_parts
-from unitlab.compute.verification import compared_with_hooks, pairs_to_verify
+from unitlab.compute.verification import PlainNetworks, compared_with_hooks, pairs_to_verify
 from unitlab.compute.working_copy import exact_float32
 from unitlab.errors import UnitlabError
 from unitlab.schema import GROUP_VARIABLES, described
@@ -90,8 +90,8 @@ def ablate_groups(
         names, sets = _named_sets(groups, len(plan.units[0]), layer)
         found = scored_sets(plan, source, sets, progress)
         proof = compared_with_hooks(
-            model, source, plan.sites[0], sets, ablation, seed, found.prediction,
-            device=plan.network.device, sample=pairs_to_verify(len(source)), seed=0, memory=plan.memory,
+            PlainNetworks(model, plan.network.device), source, plan.sites[0], sets, ablation, seed, found.prediction,
+            sample=pairs_to_verify(len(source)), seed=0, memory=plan.memory,
         )  # fmt: skip
     if proof.different:
         log.warning("%s: %d of %d pairs differ from plain hooks", layer, proof.different, proof.compared)

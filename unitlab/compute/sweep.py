@@ -18,7 +18,7 @@ from unitlab.compute.image_source import ImageSource
 from unitlab.compute.images import images as image_source
 from unitlab.compute.one_process import HeldShards, compute_shards
 from unitlab.compute.plan import SweepPlan, plan_sweep
-from unitlab.compute.verification import compared_with_hooks, pairs_to_verify
+from unitlab.compute.verification import PlainNetworks, compared_with_hooks, pairs_to_verify
 from unitlab.compute.working_copy import exact_float32
 from unitlab.errors import UnitlabError
 from unitlab.partial_study import PartialStudy, remove_left_shards
@@ -233,12 +233,12 @@ def _groups(
     root_arrays, root_attrs = root_group(plan, source, held)
     groups: dict[str, Any] = {"": (root_arrays, {**root_attrs, **attrs})}
     replacements = plan.replacements(shards.read_replacements(), len(source))
+    networks = PlainNetworks(model, plan.network.device)
     for number, (site, replaced) in enumerate(zip(plan.sites, replacements, strict=True)):
         (layer_arrays, layer_attrs), (arrays, ablation_attrs) = layer_groups(plan, number, held, root_arrays)
         proof = compared_with_hooks(
-            model, source, site, [[unit] for unit in plan.units[number]], plan.ablation, plan.seed, arrays["prediction"],
-            device=plan.network.device, sample=pairs_to_verify(len(source)), seed=0, memory=plan.memory, replaced=replaced,
-            basis=plan.bases[number],
+            networks, source, site, [[unit] for unit in plan.units[number]], plan.ablation, plan.seed, arrays["prediction"],
+            sample=pairs_to_verify(len(source)), seed=0, memory=plan.memory, replaced=replaced, basis=plan.bases[number],
         )  # fmt: skip
         if proof.different:
             log.warning("%s: %d of %d pairs differ from plain hooks", site.layer, proof.different, proof.compared)

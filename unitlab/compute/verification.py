@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from unitlab.compute.replacements import Replacement, donor_of_image
 from unitlab.compute.working_copy import choose_device, exact_float32, working_copy
 from unitlab.errors import UnitlabError
 
-__all__ = ["Proof", "compared_with_hooks", "pairs_to_verify", "verify"]
+__all__ = ["PlainNetworks", "Proof", "compared_with_hooks", "pairs_to_verify", "verify"]
 
 IMAGES_AT_ONCE = 32
 MEMORY = 2 * 10**9
@@ -127,14 +128,31 @@ def verify(
     site = Site(str(ds.attrs["layer"]), module, int(call or 1) - 1, int(ds.attrs["site_call"]) + 1)
     units = ds.unit.values.tolist() if "basis" not in ds else range(ds.sizes["unit"])
     return compared_with_hooks(
-        model, source, site, [[unit] for unit in units], str(ds.attrs.get("replacement", ds.attrs["ablation"])),
-        int(ds.attrs["seed"]), ds.prediction,
-        device=choose_device(device), sample=sample, seed=seed, basis=Basis("", ds["basis"].values) if "basis" in ds else None,
+        PlainNetworks(model, choose_device(device)), source, site, [[unit] for unit in units],
+        str(ds.attrs.get("replacement", ds.attrs["ablation"])), int(ds.attrs["seed"]), ds.prediction,
+        sample=sample, seed=seed, basis=Basis("", ds["basis"].values) if "basis" in ds else None,
     )  # fmt: skip
 
 
+class PlainNetworks:
+    """The network as it is, in both precisions, each copied when first needed: one is enough for all layers of a study."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self.model, self.device = model, device
+
+    @cached_property
+    def float32(self) -> nn.Module:
+        """In the network's own precision, which is float64 for some."""
+        return working_copy(self.model, self.device)
+
+    @cached_property
+    def float64(self) -> nn.Module:
+        """The oracle."""
+        return working_copy(self.model, self.device, dtype=torch.float64)
+
+
 def compared_with_hooks(
-    model: nn.Module,
+    networks: PlainNetworks,
     source: ImageSource,
     site: Site,
     sets: Sequence[Sequence[int]],
@@ -142,7 +160,6 @@ def compared_with_hooks(
     ablation_seed: int,
     prediction: Any,
     *,
-    device: torch.device,
     sample: int,
     seed: int,
     memory: int = MEMORY,
@@ -160,11 +177,10 @@ def compared_with_hooks(
     flat = np.sort(random.choice(len(sets) * len(source), size=pairs, replace=False))
     images, rows = flat // len(sets), flat % len(sets)
     silenced = [list(sets[row]) for row in rows]
-    stored = torch.as_tensor(_stored_predictions(prediction, rows, images), device=device)
+    stored = torch.as_tensor(_stored_predictions(prediction, rows, images), device=networks.device)
     with exact_float32(), torch.no_grad():
-        plain_model = working_copy(model, device)
-        at_once = _images_at_once(plain_model, source, memory)
-        plain = _Hooked(plain_model, source, site, ablation, ablation_seed, device, at_once, replaced, basis)
+        at_once = _images_at_once(networks.float32, source, memory)
+        plain = _Hooked(networks.float32, source, site, ablation, ablation_seed, networks.device, at_once, replaced, basis)
         doubtful = []
         parts = [slice(start, start + at_once) for start in range(0, pairs, at_once)]
         for part, batch in zip(parts, source.stream(np.unique(images[part]) for part in parts), strict=True):
@@ -176,8 +192,7 @@ def compared_with_hooks(
         excused = different = 0
         difference = ""
         if doubtful:
-            exact_model = working_copy(model, device, dtype=torch.float64)
-            exact = _Hooked(exact_model, source, site, ablation, ablation_seed, device, 1, replaced, basis)
+            exact = _Hooked(networks.float64, source, site, ablation, ablation_seed, networks.device, 1, replaced, basis)
         for pair, in_float32 in doubtful:
             image = images[pair : pair + 1]
             logits = exact.logits(source.at(image), image, silenced[pair : pair + 1])[0]
