@@ -35,6 +35,8 @@ def test_units_are_filled_where_significant(study: xr.Dataset) -> None:
     at = list(sure["unit"]).index(4)
     assert sure["overall_drop"][at] == pytest.approx(100 * float(study.overall_drop[4]))
     assert sure["worst"][at] == "class 2"
+    # a unit that damages no class has no most damaged one
+    assert unsure["worst"][list(unsure["unit"]).index(7)] == "none"
     assert figure.Points.Unit_4["max_class_drop_crossfit"][0] == pytest.approx(100 * float(known.max_class_drop_crossfit[4]))
     drawn(figure)
 

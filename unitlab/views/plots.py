@@ -90,7 +90,8 @@ def units(
     (across, by_x), (up, by_y) = dimension(x), dimension(y)
     values_x, values_y = known[x].values * by_x, known[y].values * by_y
     number, p = known["unit"].values, known["p_specific"].values
-    worst = known["category"].values[known["max_class"].values].astype(str)
+    damaged = known["max_class_drop"].values > 0
+    worst = np.where(damaged, known["category"].values[known["max_class"].values].astype(str), "none")
     extra = [
         hv.Dimension("unit"),
         hv.Dimension("worst", label="most damaged class"),
