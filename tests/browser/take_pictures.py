@@ -46,6 +46,7 @@ def main() -> None:
             explorer = page.locator(".ul-explorer").first
             keep("explorer", settled(page, explorer))
             notebook.theme("JupyterLab Dark")
+            page.set_viewport_size({"width": 1400, "height": 1800})  # with room for the tab
             explorer.locator(".ul-tabs .lm-TabBar-tab", has_text="Lost and won").click()
             keep("explorer_dark", settled(page, explorer))
         with opened_page(browser) as page:
