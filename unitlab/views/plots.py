@@ -229,11 +229,11 @@ def confusion(ds: xr.Dataset, unit: int, category: str | None = None, *, most: i
         hv.Dimension("pair", label="class → other class"),
         hv.Dimension("moved", label="images lost (negative: won)"),
     )
-    right = hv.Bars([(name, pair[1]) for name, pair in zip(labels, pairs, strict=True)], kind, size, label="lost to").opts(
-        color=ORANGE
-    )
-    left = hv.Bars([(name, pair[2]) for name, pair in zip(labels, pairs, strict=True)], kind, size, label="won from").opts(
-        color=GREEN
+    right, left = (
+        hv.Bars([(name, pair[column]) for name, pair in zip(labels, pairs, strict=True)], kind, size, label=label).opts(
+            color=colour, line_alpha=0, fill_alpha=0.85
+        )
+        for column, label, colour in ((1, "lost to", ORANGE), (2, "won from", GREEN))
     )
     title = _titled(ds, f"Unit {unit}: images moved" if pairs else f"Unit {unit} moves no image")
     return (right * left).opts(
@@ -243,6 +243,7 @@ def confusion(ds: xr.Dataset, unit: int, category: str | None = None, *, most: i
             height=120 + 22 * len(pairs),
             title=title,
             legend_position="bottom_right",
+            legend_opts={"border_line_alpha": 0},
             active_tools=["pan"],
             hooks=[plain],
         ),
