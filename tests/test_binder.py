@@ -1,4 +1,4 @@
-"""Binder's files agree with what the package asks for."""
+"""Binder's files agree with what the package asks for, and repo2docker makes of them the image that is meant."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import tomllib
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
@@ -36,3 +37,27 @@ def test_python_and_the_build_script() -> None:
     script = ROOT / "binder" / "postBuild"
     assert os.access(script, os.X_OK) and "--no-deps ." in script.read_text()
     assert script.read_text().startswith("#!/bin/bash\n")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # repo2docker's own
+def test_what_repo2docker_makes_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from repo2docker.app import Repo2Docker
+    from repo2docker.buildpacks import PythonBuildPack
+
+    app = Repo2Docker(platform="linux/amd64")
+    monkeypatch.chdir(ROOT)
+    # the first that detects its files builds the image
+    packs = (kind(base_image=app.base_image) for kind in app.buildpacks)
+    pack = next(found for found in packs if found.detect())
+    assert isinstance(pack, PythonBuildPack) and pack.binder_dir == "binder"
+    python = (ROOT / "binder" / "runtime.txt").read_text().strip().removeprefix("python-")
+    assert pack.python_version == python
+    pack.platform = app.platform
+    image = pack.render({"NB_USER": "jovyan"}).splitlines()
+    steps = (
+        '/pip install --no-cache-dir -r "binder/requirements.txt"',
+        "COPY --chown=1000:1000 src/ ",
+        "RUN ./binder/postBuild",
+    )
+    places = [next(place for place, line in enumerate(image) if step in line) for step in steps]
+    assert places == sorted(places), "what a commit does not change is installed before the repository is copied"
