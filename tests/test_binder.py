@@ -56,7 +56,7 @@ def test_what_repo2docker_makes_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     image = pack.render({"NB_USER": "jovyan"}).splitlines()
     steps = (
         '/pip install --no-cache-dir -r "binder/requirements.txt"',
-        "COPY --chown=1000:1000 src/ ",
+        " src/ ${REPO_DIR}/",
         "RUN ./binder/postBuild",
     )
     places = [next(place for place, line in enumerate(image) if step in line) for step in steps]

@@ -135,14 +135,14 @@ def verify(
 
 
 class PlainNetworks:
-    """The network as it is, in both precisions, each copied when first needed: one is enough for all layers of a study."""
+    """The network as it is, in its own precision and in float64, copied when first needed: one copy does for all layers."""
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.model, self.device = model, device
 
     @cached_property
-    def float32(self) -> nn.Module:
-        """In the network's own precision, which is float64 for some."""
+    def own(self) -> nn.Module:
+        """In its own precision, mostly float32."""
         return working_copy(self.model, self.device)
 
     @cached_property
@@ -179,8 +179,8 @@ def compared_with_hooks(
     silenced = [list(sets[row]) for row in rows]
     stored = torch.as_tensor(_stored_predictions(prediction, rows, images), device=networks.device)
     with exact_float32(), torch.no_grad():
-        at_once = _images_at_once(networks.float32, source, memory)
-        plain = _Hooked(networks.float32, source, site, ablation, ablation_seed, networks.device, at_once, replaced, basis)
+        at_once = _images_at_once(networks.own, source, memory)
+        plain = _Hooked(networks.own, source, site, ablation, ablation_seed, networks.device, at_once, replaced, basis)
         doubtful = []
         parts = [slice(start, start + at_once) for start in range(0, pairs, at_once)]
         for part, batch in zip(parts, source.stream(np.unique(images[part]) for part in parts), strict=True):
