@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from unitlab.study import assemble
+from unitlab.store.study import assemble
 
 LAYER = "conv5_3"
 

@@ -10,8 +10,8 @@ from simulated_study import simulated_groups
 
 import unitlab
 from unitlab import UnitlabError, catalog
-from unitlab.recipes.bundled import BUNDLED
-from unitlab.study_writing import write_study
+from unitlab.recipes.shipped import BUNDLED
+from unitlab.store.writing import write_study
 
 
 def test_bundled_studies_load_by_name() -> None:

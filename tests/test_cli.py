@@ -59,6 +59,6 @@ def test_ctrl_c_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("unitlab.compute.sweep.compute_shards", interrupted)
+    monkeypatch.setattr("unitlab.compute.sweep.run.compute_shards", interrupted)
     assert main(["compute", "vgg_fashion", "--device", "cpu"]) == 130
     assert "goes on from here" in capsys.readouterr().err

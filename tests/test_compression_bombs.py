@@ -18,9 +18,8 @@ from bounded_memory import bounded_memory
 from numcodecs.zstd import Zstd
 
 from unitlab import UnitlabError, catalog, load
-from unitlab.manifest import MANIFEST, write_manifest
-from unitlab.stored_chunks import check_chunks
-from unitlab.study import open_study
+from unitlab.store.files import MANIFEST, check_chunks, write_manifest
+from unitlab.store.study import open_study
 
 GIGABYTES = 8 << 30
 ROOM = 1 << 30

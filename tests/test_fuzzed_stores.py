@@ -19,8 +19,8 @@ import xarray as xr
 from bounded_memory import bounded_memory
 
 from unitlab import UnitlabError, catalog
-from unitlab.manifest import MANIFEST, write_manifest
-from unitlab.study import check_files, open_study
+from unitlab.store.files import MANIFEST, write_manifest
+from unitlab.store.study import check_files, open_study
 
 MUTATIONS = int(os.environ.get("UNITLAB_FUZZ", "240"))
 ADDRESS_SPACE = 4 << 30  # no allocation of gigabytes because a file says so

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import unitlab
-from unitlab.bundled_images import bundled_folder
+from unitlab.files import bundled_folder
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from unitlab import UnitlabError
-from unitlab.partial_study import PartialStudy
+from unitlab.store.shards import PartialStudy
 
 FINGERPRINT = {"weights": "a", "images": "b"}
 ARRAYS = {

@@ -10,10 +10,9 @@ import zarr
 from simulated_study import simulated_groups
 
 from unitlab.errors import UnitlabError
-from unitlab.stored_chunks import check_chunks
-from unitlab.stored_rows import StoredRows
-from unitlab.study import open_study
-from unitlab.study_writing import write_study
+from unitlab.store.files import check_chunks
+from unitlab.store.study import StoredRows, open_study
+from unitlab.store.writing import write_study
 
 
 @pytest.fixture(scope="module")

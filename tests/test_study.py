@@ -17,9 +17,9 @@ import zarr
 from simulated_study import LAYER, simulated_groups, simulated_study
 
 from unitlab import UnitlabError
-from unitlab.manifest import MANIFEST, read_manifest, write_manifest
-from unitlab.study import assemble, check_files, open_study, study_summary
-from unitlab.study_writing import write_study
+from unitlab.store.files import MANIFEST, read_manifest, write_manifest
+from unitlab.store.study import assemble, check_files, open_study, study_summary
+from unitlab.store.writing import write_study
 
 OPTIONS = {"n_units": 6, "n_categories": 4, "n_images": 40}
 
@@ -140,7 +140,7 @@ def escape(store: Path) -> None:
     content = json.loads((store / MANIFEST).read_text())
     content["files"]["../secret"] = [6, "0" * 64]
     content.pop("digest")
-    from unitlab.manifest import _digest
+    from unitlab.store.files import _digest
 
     content["digest"] = _digest(content)
     (store / MANIFEST).write_text(json.dumps(content))

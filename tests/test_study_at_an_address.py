@@ -16,10 +16,11 @@ from local_server import Server
 from simulated_study import simulated_groups, simulated_study
 
 import unitlab
-from unitlab import UnitlabError, study_download
+from unitlab import UnitlabError
 from unitlab.cli import main
-from unitlab.manifest import MANIFEST, read_manifest
-from unitlab.study_writing import write_study
+from unitlab.store import remote as study_download
+from unitlab.store.files import MANIFEST, read_manifest
+from unitlab.store.writing import write_study
 
 OPTIONS = {"n_units": 6, "n_categories": 4, "n_images": 40}
 
@@ -120,7 +121,7 @@ def test_what_a_terminal_obeys_is_shown_as_text(tmp_path: Path, capsys: pytest.C
 
 
 def study_download_digest(content: dict) -> str:
-    from unitlab.manifest import _digest
+    from unitlab.store.files import _digest
 
     return _digest({key: value for key, value in content.items() if key != "digest"})
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from unitlab.errors import UnitlabError
 
 if TYPE_CHECKING:
+    from unitlab.analysis.accuracies import confusion as confusion
     from unitlab.analysis.attributes import attributes as attributes
-    from unitlab.analysis.confusion import confusion as confusion
     from unitlab.analysis.correlations import correlations as correlations
     from unitlab.analysis.damage import damage as damage
     from unitlab.analysis.direction_comparison import compare_directions as compare_directions
@@ -25,16 +25,17 @@ if TYPE_CHECKING:
     from unitlab.catalog import studies as studies
     from unitlab.compute.cumulative import cumulative as cumulative
     from unitlab.compute.estimate import estimate as estimate
-    from unitlab.compute.group_ablation import ablate_groups as ablate_groups
-    from unitlab.compute.images import images as images
-    from unitlab.compute.sweep import ablate as ablate
-    from unitlab.compute.verification import verify as verify
+    from unitlab.compute.images.datasets import images as images
+    from unitlab.compute.sweep.run import ablate as ablate
+    from unitlab.compute.unit_groups import ablate_groups as ablate_groups
+    from unitlab.compute.verify import verify as verify
     from unitlab.recipes import add_recipe as add_recipe
     from unitlab.views import plots as plots
     from unitlab.views.explorer import explore as explore
     from unitlab.views.report import report as report
 
-__version__ = "0.1.0"
+from unitlab.version import __version__ as __version__
+
 __all__ = [
     "UnitlabError",
     "ablate",
@@ -60,25 +61,25 @@ __all__ = [
 
 _MODULES = {"plots": "unitlab.views.plots", "recipes": "unitlab.recipes"}
 _WHERE = {
-    "ablate": "unitlab.compute.sweep",
+    "ablate": "unitlab.compute.sweep.run",
     "add_recipe": "unitlab.recipes",
-    "ablate_groups": "unitlab.compute.group_ablation",
+    "ablate_groups": "unitlab.compute.unit_groups",
     "attributes": "unitlab.analysis.attributes",
     "compare_directions": "unitlab.analysis.direction_comparison",
-    "confusion": "unitlab.analysis.confusion",
+    "confusion": "unitlab.analysis.accuracies",
     "correlations": "unitlab.analysis.correlations",
     "cumulative": "unitlab.compute.cumulative",
     "damage": "unitlab.analysis.damage",
     "discrimination": "unitlab.analysis.discrimination",
     "estimate": "unitlab.compute.estimate",
     "explore": "unitlab.views.explorer",
-    "images": "unitlab.compute.images",
+    "images": "unitlab.compute.images.datasets",
     "load": "unitlab.catalog",
     "regression": "unitlab.analysis.regression",
     "report": "unitlab.views.report",
     "studies": "unitlab.catalog",
     "training_choices": "unitlab.analysis.training_choices",
-    "verify": "unitlab.compute.verification",
+    "verify": "unitlab.compute.verify",
 }
 _TORCH = {"pooch", "torch", "torchvision", "safetensors", "tqdm"}
 

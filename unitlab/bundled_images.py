@@ -17,8 +17,7 @@ import numpy as np
 from PIL import Image, WebPImagePlugin
 
 from unitlab.errors import UnitlabError, nearest_names
-
-__all__ = ["IMAGE_SETS", "BundledImages", "bundled_folder", "bundled_images"]
+from unitlab.files import bundled_folder
 
 FASHION_CLASSES = [
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -48,12 +47,6 @@ class BundledImages:
     def pixels(self) -> np.ndarray:
         """(image, row, column, channel) in 8 bits: all of them."""
         return self.pictures[:]
-
-
-def bundled_folder() -> Path:
-    """Folder of the bundled data: inside the installed package, or ``data/`` of a checkout."""
-    inside = Path(__file__).parent / "data"
-    return inside if inside.is_dir() else Path(__file__).parents[1] / "data"
 
 
 @lru_cache(maxsize=2)

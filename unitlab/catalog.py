@@ -11,18 +11,17 @@ import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from unitlab.bundled_images import IMAGE_SETS, bundled_folder, bundled_images
+from unitlab.bundled_images import IMAGE_SETS, bundled_images
 from unitlab.errors import UnitlabError, nearest_names
-from unitlab.home import home
+from unitlab.files import bundled_folder, home
 from unitlab.recipes import Recipe, known_recipes
-from unitlab.recipes.described import is_url, what_is_needed
+from unitlab.recipes.needs import is_url, what_is_needed
 from unitlab.schema import VARIABLES, variable_attrs
-from unitlab.study import check_files, open_study, study_summary
+from unitlab.store.study import check_files, open_study, study_summary
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["check", "home", "load", "path_of", "recipe", "studies"]
 
 STORE = ".zarr"
 
@@ -101,7 +100,7 @@ def path_of(name_or_path: str | Path) -> Path:
     """
     text = str(name_or_path)
     if isinstance(name_or_path, str) and is_url(text):
-        from unitlab.study_download import downloaded_study
+        from unitlab.store.remote import downloaded_study
 
         return downloaded_study(text)
     if isinstance(name_or_path, Path) or os.sep in text or text.endswith(STORE) or text.startswith("."):

@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from unitlab import __version__, catalog
+from unitlab import catalog
+from unitlab.analysis.requirements import units_in
 from unitlab.errors import UnitlabError
 from unitlab.lab import copy_notebooks, default_folder, open_lab
 from unitlab.recipes import known_recipes
-from unitlab.study import open_study, study_summary
-from unitlab.unit_ranges import units_in
-
-__all__ = ["main"]
+from unitlab.store.study import open_study, study_summary
+from unitlab.version import __version__
 
 SHOWN_UNITS = 10
 
@@ -129,8 +128,8 @@ def _compute(given: argparse.Namespace) -> int:
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from unitlab.compute.estimate import estimate
-    from unitlab.compute.recipe_files import RecipeFiles
-    from unitlab.compute.sweep import ablate
+    from unitlab.compute.files.recipe_files import RecipeFiles
+    from unitlab.compute.sweep.run import ablate
 
     name, store = given.name, given.store
     if name not in known_recipes() and Path(name).exists():
@@ -164,15 +163,15 @@ def _client(address: str | None) -> AbstractContextManager[Any]:
     if address is None:
         return nullcontext()
     try:
-        from unitlab.compute.cluster import connected
+        from unitlab.compute.sweep.cluster import connected
     except ModuleNotFoundError as error:
         raise UnitlabError(f"--scheduler needs {error.name}; install unitlab with its extra 'cluster'") from error
     return connected(address)
 
 
 def _verify(given: argparse.Namespace) -> int:
-    from unitlab.compute.recipe_files import RecipeFiles
-    from unitlab.compute.verification import verify
+    from unitlab.compute.files.recipe_files import RecipeFiles
+    from unitlab.compute.verify import verify
 
     model = images = None
     if given.weights is not None or given.images is not None:

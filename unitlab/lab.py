@@ -11,8 +11,6 @@ from pathlib import Path
 
 from unitlab.errors import UnitlabError
 
-__all__ = ["Copied", "copy_notebooks", "default_folder", "open_lab"]
-
 RECORD = ".unitlab.json"
 START = "start.ipynb"
 

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from unitlab.compute.networks import NETWORKS
+from unitlab.compute.networks.bundled import NETWORKS
 
 BATCH = 64
 EPOCHS = {"vgg_fashion": 10, "alexnet_fashion": 12, "resnet_emoji": 20, "vgg_emoji": 24}

@@ -23,7 +23,7 @@ from train import Fashion, accuracy, fit, test_images
 
 import unitlab
 from unitlab.analysis.training_choices import ARMS, write_training_choices
-from unitlab.compute.networks import VGG
+from unitlab.compute.networks.bundled import VGG
 
 BLOCKS = [(16,), (32,), (64,)]
 DENSE = 128

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from unitlab.analysis.distributions import (
+from unitlab.analysis.paired_tests import (
     benjamini_hochberg,
     fair_binomial_cdf,
     fair_binomial_pmf,

@@ -13,7 +13,7 @@ from simulated_study import simulated_study
 import unitlab
 from unitlab.analysis.correlations import measures
 from unitlab.analysis.training_choices import ARMS, effects, over_live_units, student_t_interval, write_training_choices
-from unitlab.bundled_images import bundled_folder
+from unitlab.files import bundled_folder
 from unitlab.schema import TRAINING_VARIABLES
 
 BUNDLED = bundled_folder() / "training_choices" / "fashion.zarr.zip"

@@ -18,10 +18,10 @@ import torch
 from torch.utils.data import TensorDataset
 
 import unitlab
-from unitlab.compute import plan as planning
-from unitlab.compute.cluster import WorkerPool
-from unitlab.compute.networks import AlexNet
-from unitlab.partial_study import PartialStudy
+from unitlab.compute.networks.bundled import AlexNet
+from unitlab.compute.sweep import plan as planning
+from unitlab.compute.sweep.cluster import WorkerPool
+from unitlab.store.shards import PartialStudy
 
 REPEATS = 2
 IMAGES = 768

@@ -18,9 +18,9 @@ from engine import ROWS, images_of, seconds
 from torch.utils.data import TensorDataset
 
 import unitlab
-from unitlab.compute.group_ablation import scored_sets
-from unitlab.compute.plan import SweepPlan, plan_sweep
-from unitlab.compute.working_copy import exact_float32
+from unitlab.compute.engine.torch_state import exact_float32
+from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
+from unitlab.compute.unit_groups import scored_sets
 
 REPEATS = 3
 IMAGES = {"vgg16-float32": 4, "resnet18-layer4": 32, "efficientnet_lite0": 20, "vgg_emoji": 128, "vgg_fashion": 256}

@@ -27,13 +27,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
 import unitlab
-from unitlab.compute.dense_products import DenseProduct
-from unitlab.compute.image_source import ImageSource
-from unitlab.compute.networks import bundled_network, initialise
-from unitlab.compute.one_process import HeldShards, compute_shards
-from unitlab.compute.places_networks import named_vgg16
-from unitlab.compute.plan import SweepPlan, plan_sweep
-from unitlab.compute.working_copy import exact_float32
+from unitlab.compute.engine.dense_products import DenseProduct
+from unitlab.compute.engine.torch_state import exact_float32
+from unitlab.compute.images.source import ImageSource
+from unitlab.compute.networks.bundled import bundled_network, initialise
+from unitlab.compute.networks.places import named_vgg16
+from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
+from unitlab.compute.sweep.shards import HeldShards, compute_shards
 
 REPEATS = 3
 

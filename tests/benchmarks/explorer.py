@@ -24,7 +24,7 @@ from jupyter_server_process import jupyter_server  # noqa: E402
 from notebook_page import Figure, NotebookPage  # noqa: E402
 from simulated_study import simulated_groups  # noqa: E402
 
-from unitlab.study_writing import write_study  # noqa: E402
+from unitlab.store.writing import write_study  # noqa: E402
 
 CLICKS = 21
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]

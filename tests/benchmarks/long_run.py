@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 import unitlab
-from unitlab.compute.image_source import ImageSource
+from unitlab.compute.images.source import ImageSource
 
 CLASSES = 10
 LINES = 12

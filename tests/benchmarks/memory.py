@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import unitlab
-from unitlab.compute.networks import bundled_network
+from unitlab.compute.networks.bundled import bundled_network
 
 BUDGET = 2 * 10**9
 # network, layer, shape of an image, classes, few and many images

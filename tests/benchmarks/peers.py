@@ -7,7 +7,7 @@ from captum.attr import LayerFeatureAblation
 from nnsight import NNsight
 from torch import Tensor, nn
 
-from unitlab.compute.layers import Site
+from unitlab.compute.engine.layers import Site
 
 __all__ = ["LOOPS"]
 

@@ -17,7 +17,7 @@ from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
 import unitlab
-from unitlab.views.colours import ORANGE
+from unitlab.views.look import ORANGE
 
 TABS = ["Lost and won", "Class", "Group", "Definitions", "Take away"]
 

@@ -14,8 +14,8 @@ from notebook_page import Figure, NotebookPage, share_near
 from playwright.sync_api import Locator, Page, expect
 
 import unitlab
-from unitlab.compute.networks import bundled_network
-from unitlab.views.colours import ORANGE
+from unitlab.compute.networks.bundled import bundled_network
+from unitlab.views.look import ORANGE
 
 CELL = """import unitlab
 from unitlab.compute.recipe_files import RecipeFiles

@@ -8,7 +8,7 @@ from jupyter_server_process import JupyterServer
 from notebook_page import Figure, repainted, share_near
 from playwright.sync_api import Browser, Page, expect
 
-from unitlab.views.colours import BLUE, ORANGE
+from unitlab.views.look import BLUE, ORANGE
 
 # Voilà's own page asks a CDN for icons and MathJax, and complains of JupyterLab extensions that are not made for it
 OF_VOILA = ("fontawesome", "mathjax", "/labextensions/")

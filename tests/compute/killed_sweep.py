@@ -10,7 +10,7 @@ from small_networks import CLASSES, FunctionalReLU
 from torch.utils.data import TensorDataset
 
 import unitlab
-from unitlab.compute import plan
+from unitlab.compute.sweep import plan
 
 
 def sweep_to(store: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import unitlab
-from unitlab.compute.image_source import ImageSource
+from unitlab.compute.images.source import ImageSource
 
 HELD_SECONDS = 60  # a test that goes wrong ends, and leaves no worker behind that waits
 

@@ -18,9 +18,9 @@ from torch.utils.data import TensorDataset
 
 import unitlab
 from unitlab import UnitlabError
-from unitlab.compute.image_source import ImageSource
-from unitlab.compute.network import Network
-from unitlab.compute.suffix import SuffixEngine
+from unitlab.compute.engine.network import Network
+from unitlab.compute.engine.suffix import SuffixEngine
+from unitlab.compute.images.source import ImageSource
 
 
 def source() -> ImageSource:

@@ -25,12 +25,12 @@ from sweep_process import said_until, sweep_process, wait_for_shards
 import unitlab
 from unitlab import UnitlabError
 from unitlab.cli import main
-from unitlab.compute import cluster as clusters
-from unitlab.compute import plan as planning
-from unitlab.compute.cluster import assigned_devices
-from unitlab.compute.recipe_files import RecipeFiles
-from unitlab.compute.worker import WorkerFacts
-from unitlab.partial_study import JoinedStudy, PartialStudy
+from unitlab.compute.files.recipe_files import RecipeFiles
+from unitlab.compute.sweep import cluster as clusters
+from unitlab.compute.sweep import plan as planning
+from unitlab.compute.sweep.cluster import assigned_devices
+from unitlab.compute.sweep.worker import WorkerFacts
+from unitlab.store.shards import JoinedStudy, PartialStudy
 
 # no dashboard, and every port chosen by the system
 LOOPBACK: dict[str, Any] = {

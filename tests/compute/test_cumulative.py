@@ -16,12 +16,12 @@ from torch.utils.data import TensorDataset
 
 import unitlab
 from unitlab import UnitlabError
-from unitlab.compute.image_source import ImageSource
+from unitlab.compute.images.source import ImageSource
 
 
 @pytest.fixture(autouse=True)
 def few_verified_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unitlab.compute.verification.MOST_VERIFIED", 4)
+    monkeypatch.setattr("unitlab.compute.sweep.proof.MOST_VERIFIED", 4)
 
 
 def curve(model: nn.Module, source: ImageSource, layer: str, order: Any, **options: Any) -> xr.Dataset:
@@ -62,7 +62,7 @@ def test_curves_over_given_orders(kind: type[nn.Module], layer: str, keep: bool)
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[nn.Module, ImageSource]:
-    from unitlab.compute.networks import bundled_network
+    from unitlab.compute.networks.bundled import bundled_network
 
     bundled = unitlab.images("fashion_mnist")
     return bundled_network("vgg_fashion"), bundled.subset(range(0, len(bundled), len(bundled) // 120))

@@ -17,13 +17,13 @@ from torch import nn
 
 import unitlab
 from unitlab import UnitlabError
-from unitlab.compute.image_source import ImageSource
-from unitlab.compute.replacements import donor_of_image
+from unitlab.compute.engine.ablation import donor_of_image
+from unitlab.compute.images.source import ImageSource
 
 
 @pytest.fixture(autouse=True)
 def few_verified_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unitlab.compute.verification.MOST_VERIFIED", 16)
+    monkeypatch.setattr("unitlab.compute.sweep.proof.MOST_VERIFIED", 16)
 
 
 def ablate(model: nn.Module, source: ImageSource, layer: str, basis: Any, **options: Any) -> xr.Dataset:
@@ -144,7 +144,7 @@ def test_an_unfinished_sweep_over_another_basis_is_refused(tmp_path: Path, monke
     model, source = settled(FunctionalReLU(), 17), source_of(torch.randn(20, 3, 17, 17), CLASSES)
     store = tmp_path / "study.zarr"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("unitlab.compute.sweep.write_study", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("unitlab.compute.sweep.run.write_study", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         ablate(model, source, "conv2", np.eye(12), store=store)
     with pytest.raises(UnitlabError, match="other basis"):
         ablate(model, source, "conv2", np.eye(12)[::-1], store=store)

@@ -13,10 +13,10 @@ from small_networks import FunctionalReLU, Untraceable
 import unitlab
 from unitlab import UnitlabError
 from unitlab.cli import main
-from unitlab.compute import plan as planning
-from unitlab.compute.one_process import compute_shards
-from unitlab.compute.plan import plan_sweep
-from unitlab.partial_study import PartialStudy
+from unitlab.compute.sweep import plan as planning
+from unitlab.compute.sweep.plan import plan_sweep
+from unitlab.compute.sweep.shards import compute_shards
+from unitlab.store.shards import PartialStudy
 
 
 def test_the_command_prints_the_plan_and_writes_nothing(own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,10 +13,10 @@ from small_networks import CLASSES, SITES, DominantUnit, FunctionalReLU, Squeeze
 from torch import nn
 
 import unitlab
-from unitlab.compute.image_source import ImageSource
-from unitlab.compute.images import images
-from unitlab.compute.networks import bundled_network
-from unitlab.compute.replacements import ABLATIONS, donor_of_image
+from unitlab.compute.engine.ablation import ABLATIONS, donor_of_image
+from unitlab.compute.images.datasets import images
+from unitlab.compute.images.source import ImageSource
+from unitlab.compute.networks.bundled import bundled_network
 
 IMAGES = 6
 
@@ -24,7 +24,7 @@ IMAGES = 6
 @pytest.fixture
 def few_verified(monkeypatch: pytest.MonkeyPatch) -> None:
     """The study's own proof kept short: the tests compare with their own oracle."""
-    monkeypatch.setattr("unitlab.compute.verification.MOST_VERIFIED", 8)
+    monkeypatch.setattr("unitlab.compute.sweep.proof.MOST_VERIFIED", 8)
 
 
 def settled(model: nn.Module, size: int) -> nn.Module:
@@ -69,7 +69,7 @@ def check(model: nn.Module, layers: list[str], pixels: torch.Tensor, classes: in
 @pytest.fixture(params=[True, False], ids=["fast bfloat16", "slow bfloat16"])
 def any_processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Processors that multiply bfloat16 and those that do not, whichever this one is."""
-    monkeypatch.setattr("unitlab.compute.bfloat16._multiplies_bfloat16", lambda _: request.param)
+    monkeypatch.setattr("unitlab.compute.engine.bfloat16._multiplies_bfloat16", lambda _: request.param)
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
@@ -91,7 +91,7 @@ def test_float64_networks(kind: type[nn.Module], ablation: str) -> None:
 
 
 def test_the_dominant_unit_is_evaluated_directly() -> None:
-    from unitlab.compute.plan import plan_sweep
+    from unitlab.compute.sweep.plan import plan_sweep
 
     torch.manual_seed(0)
     model, pixels = DominantUnit().eval(), torch.randn(12, 3, 17, 17)

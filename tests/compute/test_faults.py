@@ -18,9 +18,9 @@ from torch.utils.data import TensorDataset
 
 import unitlab
 from unitlab import UnitlabError
-from unitlab.compute import plan as planning
-from unitlab.compute.image_source import ImageSource
-from unitlab.compute.network import Network
+from unitlab.compute.engine.network import Network
+from unitlab.compute.images.source import ImageSource
+from unitlab.compute.sweep import plan as planning
 
 
 def source(count: int = 40) -> ImageSource:

@@ -13,12 +13,12 @@ from torch import nn
 
 import unitlab
 from unitlab import UnitlabError
-from unitlab.compute.replacements import donor_of_image
+from unitlab.compute.engine.ablation import donor_of_image
 
 
 @pytest.fixture(autouse=True)
 def few_verified_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unitlab.compute.verification.MOST_VERIFIED", 16)
+    monkeypatch.setattr("unitlab.compute.sweep.proof.MOST_VERIFIED", 16)
 
 
 def checked(model: nn.Module, layer: str, pixels: torch.Tensor, classes: int, groups: object, **options: object) -> object:

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from killed_sweep import sweep_to
 
-from unitlab.study import check_files
+from unitlab.store.study import check_files
 
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[ForkServerContext]:
     """Real processes, forked from one that has loaded torch and computed nothing."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["unitlab.compute.sweep"])
+    context.set_forkserver_preload(["unitlab.compute.sweep.run"])
     yield context
 
 

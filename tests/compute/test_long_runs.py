@@ -16,8 +16,8 @@ from small_networks import FunctionalReLU
 from sweep_process import said_until, sweep_process, wait_for_shards
 
 import unitlab
-from unitlab.compute import plan as planning
-from unitlab.compute.progress import images_bar
+from unitlab.compute.sweep import plan as planning
+from unitlab.compute.sweep.progress import images_bar
 
 FOLDERS = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
 

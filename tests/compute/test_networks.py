@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 import unitlab
 from unitlab import UnitlabError
-from unitlab.bundled_images import bundled_folder
-from unitlab.compute.networks import NETWORKS, BasicBlock, bundled_network
+from unitlab.compute.networks.bundled import NETWORKS, BasicBlock, bundled_network
+from unitlab.files import bundled_folder
 
 WEIGHTS = bundled_folder() / "weights"
 SHAPES = {

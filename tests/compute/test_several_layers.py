@@ -20,11 +20,11 @@ from torchvision import datasets, transforms
 import unitlab
 from unitlab import UnitlabError
 from unitlab.cli import main
-from unitlab.compute import verification
-from unitlab.compute.dense_products import DenseProduct
-from unitlab.compute.networks import VGG
-from unitlab.compute.plan import SAMPLED_IMAGES, plan_sweep
-from unitlab.compute.recipe_files import RecipeFiles
+from unitlab.compute.engine.dense_products import DenseProduct
+from unitlab.compute.files.recipe_files import RecipeFiles
+from unitlab.compute.networks.bundled import VGG
+from unitlab.compute.sweep import proof as verification
+from unitlab.compute.sweep.plan import SAMPLED_IMAGES, plan_sweep
 
 COUNT, BATCH = 24, 8
 IN_FINGERPRINT = Counter(np.linspace(0, COUNT - 1, SAMPLED_IMAGES).astype(int).tolist())
@@ -86,7 +86,7 @@ def prefix_calls(layer: Any) -> tuple[int, Counter[int]]:
     first = plan.network.graph.modules["features.conv1_1"]
     assert dataset.reads == IN_FINGERPRINT
     dataset.reads.clear()
-    from unitlab.compute.one_process import HeldShards, compute_shards
+    from unitlab.compute.sweep.shards import HeldShards, compute_shards
 
     with CountedCalls() as calls:
         compute_shards(plan, source, HeldShards(), progress=False)
@@ -124,7 +124,7 @@ def test_every_picture_is_decoded_once_before_the_proof(tmp_path: Path, monkeypa
         return verification.compared_with_hooks(*given, **options)
 
     monkeypatch.setattr(Image, "open", opened)
-    monkeypatch.setattr("unitlab.compute.sweep.compared_with_hooks", proof)
+    monkeypatch.setattr("unitlab.compute.sweep.run.compared_with_hooks", proof)
     ds = unitlab.ablate(FunctionalReLU().eval(), source, "conv1", batch_size=BATCH, progress=False, device="cpu")
     names = [Path(name).name for name in source.ids]
     # a few are read for the fingerprint, before anything is computed

@@ -18,9 +18,9 @@ from torchvision import transforms
 
 import unitlab
 from unitlab import UnitlabError
-from unitlab.compute.image_source import ImageSource
-from unitlab.compute.replacements import donor_of_image
-from unitlab.partial_study import PartialStudy
+from unitlab.compute.engine.ablation import donor_of_image
+from unitlab.compute.images.source import ImageSource
+from unitlab.store.shards import PartialStudy
 
 COUNT = 60
 
@@ -286,7 +286,7 @@ def test_a_store_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_sweep_of_other_settings_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unitlab.compute.plan.SHARD_IMAGES", 4)
+    monkeypatch.setattr("unitlab.compute.sweep.plan.SHARD_IMAGES", 4)
     write, written = PartialStudy.write, []
 
     def interrupted(self: PartialStudy, index: int, arrays: dict[str, np.ndarray]) -> None:

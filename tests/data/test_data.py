@@ -12,7 +12,8 @@ from pathlib import PurePosixPath
 import numpy as np
 import pytest
 
-from unitlab.bundled_images import bundled_folder, bundled_images
+from unitlab.bundled_images import bundled_images
+from unitlab.files import bundled_folder
 
 DATA = bundled_folder()
 

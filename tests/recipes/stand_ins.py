@@ -84,7 +84,7 @@ def reduced(name: str) -> Recipe:
 
 
 def network_of(recipe: Recipe) -> nn.Module:
-    from unitlab.compute.recipe_files import _function
+    from unitlab.compute.files.recipe_files import _function
 
     torch.manual_seed(0)
     return _function(recipe.network)(**recipe.options)

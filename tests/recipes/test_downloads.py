@@ -15,9 +15,9 @@ from stand_ins import digest, network_of, write_pictures, write_weights, zipped
 import unitlab
 from unitlab import UnitlabError
 from unitlab.cli import main
-from unitlab.compute import downloads
-from unitlab.compute.downloads import download
-from unitlab.compute.recipe_files import RecipeFiles
+from unitlab.compute.files import downloads
+from unitlab.compute.files.downloads import download
+from unitlab.compute.files.recipe_files import RecipeFiles
 from unitlab.recipes import RECIPES, Recipe
 
 NAME = "resnet18_places"

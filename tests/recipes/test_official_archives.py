@@ -15,8 +15,8 @@ from stand_ins import digest, network_of, reduced, write_pictures, write_weights
 import unitlab
 from unitlab import UnitlabError
 from unitlab.cli import main
-from unitlab.compute import imagenet_archives
-from unitlab.compute.imagenet_archives import DEVKIT, IMAGES, imagenet_classes
+from unitlab.compute.files import imagenet_archives
+from unitlab.compute.files.imagenet_archives import DEVKIT, IMAGES, imagenet_classes
 from unitlab.recipes import RECIPES
 
 WNIDS = resources.files("unitlab.recipes").joinpath("imagenet_wnids.txt").read_text().split()

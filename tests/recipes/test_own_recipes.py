@@ -64,7 +64,7 @@ def test_one_call_and_the_command_knows_it(files: Path, own_home: Path) -> None:
     state = torch.load(files / "birds.pth")["model"]
     network = local_network()
     network.load_state_dict(state)
-    from unitlab.compute.recipe_files import RecipeFiles
+    from unitlab.compute.files.recipe_files import RecipeFiles
 
     source = RecipeFiles(catalog.recipe("birds")).images()
     batch = next(iter(source.batches(0, 6, 6)))[0]

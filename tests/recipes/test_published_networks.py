@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unitlab import UnitlabError
-from unitlab.compute.checkpoints import load_parameters, read_state_dict
-from unitlab.compute.image_layouts import labelled_files
-from unitlab.compute.recipe_files import RecipeFiles
+from unitlab.compute.files.checkpoints import load_parameters, read_state_dict
+from unitlab.compute.files.recipe_files import RecipeFiles
+from unitlab.compute.images.folders import labelled_files
 from unitlab.recipes import RECIPES
 
 

@@ -19,9 +19,9 @@ from stand_ins import PUBLISHED, REDUCED, digest, network_of, reduced, state_in_
 
 import unitlab
 from unitlab.cli import main
-from unitlab.compute.recipe_files import RecipeFiles
+from unitlab.compute.files.recipe_files import RecipeFiles
 from unitlab.recipes import RECIPES, Recipe
-from unitlab.recipes.described import torchvision_weights
+from unitlab.recipes.needs import torchvision_weights
 
 
 @dataclass(frozen=True)

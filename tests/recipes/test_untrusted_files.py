@@ -16,8 +16,8 @@ from stand_ins import python2_checkpoint
 from torch import nn
 
 from unitlab import UnitlabError
-from unitlab.compute.archives import unpacked
-from unitlab.compute.checkpoints import load_parameters, read_state_dict
+from unitlab.compute.files.archives import unpacked
+from unitlab.compute.files.checkpoints import load_parameters, read_state_dict
 
 
 class Malicious:

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from unitlab import UnitlabError
-from unitlab.analysis.accuracy_curves import accuracy_curves
+from unitlab.analysis.accuracies import accuracy_curves
 from unitlab.schema import CURVE_VARIABLES, described
 
 hv = pytest.importorskip("holoviews")

@@ -19,8 +19,8 @@ from simulated_study import simulated_groups, simulated_study
 import unitlab
 from unitlab.analysis.correlations import fitted_line
 from unitlab.errors import UnitlabError
-from unitlab.study_writing import write_study
-from unitlab.views.colours import GREY
+from unitlab.store.writing import write_study
+from unitlab.views.look import GREY
 
 W = pytest.importorskip("ipywidgets")
 pytest.importorskip("jupyter_bokeh")

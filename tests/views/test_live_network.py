@@ -17,7 +17,7 @@ pytest.importorskip("torch")
 pytest.importorskip("jupyter_bokeh")
 
 from unitlab.analysis.splits import halves
-from unitlab.compute.recipe_files import RecipeFiles
+from unitlab.compute.files.recipe_files import RecipeFiles
 from unitlab.views.explorer.background import Stopped
 from unitlab.views.explorer.live_network import LiveNetwork, NotAtHand
 from unitlab.views.explorer.tabs.category import Category
@@ -34,7 +34,7 @@ def few() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def study(few: Any) -> xr.Dataset:
-    from unitlab.compute.networks import bundled_network
+    from unitlab.compute.networks.bundled import bundled_network
 
     photos = unitlab.images("fashion_mnist").subset(range(200))
     attrs = {"name": "few", "recipe": "vgg_fashion"}

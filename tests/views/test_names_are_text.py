@@ -12,7 +12,7 @@ pytest.importorskip("jupyter_bokeh")
 
 from unitlab.views.explorer.tabs.lost_and_won import LostAndWon
 from unitlab.views.gallery import top_images
-from unitlab.views.names import isolated
+from unitlab.views.words import isolated
 
 SCRIPT = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
 

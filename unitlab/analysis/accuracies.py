@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
-from unitlab.analysis.distributions import student_quantile
-
-__all__ = ["accuracy_interval", "balanced_accuracy", "class_counts"]
+from unitlab.analysis.paired_tests import student_quantile
+from unitlab.analysis.requirements import class_positions, require, unit_position
+from unitlab.schema import variable_attrs
 
 Array = np.ndarray[Any, Any]
 
@@ -54,3 +56,90 @@ def accuracy_interval(right: Array, cluster: Array | None, level: float = 0.95) 
     centre = (share + z**2 / (2 * effective)) / (1 + z**2 / effective)
     half = z / (1 + z**2 / effective) * np.sqrt(share * (1 - share) / effective + z**2 / (4 * effective**2))
     return np.maximum(centre - half, 0), np.minimum(centre + half, 1)
+
+
+def accuracy_curves(root: Mapping[str, Any], prediction: Array, *, own: bool, names: Sequence[str] = ()) -> dict[str, Array]:
+    """Variables of `unitlab.schema.CURVE_VARIABLES` from predictions (order, k, image).
+
+    ``root`` holds ``label``, ``n_images``, ``category`` and perhaps ``cluster``. With ``own``, the orders are those of the
+    classes ``names``, and each class is told under its own.
+    """
+    label, n = np.asarray(root["label"], np.int64), np.asarray(root["n_images"])
+    right, predicted = class_counts(label, prediction, len(n))
+    balanced = balanced_accuracy(right, predicted, n)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        by_class = right / n
+    cluster = root.get("cluster")
+    low, high = (np.empty(prediction.shape[:2]) for _ in range(2))
+    for number, rows in enumerate(prediction):
+        low[number], high[number] = accuracy_interval(rows == label, cluster)
+    defined = np.isfinite(balanced[0, 0])
+    values = {
+        "accuracy": right.sum(-1) / len(label),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "mean_balanced_accuracy": balanced[..., defined].mean(-1) if defined.any() else np.full(prediction.shape[:2], np.nan),
+        "class_accuracy": by_class.astype(np.float32),
+        "balanced_accuracy": balanced.astype(np.float32),
+    }
+    if own:
+        classes = [str(name) for name in root["category"]]
+        place, at = np.arange(len(names)), [classes.index(name) for name in names]
+        values["own_accuracy"], values["own_balanced_accuracy"] = by_class[place, :, at], balanced[place, :, at]
+    return values
+
+
+def confusion(ds: xr.Dataset, unit: int) -> xr.Dataset:
+    """Where the images go whose prediction the ablation of a unit changes.
+
+    Parameters
+    ----------
+    ds
+        A study, as `unitlab.load` or `unitlab.ablate` give it.
+    unit
+        Number of the unit (a value of the coordinate ``unit``).
+
+    Returns
+    -------
+    xarray.Dataset
+        Numbers of images over ``category`` (the images' class) and ``predicted``: ``n_lost`` (right before, now predicted
+        as that class), ``n_won`` (right now, before predicted as that class), ``n_swapped`` (wrong before, now predicted as
+        that other wrong class). The attribute ``unit``.
+
+    Raises
+    ------
+    UnitlabError
+        ``ds`` is no study, or has no such unit.
+
+    Examples
+    --------
+    >>> import unitlab
+    >>> moved = unitlab.confusion(unitlab.load("vgg_fashion"), 3)
+    >>> moved.n_lost.dims
+    ('category', 'predicted')
+    """
+    require(ds, ["unit", "category", "label", "baseline_prediction", "prediction"], "confusion")
+    place = unit_position(ds, unit)
+    label = class_positions(ds, ds["label"].values)
+    before = class_positions(ds, ds["baseline_prediction"].values)
+    after = class_positions(ds, ds["prediction"][place].values)
+    size = ds.sizes["category"]
+
+    def counted(chosen: np.ndarray, to: np.ndarray) -> xr.Variable:
+        counts = np.bincount(label[chosen] * size + to[chosen], minlength=size * size).reshape(size, size)
+        return xr.Variable(("category", "predicted"), counts.astype(np.int32))
+
+    moved = before != after
+    found = {
+        "n_lost": counted(moved & (before == label), after),
+        "n_won": counted(moved & (after == label), before),
+        "n_swapped": counted(moved & (before != label) & (after != label), after),
+    }
+    for name, variable in found.items():
+        variable.attrs = variable_attrs(name)
+    names = ds["category"].values
+    coords = {
+        "category": ("category", names, variable_attrs("category")),
+        "predicted": ("predicted", names, variable_attrs("predicted")),
+    }
+    return xr.Dataset(found, coords=coords, attrs={**ds.attrs, "unit": int(unit)})

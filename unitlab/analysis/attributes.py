@@ -11,8 +11,6 @@ from unitlab.analysis.requirements import class_positions, require
 from unitlab.errors import UnitlabError
 from unitlab.schema import VARIABLES, variable_attrs
 
-__all__ = ["attributes", "class_means", "mutual_information", "own_attributes", "selectivity"]
-
 Array = np.ndarray[Any, Any]
 
 QUANTILES = 10

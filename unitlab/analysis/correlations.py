@@ -12,11 +12,9 @@ import xarray as xr
 
 from unitlab.analysis.attributes import attributes, own_attributes
 from unitlab.analysis.damage import damage
-from unitlab.analysis.distributions import benjamini_hochberg, student_quantile
+from unitlab.analysis.paired_tests import benjamini_hochberg, student_quantile
 from unitlab.analysis.weighted_images import WEIGHTED, WeightedImages
 from unitlab.errors import UnitlabError, nearest_names
-
-__all__ = ["chosen", "correlations", "fitted_line", "measures"]
 
 Array = np.ndarray[Any, Any]
 

@@ -7,21 +7,23 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from unitlab.analysis.distributions import benjamini_hochberg, fair_binomial_cdf, student_quantile, student_tail
 from unitlab.analysis.paired_images import PairedImages
 from unitlab.analysis.paired_tests import (
+    benjamini_hochberg,
     bonett_price,
     can_be_rejected,
+    fair_binomial_cdf,
     mcnemar,
     sign_flip_distribution,
     sign_flip_p_value,
+    student_quantile,
+    student_tail,
 )
-from unitlab.analysis.requirements import check_level, check_seed, require
+from unitlab.analysis.requirements import check_level, require
 from unitlab.analysis.specificity import Specificity, concentration
 from unitlab.analysis.splits import SPLITS, crossfit_and_reliability
+from unitlab.errors import check_seed
 from unitlab.schema import VARIABLES, variable_attrs
-
-__all__ = ["ALPHA", "damage"]
 
 Array = np.ndarray[Any, Any]
 

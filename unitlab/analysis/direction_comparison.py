@@ -9,14 +9,12 @@ import numpy as np
 import xarray as xr
 
 from unitlab.analysis.discrimination import discrimination
-from unitlab.analysis.distributions import student_quantile
 from unitlab.analysis.paired_images import PairedImages
-from unitlab.analysis.requirements import check_level, check_seed, require
+from unitlab.analysis.paired_tests import student_quantile
+from unitlab.analysis.requirements import check_level, require
 from unitlab.analysis.splits import crossfit_and_reliability
-from unitlab.errors import UnitlabError
+from unitlab.errors import UnitlabError, check_seed
 from unitlab.schema import COMPARISON_VARIABLES, described
-
-__all__ = ["compare_directions"]
 
 Array = np.ndarray[Any, Any]
 

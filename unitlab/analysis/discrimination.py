@@ -11,8 +11,6 @@ import xarray as xr
 from unitlab.analysis.requirements import class_positions, require
 from unitlab.schema import VARIABLES, variable_attrs
 
-__all__ = ["discrimination"]
-
 Array = np.ndarray[Any, Any]
 
 UNITS_AT_ONCE = 64

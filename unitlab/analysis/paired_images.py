@@ -9,8 +9,6 @@ import xarray as xr
 
 from unitlab.analysis.requirements import class_positions, require
 
-__all__ = ["PairedImages"]
-
 Array = np.ndarray[Any, Any]
 
 

@@ -15,8 +15,6 @@ from unitlab.analysis.discrimination import discrimination
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.schema import VARIABLES
 
-__all__ = ["Ranking", "rankable", "ranking"]
-
 Array = np.ndarray[Any, Any]
 
 LEVELS = ("layer", "attributes", "discrimination", "ablation", "damage")

@@ -10,10 +10,8 @@ import pandas as pd
 import xarray as xr
 
 from unitlab.analysis.correlations import chosen, measures
-from unitlab.analysis.distributions import student_quantile
+from unitlab.analysis.paired_tests import student_quantile
 from unitlab.errors import UnitlabError
-
-__all__ = ["regression"]
 
 Array = np.ndarray[Any, Any]
 

@@ -10,8 +10,6 @@ import xarray as xr
 
 from unitlab.errors import UnitlabError, nearest_names
 
-__all__ = ["check_level", "check_seed", "class_positions", "require", "unit_position"]
-
 
 def require(ds: xr.Dataset, names: Iterable[str], what: str) -> None:
     """Refuse a dataset that lacks a variable."""
@@ -62,7 +60,18 @@ def check_level(level: float) -> None:
         raise UnitlabError(f"level is {level!r}; expected a number between 0 and 1, for example 0.95")
 
 
-def check_seed(seed: int) -> None:
-    """Refuse what seeds no random numbers."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise UnitlabError(f"seed is {seed!r}; expected a whole number, 0 or more")
+def units_in(text: str, what: str) -> list[int]:
+    """Units in "3,5,10-20", in that order; ``what`` names the text in the error.
+
+    Raises
+    ------
+    UnitlabError
+        The text is no list of units.
+    """
+    units: list[int] = []
+    for part in text.split(","):
+        first, dash, last = (piece.strip() for piece in part.partition("-"))
+        if not (first.isascii() and first.isdigit()) or (dash and not (last.isascii() and last.isdigit())):
+            raise UnitlabError(f"{what} {text!r} is not a list of units; give something like 3,5,10-20")
+        units += range(int(first), int(last if dash else first) + 1)
+    return units

@@ -10,8 +10,6 @@ import numpy as np
 from unitlab.analysis.paired_images import PairedImages
 from unitlab.analysis.splits import halves
 
-__all__ = ["Specificity", "concentration", "shuffled_blocks"]
-
 Array = np.ndarray[Any, Any]
 
 SHUFFLES = 999

@@ -8,8 +8,6 @@ import numpy as np
 
 from unitlab.analysis.paired_images import PairedImages
 
-__all__ = ["crossfit_and_reliability", "halves"]
-
 Array = np.ndarray[Any, Any]
 
 SPLITS = 100

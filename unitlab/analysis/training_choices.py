@@ -14,12 +14,10 @@ import zarr
 from zarr.storage import LocalStore, ZipStore
 
 from unitlab.analysis.correlations import measures
-from unitlab.analysis.distributions import student_quantile
-from unitlab.bundled_images import bundled_folder
+from unitlab.analysis.paired_tests import student_quantile
 from unitlab.errors import UnitlabError, nearest_names
+from unitlab.files import bundled_folder
 from unitlab.schema import TRAINING_VARIABLES, described
-
-__all__ = ["ARMS", "effects", "over_live_units", "student_t_interval", "training_choices", "write_training_choices"]
 
 Array = np.ndarray[Any, Any]
 

@@ -12,8 +12,6 @@ from unitlab.analysis.attributes import selectivity
 from unitlab.analysis.paired_images import PairedImages
 from unitlab.analysis.splits import halves
 
-__all__ = ["WEIGHTED", "WeightedImages"]
-
 Array = np.ndarray[Any, Any]
 
 WEIGHTED = (

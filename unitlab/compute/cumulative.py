@@ -11,21 +11,19 @@ import torch
 import xarray as xr
 from torch import nn
 
-from unitlab.analysis.accuracy_curves import accuracy_curves
+from unitlab.analysis.accuracies import accuracy_curves
 from unitlab.analysis.rankings import Ranking, rankable, ranking
 from unitlab.analysis.splits import halves
-from unitlab.compute.group_ablation import checked_units, plan_attrs, plan_of_one_layer, scored_sets
-from unitlab.compute.groups import root_group
-from unitlab.compute.image_source import ImageSource
-from unitlab.compute.images import images as image_source
-from unitlab.compute.plan import SweepPlan
-from unitlab.compute.progress import one_bar
-from unitlab.compute.sweep import ablate
-from unitlab.compute.working_copy import exact_float32
+from unitlab.compute.engine.torch_state import exact_float32
+from unitlab.compute.images.datasets import images as image_source
+from unitlab.compute.images.source import ImageSource
+from unitlab.compute.sweep.plan import SweepPlan
+from unitlab.compute.sweep.progress import one_bar
+from unitlab.compute.sweep.run import ablate
+from unitlab.compute.sweep.study_arrays import root_group
+from unitlab.compute.unit_groups import checked_units, plan_attrs, plan_of_one_layer, scored_sets
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.schema import CURVE_VARIABLES, described
-
-__all__ = ["cumulative"]
 
 # More sets of units than this are thinned out, unless `ks` asks for them.
 EVERY_K = 4096

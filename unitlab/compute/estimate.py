@@ -14,18 +14,16 @@ import torch
 from numcodecs.zstd import Zstd
 from torch import nn
 
-from unitlab.compute.activations import TOP_IMAGES
-from unitlab.compute.image_source import ImageSource
-from unitlab.compute.images import images as image_source
-from unitlab.compute.plan import SweepPlan, plan_sweep
-from unitlab.compute.replacements import donor_of_image
-from unitlab.compute.shards import ShardComputation, ShardParts, donor_values
-from unitlab.compute.sweep import is_finished
-from unitlab.compute.thumbnails import padded
-from unitlab.compute.working_copy import exact_float32
-from unitlab.partial_study import finished_shards
-
-__all__ = ["SweepEstimate", "estimate"]
+from unitlab.compute.engine.ablation import donor_of_image
+from unitlab.compute.engine.torch_state import exact_float32
+from unitlab.compute.images.datasets import images as image_source
+from unitlab.compute.images.source import ImageSource
+from unitlab.compute.images.thumbnails import padded
+from unitlab.compute.sweep.activations import TOP_IMAGES
+from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
+from unitlab.compute.sweep.run import is_finished
+from unitlab.compute.sweep.shards import ShardComputation, ShardParts, donor_values
+from unitlab.store.shards import finished_shards
 
 FEWEST_IMAGES = 4
 MEASURED_SECONDS = 8.0

@@ -10,13 +10,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from unitlab.errors import UnitlabError
-from unitlab.home import home
-from unitlab.manifest import write_failure
+from unitlab.errors import UnitlabError, write_failure
+from unitlab.files import home
 from unitlab.recipes.recipe import Images, Recipe, Transform, Weights
 from unitlab.recipes.shipped import RECIPES
-
-__all__ = ["add_recipe", "own_recipes"]
 
 # recipes with functions that only this process has
 _here: dict[str, Recipe] = {}

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["DENSENET_NAMES", "Images", "Recipe", "Transform", "Weights"]
-
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 # checkpoints of DenseNet are older than torch's ban on dots in the names of modules: norm.1 is norm1 now

@@ -8,8 +8,6 @@ from bokeh.resources import Resources
 
 from unitlab.views.kernel import running_kernel
 
-__all__ = ["load_bokeh"]
-
 
 def load_bokeh() -> None:
     """Put Bokeh's core into the page of the cell that runs, unless it is there: 1.3 MB, not HoloViews' and Panel's 5.9."""

@@ -10,10 +10,7 @@ import xarray as xr
 
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.schema import CURVE_VARIABLES
-from unitlab.views.colours import GREY, SERIES
-from unitlab.views.plain_look import plain
-
-__all__ = ["cumulative"]
+from unitlab.views.look import GREY, SERIES, plain
 
 DASHES = ("solid", "dashed", "dotted", "dotdash", "dashdot")
 

@@ -9,11 +9,6 @@ import xarray as xr
 
 from unitlab.analysis.requirements import unit_position
 
-__all__ = [
-    "ALPHA", "Finding", "coefficient", "decimal", "interval", "number", "points", "probability",
-    "study_finding", "unit_finding",
-]  # fmt: skip
-
 ALPHA = 0.05
 
 

@@ -15,8 +15,6 @@ from PIL import Image
 from unitlab.analysis.requirements import require, unit_position
 from unitlab.errors import UnitlabError
 
-__all__ = ["Gallery", "data_address", "picture_with_map", "top_images"]
-
 Array = np.ndarray[Any, Any]
 
 OUTLINE = np.array([255, 200, 0], float)

@@ -10,12 +10,8 @@ import numpy as np
 import pandas as pd
 
 from unitlab.errors import UnitlabError, nearest_names
-from unitlab.views.colours import GREY, SERIES
-from unitlab.views.names import distinct, shortened
-from unitlab.views.plain_look import plain
-from unitlab.views.quantities import quantity
-
-__all__ = ["correlations", "intervals"]
+from unitlab.views.look import GREY, SERIES, plain
+from unitlab.views.words import distinct, quantity, shortened
 
 MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle")
 KINDS = ("spearman", "pearson")

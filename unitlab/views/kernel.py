@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["running_kernel"]
-
 
 def running_kernel() -> Any:
     """The Jupyter kernel that this runs in, or None."""

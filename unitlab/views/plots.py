@@ -8,23 +8,21 @@ import holoviews as hv
 import numpy as np
 import xarray as xr
 
-from unitlab.analysis.confusion import confusion as moved_images
+from unitlab.analysis.accuracies import confusion as moved_images
 from unitlab.analysis.correlations import chosen, fitted_line, measures
 from unitlab.analysis.damage import damage
 from unitlab.analysis.requirements import unit_position
 from unitlab.errors import UnitlabError, nearest_names
-from unitlab.views import front_end as front_end
-from unitlab.views.colours import BLUE, GREEN, GREY, ORANGE
+from unitlab.views import notebook as notebook
 from unitlab.views.curves import cumulative as cumulative
 from unitlab.views.findings import coefficient
 from unitlab.views.gallery import top_images as images
 from unitlab.views.intervals import correlations as correlations
 from unitlab.views.intervals import intervals as intervals
-from unitlab.views.names import distinct, isolated, shortened
+from unitlab.views.look import BLUE, GREEN, GREY, ORANGE, plain
 from unitlab.views.null_band import null_band
-from unitlab.views.plain_look import plain
-from unitlab.views.quantities import quantity
 from unitlab.views.seeds import seeds
+from unitlab.views.words import distinct, isolated, quantity, shortened
 
 __all__ = ["classes", "confusion", "correlation", "correlations", "cumulative", "images", "intervals", "seeds", "units"]
 

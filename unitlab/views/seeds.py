@@ -9,10 +9,7 @@ import xarray as xr
 from unitlab.analysis.training_choices import over_live_units, student_t_interval
 from unitlab.errors import UnitlabError
 from unitlab.schema import TRAINING_VARIABLES
-from unitlab.views.colours import BLUE, ORANGE
-from unitlab.views.plain_look import plain
-
-__all__ = ["seeds"]
+from unitlab.views.look import BLUE, ORANGE, plain
 
 
 def seeds(ds: xr.Dataset, name: str, *, level: float = 0.95) -> hv.Overlay:

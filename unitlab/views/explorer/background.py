@@ -14,8 +14,6 @@ from unitlab.errors import UnitlabError
 from unitlab.views.explorer.messages import as_text, guarded
 from unitlab.views.explorer.styled import styled
 
-__all__ = ["BackgroundWork", "Progress"]
-
 Progress = Callable[[int, int], None]
 
 SECONDS_BETWEEN = 0.1

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from unitlab.views.explorer.messages import as_text
-from unitlab.views.names import isolated, shortened
-
-__all__ = ["count_bars", "drop_bar"]
+from unitlab.views.words import isolated, shortened
 
 LINE = 56  # letters that a line of names has room for
 

@@ -9,19 +9,18 @@ import numpy as np
 from bokeh.models import ColumnDataSource, FixedTicker, HBar, HoverTool, Segment
 from bokeh.models.annotations import Span
 
-from unitlab.views.colours import GREEN, GREY, ORANGE
 from unitlab.views.explorer.figures import FigureWidget, bare_figure, describe_figure, drawn, hover_text
 from unitlab.views.explorer.finding import finding_html
 from unitlab.views.explorer.messages import as_text, guarded
 from unitlab.views.explorer.pointing import hear_tap
 from unitlab.views.explorer.styled import styled
 from unitlab.views.findings import number
-from unitlab.views.names import distinct, isolated, shortened
+from unitlab.views.look import GREEN, GREY, ORANGE
+from unitlab.views.words import distinct, isolated, shortened
 
 if TYPE_CHECKING:
     from unitlab.views.explorer.explorer import Explorer
 
-__all__ = ["ClassesPlot", "page_of_classes"]
 
 Array = np.ndarray[Any, Any]
 

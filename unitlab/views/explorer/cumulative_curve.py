@@ -9,17 +9,16 @@ import numpy as np
 from bokeh.models import ColumnDataSource, HoverTool, Line, Plot, Scatter, VArea
 from bokeh.models.annotations import Legend, LegendItem
 
-from unitlab.views.colours import GREY, ORANGE
 from unitlab.views.explorer.background import BackgroundWork
 from unitlab.views.explorer.figures import FigureWidget, bare_figure, describe_figure, drawn, hover_text, set_range
 from unitlab.views.explorer.live_network import ClassCurve, LiveNetwork, NotAtHand
 from unitlab.views.explorer.messages import as_text, guarded, message_html
 from unitlab.views.explorer.styled import styled
+from unitlab.views.look import GREY, ORANGE
 
 if TYPE_CHECKING:
     from unitlab.views.explorer.explorer import Explorer
 
-__all__ = ["CumulativeCurve"]
 
 Array = np.ndarray[Any, Any]
 

@@ -6,8 +6,6 @@ import base64
 
 from unitlab.views.explorer.messages import as_text
 
-__all__ = ["copy_button", "download_button", "figures_button"]
-
 # a data address as a link ends at 2 MB in Chromium, a blob does not; in a handler, a bare URL is that of the document
 SAVE = (
     "const bytes=Uint8Array.from(atob(this.dataset.content),c=>c.charCodeAt(0)),a=document.createElement('a');"

@@ -30,8 +30,6 @@ from unitlab.views.explorer.tab_panel import TabPanel
 from unitlab.views.explorer.units_plot import UnitsPlot
 from unitlab.views.explorer.units_table import UnitsTable
 
-__all__ = ["Explorer", "opened_explorer"]
-
 DEFAULT_X = "overall_drop"
 
 

@@ -19,8 +19,6 @@ from jupyter_bokeh import BokehModel
 
 from unitlab.views.explorer.messages import as_text
 
-__all__ = ["FigureWidget", "bare_figure", "describe_figure", "drawn", "hover_text", "sent_together", "set_range"]
-
 LABELS = "11px"
 # text keeps the colour that it was laid out with, and glyphs take none from the style sheet
 FOLLOW_THEME = """

@@ -7,9 +7,7 @@ import numpy as np
 from unitlab.views.explorer.measured_study import FEW_IMAGES, ClassDrops, MeasuredStudy
 from unitlab.views.explorer.messages import as_text
 from unitlab.views.findings import interval, points, probability
-from unitlab.views.names import shortened
-
-__all__ = ["finding_html"]
+from unitlab.views.words import shortened
 
 NAME_WIDTH = 48
 

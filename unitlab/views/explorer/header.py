@@ -13,7 +13,6 @@ from unitlab.views.explorer.styled import styled
 if TYPE_CHECKING:
     from unitlab.views.explorer.explorer import Explorer
 
-__all__ = ["Header"]
 
 SUGGESTED = 3
 

@@ -16,10 +16,8 @@ from unitlab.analysis.requirements import class_positions
 from unitlab.analysis.splits import halves
 from unitlab.catalog import recipe
 from unitlab.errors import UnitlabError
-from unitlab.recipes.given import at_hand
+from unitlab.recipes.needs import at_hand
 from unitlab.views.explorer.background import Progress
-
-__all__ = ["ClassCurve", "LiveNetwork", "NotAtHand"]
 
 Array = np.ndarray[Any, Any]
 
@@ -81,7 +79,7 @@ class LiveNetwork:
 
     def together(self, units: Sequence[int], progress: Progress) -> xr.Dataset:
         """`unitlab.damage` of silencing ``units`` together, as a study of one unit."""
-        from unitlab.compute.group_ablation import ablate_groups
+        from unitlab.compute.unit_groups import ablate_groups
 
         model, images = self._built(progress, 1)
         found = ablate_groups(model, images, self.layer, [list(units)], ablation=self._ablation, progress=False)
@@ -129,7 +127,7 @@ class LiveNetwork:
 
     def _built(self, progress: Progress, passes: int) -> tuple[Any, Any]:
         """Network and images; ``progress`` counts the images that ``passes`` passes read."""
-        from unitlab.compute.recipe_files import RecipeFiles
+        from unitlab.compute.files.recipe_files import RecipeFiles
 
         files = RecipeFiles(self.recipe)
         source = files.images()

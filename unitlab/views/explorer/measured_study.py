@@ -15,9 +15,7 @@ from unitlab.analysis.requirements import class_positions, require, unit_positio
 from unitlab.catalog import load
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.schema import VARIABLES
-from unitlab.views.quantities import quantity
-
-__all__ = ["ClassDrops", "MeasuredStudy", "TopImages", "measures_of", "measures_of_store"]
+from unitlab.views.words import quantity
 
 Array = np.ndarray[Any, Any]
 

@@ -14,8 +14,6 @@ import xarray as xr
 from unitlab.views.explorer.measured_study import MeasuredStudy, measures_of, measures_of_store
 from unitlab.views.explorer.opening import StudySource
 
-__all__ = ["measure_beside"]
-
 HEAD_START = 1.0  # seconds in which the page draws what is there already, with both processors
 
 

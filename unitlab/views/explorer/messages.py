@@ -10,8 +10,6 @@ from typing import Any
 
 from unitlab.errors import UnitlabError
 
-__all__ = ["as_text", "guarded", "message_html", "sentence_of"]
-
 log = logging.getLogger(__name__)
 
 

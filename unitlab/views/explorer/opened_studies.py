@@ -7,8 +7,6 @@ from unitlab.errors import UnitlabError
 from unitlab.views.explorer.measured_study import MeasuredStudy
 from unitlab.views.explorer.opening import StudySource
 
-__all__ = ["OpenedStudies"]
-
 
 class OpenedStudies:
     """``names``: what a reader can choose from, the study of the first call among them, which is called ``name``."""

@@ -12,8 +12,6 @@ from unitlab.catalog import load, path_of
 from unitlab.errors import UnitlabError
 from unitlab.recipes import known_recipes
 
-__all__ = ["StudySource"]
-
 
 @dataclass(frozen=True)
 class StudySource:

@@ -7,8 +7,6 @@ from typing import Any
 
 from bokeh.models import ColumnDataSource, CustomJS, Plot
 
-__all__ = ["hear_lasso", "hear_tap"]
-
 # the points nearest to the tap, all that lie on one another; 12 px is a finger's slack
 TAP = """
 const {x, y} = cb_obj;

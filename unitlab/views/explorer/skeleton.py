@@ -10,8 +10,6 @@ from IPython.display import HTML, display
 from unitlab.views.explorer.messages import message_html
 from unitlab.views.explorer.style import STYLE
 
-__all__ = ["skeleton"]
-
 FIGURE, TABLE = '<div class="ul-ghost-figure"></div>', '<div class="ul-ghost-table"></div>'
 IMAGES = f'<div class="ul-ghost-images">{"<i></i>" * 12}</div>'
 

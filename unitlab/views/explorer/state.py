@@ -6,8 +6,6 @@ from typing import Any
 
 import traitlets as T
 
-__all__ = ["IMAGE_STYLES", "ExplorerState", "GroupHistory"]
-
 IMAGE_STYLES = ("outline", "heat", "none")
 
 

@@ -4,6 +4,4 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-__all__ = ["STYLE"]
-
 STYLE = f"<style>{files(__package__).joinpath('explorer.css').read_text(encoding='utf-8')}</style>"

@@ -6,8 +6,6 @@ from typing import Any, TypeVar
 
 import ipywidgets as W
 
-__all__ = ["open_shared", "styled"]
-
 Kind = TypeVar("Kind", bound=W.DOMWidget)
 
 _plain: dict[type[W.Widget], W.Widget] = {}

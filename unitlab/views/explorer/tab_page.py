@@ -8,8 +8,6 @@ import ipywidgets as W
 
 from unitlab.views.explorer.styled import styled
 
-__all__ = ["tab_page"]
-
 STYLE = f"<style>{files(__package__).joinpath('tabs.css').read_text(encoding='utf-8')}</style>"
 
 

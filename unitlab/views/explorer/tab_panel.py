@@ -14,7 +14,6 @@ from unitlab.views.explorer.tabs import TABS
 if TYPE_CHECKING:
     from unitlab.views.explorer.explorer import Explorer
 
-__all__ = ["TabPanel"]
 
 PACKAGE = "unitlab.views.explorer.tabs"
 

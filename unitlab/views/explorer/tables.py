@@ -12,8 +12,6 @@ from unitlab.views.explorer.measured_study import MeasuredStudy
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["cells_table", "units_table"]
-
 
 def units_table(study: MeasuredStudy, units: Sequence[int]) -> pd.DataFrame:
     """One row a unit (index ``unit``), one column a measure, in the units of the schema (drops are fractions)."""

@@ -16,7 +16,6 @@ from unitlab.views.gallery import data_address, picture_with_map
 if TYPE_CHECKING:
     from unitlab.views.explorer.explorer import Explorer
 
-__all__ = ["PagedTiles", "Tile"]
 
 Array = np.ndarray[Any, Any]
 BLANK = np.zeros((1, 1), np.float32)

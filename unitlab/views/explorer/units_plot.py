@@ -13,19 +13,18 @@ from bokeh.palettes import Viridis256
 
 from unitlab.analysis.correlations import fitted_line
 from unitlab.errors import UnitlabError
-from unitlab.views.colours import BLUE, GREEN, GREY, ORANGE
 from unitlab.views.explorer.figures import FigureWidget, bare_figure, describe_figure, drawn, hover_text, set_range
 from unitlab.views.explorer.messages import as_text, guarded, message_html
 from unitlab.views.explorer.pointing import hear_lasso, hear_tap
 from unitlab.views.explorer.styled import styled
 from unitlab.views.findings import coefficient, number
+from unitlab.views.look import BLUE, GREEN, GREY, ORANGE
 from unitlab.views.null_band import null_band
-from unitlab.views.quantities import quantity
+from unitlab.views.words import quantity
 
 if TYPE_CHECKING:
     from unitlab.views.explorer.explorer import Explorer
 
-__all__ = ["UnitsPlot"]
 
 Array = np.ndarray[Any, Any]
 

@@ -17,7 +17,6 @@ from unitlab.views.findings import points
 if TYPE_CHECKING:
     from unitlab.views.explorer.explorer import Explorer
 
-__all__ = ["UnitsTable"]
 
 Array = np.ndarray[Any, Any]
 

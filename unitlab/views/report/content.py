@@ -13,15 +13,13 @@ import numpy as np
 import xarray as xr
 from PIL import Image
 
-from unitlab import __version__
 from unitlab.analysis.requirements import class_positions
 from unitlab.schema import VARIABLES
+from unitlab.version import __version__
 from unitlab.views.findings import interval, number, points, probability, unit_finding
 from unitlab.views.gallery import picture_with_map
 from unitlab.views.null_band import null_band
-from unitlab.views.quantities import quantity
-
-__all__ = ["content", "definitions", "provenance", "table_rows", "title"]
+from unitlab.views.words import quantity
 
 Array = np.ndarray[Any, Any]
 

@@ -20,7 +20,6 @@ from unitlab.views.findings import decimal, probability
 if TYPE_CHECKING:
     from unitlab.views.explorer.explorer import Explorer
 
-__all__ = ["Category", "build"]
 
 Array = np.ndarray[Any, Any]
 

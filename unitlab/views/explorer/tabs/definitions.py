@@ -11,12 +11,11 @@ from unitlab.schema import VARIABLES
 from unitlab.views.explorer.messages import as_text, guarded
 from unitlab.views.explorer.styled import styled
 from unitlab.views.explorer.tab_page import tab_page
-from unitlab.views.quantities import quantity
+from unitlab.views.words import quantity
 
 if TYPE_CHECKING:
     from unitlab.views.explorer.explorer import Explorer
 
-__all__ = ["Definitions", "build"]
 
 # what the views above show most comes first
 LEVELS = ("ablation", "damage", "attributes", "layer", "study")

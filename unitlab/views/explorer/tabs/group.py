@@ -9,7 +9,7 @@ import ipywidgets as W
 import numpy as np
 import xarray as xr
 
-from unitlab.unit_ranges import units_in
+from unitlab.analysis.requirements import units_in
 from unitlab.views.explorer.background import BackgroundWork, Progress
 from unitlab.views.explorer.downloads import copy_button
 from unitlab.views.explorer.live_network import LiveNetwork, NotAtHand
@@ -21,7 +21,6 @@ from unitlab.views.findings import decimal, probability
 if TYPE_CHECKING:
     from unitlab.views.explorer.explorer import Explorer
 
-__all__ = ["Group", "JointDamage", "build"]
 
 Array = np.ndarray[Any, Any]
 

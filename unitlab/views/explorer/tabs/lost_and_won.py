@@ -14,12 +14,11 @@ from unitlab.views.explorer.styled import styled
 from unitlab.views.explorer.tab_page import tab_page
 from unitlab.views.explorer.tiles import PagedTiles, Tile
 from unitlab.views.findings import decimal
-from unitlab.views.names import isolated
+from unitlab.views.words import isolated
 
 if TYPE_CHECKING:
     from unitlab.views.explorer.explorer import Explorer
 
-__all__ = ["LostAndWon", "build"]
 
 Array = np.ndarray[Any, Any]
 

@@ -21,7 +21,6 @@ from unitlab.views.report import MOST_UNITS, page, write
 if TYPE_CHECKING:
     from unitlab.views.explorer.explorer import Explorer
 
-__all__ = ["TakeAway", "build"]
 
 # what goes to the browser inside a message; larger files are written beside the notebook alone
 LARGEST_MESSAGE = 40_000_000

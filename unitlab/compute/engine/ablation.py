@@ -1,0 +1,187 @@
+"""What an ablation is: the sets of units silenced together, what replaces them, and what a batch gives before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unitlab.compute.engine.capture import Values
+from unitlab.errors import UnitlabError
+
+
+class UnitSets:
+    """Sets of units in the order in which they are evaluated.
+
+    A set that holds all of the one before it *follows* it: what it adds is all that has to be worked out, so that the
+    prefixes of an order cost about what its units cost one at a time.
+
+    Parameters
+    ----------
+    sets
+        Unit numbers, each set without repeats; a set may be empty.
+    channels
+        Units that the layer has.
+    device
+        Where the engine computes.
+    """
+
+    def __init__(self, sets: Sequence[Sequence[int]], channels: int, device: torch.device) -> None:
+        self.sets = [list(one) for one in sets]
+        self.single = all(len(one) == 1 for one in self.sets)
+        self.follows = [False] * len(self.sets)
+        self.added = list(self.sets)
+        for place in range(1, len(self.sets) if not self.single else 0):
+            before, here = set(self.sets[place - 1]), self.sets[place]
+            if before and before.issubset(here):
+                self.follows[place] = True
+                self.added[place] = [unit for unit in here if unit not in before]
+        self.start_of = [0] * len(self.sets)
+        for place in range(1, len(self.sets)):
+            self.start_of[place] = self.start_of[place - 1] if self.follows[place] else place
+        self.chained = any(self.follows)
+        # the last column is for positions that no unit owns
+        self.member = _membership(self.sets, channels + 1, device)
+        self._added = _membership(self.added, channels + 1, device)[:, :channels].float().t()
+        self._units = torch.tensor([one[0] for one in self.sets], device=device) if self.single else None
+
+    def __len__(self) -> int:
+        return len(self.sets)
+
+    def added_any(self, by_unit: Tensor) -> Tensor:
+        """(image, unit) booleans → (set, image): whether any of the units that a set adds has it."""
+        if self._units is not None:
+            return by_unit[:, self._units].t().contiguous()
+        return (by_unit.float() @ self._added > 0).t().contiguous()
+
+    def totals(self, by_unit: Tensor) -> Tensor:
+        """(image, unit) numbers → (image, set): their sum over the units of each set."""
+        if self._units is not None:
+            return by_unit[:, self._units]
+        return by_unit @ self.member[:, :-1].t().to(by_unit.dtype)
+
+    def owned(self, numbers: Tensor, owner: Tensor) -> Tensor:
+        """For each numbered set, which positions of ``owner`` (1, …), −1 for nobody's, one of its units owns: (row, …)."""
+        if self._units is not None:
+            return owner == self._units[numbers].reshape(-1, *[1] * (owner.dim() - 1))
+        return self.member[numbers][:, owner.flatten()].reshape(len(numbers), *owner.shape[1:])
+
+
+@dataclass
+class Pairs:
+    """(set, image) pairs, sorted by set: two tensors of the same length, the first of places in the engine's sets."""
+
+    sets: Tensor
+    images: Tensor
+
+    def at(self, rows: Tensor) -> Pairs:
+        """The pairs in these rows (ascending)."""
+        return Pairs(self.sets[rows], self.images[rows])
+
+    def by_set(self, all_images: int) -> Iterator[tuple[int, Tensor | slice, slice]]:
+        """Each set with its images (all of them as a slice) and its rows."""
+        numbers, counts = torch.unique_consecutive(self.sets, return_counts=True)
+        start = 0
+        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+            rows = slice(start, start + count)
+            images = self.images[rows]
+            yield number, slice(None) if count == all_images else images, rows
+            start += count
+
+
+def refuse_not_finite(units: Sequence[int]) -> NoReturn:
+    """Say that an ablation leaves no logits."""
+    several = f"units {', '.join(map(str, units[:5]))}{' …' if len(units) > 5 else ''} together"
+    what = f"unit {units[0]}" if len(units) == 1 else several
+    raise UnitlabError(f"ablating {what} gives NaN or infinite logits; the network divides by what it removes")
+
+
+def _membership(sets: Sequence[Sequence[int]], width: int, device: torch.device) -> Tensor:
+    member = torch.zeros(len(sets), width, dtype=torch.bool)
+    for place, units in enumerate(sets):
+        member[place, list(units)] = True
+    return member.to(device)
+
+
+@dataclass
+class Baseline:
+    """The unablated network on one batch: values of graph nodes, labels and baseline predictions (image)."""
+
+    images: Tensor
+    values: Values
+    labels: Tensor
+    prediction: Tensor
+    margin: Tensor
+
+
+def predictions_and_margins(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Top-1 class and label margin (label's logit − largest other logit) of each row of ``logits`` (row, category).
+
+    Ties go to the lower class. The logits are changed on the way and restored.
+    """
+    rows = torch.arange(len(logits), device=logits.device)
+    own = logits[rows, labels]
+    logits[rows, labels] = -torch.inf
+    other, best = logits.max(1)
+    logits[rows, labels] = own
+    wins = (own > other) | ((own == other) & (labels < best))
+    return torch.where(wins, labels, best), own - other
+
+
+ABLATIONS = ("zero", "mean", "resample")
+DONORS = 64
+
+
+@dataclass
+class Replacement:
+    """``values`` (1 or donor, unit, …) and, for resample, the donor of each image."""
+
+    values: Tensor
+    donor: np.ndarray | None = None
+
+    def of(self, positions: np.ndarray, like: Tensor) -> Tensor:
+        """Replacement values for the images at ``positions``, expandable to ``like`` (image, unit, …)."""
+        if self.donor is None:
+            return self.values.to(like)
+        return self.values[torch.as_tensor(self.donor[positions], device=self.values.device)].to(like)
+
+
+def donor_of_image(images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the donor images, and for each image the index of its donor, never the image itself."""
+    if images < 2:
+        raise UnitlabError("ablation='resample' takes a unit's map from another image; give two images or more")
+    random = np.random.default_rng(seed)
+    donors = np.sort(random.choice(images, size=min(images, DONORS), replace=False))
+    chosen = random.integers(len(donors), size=images)
+    chosen = np.where(donors[chosen] == np.arange(images), (chosen + 1) % len(donors), chosen)
+    return donors, chosen
+
+
+def replacement_of(ablation: str, shape: tuple[int, ...], images: int, seed: int, values: np.ndarray | None) -> Replacement:
+    """What each unit of a site is replaced by.
+
+    Parameters
+    ----------
+    ablation
+        ``"zero"``, ``"mean"`` (one number per unit, over images and positions) or ``"resample"``.
+    shape
+        Of the site's value for one image, (image=1, unit, …).
+    images
+        How many images there are.
+    seed
+        Of the choice of donors.
+    values
+        For mean (unit), for resample (donor, unit, …).
+    """
+    flat = (1, -1, *[1] * (len(shape) - 2))
+    if ablation == "zero":
+        return Replacement(torch.zeros(1, shape[1]).reshape(flat))
+    if values is None:
+        raise UnitlabError(f"what the units are replaced by is missing for ablation={ablation!r}; run the same again")
+    if ablation == "mean":
+        return Replacement(torch.from_numpy(values).reshape(flat))
+    return Replacement(torch.from_numpy(values), donor_of_image(images, seed)[1])

@@ -1,0 +1,356 @@
+"""A network captured as a graph without in-place operations, in which the output of every module call is a node.
+
+torch.fx is the one way in: it keeps the module names that people use, its graphs take any batch size, and leaf modules
+stay whole, so that a convolution runs with the weights' own memory format. A network that it cannot trace is ablated
+with forward hooks instead.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import operator
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from unitlab.errors import what_it_says
+
+Values = dict[torch.fx.Node, Any]
+
+VIEW_METHODS = {
+    "view", "reshape", "flatten", "permute", "transpose", "squeeze", "unsqueeze", "chunk", "split", "narrow", "expand",
+    "unbind", "t", "select", "view_as", "contiguous", "detach", "swapaxes", "movedim", "unflatten",
+}  # fmt: skip
+IN_PLACE_OPERATORS = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
+
+FRESH_MODULES = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
+IN_PLACE_FUNCTIONS = {nn.functional.relu, nn.functional.relu6, nn.functional.silu, nn.functional.hardswish}
+
+
+class CannotCapture(Exception):
+    """The network cannot be captured; the message says why. Forward hooks are the way that remains."""
+
+
+def _module_output(value: Tensor) -> Tensor:
+    """What a module call returned: a node of its own, so that an ablation reaches only those who use the return value."""
+    return value
+
+
+class _Tracer(torch.fx.Tracer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[str, list[torch.fx.Node]] = {}
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        name = self.path_of_module(m)
+        calls = self.calls.setdefault(name, [])
+        position = len(calls)
+        calls.append(None)  # type: ignore[arg-type]  # numbered in the order in which the calls begin, as hooks see them
+        out = super().call_module(m, forward, args, kwargs)
+        if isinstance(out, torch.fx.Proxy):
+            out = self.create_proxy("call_function", _module_output, (out,), {})
+            calls[position] = out.node
+        return out
+
+
+@dataclass
+class Overwriting:
+    """How an operation may overwrite its first input: the nodes that hold that tensor, and what to call."""
+
+    input: list[torch.fx.Node]
+    twin: Callable[..., Tensor]
+
+
+@dataclass
+class NetworkGraph:
+    """Nodes in the order of execution, the modules that they call and, for every module call, the node of its output."""
+
+    nodes: list[torch.fx.Node]
+    modules: dict[str, nn.Module]
+    attributes: dict[torch.fx.Node, Any]
+    calls: dict[str, list[torch.fx.Node]]
+    input: torch.fx.Node
+    output: torch.fx.Node
+
+    def evaluate(self, node: torch.fx.Node, values: Mapping[torch.fx.Node, Any]) -> Any:
+        """Value of one node, given the values of the nodes that it uses."""
+        if node.op == "get_attr":
+            return self.attributes[node]
+        args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda used: values[used])
+        if node.op == "call_module":
+            return self.modules[str(node.target)](*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+
+    def run(self, values: Values, keep: set[torch.fx.Node]) -> Values:
+        """Evaluate the whole graph from ``values`` of its input; the values that are not kept are dropped in time."""
+        return self.run_slice(0, len(self.nodes), values, keep)
+
+    def run_slice(self, start: int, end: int, values: Values, keep: set[torch.fx.Node]) -> Values:
+        """Evaluate the nodes from ``start`` to ``end`` and drop, among the values, what no later node uses."""
+        in_place = not torch.is_grad_enabled()
+        for node in self.nodes[start:end]:
+            overwriting = self.overwriting.get(node) if in_place else None
+            if overwriting is not None and keep.isdisjoint(overwriting.input):
+                values[node] = overwriting.twin(*(values[used] for used in node.all_input_nodes))
+            else:
+                values[node] = self.evaluate(node, values)
+            for used in self._last_uses.get(node, ()):
+                if used not in keep:
+                    values.pop(used, None)
+        return values
+
+    @cached_property
+    def overwriting(self) -> dict[torch.fx.Node, Overwriting]:
+        """Activations and sums that may overwrite their first input, since nothing else reads it."""
+        uses = Counter(used for node in self.nodes for used in node.all_input_nodes)
+        found = {}
+        for node in self.nodes:
+            twin = _overwriting_twin(node, self.modules)
+            source = node.args[0] if node.args else None
+            chain: list[torch.fx.Node] = []
+            while twin is not None and isinstance(source, torch.fx.Node) and uses[source] == 1:
+                chain.append(source)
+                if source.target is not _module_output:
+                    maker = self.modules.get(str(source.target)) if source.op == "call_module" else None
+                    if isinstance(maker, FRESH_MODULES) or source.target is operator.add:
+                        found[node] = Overwriting(chain, twin)
+                    break
+                source = source.args[0]
+        return found
+
+    @cached_property
+    def _last_uses(self) -> dict[torch.fx.Node, list[torch.fx.Node]]:
+        """Node → the values that it is the last to use."""
+        last = {used: node for node in self.nodes for used in node.all_input_nodes}
+        by_node: dict[torch.fx.Node, list[torch.fx.Node]] = {}
+        for used, node in last.items():
+            by_node.setdefault(node, []).append(used)
+        return by_node
+
+    def downstream(self, node: torch.fx.Node) -> list[torch.fx.Node]:
+        """Nodes that depend on ``node`` and that the output depends on, in the order of execution."""
+        after = {node}
+        for other in self.nodes:
+            if any(used in after for used in other.all_input_nodes):
+                after.add(other)
+        before = {self.output}
+        for other in reversed(self.nodes):
+            if other in before:
+                before.update(other.all_input_nodes)
+        return [other for other in self.nodes if other in after and other in before and other is not node]
+
+
+def capture(model: nn.Module, sample: Tensor, expected: Tensor) -> NetworkGraph:
+    """Capture ``model`` (in eval mode) and check that it gives the logits ``expected`` for ``sample``.
+
+    Parameters
+    ----------
+    model
+        The network, in eval mode; it is not changed.
+    sample
+        A few images, ``(image, channel, row, column)``, on the model's device.
+    expected
+        The network's own logits for them, ``(image, category)``.
+
+    Raises
+    ------
+    CannotCapture
+        torch.fx cannot trace the network, an in-place operation cannot be undone, or the graph's logits differ from
+        the network's own.
+    """
+    tracer = _Tracer()
+    try:
+        traced = tracer.trace(model)
+    except Exception as error:
+        raise CannotCapture(f"torch.fx cannot trace it ({what_it_says(error)})") from error
+    # tracer and graph know each other: without this, Python keeps the network until it looks for cycles
+    tracer.root, tracer.submodule_paths, tracer.tensor_attrs = nn.Module(), {}, {}
+    modules = dict(model.named_modules())
+    nodes = _without_in_place(list(traced.nodes), modules)
+    inputs = [node for node in nodes if node.op == "placeholder"]
+    output = nodes[-1].args[0]
+    if not inputs or not isinstance(output, torch.fx.Node):
+        raise CannotCapture("it does not return one tensor of logits")
+    if any(node.args == () and node.users for node in inputs[1:]):
+        raise CannotCapture("it takes more than one input")
+    used = {str(node.target) for node in nodes if node.op == "call_module"}
+    graph = NetworkGraph(
+        nodes=[node for node in nodes if node.op not in ("placeholder", "output")],
+        modules={name: _not_in_place(modules[name]) for name in used},
+        attributes={node: operator.attrgetter(str(node.target))(model) for node in nodes if node.op == "get_attr"},
+        calls=tracer.calls,
+        input=inputs[0],
+        output=output,
+    )
+    graph = _without_unused(graph)
+    with torch.no_grad():
+        try:
+            got = graph.run({graph.input: sample}, keep={graph.output})[graph.output]
+        except Exception as error:
+            raise CannotCapture(f"its graph does not run ({type(error).__name__}: {error})") from error
+    if not isinstance(got, Tensor) or expected.shape != got.shape:
+        raise CannotCapture("its graph returns something else than the network")
+    spread = (expected.max() - expected.min()).abs() + 1e-30
+    if not torch.equal(expected, got) and not ((expected - got).abs().max() <= 1e-5 * spread):
+        raise CannotCapture("its graph gives other logits than the network (state that changes from call to call?)")
+    return graph
+
+
+def _without_unused(graph: NetworkGraph) -> NetworkGraph:
+    """Drop what the output does not depend on; keep the module outputs, which a layer may name."""
+    wanted = {graph.output}
+    for node in reversed(graph.nodes):
+        if node in wanted:
+            wanted.update(node.all_input_nodes)
+    nodes = [node for node in graph.nodes if node in wanted]
+    return NetworkGraph(nodes, graph.modules, graph.attributes, graph.calls, graph.input, graph.output)
+
+
+def _overwriting_twin(node: torch.fx.Node, modules: Mapping[str, nn.Module]) -> Callable[..., Tensor] | None:
+    """An activation or sum as a function of its tensors that overwrites the first of them; None for other operations."""
+    if (
+        node.target is operator.add
+        and len(node.all_input_nodes) == 2
+        and not any(isinstance(a, int | float) for a in node.args)
+    ):
+        return lambda total, other: (
+            total.add_(other) if (total.shape, total.dtype) == (other.shape, other.dtype) else total + other
+        )
+    if len(node.args) != 1:
+        return None
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        if getattr(module, "inplace", None) is not False or isinstance(module, _DropoutNd):
+            return None
+        twin = copy.copy(module)
+        twin.inplace = True  # type: ignore[assignment]
+        return twin
+    if node.target is torch.relu:
+        return torch.relu_
+    if node.target in IN_PLACE_FUNCTIONS:
+        return functools.partial(node.target, **{**node.kwargs, "inplace": True})  # type: ignore[arg-type]
+    return None
+
+
+def _not_in_place(module: nn.Module) -> nn.Module:
+    """The module, or a shallow copy of it that leaves its input alone."""
+    if getattr(module, "inplace", False) is not True:
+        return module
+    twin = copy.copy(module)
+    twin.inplace = False  # type: ignore[assignment]
+    return twin
+
+
+def _in_place_flag(node: torch.fx.Node) -> bool:
+    """Whether a function is called with ``inplace=True``, by keyword or by position."""
+    try:
+        bound = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return node.kwargs.get("inplace") is True
+    return bound.arguments.get("inplace") is True
+
+
+def _functional(node: torch.fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Turn an in-place node into its functional twin; whether it was one."""
+    if node.op == "call_module":
+        return getattr(modules[str(node.target)], "inplace", False) is True
+    if node.op == "call_method":
+        name = str(node.target)
+        if name == "view" and not any(isinstance(size, torch.dtype) for size in node.args):
+            # the graph runs in another memory format than the network was written for
+            node.target = "reshape"
+            return False
+        if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
+            if not hasattr(Tensor, name[:-1]):
+                raise CannotCapture(f"the in-place method {name} has no functional twin")
+            node.target = name[:-1]
+            return True
+        return False
+    if node.op != "call_function":
+        return False
+    if node.target is operator.setitem or "out" in node.kwargs:
+        raise CannotCapture("it assigns to parts of a tensor")
+    if node.target in IN_PLACE_OPERATORS:
+        node.target = IN_PLACE_OPERATORS[node.target]
+        return True
+    name = getattr(node.target, "__name__", "")
+    if name.endswith("_") and not name.endswith("__"):
+        twin = getattr(torch, name[:-1], None) or getattr(nn.functional, name[:-1], None)
+        if twin is None:
+            raise CannotCapture(f"the in-place function {name} has no functional twin")
+        node.target = twin
+        return True
+    if _in_place_flag(node):
+        bound = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
+        bound.arguments["inplace"] = False
+        node.args, node.kwargs = tuple(bound.args), dict(bound.kwargs)
+        return True
+    return False
+
+
+def _same_storage(node: torch.fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether the node returns its first argument itself."""
+    if node.op == "call_module":
+        return isinstance(modules[str(node.target)], nn.Identity | _DropoutNd)
+    if node.op == "call_function":
+        return node.target is _module_output or node.target is nn.functional.dropout
+    return node.op == "call_method" and node.target in ("contiguous", "to", "float", "double")
+
+
+def _is_view(node: torch.fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return isinstance(modules[str(node.target)], nn.Flatten | nn.Unflatten)
+    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+    return name in VIEW_METHODS or name == "getitem"
+
+
+def _without_in_place(nodes: list[torch.fx.Node], modules: Mapping[str, nn.Module]) -> list[torch.fx.Node]:
+    """Rewrite in-place operations: whoever used the overwritten tensor afterwards now uses the new value."""
+    replaced: dict[torch.fx.Node, torch.fx.Node] = {}
+    same: dict[torch.fx.Node, set[torch.fx.Node]] = {}
+    views: dict[torch.fx.Node, set[torch.fx.Node]] = {}
+    forbidden: dict[torch.fx.Node, str] = {}
+    for node in nodes:
+        original = list(node.all_input_nodes)
+        for used in original:
+            if used in forbidden:
+                raise CannotCapture(f"'{used}' is used after {forbidden[used]} overwrote a view of it")
+        first = node.args[0] if node.args and isinstance(node.args[0], torch.fx.Node) else None
+        overwrites = _functional(node, modules)
+        node.args = torch.fx.node.map_arg(node.args, lambda used: replaced.get(used, used))
+        node.kwargs = torch.fx.node.map_arg(node.kwargs, lambda used: replaced.get(used, used))
+        if first is None:
+            continue
+        # all names of one piece of memory: they are overwritten together
+        group = same.setdefault(first, {first})
+        if overwrites:
+            behind = {view for member in group for view in views.get(member, ())} - group
+            forbidden.update(dict.fromkeys(behind, str(node)))
+            group.add(node)
+            same[node], views[node] = group, behind
+            replaced.update(dict.fromkeys(group, node))
+        elif _same_storage(node, modules):
+            group.add(node)
+            same[node], views[node] = group, views.setdefault(first, set())
+        elif _is_view(node, modules):
+            family = views.setdefault(first, set())
+            family.update({node} | group)
+            views[node] = family
+    return nodes

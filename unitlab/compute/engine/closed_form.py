@@ -1,0 +1,137 @@
+"""Ablated logits in closed form, where a linear layer is all that follows the units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+
+from unitlab.compute.engine.ablation import UnitSets, predictions_and_margins
+from unitlab.compute.engine.capture import NetworkGraph, _module_output
+from unitlab.compute.engine.contributions import ConvolutionContribution, LinearContribution
+from unitlab.compute.engine.separable import Suffix
+
+# Elements of float64 that one block of (image, candidate, unit) may hold.
+BLOCK = 1 << 22
+
+
+class ClosedForm:
+    """Logits under ablation of u: z − W[:, u]·δ_u, in float64, for the classes that can still win or come second.
+
+    No class's logit moves by more than D = max_u ‖W_u‖∞·|δ_u| on an image, so a class whose logit is more than 2·D below
+    the second largest can be neither first nor second under any ablation.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, positions: list[Tensor]) -> None:
+        self.weight = weight.detach().double()
+        self.bias = None if bias is None else bias.detach().double()
+        self.positions = [index.to(self.weight.device) for index in positions]
+        self._units: tuple[int, ...] = ()
+        self.single = all(len(index) <= 1 for index in positions)
+
+    def evaluate(
+        self,
+        features: Tensor,
+        delta: Tensor,
+        sets: UnitSets,
+        live: Tensor,
+        labels: Tensor,
+        prediction: Tensor,
+        margin: Tensor,
+    ) -> None:
+        """Fill the live entries of ``prediction`` and ``margin``, both (set, image); the others are kept.
+
+        The unablated logits come from the same arithmetic, so that what does not change keeps its prediction and a
+        change of the margin carries no rounding of another path.
+        """
+        logits = nn.functional.linear(features.double(), self.weight, self.bias)
+        before, before_margin = predictions_and_margins(logits, labels)
+        if self.single and sets.single:
+            units = [one[0] for one in sets.sets]
+            after, after_margin = self._single(logits, delta.double(), units, labels)
+        else:
+            after, after_margin = self._several(logits, delta.double(), sets, labels)
+        after = torch.where(after == before, prediction, after)
+        after_margin = margin.double() + (after_margin - before_margin)
+        prediction[live] = after[live]
+        margin[live] = after_margin[live].to(margin.dtype)
+
+    def _single(self, logits: Tensor, delta: Tensor, units: list[int], labels: Tensor) -> tuple[Tensor, Tensor]:
+        """One position a unit: only candidate classes are scored."""
+        positions, weight, most = self._of_units(tuple(units))
+        change = delta[:, positions]  # image, unit
+        reach = (change.abs() * most).amax(1, keepdim=True)
+        second = logits.topk(2, dim=1).values[:, 1:]
+        candidates = (logits + 2 * reach * (1 + 1e-9) >= second).scatter(1, labels.unsqueeze(1), True)
+        counts = candidates.sum(1)
+        order = torch.argsort(counts)
+        prediction = labels.new_empty(len(units), len(labels))
+        margin = logits.new_empty(len(units), len(labels))
+        start = 0
+        while start < len(order):
+            end, fewest = start + 1, int(counts[order[start]])
+            while end < len(order):
+                wider = int(counts[order[end]])
+                if (end + 1 - start) * wider * len(units) > BLOCK or wider > 2 * fewest + 4:
+                    break
+                end += 1
+            images = order[start:end]
+            width = max(2, int(counts[images].max()))
+            allowed = torch.where(candidates[images], logits[images], -torch.inf)
+            # kept in the order of the classes, so that ties go to the lower one
+            classes = allowed.topk(min(width, logits.shape[1]), dim=1).indices.sort(1).values
+            z = logits[images].gather(1, classes)
+            scores = z.unsqueeze(1) - change[images].unsqueeze(2) * weight[classes].transpose(1, 2)
+            place = (classes == labels[images].unsqueeze(1)).to(torch.int8).argmax(1)
+            flat = scores.reshape(-1, scores.shape[2])
+            best, gap = predictions_and_margins(flat, place.repeat_interleave(len(units)))
+            won = classes.repeat_interleave(len(units), 0).gather(1, best.unsqueeze(1)).reshape(len(images), -1)
+            prediction[:, images], margin[:, images] = won.t(), gap.reshape(len(images), -1).t()
+            start = end
+        return prediction, margin
+
+    def _of_units(self, units: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """Positions (unit), weights (category, unit) and their largest size (unit); worked out once."""
+        if self._units != units:
+            positions = torch.stack([self.positions[u][0] if len(self.positions[u]) else _none(self.weight) for u in units])
+            weight = self.weight[:, positions.clamp(min=0)] * (positions >= 0)
+            self._units, self._prepared = units, (positions.clamp(min=0), weight, weight.abs().amax(0))
+        return self._prepared
+
+    def _several(self, logits: Tensor, delta: Tensor, sets: UnitSets, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Several positions a set: every class is scored, one set at a time, from the set that it follows."""
+        predictions, margins = [], []
+        scores = logits
+        for added, follows in zip(sets.added, sets.follows, strict=True):
+            before = scores if follows else logits
+            index = torch.cat([self.positions[unit] for unit in added]) if added else self.positions[0][:0]
+            scores = torch.addmm(before, delta[:, index], self.weight[:, index].t(), alpha=-1)
+            best, gap = predictions_and_margins(scores, labels)
+            predictions.append(best)
+            margins.append(gap)
+        return torch.stack(predictions), torch.stack(margins)
+
+
+def _none(like: Tensor) -> Tensor:
+    return torch.tensor(-1, device=like.device)
+
+
+def closed_form_of(
+    graph: NetworkGraph, suffix: Suffix, contributions: Mapping[torch.fx.Node, LinearContribution | ConvolutionContribution]
+) -> ClosedForm | None:
+    """Closed form, where one linear layer is all that mixes."""
+    first = suffix.mixed[0] if suffix.mixed else None
+    part = None if first is None else contributions.get(first)
+    if first is None or not isinstance(part, LinearContribution):
+        return None
+    same = (nn.Identity, nn.Dropout)
+    for node in suffix.mixed[1:]:
+        module = graph.modules.get(str(node.target)) if node.op == "call_module" else None
+        if node.target is not _module_output and not isinstance(module, same):
+            return None
+    module = graph.modules.get(str(first.target)) if first.op == "call_module" else None
+    if not isinstance(module, nn.Linear):
+        return None
+    return ClosedForm(part.weight, module.bias, part.positions.by_unit)

@@ -1,0 +1,262 @@
+"""Bases whose directions are ablated in the place of units, and the suffix evaluated for them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import torch.fx
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unitlab.compute.engine.ablation import Baseline, Pairs
+from unitlab.compute.engine.capture import NetworkGraph, Values, _module_output
+from unitlab.compute.engine.contributions import ConvolutionContribution, LinearContribution, contribution
+from unitlab.compute.engine.hooks import HookEngine, replaced_output
+from unitlab.compute.engine.separable import Suffix
+from unitlab.compute.engine.suffix import SuffixEngine
+from unitlab.errors import UnitlabError, nearest_names
+
+# Operations that treat all channels alike and are linear, so that they may come before or after a rotation of the channels.
+COMMUTING_MODULES = (
+    nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
+    nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten,
+)  # fmt: skip
+COMMUTING = {
+    _module_output, F.avg_pool2d, F.adaptive_avg_pool2d, F.dropout, torch.flatten, torch.mean, torch.squeeze,
+    "flatten", "mean", "squeeze", "view", "reshape", "contiguous",
+}  # fmt: skip
+
+
+class RotatedSuffixEngine(SuffixEngine):
+    """A `SuffixEngine` whose units are the coordinates of the site's channels in a basis.
+
+    Where only linear operations follow the site (pooling by averages on the way), their weights are rotated, and the
+    coordinates contribute as units do. Elsewhere a coordinate contributes to the site's own value, and all that follows
+    is replayed for every (direction, image) pair: after a projection channels do not stay apart.
+    """
+
+    def __init__(
+        self,
+        graph: NetworkGraph,
+        site: torch.fx.Node,
+        sample: Tensor,
+        units: list[int],
+        memory: int,
+        precision: str,
+        basis: Basis,
+    ) -> None:
+        self.matrix = torch.as_tensor(basis.matrix).to(sample)
+        super().__init__(graph, site, sample, units, memory, precision)
+
+    @property
+    def strategy(self) -> str:
+        """What the engine does, for the log."""
+        if self.closed_form is not None:
+            return "directions, closed form: the logits are linear in the coordinates"
+        apart, replayed = len(self.contributions), len(self.mixed) - len(self.contributions)
+        return f"directions: {apart} operations by contributions, {replayed} replayed for each (direction, image) pair"
+
+    def _find_contributions(self) -> None:
+        plain = self.suffix
+        owner = plain.owners[self.site]
+        following = [node for node in plain.nodes if node in {*plain.separable, *plain.mixed}]
+        chain = [node for node in following if node in set(self._commuting(plain))]
+        rotated = Suffix(
+            self.site, plain.nodes, {node: plain.owners[node] for node in [self.site, *chain]}, chain,
+            [node for node in following if node not in chain], plain.shapes,
+        )  # fmt: skip
+        readers = [node for node in rotated.mixed if any(used in rotated.owners for used in node.all_input_nodes)]
+        linear = {node: self._linear(node, rotated) for node in readers}
+        if all(found is not None for found in linear.values()):
+            self.suffix = rotated
+        else:
+            # a node of its own stands for the coordinates, since the site has a value beside them
+            self.entry = torch.fx.Graph().placeholder("coordinates")
+            shapes = {**plain.shapes, self.entry: plain.shapes[self.site]}
+            self.suffix = Suffix(self.site, plain.nodes, {self.entry: owner}, [], [self.site, *following], shapes)
+            direct = replace(self.suffix, owners={self.site: owner})
+            linear = {node: self._linear(node, direct) for node in following if self.site in node.all_input_nodes}
+            self.contributions[self.site], self.contributed_from[self.site] = self._unrotation(owner), self.entry
+        self.mixed = set(self.suffix.mixed)
+        for node, found in linear.items():
+            if found is not None:
+                self.contributions[node] = found[0]
+                self.contributed_from[node] = found[1] if self.entry is self.site else self.entry
+
+    def _commuting(self, plain: Suffix) -> list[torch.fx.Node]:
+        """What follows the site by commuting operations alone and still has its positions channel by channel."""
+        chain = [self.site]
+        for node in plain.separable:
+            module = self.graph.modules.get(str(node.target)) if node.op == "call_module" else None
+            touched = [used for used in node.all_input_nodes if used in plain.owners or used in plain.mixed]
+            known = isinstance(module, COMMUTING_MODULES) or (module is None and node.target in COMMUTING)
+            owner = plain.owners[node]
+            if not known or len(touched) != 1 or touched[0] not in chain or not isinstance(owner, Tensor):
+                continue
+            full = owner.expand(1, *plain.shapes[node][1:]).flatten()
+            by_channel = torch.arange(self.channels).repeat_interleave(full.numel() // self.channels)
+            if full.shape == by_channel.shape and torch.equal(full, by_channel):
+                chain.append(node)
+        return chain[1:]
+
+    def _linear(
+        self, node: torch.fx.Node, suffix: Suffix
+    ) -> tuple[LinearContribution | ConvolutionContribution, torch.fx.Node] | None:
+        """The contribution of a linear operation on coordinates, its weights rotated."""
+        return contribution(self.graph, node, suffix, self.constants, self.channels, rotation=self.matrix)
+
+    def _unrotation(self, owner: Tensor) -> LinearContribution | ConvolutionContribution:
+        """What coordinates add to the site's value."""
+        if len(self.suffix.shapes[self.site]) == 2:
+            return LinearContribution(self.matrix.t().contiguous(), owner, self.channels)
+        weight = self.matrix.t()[:, :, None, None].contiguous()
+        return ConvolutionContribution(weight, (1, 1), (0, 0), (1, 1), owner.flatten(1), self.channels)
+
+    def _needed(self) -> set[torch.fx.Node]:
+        return (super()._needed() | {self.site}) - ({self.entry} - {self.site})
+
+    def evaluate(self, base: Baseline, ablated: Tensor) -> tuple[Tensor, Tensor]:
+        """Predictions and label margins, both (direction, image); ``ablated`` as for units, y in x − ((x − y)·v) v."""
+        values: Values = dict(base.values)
+        values[self.entry] = over_channels(self.matrix, values[self.site])
+        for node in self.suffix.separable:
+            inputs = {used: self._input(used, values, base, None, len(base.labels)) for used in node.all_input_nodes}
+            values[node] = self.graph.evaluate(node, inputs)
+        return super().evaluate(replace(base, values=values), over_channels(self.matrix, ablated.to(values[self.entry])))
+
+    def _replayed(self, node: torch.fx.Node, pairs: Pairs, base: Baseline, after: Values, values: Values) -> Any:
+        source = self.contributed_from.get(node)
+        if source is None:
+            return super()._replayed(node, pairs, base, after, values)
+        value = over_channels(self.matrix.t(), self._one_ablated(source, pairs, base.values, after))
+        if node is self.site:
+            return value
+        inputs = {used: self._input(used, values, base, pairs.images, len(pairs.images)) for used in node.all_input_nodes[1:]}
+        return self.graph.evaluate(node, {**inputs, node.all_input_nodes[0]: value})
+
+
+class RotatedHookEngine(HookEngine):
+    """A `HookEngine` whose units are directions."""
+
+    strategy = "directions, forward hooks: one evaluation of the whole network for each direction"
+
+    def __init__(self, model: nn.Module, module: str, call: int, units: list[int], basis: Basis) -> None:
+        super().__init__(model, module, call, units)
+        self.basis = basis
+
+    def logits(self, images: Tensor, units: list[int], ablated: Tensor) -> Tensor:
+        def replaced(output: Tensor) -> Tensor:
+            return self.basis.projected(output, ablated.expand_as(output), units)
+
+        with torch.no_grad(), replaced_output(self.model, self.module, self.call, replaced):
+            return self.model(images)
+
+
+NAMES = ("random", "pca")
+# A basis in float32 is orthogonal to about 1e-6.
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Basis:
+    """``matrix`` (direction, channel), float64, with orthonormal rows, and the name that the ablation goes by."""
+
+    name: str
+    matrix: np.ndarray
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(np.ascontiguousarray(self.matrix).tobytes()).hexdigest()
+
+    def coordinates(self, value: Tensor) -> Tensor:
+        """Coordinates (image, direction, …) of values (image, channel, …)."""
+        return over_channels(torch.as_tensor(self.matrix).to(value), value)
+
+    def projected(self, value: Tensor, replaced: Tensor, directions: Iterable[int]) -> Tensor:
+        """x − Σ ((x − y)·v) v over some directions v, for the values x and what replaces them, y (image, channel, …)."""
+        some = torch.as_tensor(self.matrix[list(directions)]).to(value)
+        return value - over_channels(some.t(), over_channels(some, value - replaced))
+
+
+def over_channels(matrix: Tensor, value: Tensor) -> Tensor:
+    """``matrix`` (row, channel) times values (image, channel, …), or (image, channel · position) → (image, row, …)."""
+    flat = value.reshape(len(value), matrix.shape[1], -1)
+    found = matrix @ flat
+    return found.reshape(len(value), -1) if value.dim() == 2 else found.reshape(len(value), len(matrix), *value.shape[2:])
+
+
+def basis_of(given: Any, channels: int, seed: int, layer: str, site_values: Callable[[], Iterable[Tensor]]) -> Basis:
+    """The basis that `unitlab.ablate` was given.
+
+    Parameters
+    ----------
+    given
+        "random" (uniform over the orthogonal matrices), "pca" (principal axes of the activations over all images and
+        positions, by descending variance), or an orthogonal matrix (direction, channel).
+    channels
+        Of the layer.
+    seed
+        Of the random basis.
+    site_values
+        Gives the layer's values (image, channel, …) batch by batch; asked for "pca" alone.
+
+    Raises
+    ------
+    UnitlabError
+        An unknown name, a matrix of another shape, not finite, or not orthogonal.
+    """
+    if isinstance(given, str):
+        if given not in NAMES:
+            raise UnitlabError(f"basis={given!r} is not known. {nearest_names(given, NAMES)} Or give a matrix")
+        if given == "random":
+            return Basis(f"random-{seed}", _random(channels, seed))
+        return Basis("pca", _principal_axes(channels, site_values()))
+    try:
+        matrix = np.array(given.detach().cpu() if isinstance(given, Tensor) else given, dtype=np.float64, order="C")
+    except (TypeError, ValueError) as error:
+        raise UnitlabError(
+            f"basis is a {type(given).__name__}; give 'random', 'pca' or a matrix (direction, channel)"
+        ) from error
+    if matrix.shape != (channels, channels):
+        raise UnitlabError(
+            f"basis has the shape {matrix.shape}; layer '{layer}' has {channels} channels, so that a basis of it is "
+            f"({channels}, {channels}): a direction in each row (`units` picks some of them)"
+        )
+    if not np.isfinite(matrix).all():
+        raise UnitlabError("basis holds NaN or infinite values")
+    worst = float(np.abs(matrix @ matrix.T - np.eye(channels)).max())
+    if worst > TOLERANCE:
+        raise UnitlabError(
+            f"basis is not orthogonal: rows have products up to {worst:.2g} away from those of unit vectors at right angles; "
+            "numpy.linalg.qr(matrix.T)[0].T makes them so"
+        )
+    basis = Basis("", matrix)
+    return Basis(f"basis-{basis.fingerprint[:8]}", matrix)
+
+
+def _random(channels: int, seed: int) -> np.ndarray:
+    """Rows of an orthogonal matrix from the uniform distribution (Stewart 1980)."""
+    q, r = np.linalg.qr(np.random.default_rng(seed).standard_normal((channels, channels)))
+    signs = np.where(np.diag(r) < 0, -1.0, 1.0)
+    return np.ascontiguousarray((q * signs).T)
+
+
+def _principal_axes(channels: int, batches: Iterable[Tensor]) -> np.ndarray:
+    """Eigenvectors of the covariance over images and positions, the largest entry of each positive."""
+    total, product, count = np.zeros(channels), np.zeros((channels, channels)), 0
+    for value in batches:
+        flat = value.double().flatten(2) if value.dim() > 2 else value.double().unsqueeze(2)
+        rows = flat.transpose(0, 1).reshape(channels, -1)
+        total += rows.sum(1).cpu().numpy()
+        product += (rows @ rows.t()).cpu().numpy()
+        count += rows.shape[1]
+    covariance = product / count - np.outer(total / count, total / count)
+    axes = np.linalg.eigh(covariance)[1][:, ::-1].T
+    largest = axes[np.arange(channels), np.abs(axes).argmax(1)]
+    return np.ascontiguousarray(axes * np.where(largest < 0, -1.0, 1.0)[:, None])

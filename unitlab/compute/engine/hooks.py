@@ -1,0 +1,83 @@
+"""Ablation by plain forward hooks: the reference that everything else must equal, and the way that always works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from unitlab.compute.engine.ablation import Baseline, predictions_and_margins, refuse_not_finite
+
+
+@contextmanager
+def replaced_output(model: nn.Module, module: str, call: int, replace: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within the block, the numbered call (from 0) of a module in each evaluation returns ``replace(output)``."""
+    seen = 0
+
+    def count_from_zero(*_: object) -> None:
+        nonlocal seen
+        seen = 0
+
+    def hook(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
+        nonlocal seen
+        seen += 1
+        return replace(output) if seen == call + 1 else None
+
+    handles = [model.register_forward_pre_hook(count_from_zero), model.get_submodule(module).register_forward_hook(hook)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def recorded_output(model: nn.Module, module: str, call: int) -> Iterator[list[Tensor]]:
+    """Within the block, the outputs of the numbered call of a module, one for each evaluation, are appended to a list."""
+    recorded: list[Tensor] = []
+
+    def keep(output: Tensor) -> Tensor:
+        recorded.append(output.detach().clone())
+        return output
+
+    with replaced_output(model, module, call, keep):
+        yield recorded
+
+
+class HookEngine:
+    """One evaluation of the whole network per set of units; same results as the suffix engine, for what it cannot cut."""
+
+    def __init__(self, model: nn.Module, module: str, call: int, units: list[int]) -> None:
+        self.model, self.module, self.call = model, module, call
+        self.sets: list[list[int]] = [[unit] for unit in units]
+
+    strategy = "forward hooks: one evaluation of the whole network for each unit"
+
+    def silence_together(self, sets: Sequence[Sequence[int]]) -> None:
+        """From now on ablate each of these sets of units as a whole."""
+        self.sets = [list(one) for one in sets]
+
+    def evaluate(self, base: Baseline, ablated: Tensor) -> tuple[Tensor, Tensor]:
+        """Predictions and label margins, both (set, image), of one batch."""
+        predictions, margins = [], []
+        for units in self.sets:
+            logits = self.logits(base.images, units, ablated)
+            if not torch.isfinite(logits).all():
+                refuse_not_finite(units)
+            prediction, margin = predictions_and_margins(logits, base.labels)
+            predictions.append(prediction)
+            margins.append(margin)
+        return torch.stack(predictions), torch.stack(margins)
+
+    def logits(self, images: Tensor, units: list[int], ablated: Tensor) -> Tensor:
+        """Logits (image, category) with the units replaced by their share of ``ablated`` (image, unit, …)."""
+
+        def replace(output: Tensor) -> Tensor:
+            out = output.clone()
+            out[:, units] = ablated.expand_as(output)[:, units]
+            return out
+
+        with torch.no_grad(), replaced_output(self.model, self.module, self.call, replace):
+            return self.model(images)

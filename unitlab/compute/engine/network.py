@@ -1,0 +1,244 @@
+"""The network as a sweep runs it: one evaluation of a batch gives logits, site values, gradients and predictions."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+
+from unitlab.compute.engine.ablation import Baseline, predictions_and_margins
+from unitlab.compute.engine.capture import CannotCapture, NetworkGraph, Values, capture
+from unitlab.compute.engine.hooks import recorded_output
+from unitlab.compute.engine.layers import Site, called_modules, find_site
+from unitlab.compute.engine.torch_state import working_copy
+from unitlab.errors import UnitlabError, what_it_says
+
+log = logging.getLogger("unitlab")
+
+# On a CPU, values larger than this leave the cache and are mapped afresh by the allocator each time.
+CPU_WIDEST_VALUE = 16 << 20
+LEAST_IMAGES = 4
+
+
+@dataclass
+class Evaluation:
+    """One batch through the unablated network: logits (image, category), site values and what an engine needs."""
+
+    baseline: Baseline
+    logits: Tensor
+    site_values: list[Tensor]
+    first_order: list[Tensor] | None
+
+
+class Network:
+    """A working copy of the user's network, captured where torch.fx can, with the sites of the layers asked for.
+
+    Parameters
+    ----------
+    model
+        The user's network; it is left as it is.
+    device
+        Where to compute.
+    sample
+        One image, (image=1, channel, row, column).
+
+    Raises
+    ------
+    UnitlabError
+        The network does not take the images, does not return logits (image, category) of two classes or more, or gives
+        NaN.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device, sample: Tensor) -> None:
+        self.device = device
+        self.module = working_copy(model, device)
+        floating = [tensor.dtype for tensor in self.module.parameters() if tensor.is_floating_point()]
+        self.dtype = floating[0] if floating else torch.float32
+        self.graph: NetworkGraph | None = None
+        self.sample = self.ready(sample)
+        try:
+            with torch.no_grad():
+                logits = self.module(self.sample)
+        except Exception as error:
+            raise UnitlabError(
+                f"the network does not take images of shape {tuple(sample.shape[1:])} (channel, row, column): "
+                f"{what_it_says(error)}"
+            ) from error
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[0] != 1 or logits.shape[1] < 2:
+            given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise UnitlabError(f"the network returns {given}; it must return logits (image, category) of two classes or more")
+        self.categories = logits.shape[1]
+        try:
+            fast = working_copy(model, device, channels_last=True)
+            self.graph = capture(fast, self.sample.contiguous(memory_format=_format(self.sample)), logits)
+        except CannotCapture as error:
+            log.warning("the network is ablated by forward hooks, one evaluation a unit: %s", error)
+        self._shapes = {} if self.graph is None else _image_shapes(self.graph, self.sample)
+        widest = max((math.prod(shape) for shape in self._shapes.values()), default=1) * self.sample.element_size()
+        self._images_at_once = max(LEAST_IMAGES, CPU_WIDEST_VALUE // widest) if device.type == "cpu" else sys.maxsize
+        self.calls = called_modules(self.module, self.graph, self.sample)
+
+    def ready(self, images: Tensor) -> Tensor:
+        """Images on the device, in the network's dtype; a graph takes them in the format that convolutions prefer."""
+        images = images.to(self.device, self.dtype)
+        return images.contiguous(memory_format=_format(images)) if self.graph is not None else images
+
+    def site(self, layer: str) -> Site:
+        """The site that a layer's name means, with an output that has units."""
+        site = find_site(self.module, self.graph, layer, self.calls)
+        if self.graph is not None and self.node(site) not in self.graph.nodes:
+            raise UnitlabError(
+                f"layer='{layer}': the logits do not depend on what '{site.text}' returns (an auxiliary branch, or a call in "
+                "place whose result the network does not use); give another layer, such as the one before it"
+            )
+        return site
+
+    def site_shape(self, site: Site) -> tuple[int, ...]:
+        """Shape of the site's output for one image, (image=1, unit, …)."""
+        with torch.no_grad(), recorded_output(self.module, site.module, site.call) as recorded:
+            self.module(self.sample)
+        value = recorded[0] if recorded else None
+        if not isinstance(value, Tensor) or value.dim() < 2 or value.shape[0] != 1:
+            given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise UnitlabError(f"layer='{site.layer}' gives {given}; units are dimension 1 of (image, unit, …)")
+        return tuple(value.shape)
+
+    def node(self, site: Site) -> torch.fx.Node:
+        """The graph's node of a site."""
+        assert self.graph is not None
+        return self.graph.calls[site.module][site.call]
+
+    def evaluate(
+        self,
+        images: Tensor,
+        labels: Tensor | None,
+        sites: list[Site],
+        keep: set[torch.fx.Node],
+        *,
+        first_order: bool,
+    ) -> Evaluation:
+        """One batch: ``images`` (image, channel, row, column), ``labels`` (image) or None for the network's own."""
+        images = self.ready(images)
+        if self.graph is None:
+            values: Values = {}
+            logits, site_values = self._by_hooks(images, sites)
+            gradients = None
+        else:
+            with torch.set_grad_enabled(first_order):
+                values, logits, site_values = self._by_graph(self.graph, images, sites, keep, first_order)
+                gradients = None
+        if not torch.isfinite(logits).all():
+            raise UnitlabError("the network gives NaN or infinite logits; check its weights and the images' normalisation")
+        with torch.no_grad():
+            detached = logits.detach().clone()
+            own, _ = predictions_and_margins(detached, torch.zeros(len(images), dtype=torch.long, device=self.device))
+            labels = own if labels is None else labels.to(self.device)
+            prediction, margin = predictions_and_margins(detached, labels)
+        if first_order and self.graph is not None:
+            gradients = self._first_order(logits, labels, site_values)
+        values = {node: value.detach() if isinstance(value, Tensor) else value for node, value in values.items()}
+        baseline = Baseline(images, values, labels, prediction, margin)
+        return Evaluation(baseline, detached, [value.detach() for value in site_values], gradients)
+
+    def site_values(self, images: Tensor, sites: list[Site]) -> list[Tensor]:
+        """The sites' values for a batch; the network runs up to the last of them."""
+        images = self.ready(images)
+        if self.graph is None:
+            return self._by_hooks(images, sites)[1]
+        nodes = [self.node(site) for site in sites]
+        end = max(self.graph.nodes.index(node) for node in nodes) + 1
+        values = self._prefix(self.graph, images, end, set(nodes))
+        return [values[node] for node in nodes]
+
+    def _by_graph(
+        self, graph: NetworkGraph, images: Tensor, sites: list[Site], keep: set[torch.fx.Node], gradient: bool
+    ) -> tuple[Values, Tensor, list[Tensor]]:
+        """Values of the kept nodes, logits and site values; with ``gradient``, the sites are leaves or depend on one."""
+        nodes = [self.node(site) for site in sites]
+        kept = keep | set(nodes) | {graph.output, graph.input}
+        ends = sorted({graph.nodes.index(node) + 1 for node in nodes})
+        start = min(ends, default=len(graph.nodes))
+        values = self._prefix(graph, images, start, kept)
+        if gradient:
+            for end in ends:
+                graph.run_slice(start, end, values, kept)
+                node = graph.nodes[end - 1]
+                if not values[node].requires_grad:
+                    values[node] = values[node].detach().requires_grad_()
+                start = end
+        graph.run_slice(start, len(graph.nodes), values, kept)
+        return values, values[graph.output], [values[node] for node in nodes]
+
+    def _prefix(self, graph: NetworkGraph, images: Tensor, end: int, kept: set[torch.fx.Node]) -> Values:
+        """Values of the nodes before ``end`` that are needed later, a few images at a time where that is faster."""
+        parts: list[Values] = []
+        with torch.no_grad():
+            for first in range(0, len(images), self._images_at_once):
+                part: Values = {graph.input: images[first : first + self._images_at_once]}
+                parts.append(graph.run_slice(0, end, part, kept))
+        if len(parts) > 1:
+            parts = [{node: self._joined(node, [part[node] for part in parts], len(images)) for node in parts[0]}]
+        return {**parts[0], graph.input: images}
+
+    def _joined(self, node: torch.fx.Node, parts: list[Any], count: int) -> Any:
+        """A value for all images from its parts; what is no tensor says something of sizes and is worked out anew."""
+        if node.op == "get_attr":
+            return parts[0]
+        if isinstance(parts[0], Tensor):
+            return torch.cat(parts) if parts[0].dim() else parts[0]
+        if isinstance(parts[0], tuple | list) and all(isinstance(element, Tensor) for element in parts[0]):
+            return type(parts[0])(torch.cat(elements) for elements in zip(*parts, strict=True))
+        assert self.graph is not None
+        inputs = {used: self._stand_in(used, count) for used in node.all_input_nodes}
+        return self.graph.evaluate(node, inputs)
+
+    def _stand_in(self, node: torch.fx.Node, count: int) -> Any:
+        """A value of the right shape for ``count`` images."""
+        if node in self._shapes:
+            return torch.empty(1, device=self.device).expand(count, *self._shapes[node][1:])
+        assert self.graph is not None
+        return self.graph.evaluate(node, {used: self._stand_in(used, count) for used in node.all_input_nodes})
+
+    def _first_order(self, logits: Tensor, labels: Tensor, site_values: list[Tensor]) -> list[Tensor]:
+        """Σ over positions of activation × d(label margin)/d(activation), (image, unit), for each site."""
+        rows = torch.arange(len(labels), device=self.device)
+        own = logits[rows, labels]
+        other = logits.scatter(1, labels.unsqueeze(1), -torch.inf).amax(1)
+        gradients = torch.autograd.grad((own - other).sum(), site_values, allow_unused=True)
+        found = []
+        for value, gradient in zip(site_values, gradients, strict=True):
+            product = torch.zeros_like(value) if gradient is None else value.detach() * gradient
+            found.append(product.flatten(2).sum(2) if product.dim() > 2 else product)
+        return found
+
+    def _by_hooks(self, images: Tensor, sites: list[Site]) -> tuple[Tensor, list[Tensor]]:
+        """Logits and site values where there is no graph."""
+        with torch.no_grad(), ExitStack() as stack:
+            recorded = [stack.enter_context(recorded_output(self.module, site.module, site.call)) for site in sites]
+            logits = self.module(images)
+        return logits, [values[0] for values in recorded]
+
+
+def _format(images: Tensor) -> torch.memory_format:
+    return torch.channels_last if images.dim() == 4 else torch.contiguous_format
+
+
+def _image_shapes(graph: NetworkGraph, sample: Tensor) -> dict[torch.fx.Node, tuple[int, ...]]:
+    """Shapes of the tensors that depend on the image, for one image."""
+    dependent, shapes = {graph.input}, {graph.input: tuple(sample.shape)}
+    values: Values = {graph.input: sample}
+    with torch.no_grad():
+        for place, node in enumerate(graph.nodes):
+            graph.run_slice(place, place + 1, values, {node})
+            if any(used in dependent for used in node.all_input_nodes):
+                dependent.add(node)
+                if isinstance(values[node], Tensor):
+                    shapes[node] = tuple(values[node].shape)
+    return shapes

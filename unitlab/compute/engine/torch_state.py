@@ -1,0 +1,108 @@
+"""A copy of the user's network to work on, and torch's process-wide settings kept as they were."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import nn
+
+from unitlab.errors import UnitlabError
+
+# by name, since torch.compile's class is slow to import
+WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The device given, or CUDA where it is present.
+
+    Raises
+    ------
+    UnitlabError
+        The device is unknown to torch or not present.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise UnitlabError(f"device={device!r} is not a torch device; give 'cpu', 'cuda' or 'cuda:1'") from error
+    if chosen.type == "cuda" and not (torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count()):
+        raise UnitlabError(f"device={device!r}: this machine shows torch {torch.cuda.device_count()} CUDA devices; give 'cpu'")
+    if chosen.type not in ("cpu", "cuda"):
+        raise UnitlabError(f"device={device!r}: unitlab computes on 'cpu' and 'cuda'")
+    return chosen
+
+
+def working_copy(
+    model: nn.Module, device: torch.device, *, dtype: torch.dtype | None = None, channels_last: bool = False
+) -> nn.Module:
+    """Copy of ``model`` in eval mode on ``device``; weights that need no change share the user's memory.
+
+    Raises
+    ------
+    UnitlabError
+        The network is not an ``nn.Module``, cannot be copied, or has weights that are NaN, infinite or of a dtype
+        other than float32 and float64.
+    """
+    if not isinstance(model, nn.Module):
+        raise UnitlabError(f"model is a {type(model).__name__}; give a torch.nn.Module that returns logits (image, category)")
+    kind = type(model).__name__
+    if kind in WRAPPERS:
+        raise UnitlabError(f"model is wrapped in {kind}; give the network inside it, model.{WRAPPERS[kind]}")
+    memo: dict[int, object] = {}
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point():
+            if tensor.dtype not in (torch.float32, torch.float64):
+                raise UnitlabError(f"'{name}' of the network is {tensor.dtype}; convert the network with model.float() first")
+            if not torch.isfinite(tensor.detach()).all():
+                raise UnitlabError(f"'{name}' of the network holds NaN or infinite values; load other weights")
+        new = tensor.detach().to(device)
+        if new.is_inference():
+            new = new.clone()
+        if dtype is not None and new.is_floating_point():
+            new = new.to(dtype)
+        if channels_last and new.dim() == 4:
+            new = new.contiguous(memory_format=torch.channels_last)
+        memo[id(tensor)] = nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new
+    try:
+        return copy.deepcopy(model, memo).eval()
+    except Exception as error:
+        raise UnitlabError(f"the network ({kind}) cannot be copied ({error}); remove what copy.deepcopy refuses") from error
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """torch as the sweep needs it, whatever the caller set: float32 products in float32 (no TF32, no bfloat16, no autocast),
+    gradients to be had, deterministic convolutions, tensors on the CPU by default. All is restored on leaving."""
+    backends: Any = torch.backends
+    operations = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul]
+    operations += [backends.mkldnn.conv, backends.mkldnn.rnn]
+    with ExitStack() as stack:
+        # from the general to the special, since a setting inherits from the more general one
+        for where in (backends, backends.cudnn):
+            stack.callback(setattr, where, "fp32_precision", where.fp32_precision)
+            where.fp32_precision = "none"
+        for where in operations:
+            stack.callback(setattr, where, "fp32_precision", where.fp32_precision)
+        # torch refuses to read its older switches where the newer ones contradict them
+        with suppress(RuntimeError):
+            stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+            torch.set_float32_matmul_precision("highest")
+        for name, value in (("allow_tf32", False), ("benchmark", False), ("deterministic", True)):
+            with suppress(RuntimeError):
+                stack.callback(setattr, backends.cudnn, name, getattr(backends.cudnn, name))
+                setattr(backends.cudnn, name, value)
+        for where in operations:
+            where.fp32_precision = "ieee"
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        yield

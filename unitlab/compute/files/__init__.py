@@ -1,0 +1,1 @@
+"""The files of a recipe: weights and images, found here, downloaded or unpacked."""

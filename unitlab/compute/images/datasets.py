@@ -1,0 +1,278 @@
+"""Where images come from: a folder per class, a torch dataset or loader, a bundled set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, SequentialSampler, Subset, TensorDataset
+from torchvision.datasets import DatasetFolder
+
+from unitlab.bundled_images import IMAGE_SETS, bundled_images
+from unitlab.compute.images.reading import LoaderWorkers, loader_workers, read_ahead, read_by_workers
+from unitlab.compute.images.source import ImageSource, refuse_random, transform_text
+from unitlab.errors import UnitlabError, nearest_names
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+# decoding and resizing leave Python's lock free, so that threads do what processes would
+PICTURE_THREADS = min(8, os.cpu_count() or 1)
+
+
+def images(
+    source: Any,
+    *,
+    transform: Callable[[Any], Tensor] | None = None,
+    categories: Sequence[str] | None = None,
+    ids: Sequence[str] | None = None,
+) -> ImageSource:
+    """Images to measure a network on.
+
+    Parameters
+    ----------
+    source
+        A folder with a folder per class; a torchvision dataset; any torch ``Dataset``, or a ``DataLoader`` in its own
+        order, of (image, label); or a bundled set: "emoji", "fashion_mnist". The next images are read while a batch is
+        worked on: by threads, or by the processes of a ``DataLoader`` with ``num_workers``; with ``num_workers=0``, and of
+        tensors in memory, nothing is read ahead.
+    transform
+        From a PIL picture (or the dataset's image) to a float tensor (channel, row, column). Default for pictures:
+        RGB in 0..1, all of one size. It must be repeatable.
+    categories
+        Class names in the order of the network's logits. Default: the folders' names, sorted, or the dataset's
+        ``classes``. Classes without images are allowed.
+    ids
+        A text for each image; default the path inside the folder, or the position.
+
+    Returns
+    -------
+    ImageSource
+
+    Raises
+    ------
+    UnitlabError
+        No images; an image that cannot be read; a label outside the classes; random order or random transforms.
+
+    Examples
+    --------
+    >>> import unitlab
+    >>> unitlab.images("fashion_mnist")
+    <fashion_mnist: 10000 images, 10 classes>
+    """
+    if isinstance(source, str) and source in IMAGE_SETS and not Path(source).is_dir():
+        return _bundled(source, transform, categories, ids)
+    refuse_random(transform)
+    if isinstance(source, str | Path):
+        return _folder(Path(source), transform, categories, ids)
+    if isinstance(source, DataLoader):
+        drawn_by = source.sampler if type(source.batch_sampler) in (BatchSampler, type(None)) else source.batch_sampler
+        if not isinstance(drawn_by, SequentialSampler):
+            raise UnitlabError(
+                f"the DataLoader draws its images with {type(drawn_by).__name__}; unitlab needs an order that can be "
+                "repeated: give the dataset itself, or a DataLoader with shuffle=False"
+            )
+        return _dataset(source.dataset, transform, categories, ids, 0, loader_workers(source))
+    if not hasattr(source, "__getitem__") or not hasattr(source, "__len__"):
+        raise UnitlabError(
+            f"images cannot be taken from a {type(source).__name__}; give a folder per class, a torch Dataset or DataLoader of "
+            f"(image, label) with a length, or one of {sorted(IMAGE_SETS)}"
+        )
+    threads = PICTURE_THREADS if _reads_plainly(source) else 1
+    if isinstance(_innermost(source), TensorDataset):
+        threads = 0  # in memory: a thread of its own costs up to 5 ms an image, and there is nothing to decode
+    return _dataset(source, transform, categories, ids, threads, None)
+
+
+def _bundled(
+    name: str, transform: Callable[[Any], Tensor] | None, categories: Sequence[str] | None, ids: Sequence[str] | None
+) -> ImageSource:
+    if transform is not None or categories is not None or ids is not None:
+        raise UnitlabError(f"'{name}' comes with its own transform, categories and ids; leave them out")
+    found = bundled_images(name)
+    mean = torch.tensor(found.mean).view(-1, 1, 1)
+    deviation = torch.tensor(found.deviation).view(-1, 1, 1)
+
+    def read(position: int) -> Tensor:
+        return (torch.from_numpy(found.pixels[position].copy()).permute(2, 0, 1).float() / 255 - mean) / deviation
+
+    return ImageSource(
+        name, found.ids, found.labels, found.categories, read,
+        transform_text=f"(pixels / 255 - {found.mean}) / {found.deviation}", clusters=found.clusters,
+    )  # fmt: skip
+
+
+def _folder(
+    folder: Path, transform: Callable[[Any], Tensor] | None, categories: Sequence[str] | None, ids: Sequence[str] | None
+) -> ImageSource:
+    if not folder.is_dir():
+        near = nearest_names(str(folder), IMAGE_SETS)
+        raise UnitlabError(f"{folder} is not a folder; give one with a folder per class, or a bundled set. {near}")
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    classes = list(categories) if categories is not None else names
+    unknown = [name for name in names if name not in classes]
+    if unknown:
+        raise UnitlabError(f"{folder} has a folder {unknown[0]!r} that is no category. {nearest_names(unknown[0], classes)}")
+    files: list[Path] = []
+    labels: list[int] = []
+    for name in names:
+        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        files += found
+        labels += [classes.index(name)] * len(found)
+    if not files:
+        raise UnitlabError(f"{folder} holds no images; expected {folder}/CLASS/PICTURE with one of {sorted(SUFFIXES)}")
+    _same_length(ids, len(files))
+    found_ids = ids if ids is not None else [path.relative_to(folder).as_posix() for path in files]
+    return picture_files(folder.name, files, labels, classes, transform, found_ids)
+
+
+def picture_files(
+    name: str,
+    files: Sequence[Path],
+    labels: Sequence[int],
+    categories: Sequence[str],
+    transform: Callable[[Any], Tensor] | None,
+    ids: Sequence[str],
+) -> ImageSource:
+    """A source of picture files with the label of each."""
+    found = ImageSource(
+        name, ids, np.array(labels, dtype=np.int64), categories, partial(_picture, files),
+        transform_text=transform_text(transform), transform=transform, thumbnails=True,
+        threads=PICTURE_THREADS,
+    )  # fmt: skip
+    found.refuse_changing()
+    return found
+
+
+def _picture(files: Sequence[Path], position: int) -> Image.Image:
+    try:
+        with Image.open(files[position]) as opened:
+            return opened.convert("RGB")
+    except Exception as error:
+        raise _unreadable(files[position], error) from error
+
+
+def _unreadable(path: Path | str, error: Exception) -> UnitlabError:
+    return UnitlabError(f"the image file {path} cannot be read ({error}); remove or replace it")
+
+
+def _dataset(
+    dataset: Any,
+    transform: Callable[[Any], Tensor] | None,
+    categories: Sequence[str] | None,
+    ids: Sequence[str] | None,
+    threads: int,
+    workers: LoaderWorkers | None,
+) -> ImageSource:
+    inner = _innermost(dataset)
+    for part in inner.datasets if isinstance(inner, ConcatDataset) else [inner]:
+        refuse_random(getattr(part, "transform", None))
+    name = type(inner).__name__
+    if len(dataset) == 0:
+        raise UnitlabError(f"{name} holds no images")
+    _same_length(ids, len(dataset))
+    labels = _labels(dataset, name, threads, workers)
+    classes = list(categories if categories is not None else getattr(inner, "classes", ()))
+    if not classes:
+        classes = [f"class {index}" for index in range(int(labels.max()) + 1)]
+    files = _files(dataset)
+    if ids is None:
+        ids = [os.path.relpath(path, inner.root) for path in files] if files else list(map(str, range(len(dataset))))
+    read, own = partial(_item, dataset, name, 0), None
+    if files is not None and _reads_plainly(dataset):
+        # the file as it is, so that thumbnails are of pictures before the dataset's own transform
+        read, own = partial(_loaded, inner.loader, files), inner.transform
+    found = ImageSource(
+        name, ids, labels, classes, read,
+        transform_text=f"{transform_text(getattr(inner, 'transform', None))}, {transform_text(transform)}",
+        transform=_composed(own, transform), thumbnails=True, threads=threads, workers=workers,
+    )  # fmt: skip
+    found.refuse_changing()
+    return found
+
+
+def _innermost(dataset: Any) -> Any:
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return dataset
+
+
+def _reads_plainly(dataset: Any) -> bool:
+    """Whether items are what torchvision's loader and transform make of the dataset's files."""
+    while isinstance(dataset, Subset):
+        if type(dataset) is not Subset:
+            return False
+        dataset = dataset.dataset
+    return isinstance(dataset, DatasetFolder) and type(dataset).__getitem__ is DatasetFolder.__getitem__
+
+
+def _loaded(loader: Callable[[str], Any], files: Sequence[str], position: int) -> Any:
+    try:
+        return loader(files[position])
+    except Exception as error:
+        raise _unreadable(files[position], error) from error
+
+
+def _item(dataset: Any, name: str, part: int, position: int) -> Any:
+    """The image (``part`` 0) or the label (1) of an item."""
+    try:
+        found = dataset[position]
+        return (found[0], found[1])[part]
+    except Exception as error:
+        raise UnitlabError(f"{name}: item {position} cannot be read as (image, label): {error}") from error
+
+
+def _composed(own: Callable[[Any], Any] | None, transform: Callable[[Any], Tensor] | None) -> Callable[[Any], Any] | None:
+    """The dataset's own transform, then the given one."""
+    return transform if own is None else own if transform is None else partial(_after, own, transform)
+
+
+def _after(own: Callable[[Any], Any], transform: Callable[[Any], Tensor], image: Any) -> Tensor:
+    return transform(own(image))
+
+
+def _labels(dataset: Any, name: str, threads: int, workers: LoaderWorkers | None) -> np.ndarray:
+    """Labels of a dataset, from its ``targets`` where they are plainly there, else item by item."""
+    targets = _targets(dataset)
+    if targets is None:
+        label = partial(_item, dataset, name, 1)
+        if workers is None:
+            targets = list(read_ahead(label, range(len(dataset)), threads, ahead=2 * threads))
+        else:
+            chunks = read_by_workers(partial(_each, label), range(len(dataset)), workers)
+            targets = [target for chunk in chunks for target in chunk]
+    found = np.asarray([label.item() if isinstance(label, Tensor) and label.numel() == 1 else label for label in targets])
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        raise UnitlabError(f"{name}: labels must be one integer for each image; got {found.dtype} of shape {found.shape}")
+    return found.astype(np.int64)
+
+
+def _each(read: Callable[[int], Any], positions: list[int]) -> list[Any]:
+    return [read(position) for position in positions]
+
+
+def _targets(dataset: Any) -> Any:
+    if isinstance(dataset, Subset):
+        inner = _targets(dataset.dataset)
+        return None if inner is None else [inner[index] for index in dataset.indices]
+    targets = getattr(dataset, "targets", None)
+    plain = targets is not None and len(targets) == len(dataset) and getattr(dataset, "target_transform", None) is None
+    return targets if plain else None
+
+
+def _files(dataset: Any) -> list[str] | None:
+    """Path of each image of a dataset of torchvision's ``DatasetFolder`` kind."""
+    if isinstance(dataset, Subset):
+        inner = _files(dataset.dataset)
+        return None if inner is None else [inner[index] for index in dataset.indices]
+    return [path for path, _ in dataset.samples] if isinstance(dataset, DatasetFolder) else None
+
+
+def _same_length(ids: Sequence[str] | None, count: int) -> None:
+    if ids is not None and len(ids) != count:
+        raise UnitlabError(f"{len(ids)} ids are given for {count} images; give one for each")

@@ -1,0 +1,275 @@
+"""An image source: images in an order that can be repeated, each decoded once for its tensor and its thumbnail."""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from copy import copy
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from unitlab.compute.images.reading import LoaderWorkers, read_ahead, read_by_workers
+from unitlab.compute.images.thumbnails import small, small_tensors
+from unitlab.errors import UnitlabError
+
+READ_TWICE = 4
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Images as a float tensor (image, channel, row, column), their positions, and thumbnails where they are asked for."""
+
+    pixels: Tensor
+    positions: np.ndarray
+    thumbnails: list[np.ndarray | None]
+
+
+class ImageSource:
+    """Images in a fixed order.
+
+    Parameters
+    ----------
+    read
+        The image at a position, decoded: what is costly.
+    transform
+        From what ``read`` gives to a float tensor, or to a picture, whose values from 0 to 1 are taken; default as it is.
+    thumbnails
+        Whether small pictures can be made of what ``read`` gives.
+    threads
+        How many read at a time, ahead of who uses the images; 0: who uses them.
+    workers
+        Processes that read instead of threads.
+
+    Attributes
+    ----------
+    ids
+        Text for each image.
+    labels
+        int64, (image).
+    categories
+        Class names.
+    clusters
+        int64, (image): images of one cluster belong together; or None.
+    name
+        Of the source.
+    transform_text
+        What is done to the images, as text for the fingerprint.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        ids: Sequence[str],
+        labels: np.ndarray,
+        categories: Sequence[str],
+        read: Callable[[int], Any],
+        *,
+        transform_text: str,
+        transform: Callable[[Any], Tensor] | None = None,
+        thumbnails: bool = False,
+        clusters: np.ndarray | None = None,
+        threads: int = 0,
+        workers: LoaderWorkers | None = None,
+    ) -> None:
+        self.name, self.ids, self.categories = name, [str(i) for i in ids], [str(c) for c in categories]
+        self.labels, self.clusters, self.transform_text = labels, clusters, transform_text
+        self._read, self._transform, self._thumbnails = read, transform, thumbnails
+        self._threads, self._workers = threads, workers
+        self._told: Callable[[], None] | None = None
+        self._shape: tuple[int, ...] | None = None
+        if not self.ids:
+            raise UnitlabError(f"{name} holds no images; give a folder per class with pictures in it")
+        if len(set(self.ids)) != len(self.ids):
+            repeated = Counter(self.ids).most_common(1)[0][0]
+            raise UnitlabError(f"{name}: the id {repeated!r} occurs twice; ids must tell the images apart")
+        if len(set(self.categories)) != len(self.categories):
+            raise UnitlabError(f"{name}: a class name occurs twice in categories")
+        if labels.min() < 0 or labels.max() >= len(self.categories):
+            worst = int(np.flatnonzero((labels < 0) | (labels >= len(self.categories)))[0])
+            raise UnitlabError(
+                f"{name}: image {self.ids[worst]!r} has the label {labels[worst]}; there are {len(self.categories)} classes, "
+                f"so labels go from 0 to {len(self.categories) - 1}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {len(self)} images, {len(self.categories)} classes>"
+
+    @property
+    def read_together(self) -> int:
+        """How many images are read at a time."""
+        return max(1, self._threads if self._workers is None else self._workers.count)
+
+    def subset(self, positions: Sequence[int] | np.ndarray) -> ImageSource:
+        """The images at these positions, in this order."""
+        at = np.asarray(positions, dtype=np.int64)
+        found = ImageSource(
+            self.name, [self.ids[i] for i in at], self.labels[at], self.categories, partial(_read_at, self._read, at),
+            transform_text=self.transform_text, transform=self._transform, thumbnails=self._thumbnails,
+            clusters=None if self.clusters is None else self.clusters[at], threads=self._threads, workers=self._workers,
+        )  # fmt: skip
+        found._told = self._told
+        return found
+
+    def watched(self, told: Callable[[], None]) -> ImageSource:
+        """The same images; ``told()`` is called for each one that arrives, and may raise to end the reading."""
+        other = copy(self)
+        other._told = told
+        return other
+
+    def batches(self, start: int, stop: int, batch_size: int) -> Iterator[tuple[Tensor, np.ndarray]]:
+        """Images from ``start`` to ``stop`` as (float tensor (image, channel, row, column), positions); see `stream`."""
+        spans = (range(first, min(first + batch_size, stop)) for first in range(start, stop, batch_size))
+        for batch in self.stream(spans):
+            yield batch.pixels, batch.positions
+
+    def at(self, positions: Sequence[int] | np.ndarray) -> Tensor:
+        """The images at some positions, (image, channel, row, column); see `stream`."""
+        return next(self.stream([positions])).pixels
+
+    def stream(
+        self, batches: Iterable[Sequence[int] | np.ndarray], *, thumbnails: bool = False
+    ) -> Generator[ImageBatch, None, None]:
+        """Images at the positions of each batch, each image read once, while the batches before are worked on.
+
+        Raises
+        ------
+        UnitlabError
+            An image that cannot be read, is no float tensor, differs in size from the others, or holds NaN.
+        """
+        wanted = [np.asarray(positions, dtype=np.int64) for positions in batches]
+        if not wanted:
+            return
+        thumbnails = thumbnails and self._thumbnails
+        with closing(self._images(np.concatenate(wanted), max(map(len, wanted)), thumbnails)) as images:
+            for positions in wanted:
+                pixels: list[Tensor] = []
+                made: list[np.ndarray | None] = []
+                for position in positions:
+                    tensor, thumbnail = next(images)
+                    if self._told is not None:
+                        self._told()
+                    pixels.append(self._of_one_size(int(position), tensor))
+                    made.append(thumbnail)
+                batch = torch.stack(pixels)
+                self._refuse_infinite(batch, positions)
+                if thumbnails and self._transform is None and made[0] is None:
+                    made = small_tensors(batch)
+                yield ImageBatch(batch, positions, made)
+
+    def refuse_changing(self) -> None:
+        """Refuse a source whose first images differ from one reading to the next, as with hidden augmentation."""
+        for position in range(min(READ_TWICE, len(self))):
+            first, again = self._image(position)[0], self._image(position)[0]
+            self._refuse_infinite(first.unsqueeze(0), [position])
+            if not torch.equal(first, again):
+                raise UnitlabError(
+                    f"{self.name}: image {self.ids[position]!r} differs when it is read again; unitlab needs images that can "
+                    "be repeated: leave out the augmentation"
+                )
+
+    def _images(
+        self, positions: np.ndarray, ahead: int, thumbnails: bool
+    ) -> Generator[tuple[Tensor, np.ndarray | None], None, None]:
+        workers, threads = self._workers, self._threads
+        if workers is not None and len(positions) > workers.images_at_once:
+            if not multiprocessing.current_process().daemon:
+                with closing(read_by_workers(partial(self._chunk, thumbnails), positions, workers)) as chunks:
+                    for pixels, made in chunks:
+                        yield from zip(pixels, made, strict=True)
+                return
+            threads = 1  # such processes, as Dask's are, may have none of their own
+        yield from read_ahead(partial(self._image, thumbnails=thumbnails), positions, threads, ahead)
+
+    def _chunk(self, thumbnails: bool, positions: list[int]) -> tuple[Tensor | list[Tensor], list[np.ndarray | None]]:
+        found = [self._image(position, thumbnails=thumbnails) for position in positions]
+        pixels = [tensor for tensor, _ in found]
+        alike = all(tensor.shape == pixels[0].shape and tensor.dtype == pixels[0].dtype for tensor in pixels)
+        # a tensor takes a file descriptor on its way to the main process
+        return torch.stack(pixels) if alike else pixels, [thumbnail for _, thumbnail in found]
+
+    def _image(self, position: int, *, thumbnails: bool = False) -> tuple[Tensor, np.ndarray | None]:
+        try:
+            image = self._read(position)
+            as_it_is = self._transform is None and isinstance(image, Tensor)
+            # before the transform, which may work in place; of tensors that have none, for a whole batch later
+            thumbnail = small(image) if thumbnails and not as_it_is else None
+            tensor = _plain_tensor(image if self._transform is None else self._transform(image))
+        except UnitlabError:
+            raise
+        except Exception as error:
+            raise UnitlabError(f"{self.name}: image {self.ids[position]!r} cannot be read ({error})") from error
+        if not isinstance(tensor, Tensor) or tensor.dim() < 2 or not tensor.is_floating_point():
+            given = f"{tensor.dtype} {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise UnitlabError(
+                f"{self.name}: image {self.ids[position]!r} is {given}; images are float tensors (channel, row, column): "
+                "give a transform that ends in one"
+            )
+        return tensor, thumbnail
+
+    def _refuse_infinite(self, batch: Tensor, positions: Sequence[int] | np.ndarray) -> None:
+        # sums are cheap, and hold whatever is not finite
+        if not torch.isfinite(batch.sum()):
+            for position, tensor in zip(positions, batch, strict=True):
+                if not torch.isfinite(tensor).all():
+                    raise UnitlabError(f"{self.name}: image {self.ids[position]!r} holds NaN or infinite pixels")
+
+    def _of_one_size(self, position: int, tensor: Tensor) -> Tensor:
+        if self._shape is None:
+            self._shape = tuple(tensor.shape)
+        if tuple(tensor.shape) != self._shape:
+            raise UnitlabError(
+                f"{self.name}: image {self.ids[position]!r} has shape {tuple(tensor.shape)}, the first read had {self._shape}; "
+                "give a transform that makes all sizes equal, such as the weights' own transforms()"
+            )
+        return tensor
+
+
+def _plain_tensor(picture: Any) -> Tensor:
+    """Values of a picture from 0 to 1, float32 (channel, row, column); anything else as it is."""
+    if not isinstance(picture, Image.Image):
+        return picture
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 255
+
+
+def _read_at(read: Callable[[int], Any], at: np.ndarray, position: int) -> Any:
+    return read(int(at[position]))
+
+
+# torchvision's transforms that draw something and do not say so in the first word of their name
+DRAWING = {
+    "AugMix", "AutoAugment", "ColorJitter", "CutMix", "ElasticTransform", "GaussianBlur", "GaussianNoise", "MixUp",
+    "RandAugment", "ScaleJitter", "TrivialAugmentWide",
+}  # fmt: skip
+
+
+def refuse_random(transform: Any) -> None:
+    """Refuse augmentation, also inside a composed transform: the same image must give the same tensor."""
+    if transform is None:
+        return
+    kind = type(transform).__name__
+    if kind.startswith("Random") or kind in DRAWING:
+        raise UnitlabError(
+            f"the transform holds {kind}, which changes from call to call; give the transform used for evaluation"
+        )
+    inner = getattr(transform, "transforms", None)
+    if isinstance(transform, nn.Sequential):
+        inner = list(transform)
+    for part in inner if isinstance(inner, list | tuple) else ():
+        refuse_random(part)
+
+
+def transform_text(transform: Any) -> str:
+    """A text that is the same from process to process: without the addresses of functions."""
+    return "none" if transform is None else re.sub(r" at 0x[0-9a-fA-F]+", "", repr(transform))

@@ -1,0 +1,167 @@
+"""What a layer's units do on the images: running statistics that are summed by shard and reduced in shard order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+TOP_IMAGES = 20
+SUMS = (
+    "active", "total", "positions", "maximum", "by_class", "first_order_by_class", "images_by_class",
+    "max_probability", "max_sum", "max_square", "probability_sum", "probability_square",
+)  # fmt: skip
+
+
+class ActivationStatistics:
+    """Statistics of one layer over one shard (add, add, …, result)."""
+
+    def __init__(self, units: list[int], categories: int) -> None:
+        self.units = torch.tensor(units)
+        count = len(units)
+        double = torch.float64
+        self.sums: dict[str, Tensor] = {
+            "active": torch.zeros(count, dtype=double),
+            "total": torch.zeros(count, dtype=double),
+            "positions": torch.zeros((), dtype=double),
+            "maximum": torch.full((count,), -torch.inf, dtype=double),
+            "by_class": torch.zeros(categories, count, dtype=double),
+            "first_order_by_class": torch.zeros(categories, count, dtype=double),
+            "images_by_class": torch.zeros(categories, dtype=double),
+            "max_probability": torch.zeros(count, categories, dtype=double),
+            "max_sum": torch.zeros(count, dtype=double),
+            "max_square": torch.zeros(count, dtype=double),
+            "probability_sum": torch.zeros(categories, dtype=double),
+            "probability_square": torch.zeros(categories, dtype=double),
+        }
+        self.means: list[Tensor] = []
+        self.maxima: list[Tensor] = []
+        self.top: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def add(self, value: Tensor, positions: Tensor, labels: Tensor, probabilities: Tensor, first_order: Tensor | None) -> None:
+        """Take one batch: the site's value (image, unit, …), image positions, labels and class probabilities.
+
+        ``first_order`` is the sum over positions of activation × gradient of the label margin, (image, unit).
+        """
+        value = value if value.shape[1] == len(self.units) else value[:, self.units.to(value.device)]
+        flat = value.flatten(2) if value.dim() > 2 else value.unsqueeze(2)
+        mean, maximum = flat.mean(2), flat.amax(2)
+        self._keep_top(value, maximum, positions)
+        mean, maximum = mean.double().cpu(), maximum.double().cpu()
+        labels, probabilities = labels.cpu(), probabilities.double().cpu()
+        sums = self.sums
+        sums["active"] += (maximum > 0).sum(0)
+        sums["total"] += mean.sum(0) * flat.shape[2]
+        sums["positions"] += flat.shape[0] * flat.shape[2]
+        sums["maximum"] = torch.maximum(sums["maximum"], maximum.amax(0))
+        sums["by_class"].index_add_(0, labels, mean)
+        sums["images_by_class"].index_add_(0, labels, torch.ones(len(labels), dtype=torch.float64))
+        if first_order is not None:
+            first_order = first_order if first_order.shape[1] == len(self.units) else first_order[:, self.units]
+            sums["first_order_by_class"].index_add_(0, labels, first_order.double().cpu())
+        sums["max_probability"] += maximum.t() @ probabilities
+        sums["max_sum"] += maximum.sum(0)
+        sums["max_square"] += maximum.square().sum(0)
+        sums["probability_sum"] += probabilities.sum(0)
+        sums["probability_square"] += probabilities.square().sum(0)
+        self.means.append(_eight_bits(mean.t()))
+        self.maxima.append(_eight_bits(maximum.t()))
+
+    def _keep_top(self, value: Tensor, maximum: Tensor, positions: Tensor) -> None:
+        """Merge the batch into the running top images; earlier images win ties, so the order of adding matters."""
+        scores, place = torch.sort(maximum.t(), dim=1, descending=True, stable=True)
+        keep = min(TOP_IMAGES, scores.shape[1])
+        scores, place = scores[:, :keep], place[:, :keep]
+        full = self.top is not None and self.top[0].shape[1] == TOP_IMAGES
+        if full and not (scores[:, 0] > self.top[0][:, -1]).any():  # type: ignore[index]
+            return
+        rows = torch.arange(len(scores), device=value.device).unsqueeze(1)
+        found = positions.to(value.device)[place]
+        maps = value.reshape(*value.shape[:2], *_map_shape(value)).transpose(0, 1)[rows, place]
+        if self.top is not None:
+            scores = torch.cat([self.top[0], scores], 1)
+            found = torch.cat([self.top[1], found], 1)
+            maps = torch.cat([self.top[2], maps], 1)
+            scores, order = torch.sort(scores, dim=1, descending=True, stable=True)
+            scores, order = scores[:, :TOP_IMAGES], order[:, :TOP_IMAGES]
+            found, maps = found.gather(1, order), maps[rows, order]
+        self.top = (scores, found, maps)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What a shard keeps."""
+        assert self.top is not None
+        scores, positions, maps = self.top
+        return {
+            "activation_mean": torch.cat(self.means, 1).numpy(),
+            "activation_max": torch.cat(self.maxima, 1).numpy(),
+            "top_activation": scores.float().cpu().numpy(),
+            "top_image": positions.cpu().numpy().astype(np.int32),
+            "top_map": maps.half().cpu().numpy(),
+            **{f"sum_{name}": self.sums[name].numpy() for name in SUMS},
+        }
+
+
+def _eight_bits(values: Tensor) -> Tensor:
+    """float16 rounded to eight significant bits: a third less to store, and finer than any plot or rank needs."""
+    bits = values.half().contiguous().view(torch.int16)
+    return ((bits + 4) & ~7).view(torch.float16)
+
+
+def _map_shape(value: Tensor) -> tuple[int, int]:
+    """Rows and columns of a map; one row for vectors and sequences, depth folded into rows."""
+    if value.dim() == 2:
+        return 1, 1
+    if value.dim() == 3:
+        return 1, value.shape[2]
+    return value.shape[2:-1].numel(), value.shape[-1]
+
+
+def reduced_statistics(shards: Iterable[Mapping[str, np.ndarray]], *, first_order: bool) -> dict[str, np.ndarray]:
+    """Variables of the level "layer" (see schema.py) from the shards of a sweep, in their order."""
+    sums: dict[str, np.ndarray] = {}
+    top: tuple[np.ndarray, ...] = ()
+    for shard in shards:
+        for name in SUMS:
+            new = np.asarray(shard[f"sum_{name}"])
+            if name not in sums:
+                sums[name] = new.copy()
+            elif name == "maximum":
+                sums[name] = np.maximum(sums[name], new)
+            else:
+                sums[name] = sums[name] + new
+        new_top = tuple(np.asarray(shard[name]) for name in ("top_activation", "top_image", "top_map"))
+        top = new_top if not top else tuple(np.concatenate(pair, 1) for pair in zip(top, new_top, strict=True))
+        order = np.argsort(-top[0], axis=1, kind="stable")[:, :TOP_IMAGES]
+        rows = np.arange(len(order))[:, None]
+        top = tuple(part[rows, order] for part in top)
+    count = sums["images_by_class"].sum()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = {
+            "class_activation": (sums["by_class"] / sums["images_by_class"][:, None]).T.astype(np.float32),
+            "class_correlation": _correlation(sums, count).astype(np.float32),
+            "mean_activation": (sums["total"] / sums["positions"]).astype(np.float32),
+            "max_activation": sums["maximum"].astype(np.float32),
+            "fraction_active": (sums["active"] / count).astype(np.float32),
+        }
+        if first_order:
+            by_class = sums["first_order_by_class"] / sums["images_by_class"][:, None]
+            found["first_order_margin_drop"] = by_class.T.astype(np.float32)
+    missing = TOP_IMAGES - top[0].shape[1]
+    pad = ((0, 0), (0, max(0, missing)))
+    found["top_activation"] = np.pad(top[0], pad, constant_values=np.nan)
+    found["top_image"] = np.pad(top[1], pad, constant_values=-1)
+    found["top_map"] = np.pad(top[2], (*pad, (0, 0), (0, 0)), constant_values=np.nan)
+    return found
+
+
+def _correlation(sums: Mapping[str, np.ndarray], count: float) -> np.ndarray:
+    """Pearson correlation (unit, category) of spatial maxima and class probabilities; NaN where either is constant."""
+    unit_mean, class_mean = sums["max_sum"] / count, sums["probability_sum"] / count
+    covariance = sums["max_probability"] / count - unit_mean[:, None] * class_mean[None]
+    unit_variance = sums["max_square"] / count - unit_mean**2
+    class_variance = sums["probability_square"] / count - class_mean**2
+    unit_variance[unit_variance <= 1e-12 * sums["max_square"] / count] = np.nan
+    class_variance[class_variance <= 1e-12 * sums["probability_square"] / count] = np.nan
+    return np.clip(covariance / np.sqrt(unit_variance[:, None] * class_variance[None]), -1, 1)

@@ -1,0 +1,224 @@
+"""The proof that a study carries: a random sample of its pairs, computed again with plain forward hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unitlab.compute.engine.ablation import Replacement, donor_of_image
+from unitlab.compute.engine.directions import Basis
+from unitlab.compute.engine.hooks import recorded_output, replaced_output
+from unitlab.compute.engine.layers import Site
+from unitlab.compute.engine.torch_state import exact_float32, working_copy
+from unitlab.compute.images.source import ImageSource
+
+IMAGES_AT_ONCE = 32
+MEMORY = 2 * 10**9
+FEWEST_VERIFIED, MOST_VERIFIED = 32, 256
+# A pair whose float32 margin is above this share of the logits' range cannot come out otherwise in float64.
+DOUBTFUL = 1e-3
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How many (unit, image) pairs were compared, excused (a tie within float noise) and different."""
+
+    compared: int
+    excused: int
+    different: int
+    first_difference: str = ""
+
+    def attrs(self) -> dict[str, Any]:
+        """As attributes of the ablation's group."""
+        return {
+            "verified_compared": self.compared,
+            "verified_excused": self.excused,
+            "verified_different": self.different,
+        }
+
+
+class PlainNetworks:
+    """The network as it is, in its own precision and in float64, copied when first needed: one copy does for all layers."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self.model, self.device = model, device
+
+    @cached_property
+    def own(self) -> nn.Module:
+        """In its own precision, mostly float32."""
+        return working_copy(self.model, self.device)
+
+    @cached_property
+    def float64(self) -> nn.Module:
+        """The oracle."""
+        return working_copy(self.model, self.device, dtype=torch.float64)
+
+
+def compared_with_hooks(
+    networks: PlainNetworks,
+    source: ImageSource,
+    site: Site,
+    sets: Sequence[Sequence[int]],
+    ablation: str,
+    ablation_seed: int,
+    prediction: Any,
+    *,
+    sample: int,
+    seed: int,
+    memory: int = MEMORY,
+    replaced: Replacement | None = None,
+    basis: Basis | None = None,
+) -> Proof:
+    """Compare ``sample`` pairs of ``prediction`` (set, image) with hooks that silence sets of units: in float32, and in
+    float64 where that is close.
+
+    ``replaced`` is what units are replaced by; None works it out anew with hooks, which for means takes all images. With
+    ``basis``, sets are of its directions.
+    """
+    random = np.random.default_rng(seed)
+    pairs = min(sample, len(sets) * len(source))
+    flat = np.sort(random.choice(len(sets) * len(source), size=pairs, replace=False))
+    images, rows = flat // len(sets), flat % len(sets)
+    silenced = [list(sets[row]) for row in rows]
+    stored = torch.as_tensor(_stored_predictions(prediction, rows, images), device=networks.device)
+    with exact_float32(), torch.no_grad():
+        at_once = _images_at_once(networks.own, source, memory)
+        plain = _Hooked(networks.own, source, site, ablation, ablation_seed, networks.device, at_once, replaced, basis)
+        doubtful = []
+        parts = [slice(start, start + at_once) for start in range(0, pairs, at_once)]
+        for part, batch in zip(parts, source.stream(np.unique(images[part]) for part in parts), strict=True):
+            pixels = batch.pixels[np.searchsorted(batch.positions, images[part])]
+            top = plain.logits(pixels, images[part], silenced[part])
+            margin, spread = _margin_and_spread(top)
+            doubt = (stored[part] != top.argmax(1)) | (margin < DOUBTFUL * spread)
+            doubtful += [(part.start + int(place), top[place].double()) for place in doubt.nonzero().flatten()]
+        excused = different = 0
+        difference = ""
+        if doubtful:
+            exact = _Hooked(networks.float64, source, site, ablation, ablation_seed, networks.device, 1, replaced, basis)
+        for pair, in_float32 in doubtful:
+            image = images[pair : pair + 1]
+            logits = exact.logits(source.at(image), image, silenced[pair : pair + 1])[0]
+            margin, spread = _margin_and_spread(logits)
+            # of logits that are exactly equal, as when all units are silent, either class is right
+            if logits[stored[pair]] == logits.max():
+                continue
+            if margin < torch.maximum(1e-4 * spread, 4 * (logits - in_float32).abs().max()):
+                excused += 1
+                continue
+            different += 1
+            difference = difference or f"{_named(silenced[pair])}, image {source.ids[int(images[pair])]!r}"
+    return Proof(pairs, excused, different, difference)
+
+
+def pairs_to_verify(images: int) -> int:
+    """How many pairs of a layer every study is verified with: one for four images, which costs a quarter of a pass."""
+    return min(MOST_VERIFIED, max(FEWEST_VERIFIED, images // 4))
+
+
+def _named(units: list[int]) -> str:
+    return f"unit {units[0]}" if len(units) == 1 else f"units {units}"
+
+
+def _margin_and_spread(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Top-two margin and range of logits (…, category)."""
+    top = logits.topk(2, dim=-1).values
+    return top[..., 0] - top[..., 1], logits.amax(-1) - logits.amin(-1)
+
+
+def _images_at_once(model: nn.Module, source: ImageSource, memory: int) -> int:
+    """How many images a plain evaluation takes within ``memory``, where a few of the widest values are held at a time."""
+    widest = 1
+
+    def measure(_module: nn.Module, _inputs: object, output: object) -> None:
+        nonlocal widest
+        if isinstance(output, Tensor):
+            widest = max(widest, output.numel() * output.element_size())
+
+    handles = [module.register_forward_hook(measure) for module in model.modules()]
+    try:
+        model(source.at([0]).to(*_device_and_dtype(model)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return max(1, min(IMAGES_AT_ONCE, memory // (4 * widest)))
+
+
+def _device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    found = [tensor for tensor in model.parameters() if tensor.is_floating_point()]
+    return (found[0].device, found[0].dtype) if found else (torch.device("cpu"), torch.float32)
+
+
+def _stored_predictions(prediction: Any, rows: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Predictions of the pairs, read unit by unit."""
+    found = np.empty(len(rows), np.int64)
+    for row in np.unique(rows):
+        mine = rows == row
+        found[mine] = np.asarray(prediction[int(row) : int(row) + 1])[0][images[mine]]
+    return found
+
+
+class _Hooked:
+    """The network in one precision, its site's output replaced by hooks; by the values given, or by its own."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        source: ImageSource,
+        site: Site,
+        ablation: str,
+        seed: int,
+        device: torch.device,
+        images_at_once: int,
+        replaced: Replacement | None,
+        basis: Basis | None,
+    ) -> None:
+        self.basis = basis
+        self.model, self.site, self.device = model, site, device
+        self.dtype = _device_and_dtype(model)[1]
+        self.donor: np.ndarray | None = None
+        if replaced is not None:
+            self.values, self.donor = replaced.values.to(device), replaced.donor
+        elif ablation == "mean":
+            total, count = None, 0
+            for batch, _ in source.batches(0, len(source), images_at_once):
+                value = self._own_output(batch).double()
+                axes = (0, *range(2, value.dim()))
+                total = value.sum(axes) if total is None else total + value.sum(axes)
+                count += value.numel() // value.shape[1]
+                dims = value.dim()
+            assert total is not None
+            self.values = (total / count).reshape(1, -1, *[1] * (dims - 2))
+        elif ablation == "resample":
+            donors, self.donor = donor_of_image(len(source), seed)
+            self.values = torch.cat([self._own_output(batch.pixels) for batch in source.stream([i] for i in donors)])
+        else:
+            self.values = torch.zeros_like(self._own_output(source.at([0])))
+
+    def logits(self, batch: Tensor, positions: np.ndarray, sets: list[list[int]]) -> Tensor:
+        """Logits of images and their positions, each with the units of its own set replaced, together."""
+        batch = batch.to(self.device, self.dtype)
+        values = self.values if self.donor is None else self.values[torch.as_tensor(self.donor[positions])]
+
+        def replace(output: Tensor) -> Tensor:
+            out, instead = output.clone(), values.expand_as(output).to(output.dtype)
+            for row, units in enumerate(sets):
+                if self.basis is None:
+                    out[row, units] = instead[row, units]
+                else:
+                    out[row] = self.basis.projected(output[row : row + 1], instead[row : row + 1], units)[0]
+            return out
+
+        with replaced_output(self.model, self.site.module, self.site.call, replace):
+            return self.model(batch)
+
+    def _own_output(self, batch: Tensor) -> Tensor:
+        with recorded_output(self.model, self.site.module, self.site.call) as recorded:
+            self.model(batch.to(self.device, self.dtype))
+        return recorded[0]

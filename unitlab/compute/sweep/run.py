@@ -1,0 +1,263 @@
+"""The sweep: images stream once through the network, every unit is ablated, shards of results become a study."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import nn
+
+from unitlab.compute.engine.torch_state import exact_float32
+from unitlab.compute.images.datasets import images as image_source
+from unitlab.compute.images.source import ImageSource
+from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
+from unitlab.compute.sweep.proof import PlainNetworks, compared_with_hooks, pairs_to_verify
+from unitlab.compute.sweep.shards import HeldShards, compute_shards
+from unitlab.compute.sweep.study_arrays import layer_groups, root_group
+from unitlab.errors import UnitlabError
+from unitlab.store.shards import PartialStudy, remove_left_shards
+from unitlab.store.study import assemble, open_study, study_summary
+from unitlab.store.writing import write_study
+
+if TYPE_CHECKING:
+    import distributed
+
+    from unitlab.compute.sweep.cluster import WorkerPool
+
+
+log = logging.getLogger("unitlab")
+
+
+def ablate(
+    model: nn.Module,
+    images: Any,
+    layer: str | Sequence[str],
+    *,
+    units: Sequence[int] | None = None,
+    ablation: str = "zero",
+    basis: str | np.ndarray | torch.Tensor | None = None,
+    labels: str = "given",
+    store: str | Path | None = None,
+    device: str | torch.device | None = None,
+    precision: str = "float32",
+    batch_size: int | None = None,
+    memory: str | int = "2 GB",
+    progress: bool = True,
+    seed: int = 0,
+    attrs: dict[str, Any] | None = None,
+    client: distributed.Client | None = None,
+) -> xr.Dataset | dict[str, xr.Dataset]:
+    """Silence every unit of a layer, one at a time, and re-measure every class.
+
+    Parameters
+    ----------
+    model
+        An image classifier that returns logits (image, category). It comes back as it was.
+    images
+        What `unitlab.images` returns, or anything that it takes.
+    layer
+        A module name ("layer4"), a research alias ("conv5_3": after its ReLU, "conv5_3:pre": before it), the second
+        call of a module ("layer4.1.relu#2"), "all" (every convolution), or a list of these.
+    units
+        Units to ablate, default all.
+    ablation
+        "zero", "mean" (the unit's mean over all images and positions) or "resample" (its map on another image).
+    basis
+        Ablate directions instead of units: the axes of a basis, "random" (``seed`` tells which), "pca" (principal axes of
+        the activations, by descending variance) or an orthogonal matrix (direction, channel) whose rows are the
+        directions. At every position x becomes x − ((x − y)·v) v, with y what ``ablation`` replaces units by: 0, their
+        mean, their map on another image. ``units`` then picks directions.
+    labels
+        "given", or "predicted": the network's own predictions serve as labels.
+    store
+        Where to write the study, or to resume it; None keeps the result in memory.
+    device
+        "cpu", "cuda"; default CUDA where it is present.
+    precision
+        "float32", or "bfloat16" (products in bfloat16, close calls computed again in float32).
+    batch_size
+        Images at a time, default what fits into ``memory``.
+    memory
+        Bytes for the sweep besides the network, as a number or "2 GB".
+    progress
+        Show a progress bar.
+    seed
+        Of the donors of ``ablation="resample"`` and of ``basis="random"``.
+    attrs
+        Further attributes of the study (its name, the network's accuracy …).
+    client
+        A `distributed.Client`: its workers compute the shards, each one at a time with as many threads as the worker has,
+        on a GPU each where they see any. ``store`` must be on a file system that all of them share.
+
+    Returns
+    -------
+    xarray.Dataset
+        Variables of `unitlab.schema` over ``unit``, ``category``, ``image`` …; drops are fractions, positive when
+        accuracy falls. For a list of layers, a dict of datasets by layer. With a basis, everything along ``unit`` is of
+        directions, ``basis`` (unit, channel) holds them, and the ablation is called "random-0" (after the seed), "pca" or
+        "basis-" and the start of the matrix's hash. ``removed_energy`` is what each ablation takes away.
+
+    Raises
+    ------
+    UnitlabError
+        Bad input; a network that fails on the images; a store that belongs to another network, image set or setting.
+
+    Examples
+    --------
+    >>> import torch, unitlab
+    >>> from torchvision.models import squeezenet1_1
+    >>> pictures = torch.utils.data.TensorDataset(torch.rand(8, 3, 64, 64), torch.arange(8))
+    >>> names = [f"class {k}" for k in range(1000)]
+    >>> photos = unitlab.images(pictures, categories=names)
+    >>> ds = unitlab.ablate(squeezenet1_1(), photos, "classifier.1", units=[3, 5], progress=False)
+    >>> ds.accuracy_drop.sizes["unit"]
+    2
+    """
+    source = images if isinstance(images, ImageSource) else image_source(images)
+    if not isinstance(store, str | Path | None):
+        raise UnitlabError(f"store={store!r} is not a path; give one such as 'study.zarr', or leave it out")
+    if client is not None and store is None:
+        raise UnitlabError(
+            "client= is given without store=: workers write their shards beside the store; give store=PATH, on a file system "
+            "that this process and all workers see under the same path"
+        )
+    request: dict[str, Any] = {
+        "layer": layer, "units": units, "ablation": ablation, "labels": labels, "precision": precision,
+        "batch_size": batch_size, "memory": memory, "seed": seed,
+    }  # fmt: skip
+    with exact_float32():
+        plan = plan_sweep(model, source, device=device if client is None else _device_here(device), basis=basis, **request)
+        # workers take the axes as they are
+        request["basis"] = tuple(plan.bases)
+        if store is not None and Path(store).exists() and is_finished(Path(store), plan):
+            found = {site.layer: open_study(store, site.layer, plan.ablation_name) for site in plan.sites}
+            remove_left_shards(store, plan.fingerprint)
+        else:
+            found = _swept(plan, source, store, progress, attrs or {}, model, client, device, request)
+    return found[plan.sites[0].layer] if plan.one_layer else found
+
+
+def _swept(
+    plan: SweepPlan,
+    source: ImageSource,
+    store: str | Path | None,
+    progress: bool,
+    attrs: dict[str, Any],
+    model: nn.Module,
+    client: distributed.Client | None,
+    device: str | torch.device | None,
+    request: dict[str, Any],
+) -> dict[str, xr.Dataset]:
+    """The datasets of the plan's layers, after the sweep."""
+    for site, units, engine in zip(plan.sites, plan.units, plan.engines, strict=True):
+        log.info("%s (%s), %d units: %s", site.layer, site.text, len(units), engine.strategy)
+    start, stop = plan.shard_bounds[0]
+    log.info(
+        "on %s, %s; %d shards of %d images, %d at a time within %.1f GB",
+        plan.network.device, plan.precision, len(plan.shard_bounds), stop - start, plan.batch_size, plan.memory / 1e9,
+    )  # fmt: skip
+    if store is None:
+        held = HeldShards()
+        compute_shards(plan, source, held, progress)
+        groups = _groups(plan, source, held, attrs, model)
+        return {site.layer: assemble(groups, site.layer, plan.ablation_name) for site in plan.sites}
+    pool = None
+    if client is not None:
+        pool = _worker_pool(client, device)
+        plan.fingerprint["device"] = pool.device_type
+    with closing(PartialStudy(store, plan.fingerprint)) as study:
+        done = study.finished()
+        if done:
+            log.info("going on: %d of %d images are computed already", plan.images_in(done), len(source))
+        if pool is None:
+            compute_shards(plan, source, study, progress)
+        else:
+            pool.compute(plan, model, source, request, study, progress)
+        write_study(store, _groups(plan, source, study, attrs, model))
+        study.remove()
+    return {site.layer: open_study(store, site.layer, plan.ablation_name) for site in plan.sites}
+
+
+def _worker_pool(client: distributed.Client, device: str | torch.device | None) -> WorkerPool:
+    try:
+        from unitlab.compute.sweep.cluster import WorkerPool
+    except ModuleNotFoundError as error:
+        if error.name not in ("dask", "distributed", "cloudpickle"):
+            raise
+        raise UnitlabError(f"client= needs {error.name}; install unitlab with its extra 'cluster'") from error
+    return WorkerPool(client, device)
+
+
+def _device_here(device: str | torch.device | None) -> torch.device:
+    """What this process checks the results on, where workers compute on ``device``."""
+    wanted = torch.device("cuda" if device is None else device)
+    return torch.device(wanted.type if wanted.type != "cuda" or torch.cuda.is_available() else "cpu")
+
+
+def is_finished(store: Path, plan: SweepPlan) -> bool:
+    """Whether the store has all that is asked for; a store of something else is refused."""
+    summary = study_summary(store)
+    for field in ("weights", "images", "pixels", "transform", "labels"):
+        there, asked = summary.attrs.get(f"fingerprint_{field}"), plan.fingerprint[field]
+        if there != asked:
+            raise UnitlabError(
+                f"{store} was computed with other {field} (fingerprint {str(there)[:12]}, now {asked[:12]}); "
+                "give another store, or remove this one"
+            )
+    missing = [site for site in plan.sites if plan.ablation_name not in summary.layers.get(site.layer, ())]
+    if missing:
+        return False
+    for site in plan.sites:
+        attrs = open_study(store, site.layer, plan.ablation_name).attrs
+        for field, asked in plan.layer_fingerprint(site).items():
+            if str(attrs.get(f"fingerprint_{field}")) != asked:
+                raise UnitlabError(
+                    f"{store} holds {site.layer}/{plan.ablation_name} with other {field} "
+                    f"({attrs.get(f'fingerprint_{field}')}, now {asked}); give another store, or remove this one"
+                )
+    return True
+
+
+def _groups(
+    plan: SweepPlan, source: ImageSource, shards: PartialStudy | HeldShards, attrs: dict[str, Any], model: nn.Module
+) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """The study's groups from its shards."""
+    held = [shards.read(index) for index in range(len(plan.shard_bounds))]
+    root_arrays, root_attrs = root_group(plan, source, held)
+    groups: dict[str, Any] = {"": (root_arrays, {**root_attrs, **attrs})}
+    replacements = plan.replacements(shards.read_replacements(), len(source))
+    networks = PlainNetworks(model, plan.network.device)
+    for number, (site, replaced) in enumerate(zip(plan.sites, replacements, strict=True)):
+        (layer_arrays, layer_attrs), (arrays, ablation_attrs) = layer_groups(plan, number, held, root_arrays)
+        proof = compared_with_hooks(
+            networks, source, site, [[unit] for unit in plan.units[number]], plan.ablation, plan.seed, arrays["prediction"],
+            sample=pairs_to_verify(len(source)), seed=0, memory=plan.memory, replaced=replaced, basis=plan.bases[number],
+        )  # fmt: skip
+        if proof.different:
+            log.warning("%s: %d of %d pairs differ from plain hooks", site.layer, proof.different, proof.compared)
+        _check_that_nothing_changes_nothing(plan, source, number)
+        groups[site.layer] = (layer_arrays, layer_attrs)
+        groups[f"{site.layer}/{plan.ablation_name}"] = (arrays, {**ablation_attrs, **proof.attrs(), "null_check": "passed"})
+    return groups
+
+
+def _check_that_nothing_changes_nothing(plan: SweepPlan, source: ImageSource, number: int) -> None:
+    """The null check: units replaced by what they are give exactly the baseline."""
+    labels = None if plan.labels == "predicted" else torch.as_tensor(source.labels[:1])
+    evaluation = plan.network.evaluate(plan.network.sample, labels, plan.sites, plan.needed, first_order=False)
+    with torch.no_grad():
+        prediction, margin = plan.engines[number].evaluate(evaluation.baseline, evaluation.site_values[number])
+    base = evaluation.baseline
+    if not (
+        torch.equal(prediction, base.prediction.expand_as(prediction)) and torch.equal(margin, base.margin.expand_as(margin))
+    ):
+        raise UnitlabError(
+            f"replacing the units of {plan.sites[number].layer} by themselves changes the logits: the network does not give "
+            "the same result twice; put it into a state in which it does"
+        )

@@ -1,0 +1,199 @@
+"""Sets of units silenced together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import nn
+
+from unitlab.analysis.accuracies import balanced_accuracy, class_counts
+from unitlab.compute.engine.torch_state import exact_float32
+from unitlab.compute.images.datasets import images as image_source
+from unitlab.compute.images.source import ImageSource
+from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
+from unitlab.compute.sweep.progress import InterruptRequest, images_bar
+from unitlab.compute.sweep.proof import PlainNetworks, compared_with_hooks, pairs_to_verify
+from unitlab.compute.sweep.shards import HeldShards, scored_parts, unit_replacements
+from unitlab.compute.sweep.study_arrays import RootShards, counts_and_rates, root_group
+from unitlab.errors import UnitlabError
+from unitlab.schema import GROUP_VARIABLES, described
+
+log = logging.getLogger("unitlab")
+
+Groups = Mapping[str, Iterable[int]] | Sequence[Iterable[int]]
+
+
+def ablate_groups(
+    model: nn.Module,
+    images: Any,
+    layer: str,
+    groups: Groups,
+    *,
+    ablation: str = "zero",
+    labels: str = "given",
+    device: str | torch.device | None = None,
+    batch_size: int | None = None,
+    memory: str | int = "2 GB",
+    progress: bool = True,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Silence sets of units of a layer, each set as a whole, and re-measure every class.
+
+    Parameters
+    ----------
+    model, images, layer, ablation, labels, device, batch_size, memory, progress, seed
+        As for `unitlab.ablate`; one layer.
+    groups
+        Sets of units: a sequence of them, or a mapping from names. A group may be empty. A group that holds all units of
+        the one before it costs no more than the units that it adds.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``group, image``: ``prediction``, ``label_margin_drop`` (logits). Over ``group, category``: ``n_broken``,
+        ``n_fixed``, ``n_predicted``, ``accuracy_drop``, ``balanced_accuracy_drop``. Over ``group``: ``overall_drop``,
+        ``n_units``. ``member`` (group, unit) tells who is in which group. Drops are fractions, positive when accuracy falls.
+        ``ds.drop_dims("unit").rename(group="unit")`` is what `unitlab.damage` takes for intervals and tests, if the groups
+        have numbers and no names. The attributes tell how many pairs were compared with plain hooks.
+
+    Raises
+    ------
+    UnitlabError
+        No groups, a unit that the layer does not have or that a group names twice, and what `unitlab.ablate` refuses.
+
+    Examples
+    --------
+    >>> import torch, unitlab
+    >>> from torchvision.models import squeezenet1_1
+    >>> pictures = torch.utils.data.TensorDataset(torch.rand(8, 3, 64, 64), torch.arange(8))
+    >>> photos = unitlab.images(pictures, categories=[f"class {k}" for k in range(1000)])
+    >>> groups = {"first": [0, 1, 2], "last": range(990, 1000)}
+    >>> ds = unitlab.ablate_groups(squeezenet1_1(), photos, "classifier.1", groups, progress=False)
+    >>> ds.n_units.values.tolist()
+    [3, 10]
+    """
+    source = images if isinstance(images, ImageSource) else image_source(images)
+    with exact_float32():
+        plan = plan_of_one_layer(
+            model, source, layer,
+            ablation=ablation, labels=labels, device=device, batch_size=batch_size, memory=memory, seed=seed,
+        )  # fmt: skip
+        names, sets = _named_sets(groups, len(plan.units[0]), layer)
+        found = scored_sets(plan, source, sets, progress)
+        proof = compared_with_hooks(
+            PlainNetworks(model, plan.network.device), source, plan.sites[0], sets, ablation, seed, found.prediction,
+            sample=pairs_to_verify(len(source)), seed=0, memory=plan.memory,
+        )  # fmt: skip
+    if proof.different:
+        log.warning("%s: %d of %d pairs differ from plain hooks", layer, proof.different, proof.compared)
+    root, root_attrs = root_group(plan, source, [found.root])
+    root.pop("thumbnails", None)
+    rates = counts_and_rates(found.prediction, root)
+    label, n = root["label"].astype(np.int64), root["n_images"]
+    before = class_counts(label, root["baseline_prediction"], len(n))
+    after = class_counts(label, found.prediction, len(n))
+    member = np.zeros((len(sets), len(plan.units[0])), bool)
+    for place, units in enumerate(sets):
+        member[place, units] = True
+    values = {
+        **root,
+        **rates,
+        "balanced_accuracy_drop": balanced_accuracy(*before, n) - balanced_accuracy(*after, n),
+        "group": names,
+        "unit": np.arange(member.shape[1], dtype=np.int32),
+        "member": member,
+        "n_units": member.sum(1).astype(np.int32),
+        "prediction": found.prediction,
+        "label_margin_drop": found.margin_drop,
+    }
+    return described(GROUP_VARIABLES, values, {**root_attrs, **plan_attrs(plan), **proof.attrs()})
+
+
+def plan_attrs(plan: SweepPlan) -> dict[str, Any]:
+    """What a result of one layer says of how it came about."""
+    site = plan.sites[0]
+    return {
+        "layer": site.layer, "site": site.text, "site_call": site.call, "channels": len(plan.units[0]),
+        "ablation": plan.ablation, "strategy": plan.engines[0].strategy, "seed": plan.seed, "batch_size": plan.batch_size,
+    }  # fmt: skip
+
+
+def plan_of_one_layer(model: nn.Module, source: ImageSource, layer: str, **options: Any) -> SweepPlan:
+    """The plan for all units of one layer, in float32; ``options`` as `plan_sweep` takes them."""
+    if not isinstance(layer, str) or layer == "all":
+        raise UnitlabError(f"layer={layer!r}: groups and curves are of one layer; give its name, such as 'layer4'")
+    return plan_sweep(model, source, layer, units=None, precision="float32", **options)
+
+
+@dataclass(frozen=True)
+class ScoredSets:
+    """Predictions and margin drops, (set, image), and the shard of what is known of the images."""
+
+    prediction: np.ndarray
+    margin_drop: np.ndarray
+    root: dict[str, np.ndarray]
+
+
+def scored_sets(plan: SweepPlan, source: ImageSource, sets: Sequence[Sequence[int]], progress: bool) -> ScoredSets:
+    """Evaluate the images with each of the sets silenced."""
+    engine = plan.engines[0]
+    engine.silence_together(sets)
+    log.info("%s (%s): %d sets of units; %s", plan.sites[0].layer, plan.sites[0].text, len(sets), engine.strategy)
+    replacements = unit_replacements(plan, source, HeldShards(), InterruptRequest(), progress=False)
+    root = RootShards()
+    prediction = np.empty((len(sets), len(source)), plan.prediction_dtype)
+    margin_drop = np.empty((len(sets), len(source)), np.float16)
+    text = f"{plan.ablation} ablation of {len(sets)} sets of units of {plan.sites[0].layer}"
+    with images_bar(len(source), description=text, shown=progress) as bar:
+        for batch, positions in source.batches(0, len(source), plan.batch_size):
+            parts = scored_parts(plan, source, replacements, batch, np.asarray(positions), first_order=False)
+            for part, where, evaluation, scored in parts:
+                root.add(part, evaluation.baseline)
+                found, margin = scored[0]
+                prediction[:, where] = found.cpu().numpy()
+                margin_drop[:, where] = (evaluation.baseline.margin - margin).half().cpu().numpy()
+            bar.update(len(positions))
+    return ScoredSets(prediction, margin_drop, root.arrays())
+
+
+def _named_sets(groups: Groups, channels: int, layer: str) -> tuple[np.ndarray, list[list[int]]]:
+    """Names (or numbers) of the groups, and their units in ascending order."""
+    if isinstance(groups, str) or not isinstance(groups, Mapping | Sequence | np.ndarray):
+        raise UnitlabError(
+            f"groups is a {type(groups).__name__}; give a list of lists of units, or a mapping from names: {{'first': [0, 1]}}"
+        )
+    if not len(groups):
+        raise UnitlabError("groups is empty; give a list of lists of units, or a mapping from names to them")
+    if isinstance(groups, Mapping):
+        names = np.array([str(name) for name in groups], dtype=object)
+        if len(set(names)) != len(names):
+            raise UnitlabError(f"two groups have the same name: {sorted(names)}")
+        given: Iterable[Any] = groups.values()
+    else:
+        names, given = np.arange(len(groups)), groups
+    return names, [
+        sorted(checked_units(units, channels, layer, f"group {name!r}")) for name, units in zip(names, given, strict=True)
+    ]
+
+
+def checked_units(units: Any, channels: int, layer: str, what: str) -> list[int]:
+    """``units`` as whole numbers of units of the layer, none twice."""
+    if isinstance(units, xr.DataArray | np.ndarray):
+        units = units.tolist() if isinstance(units, np.ndarray) else units.values.tolist()
+    if isinstance(units, str) or not isinstance(units, Iterable):
+        raise UnitlabError(f"{what} is {units!r}; expected unit numbers, for example [3, 14, 15]")
+    units = list(units)
+    wrong = [unit for unit in units if isinstance(unit, bool) or not isinstance(unit, int | np.integer)]
+    foreign = [unit for unit in units if unit not in wrong and not 0 <= unit < channels]
+    repeated = sorted({unit for unit in units if units.count(unit) > 1}) if len(set(units)) != len(units) else []
+    if wrong or foreign:
+        raise UnitlabError(f"{what} names {(wrong or foreign)[:5]}; layer '{layer}' has units 0 to {channels - 1}")
+    if repeated:
+        raise UnitlabError(f"{what} names the units {repeated[:5]} more than once; give each unit once")
+    return [int(unit) for unit in units]

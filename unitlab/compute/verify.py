@@ -1,0 +1,100 @@
+"""Compare a study with plain forward hooks on its network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray as xr
+from torch import nn
+
+from unitlab import catalog
+from unitlab.compute.engine.directions import Basis
+from unitlab.compute.engine.layers import Site
+from unitlab.compute.engine.torch_state import choose_device
+from unitlab.compute.files.recipe_files import RecipeFiles
+from unitlab.compute.images.datasets import images as image_source
+from unitlab.compute.images.source import ImageSource
+from unitlab.compute.sweep.plan import images_fingerprint, pixels_fingerprint, sampled_images, weights_fingerprint
+from unitlab.compute.sweep.proof import PlainNetworks, Proof, compared_with_hooks
+from unitlab.errors import UnitlabError, check_seed
+
+
+def verify(
+    ds_or_name: xr.Dataset | str | Path,
+    model: nn.Module | None = None,
+    images: Any = None,
+    *,
+    sample: int = 2048,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+) -> Proof:
+    """Compare a random sample of a study's predictions with plain forward hooks on the unmodified network.
+
+    Parameters
+    ----------
+    ds_or_name
+        A study: its name, its path, or the dataset. Of a path or a name, every byte is checked first.
+    model, images
+        The network and the images; for a study with a recipe they are found by name.
+    sample
+        How many (unit, image) pairs to compare.
+    seed
+        Of the sample.
+    device
+        Where to compute.
+
+    Returns
+    -------
+    Proof
+        ``compared``; of them ``excused`` (other than in float64, where the top-two margin is under max(1e-4 × the logits'
+        range, 4 × |float32 − float64|)) and ``different``. float64 decides wherever float32 leaves a doubt.
+
+    Raises
+    ------
+    UnitlabError
+        A corrupt store; no network or images to compare with; a network or images other than the study's.
+
+    Examples
+    --------
+    >>> import unitlab
+    >>> unitlab.verify("alexnet_fashion", sample=64).different
+    0
+    """
+    if isinstance(ds_or_name, xr.Dataset):
+        ds = ds_or_name
+    else:
+        catalog.check(ds_or_name)
+        ds = catalog.load(ds_or_name)
+    check_seed(seed)
+    if isinstance(sample, bool) or not isinstance(sample, int) or sample < 1:
+        raise UnitlabError(f"sample={sample} compares nothing; give the number of (unit, image) pairs, such as 2048")
+    if model is None or images is None:
+        if "recipe" not in ds.attrs:
+            raise UnitlabError(
+                "the study has no recipe to take its network and images from; give them: verify(ds, model, images)"
+            )
+        files = RecipeFiles(catalog.recipe(str(ds.attrs["recipe"])))
+        model = files.model() if model is None else model
+        images = files.images() if images is None else images
+    source = images if isinstance(images, ImageSource) else image_source(images)
+    few = sampled_images(source)
+    for name, now in (
+        ("weights", weights_fingerprint(model)),
+        ("images", images_fingerprint(source, tuple(few.shape[1:]))),
+        ("pixels", pixels_fingerprint(few)),
+    ):
+        there = str(ds.attrs.get(f"fingerprint_{name}"))
+        if there != now:
+            raise UnitlabError(
+                f"the study was computed with other {name} (fingerprint {there[:12]}, given {now[:12]}); give the study's own"
+            )
+    module, _, call = str(ds.attrs["site"]).partition("#")
+    site = Site(str(ds.attrs["layer"]), module, int(call or 1) - 1, int(ds.attrs["site_call"]) + 1)
+    units = ds.unit.values.tolist() if "basis" not in ds else range(ds.sizes["unit"])
+    return compared_with_hooks(
+        PlainNetworks(model, choose_device(device)), source, site, [[unit] for unit in units],
+        str(ds.attrs.get("replacement", ds.attrs["ablation"])), int(ds.attrs["seed"]), ds.prediction,
+        sample=sample, seed=seed, basis=Basis("", ds["basis"].values) if "basis" in ds else None,
+    )  # fmt: skip
