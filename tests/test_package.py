@@ -34,7 +34,7 @@ def test_the_wheel_carries_data_and_notebooks(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for needed in ("images/emoji.zip", "weights/vgg_emoji.safetensors", "studies/vgg_emoji.zarr/manifest.json", "README.md"):
         assert f"unitlab/data/{needed}" in names
-    assert "unitlab/notebooks/damage_of_a_unit.ipynb" in names and "unitlab/views/explorer/explorer.css" in names
+    assert {"unitlab/notebooks/damage_of_a_unit.ipynb", "unitlab/views/explorer/explorer.css", "unitlab/py.typed"} <= set(names)
     assert not any("rebuild" in name or name.startswith("tests") for name in names)
 
 
@@ -80,3 +80,27 @@ def test_the_oldest_xarray_and_zarr_open_a_study_without_a_warning(tmp_path: Pat
     assert done.returncode == 0, done.stderr
     drop, version = done.stdout.split()
     assert float(drop) == float(unitlab.load("vgg_fashion").accuracy_drop.max()) and version.startswith(oldest["xarray"])
+
+
+def test_only_public_names_are_listed() -> None:
+    assert dir(unitlab) == sorted(unitlab.__all__) and {"ablate", "load", "plots", "recipes"} <= set(dir(unitlab))
+    assert all(getattr(unitlab, name) is not None for name in dir(unitlab))
+    assert not [name for name in dir(unitlab) if name.startswith("_")]
+
+
+def test_a_users_script_passes_strict_types(tmp_path: Path) -> None:
+    """As checked against the installed package, whose py.typed says that it has types."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import unitlab\n"
+        "damage = unitlab.damage(unitlab.load('vgg_emoji'))\n"
+        "print(damage.sizes['unit'], unitlab.correlations(damage), unitlab.studies().index, unitlab.plots.units(damage))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--python-executable", sys.executable, str(script)],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    script.write_text("import unitlab\nunitlab.load(3.5)\n")
+    done = subprocess.run([sys.executable, "-m", "mypy", "--strict", str(script)], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and "arg-type" in done.stdout, done.stdout + done.stderr

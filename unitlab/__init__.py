@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from unitlab.errors import UnitlabError
 
 if TYPE_CHECKING:
+    from unitlab import recipes as recipes
     from unitlab.analysis.accuracies import confusion as confusion
     from unitlab.analysis.attributes import attributes as attributes
     from unitlab.analysis.correlations import correlations as correlations
@@ -36,34 +37,11 @@ if TYPE_CHECKING:
 
 from unitlab.version import __version__ as __version__
 
-__all__ = [
-    "UnitlabError",
-    "ablate",
-    "ablate_groups",
-    "add_recipe",
-    "attributes",
-    "compare_directions",
-    "confusion",
-    "correlations",
-    "cumulative",
-    "damage",
-    "discrimination",
-    "estimate",
-    "explore",
-    "images",
-    "load",
-    "regression",
-    "report",
-    "studies",
-    "training_choices",
-    "verify",
-]
-
-_MODULES = {"plots": "unitlab.views.plots", "recipes": "unitlab.recipes"}
+# public name → where it is, so that importing unitlab imports neither torch nor what draws
 _WHERE = {
     "ablate": "unitlab.compute.sweep.run",
-    "add_recipe": "unitlab.recipes",
     "ablate_groups": "unitlab.compute.unit_groups",
+    "add_recipe": "unitlab.recipes",
     "attributes": "unitlab.analysis.attributes",
     "compare_directions": "unitlab.analysis.direction_comparison",
     "confusion": "unitlab.analysis.accuracies",
@@ -81,7 +59,10 @@ _WHERE = {
     "training_choices": "unitlab.analysis.training_choices",
     "verify": "unitlab.compute.verify",
 }
+_MODULES = {"plots": "unitlab.views.plots", "recipes": "unitlab.recipes"}
 _TORCH = {"pooch", "torch", "torchvision", "safetensors", "tqdm"}
+
+__all__ = ["UnitlabError", *_WHERE, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
@@ -103,4 +84,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted(__all__)

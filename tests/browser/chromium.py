@@ -29,7 +29,7 @@ def started_chromium() -> Iterator[Browser]:
     path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, CHROMIUM)), None)
     assert path, "no Chromium: install it (Debian: apt-get install chromium) or give its path in the variable CHROMIUM"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS, headless="UNITLAB_VISIBLE" not in os.environ)
         yield browser
         browser.close()
 
