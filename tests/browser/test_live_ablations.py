@@ -18,7 +18,7 @@ from unitlab.compute.networks.bundled import bundled_network
 from unitlab.views.look import ORANGE
 
 CELL = """import unitlab
-from unitlab.compute.recipe_files import RecipeFiles
+from unitlab.compute.files.recipe_files import RecipeFiles
 RecipeFiles.images = lambda self: unitlab.images("fashion_mnist").subset(range(200))
 unitlab.explore({store!r})"""
 
