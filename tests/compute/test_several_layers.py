@@ -221,7 +221,7 @@ def test_dense_layers_are_packed_once_for_all_engines() -> None:
     source = unitlab.images(Pictures(16), categories=[f"class {k}" for k in range(CLASSES)])
     options: dict[str, Any] = {"units": None, "ablation": "zero", "labels": "given", "precision": "float32", "seed": 0}
     plan = plan_sweep(small_vgg(), source, "all", device="cpu", batch_size=BATCH, memory="2 GB", **options)
-    products: list[DenseProduct] = [product for engine in plan.engines for product in engine.dense_products.values()]  # type: ignore[union-attr]
+    products: list[DenseProduct] = [product for engine in plan.engines for product in engine.exact.dense_products.values()]  # type: ignore[union-attr]
     assert len(products) > 4 and len({id(product) for product in products}) == 2
 
 

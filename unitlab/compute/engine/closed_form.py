@@ -9,8 +9,8 @@ import torch.fx
 from torch import Tensor, nn
 
 from unitlab.compute.engine.ablation import UnitSets, predictions_and_margins
-from unitlab.compute.engine.capture import NetworkGraph, _module_output
-from unitlab.compute.engine.contributions import ConvolutionContribution, LinearContribution
+from unitlab.compute.engine.capture import NetworkGraph, module_output
+from unitlab.compute.engine.contributions import Contribution, LinearContribution
 from unitlab.compute.engine.separable import Suffix
 
 # Elements of float64 that one block of (image, candidate, unit) may hold.
@@ -24,12 +24,13 @@ class ClosedForm:
     the second largest can be neither first nor second under any ablation.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, positions: list[Tensor]) -> None:
-        self.weight = weight.detach().double()
+    def __init__(self, part: LinearContribution, bias: Tensor | None) -> None:
+        self.source = part.source
+        self.weight = part.weight.detach().double()
         self.bias = None if bias is None else bias.detach().double()
-        self.positions = [index.to(self.weight.device) for index in positions]
+        self.positions = [index.to(self.weight.device) for index in part.positions.by_unit]
         self._units: tuple[int, ...] = ()
-        self.single = all(len(index) <= 1 for index in positions)
+        self.single = all(len(index) <= 1 for index in self.positions)
 
     def evaluate(
         self,
@@ -119,7 +120,7 @@ def _none(like: Tensor) -> Tensor:
 
 
 def closed_form_of(
-    graph: NetworkGraph, suffix: Suffix, contributions: Mapping[torch.fx.Node, LinearContribution | ConvolutionContribution]
+    graph: NetworkGraph, suffix: Suffix, contributions: Mapping[torch.fx.Node, Contribution]
 ) -> ClosedForm | None:
     """Closed form, where one linear layer is all that mixes."""
     first = suffix.mixed[0] if suffix.mixed else None
@@ -129,9 +130,9 @@ def closed_form_of(
     same = (nn.Identity, nn.Dropout)
     for node in suffix.mixed[1:]:
         module = graph.modules.get(str(node.target)) if node.op == "call_module" else None
-        if node.target is not _module_output and not isinstance(module, same):
+        if node.target is not module_output and not isinstance(module, same):
             return None
     module = graph.modules.get(str(first.target)) if first.op == "call_module" else None
     if not isinstance(module, nn.Linear):
         return None
-    return ClosedForm(part.weight, module.bias, part.positions.by_unit)
+    return ClosedForm(part, module.bias)

@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 import torch.fx
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unitlab.compute.engine.capture import NetworkGraph
@@ -39,7 +40,7 @@ class DenseProduct:
         )
 
     def __call__(self, value: Tensor) -> Tensor:
-        return torch._C._nn.mkldnn_linear(value.to_mkldnn(), self.weight, self.bias).to_dense()
+        return F.linear(value.to_mkldnn(), self.weight, self.bias).to_dense()
 
 
 _PRODUCTS: WeakKeyDictionary[nn.Linear, DenseProduct] = WeakKeyDictionary()

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
-from unitlab.compute.engine.ablation import Baseline, predictions_and_margins, refuse_not_finite
+from unitlab.compute.engine.ablation import BatchBaseline, predictions_and_margins, refuse_not_finite
 
 
 @contextmanager
@@ -54,12 +55,13 @@ class HookEngine:
         self.sets: list[list[int]] = [[unit] for unit in units]
 
     strategy = "forward hooks: one evaluation of the whole network for each unit"
+    needed: frozenset[torch.fx.Node] = frozenset()
 
     def silence_together(self, sets: Sequence[Sequence[int]]) -> None:
         """From now on ablate each of these sets of units as a whole."""
         self.sets = [list(one) for one in sets]
 
-    def evaluate(self, base: Baseline, ablated: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(self, base: BatchBaseline, ablated: Tensor) -> tuple[Tensor, Tensor]:
         """Predictions and label margins, both (set, image), of one batch."""
         predictions, margins = [], []
         for units in self.sets:

@@ -13,7 +13,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from unitlab.compute.engine.ablation import Baseline, predictions_and_margins
+from unitlab.compute.engine.ablation import BatchBaseline, predictions_and_margins
 from unitlab.compute.engine.capture import CannotCapture, NetworkGraph, Values, capture
 from unitlab.compute.engine.hooks import recorded_output
 from unitlab.compute.engine.layers import Site, called_modules, find_site
@@ -31,7 +31,7 @@ LEAST_IMAGES = 4
 class Evaluation:
     """One batch through the unablated network: logits (image, category), site values and what an engine needs."""
 
-    baseline: Baseline
+    baseline: BatchBaseline
     logits: Tensor
     site_values: list[Tensor]
     first_order: list[Tensor] | None
@@ -144,7 +144,7 @@ class Network:
         if first_order and self.graph is not None:
             gradients = self._first_order(logits, labels, site_values)
         values = {node: value.detach() if isinstance(value, Tensor) else value for node, value in values.items()}
-        baseline = Baseline(images, values, labels, prediction, margin)
+        baseline = BatchBaseline(images, values, labels, prediction, margin)
         return Evaluation(baseline, detached, [value.detach() for value in site_values], gradients)
 
     def site_values(self, images: Tensor, sites: list[Site]) -> list[Tensor]:
@@ -196,15 +196,7 @@ class Network:
         if isinstance(parts[0], tuple | list) and all(isinstance(element, Tensor) for element in parts[0]):
             return type(parts[0])(torch.cat(elements) for elements in zip(*parts, strict=True))
         assert self.graph is not None
-        inputs = {used: self._stand_in(used, count) for used in node.all_input_nodes}
-        return self.graph.evaluate(node, inputs)
-
-    def _stand_in(self, node: torch.fx.Node, count: int) -> Any:
-        """A value of the right shape for ``count`` images."""
-        if node in self._shapes:
-            return torch.empty(1, device=self.device).expand(count, *self._shapes[node][1:])
-        assert self.graph is not None
-        return self.graph.evaluate(node, {used: self._stand_in(used, count) for used in node.all_input_nodes})
+        return self.graph.stand_in(node, self._shapes, count, self.device)
 
     def _first_order(self, logits: Tensor, labels: Tensor, site_values: list[Tensor]) -> list[Tensor]:
         """Σ over positions of activation × d(label margin)/d(activation), (image, unit), for each site."""
