@@ -18,8 +18,11 @@ from unitlab.compute.engine.ablation import Pairs
 from unitlab.compute.engine.capture import Values
 from unitlab.compute.engine.replay import AblatedBatch, Replay
 
+# The largest error of 64 pairs is 1.3 to 1.7 times below that of all (bundled networks, median of 200 draws; 3.6 times in the
+# worst draw), that of 8 pairs 2 to 4 times (23 in the worst).
 SAMPLED_PAIRS = 64
-# A prediction whose top-two margin is under this many times the bfloat16 error is computed again in float32.
+# A prediction whose top-two margin is under this many times the bfloat16 error is computed again in float32: twice since both
+# logits err, and twice since the sample misses the largest error. At 4 up to 2 % of the pairs go there again, at 8 up to 3 %.
 CLOSE_CALL = 4.0
 
 
@@ -27,6 +30,9 @@ class BFloat16Replay:
     """Replays the mixed part of a suffix for (unit, image) pairs, as changes against the baseline.
 
     A value is held whole, as a change, or both: products take and give changes, everything else takes whole values.
+    bfloat16 has 8 bits: near 100 its numbers are 0.5 apart, near 0.2 they are 0.001 apart. Where two ablations move a logit
+    from 100.3 to 100.1 and to 100.2, whole values could not tell them apart; the changes −0.2 and −0.1 are added to the
+    float32 baseline. What a sample shows to be too close for the error that remains is left to the float32 replay.
     """
 
     def __init__(self, exact: Replay) -> None:
@@ -82,8 +88,7 @@ class BFloat16Replay:
                     if used in changes and used not in whole:
                         whole[used] = _changed(before[used], pairs, changes[used])
                 whole[node] = exact.value(node, batch, pairs, whole)
-            exact.drop_used(node, whole)
-            exact.drop_used(node, changes)
+            exact.drop_used(node, whole, changes)
         output = exact.graph.output
         return whole[output] if output in whole else _changed(before[output], pairs, changes[output])
 

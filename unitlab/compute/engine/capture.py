@@ -36,7 +36,9 @@ IN_PLACE_OPERATORS = {
     operator.itruediv: operator.truediv,
 }
 
+# in eval mode these return their very input
 DROPOUT = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d | nn.AlphaDropout | nn.FeatureAlphaDropout
+# what they return is memory that nobody else holds; Identity, Dropout and Flatten return their input or a view of it
 FRESH_MODULES = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
 IN_PLACE_FUNCTIONS = {nn.functional.relu, nn.functional.relu6, nn.functional.silu, nn.functional.hardswish}
 
@@ -118,7 +120,11 @@ class NetworkGraph:
 
     @cached_property
     def overwriting(self) -> dict[torch.fx.Node, Overwriting]:
-        """Activations and sums that may overwrite their first input, since nothing else reads it."""
+        """Activations and sums that may overwrite their first input, since nothing else reads it.
+
+        In ``relu(bn(x))`` nobody else reads what bn returned, and bn made that memory: relu may overwrite it. In
+        ``relu(x) + x`` x has a second reader; in ``relu(flatten(x))`` the memory is x's, whose readers are not looked up.
+        """
         uses = Counter(used for node in self.nodes for used in node.all_input_nodes)
         found = {}
         for node in self.nodes:
@@ -340,7 +346,13 @@ def _is_view(node: torch.fx.Node, modules: Mapping[str, nn.Module]) -> bool:
 
 
 def _without_in_place(nodes: list[torch.fx.Node], modules: Mapping[str, nn.Module]) -> list[torch.fx.Node]:
-    """Rewrite in-place operations: whoever used the overwritten tensor afterwards now uses the new value."""
+    """Rewrite in-place operations: whoever used the overwritten tensor afterwards now uses the new value.
+
+    For each tensor it is known which nodes are other names of it (``same``: what relu_ or dropout returned) and which are
+    views of its memory (``views``); the sets are shared between these nodes, so that what one learns all know. After
+    ``b = dropout(a); v = a.flatten(1); a.relu_()`` both a and b mean what relu returned. v has changed, too, and no node says
+    into what: to use it from then on is ``forbidden``, and the network is ablated through hooks.
+    """
     replaced: dict[torch.fx.Node, torch.fx.Node] = {}
     same: dict[torch.fx.Node, set[torch.fx.Node]] = {}
     views: dict[torch.fx.Node, set[torch.fx.Node]] = {}

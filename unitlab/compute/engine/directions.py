@@ -24,7 +24,7 @@ from unitlab.compute.engine.suffix import SuffixEngine
 from unitlab.errors import UnitlabError, nearest_names
 
 NAMES = ("random", "pca")
-# A basis in float32 is orthogonal to about 1e-6.
+# A basis of hundreds of directions in float32 is orthogonal to about 1e-6.
 TOLERANCE = 1e-5
 
 
@@ -143,7 +143,12 @@ class RotatedSuffixEngine(SuffixEngine):
 
     Where only linear operations follow the site (pooling by averages on the way), their weights are rotated, and the
     coordinates contribute as units do. Elsewhere a coordinate contributes to the site's own value, and all that follows
-    is replayed for every (direction, image) pair: after a projection channels do not stay apart.
+    is replayed for every (direction, image) pair: after a projection channels do not stay apart. The site itself then counts
+    as mixed, and a node that is not in the network, ``coordinates``, stands before it as the value whose channels are ablated.
+
+    Channels (3, 1) in the basis (1, 1)/√2, (1, −1)/√2 are the coordinates (2.83, 1.41). Weights (2, 3) on them give 9, as the
+    rotated weights (3.54, −0.71) on the coordinates do; without the first direction 9 − 3.54 · 2.83 = −1, which is what the
+    weights make of (3, 1) − 2.83 · (1, 1)/√2 = (1, −1). A ReLU before them would see (1, −1) and mix.
     """
 
     def __init__(

@@ -48,7 +48,10 @@ def recorded_output(model: nn.Module, module: str, call: int) -> Iterator[list[T
 
 
 class HookEngine:
-    """One evaluation of the whole network per set of units; same results as the suffix engine, for what it cannot cut."""
+    """One evaluation of the whole network per set of units; same results as the suffix engine, for what it cannot cut.
+
+    Two units on eight images are two evaluations of the eight images, with ``output[:, u] = ablated[:, u]`` at the site.
+    """
 
     def __init__(self, model: nn.Module, module: str, call: int, units: list[int]) -> None:
         self.model, self.module, self.call = model, module, call

@@ -1,4 +1,7 @@
-"""Which output of which module call a layer's name means: module names, research aliases, calls, filters."""
+"""Which output of which module call a layer's name means: module names, research aliases, calls.
+
+Behind that, the norms of the filters that a site's units have, which walk the same graph backwards from the site.
+"""
 
 from __future__ import annotations
 

@@ -38,7 +38,14 @@ class AblatedBatch:
 
 
 class Replay:
-    """The mixed part of a suffix for (set, image) pairs."""
+    """The mixed part of a suffix for (set, image) pairs.
+
+    Every pair is a row of a batch, whatever its set: two units on three images are one batch of up to six rows, (0, 0), (0, 1),
+    (0, 2), (1, 0) …, without those pairs in which nothing changes. The first operations that mix give a row as the image's
+    unablated output minus the unit's contribution; from there on the network's own operations take the rows as if they were
+    images. Where such an operation reads something beside, it gets it image by image: of an untouched value (a shortcut around
+    the layer) the image's own, of a separable one the unit's positions ablated and the others as they were.
+    """
 
     def __init__(self, graph: NetworkGraph, suffix: Suffix, contributions: dict[torch.fx.Node, Contribution]) -> None:
         self.graph, self.suffix, self.contributions = graph, suffix, contributions
@@ -59,11 +66,12 @@ class Replay:
             self.drop_used(node, held)
         return max(1, most) * element * 2
 
-    def drop_used(self, node: torch.fx.Node, held: dict[torch.fx.Node, Any]) -> None:
+    def drop_used(self, node: torch.fx.Node, *held: dict[torch.fx.Node, Any]) -> None:
         """Let go of the values that ``node`` was the last to use."""
         for used in node.all_input_nodes:
             if self.last_use[used] is node:
-                held.pop(used, None)
+                for values in held:
+                    values.pop(used, None)
 
     def separable(self, entry: Tensor, base: BatchBaseline) -> Values:
         """Separable values, from the one that they all come from."""

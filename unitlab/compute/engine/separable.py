@@ -62,6 +62,8 @@ MOVING = {
 class Suffix:
     """What lies between a site and the logits.
 
+    Two units with maps of 1 × 2: their ReLU has the owners ((0), (1)), the flatten of it (0, 0, 1, 1), padded by one position
+    (0, 0, 1, 1, −1), nobody's; a linear layer on that mixes, and so does all that follows it.
     ``entry`` is the value whose channels are ablated one by one: the site, or what stands for its coordinates in a basis.
     ``owners`` gives, for every separable value, the unit that owns each position: int64 of the value's own shape for
     one image (first dimension 1), with size 1 along trailing dimensions where the owner does not change.
@@ -162,6 +164,8 @@ def _elementwise(node: torch.fx.Node, suffix: Suffix, values: dict[torch.fx.Node
     shape = suffix.shapes.get(node)
     if shape is None:
         return None
+    # as torch broadcasts values: a vector's owners (1, 2) get ones in front, (1, 1, 1, 2), before they meet those of two maps,
+    # (1, 2, 1, 1); then unit 1 of the vector meets unit 0 of the maps, and channels mix. What nobody owns takes any owner
     merged: Tensor | None = None
     for used in node.all_input_nodes:
         owner = suffix.owners.get(used)
