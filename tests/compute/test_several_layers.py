@@ -225,6 +225,15 @@ def test_dense_layers_are_packed_once_for_all_engines() -> None:
     assert len(products) > 4 and len({id(product) for product in products}) == 2
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_packed_dense_layer_gives_what_the_layer_gives(bias: bool) -> None:
+    layer = nn.Linear(130, 70, bias=bias)
+    for rows in (1, 40):
+        value = torch.randn(rows, 130)
+        with torch.no_grad():
+            torch.testing.assert_close(DenseProduct(layer)(value), layer(value))
+
+
 def test_layers_whose_sums_exceed_the_memory_are_refused() -> None:
     class Wide(nn.Sequential):
         """Many units and many classes."""

@@ -23,7 +23,11 @@ DONORS = 64
 
 @dataclass
 class Replacement:
-    """``values`` (1 or donor, unit, …) and, for resample, the donor of each image."""
+    """``values`` (1 or donor, unit, …) and, for resample, the donor of each image.
+
+    Two units of mean 0.3 and 1.2 become that everywhere: values (1, 2, 1, 1). With three donors and ``donor`` (2, 0, 0, 1), the
+    maps of image 0 become those of the third donor, values (3, 2, row, column).
+    """
 
     values: Tensor
     donor: np.ndarray | None = None
@@ -139,7 +143,10 @@ def _membership(sets: Sequence[Sequence[int]], width: int, device: torch.device)
 
 @dataclass
 class Pairs:
-    """(set, image) pairs, sorted by set: two tensors of the same length, the first of places in the engine's sets."""
+    """(set, image) pairs, sorted by set: two tensors of the same length, the first of places in the engine's sets.
+
+    Two units on two images, the first silent on the second image: sets (0, 1, 1), images (0, 0, 1).
+    """
 
     sets: Tensor
     images: Tensor

@@ -79,7 +79,11 @@ class Overwriting:
 
 @dataclass
 class NetworkGraph:
-    """Nodes in the order of execution, the modules that they call and, for every module call, the node of its output."""
+    """Nodes in the order of execution, the modules that they call and, for every module call, the node of its output.
+
+    ``relu(conv(x)) + conv.weight.mean()`` has a node for each operation and, behind each module call, one of `module_output`:
+    ``calls["conv"][0]`` is that node, where the layer "conv" is ablated. The weight's mean is one of the ``constants``.
+    """
 
     nodes: list[torch.fx.Node]
     modules: dict[str, nn.Module]

@@ -32,7 +32,10 @@ CONVOLUTION_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilati
 
 @dataclass
 class _Positions:
-    """Positions (or channels) of a flat axis by unit; ``spans`` has them as a slice where they are consecutive."""
+    """Positions (or channels) of a flat axis by unit; ``spans`` has them as a slice where they are consecutive.
+
+    For the owners (0, 0, 1, −1, 1) these are (0, 1) and (2, 4), the first as a slice, and nobody has position 3.
+    """
 
     by_unit: list[Tensor]
     spans: list[Tensor | slice]

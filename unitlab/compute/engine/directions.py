@@ -173,7 +173,7 @@ class RotatedSuffixEngine(SuffixEngine):
         replayed = len(self.suffix.mixed) - apart
         return f"directions: {apart} operations by contributions, {replayed} replayed for each (direction, image) pair"
 
-    def _replay(self, graph: NetworkGraph, suffix: Suffix) -> Replay:
+    def _replay_of(self, graph: NetworkGraph, suffix: Suffix) -> Replay:
         owner = suffix.owners[self.site]
         following = [node for node in suffix.nodes if node in {*suffix.separable, *suffix.mixed}]
         chain = _commuting(graph, suffix)

@@ -41,6 +41,10 @@ class Evaluation:
 class Network:
     """A working copy of the user's network, captured where torch.fx can, with the sites of the layers asked for.
 
+    ``module`` is the copy that hooks run, ``graph`` runs another one, channels_last; both share the user's memory if possible.
+    A batch goes through the prefix once, a few images at a time, and through the suffix once, with gradients from the first
+    site on; each engine then takes from the values kept what its units need.
+
     Parameters
     ----------
     model

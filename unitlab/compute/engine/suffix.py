@@ -59,7 +59,7 @@ class SuffixEngine:
         precision: str = "float32",
     ) -> None:
         self.site, self.memory, self.device = site, memory, sample.device
-        self.exact = self._replay(graph, divide(graph, site, sample))
+        self.exact = self._replay_of(graph, divide(graph, site, sample))
         self.suffix = self.exact.suffix
         self.sets = UnitSets([[unit] for unit in units], self.suffix.channels, self.device)
         self.closed_form = closed_form_of(graph, self.suffix, self.exact.contributions)
@@ -91,7 +91,7 @@ class SuffixEngine:
         return self.exact.recomputed
 
     # -- preparation ------------------------------------------------------------------------------------------------
-    def _replay(self, graph: NetworkGraph, suffix: Suffix) -> Replay:
+    def _replay_of(self, graph: NetworkGraph, suffix: Suffix) -> Replay:
         return Replay(graph, suffix, contributions_of(graph, suffix))
 
     def _where_channels_meet(self) -> list[torch.fx.Node]:
