@@ -221,8 +221,17 @@ def test_dense_layers_are_packed_once_for_all_engines() -> None:
     source = unitlab.images(Pictures(16), categories=[f"class {k}" for k in range(CLASSES)])
     options: dict[str, Any] = {"units": None, "ablation": "zero", "labels": "given", "precision": "float32", "seed": 0}
     plan = plan_sweep(small_vgg(), source, "all", device="cpu", batch_size=BATCH, memory="2 GB", **options)
-    products: list[DenseProduct] = [product for engine in plan.engines for product in engine.dense_products.values()]  # type: ignore[union-attr]
+    products: list[DenseProduct] = [product for engine in plan.engines for product in engine.exact.dense_products.values()]  # type: ignore[union-attr]
     assert len(products) > 4 and len({id(product) for product in products}) == 2
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_packed_dense_layer_gives_what_the_layer_gives(bias: bool) -> None:
+    layer = nn.Linear(130, 70, bias=bias)
+    for rows in (1, 40):
+        value = torch.randn(rows, 130)
+        with torch.no_grad():
+            torch.testing.assert_close(DenseProduct(layer)(value), layer(value))
 
 
 def test_layers_whose_sums_exceed_the_memory_are_refused() -> None:

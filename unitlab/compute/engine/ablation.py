@@ -1,24 +1,87 @@
-"""What an ablation is: the sets of units silenced together, what replaces them, and what a batch gives before it."""
+"""What an ablation is: what replaces the units, the sets silenced together, what a batch gives before, and the scores after."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
-from typing import NoReturn
+from itertools import accumulate
+from typing import NoReturn, Protocol
 
 import numpy as np
 import torch
+import torch.fx
 from torch import Tensor
 
 from unitlab.compute.engine.capture import Values
 from unitlab.errors import UnitlabError
+
+ABLATIONS = ("zero", "mean", "resample")
+# Maps of so many images are kept for each layer: 26 MB for VGG16's conv5_3, 822 MB for its conv1_1. Studies that resample hang
+# on this number: another one draws other donors.
+DONORS = 64
+
+
+@dataclass
+class Replacement:
+    """``values`` (1 or donor, unit, …) and, for resample, the donor of each image.
+
+    Two units of mean 0.3 and 1.2 become that everywhere: values (1, 2, 1, 1). With three donors and ``donor`` (2, 0, 0, 1), the
+    maps of image 0 become those of the third donor, values (3, 2, row, column).
+    """
+
+    values: Tensor
+    donor: np.ndarray | None = None
+
+    def of(self, positions: np.ndarray, like: Tensor) -> Tensor:
+        """Replacement values for the images at ``positions``, expandable to ``like`` (image, unit, …)."""
+        if self.donor is None:
+            return self.values.to(like)
+        return self.values[torch.as_tensor(self.donor[positions], device=self.values.device)].to(like)
+
+
+def donor_of_image(images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the donor images, and for each image the index of its donor, never the image itself."""
+    if images < 2:
+        raise UnitlabError("ablation='resample' takes a unit's map from another image; give two images or more")
+    random = np.random.default_rng(seed)
+    donors = np.sort(random.choice(images, size=min(images, DONORS), replace=False))
+    chosen = random.integers(len(donors), size=images)
+    chosen = np.where(donors[chosen] == np.arange(images), (chosen + 1) % len(donors), chosen)
+    return donors, chosen
+
+
+def replacement_of(ablation: str, shape: tuple[int, ...], images: int, seed: int, values: np.ndarray | None) -> Replacement:
+    """What each unit of a site is replaced by.
+
+    Parameters
+    ----------
+    ablation
+        ``"zero"``, ``"mean"`` (one number per unit, over images and positions) or ``"resample"``.
+    shape
+        Of the site's value for one image, (image=1, unit, …).
+    images
+        How many images there are.
+    seed
+        Of the choice of donors.
+    values
+        For mean (unit), for resample (donor, unit, …).
+    """
+    flat = (1, -1, *[1] * (len(shape) - 2))
+    if ablation == "zero":
+        return Replacement(torch.zeros(1, shape[1]).reshape(flat))
+    if values is None:
+        raise UnitlabError(f"what the units are replaced by is missing for ablation={ablation!r}; run the same again")
+    if ablation == "mean":
+        return Replacement(torch.from_numpy(values).reshape(flat))
+    return Replacement(torch.from_numpy(values), donor_of_image(images, seed)[1])
 
 
 class UnitSets:
     """Sets of units in the order in which they are evaluated.
 
     A set that holds all of the one before it *follows* it: what it adds is all that has to be worked out, so that the
-    prefixes of an order cost about what its units cost one at a time.
+    prefixes of an order cost about what its units cost one at a time. The sets (3), (3, 7), (5) follow: no, yes, no; they
+    add (3), (7), (5); and their chains start at the places 0, 0, 2.
 
     Parameters
     ----------
@@ -71,35 +134,6 @@ class UnitSets:
         return self.member[numbers][:, owner.flatten()].reshape(len(numbers), *owner.shape[1:])
 
 
-@dataclass
-class Pairs:
-    """(set, image) pairs, sorted by set: two tensors of the same length, the first of places in the engine's sets."""
-
-    sets: Tensor
-    images: Tensor
-
-    def at(self, rows: Tensor) -> Pairs:
-        """The pairs in these rows (ascending)."""
-        return Pairs(self.sets[rows], self.images[rows])
-
-    def by_set(self, all_images: int) -> Iterator[tuple[int, Tensor | slice, slice]]:
-        """Each set with its images (all of them as a slice) and its rows."""
-        numbers, counts = torch.unique_consecutive(self.sets, return_counts=True)
-        start = 0
-        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
-            rows = slice(start, start + count)
-            images = self.images[rows]
-            yield number, slice(None) if count == all_images else images, rows
-            start += count
-
-
-def refuse_not_finite(units: Sequence[int]) -> NoReturn:
-    """Say that an ablation leaves no logits."""
-    several = f"units {', '.join(map(str, units[:5]))}{' …' if len(units) > 5 else ''} together"
-    what = f"unit {units[0]}" if len(units) == 1 else several
-    raise UnitlabError(f"ablating {what} gives NaN or infinite logits; the network divides by what it removes")
-
-
 def _membership(sets: Sequence[Sequence[int]], width: int, device: torch.device) -> Tensor:
     member = torch.zeros(len(sets), width, dtype=torch.bool)
     for place, units in enumerate(sets):
@@ -108,7 +142,38 @@ def _membership(sets: Sequence[Sequence[int]], width: int, device: torch.device)
 
 
 @dataclass
-class Baseline:
+class Pairs:
+    """(set, image) pairs, sorted by set: two tensors of the same length, the first of places in the engine's sets.
+
+    Two units on two images, the first silent on the second image: sets (0, 1, 1), images (0, 0, 1).
+    """
+
+    sets: Tensor
+    images: Tensor
+
+    def at(self, rows: Tensor) -> Pairs:
+        """The pairs in these rows (ascending)."""
+        return Pairs(self.sets[rows], self.images[rows])
+
+    @staticmethod
+    def joined(parts: Sequence[Pairs]) -> Pairs:
+        """The pairs of all parts, in their order."""
+        return Pairs(torch.cat([part.sets for part in parts]), torch.cat([part.images for part in parts]))
+
+    def blocks(self, size: int) -> Iterator[Pairs]:
+        """The pairs, so many at a time."""
+        yield from map(Pairs, self.sets.split(size), self.images.split(size)) if len(self.sets) else ()
+
+    def by_set(self, all_images: int) -> list[tuple[int, Tensor | slice, slice]]:
+        """Each set with its images (all of them as a slice) and its rows."""
+        numbers, counts = (found.tolist() for found in torch.unique_consecutive(self.sets, return_counts=True))
+        rows = [slice(end - count, end) for end, count in zip(accumulate(counts), counts, strict=True)]
+        images = [slice(None) if part.stop - part.start == all_images else self.images[part] for part in rows]
+        return list(zip(numbers, images, rows, strict=True))
+
+
+@dataclass
+class BatchBaseline:
     """The unablated network on one batch: values of graph nodes, labels and baseline predictions (image)."""
 
     images: Tensor
@@ -116,6 +181,27 @@ class Baseline:
     labels: Tensor
     prediction: Tensor
     margin: Tensor
+
+
+class Engine(Protocol):
+    """A way to evaluate one batch under every ablation of one layer; its units may be directions."""
+
+    @property
+    def strategy(self) -> str:
+        """What the engine does, for the log."""
+
+    @property
+    def needed(self) -> Set[torch.fx.Node]:
+        """Nodes whose unablated value an evaluation reads."""
+
+    def silence_together(self, sets: Sequence[Sequence[int]]) -> None:
+        """From now on ablate each of these sets of units as a whole, in this order."""
+
+    def evaluate(self, base: BatchBaseline, ablated: Tensor) -> tuple[Tensor, Tensor]:
+        """Predictions and label margins, both (set, image), of one batch.
+
+        ``ablated`` is what the site's value, (image, unit, …), becomes where a unit is ablated.
+        """
 
 
 def predictions_and_margins(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,56 +218,8 @@ def predictions_and_margins(logits: Tensor, labels: Tensor) -> tuple[Tensor, Ten
     return torch.where(wins, labels, best), own - other
 
 
-ABLATIONS = ("zero", "mean", "resample")
-DONORS = 64
-
-
-@dataclass
-class Replacement:
-    """``values`` (1 or donor, unit, …) and, for resample, the donor of each image."""
-
-    values: Tensor
-    donor: np.ndarray | None = None
-
-    def of(self, positions: np.ndarray, like: Tensor) -> Tensor:
-        """Replacement values for the images at ``positions``, expandable to ``like`` (image, unit, …)."""
-        if self.donor is None:
-            return self.values.to(like)
-        return self.values[torch.as_tensor(self.donor[positions], device=self.values.device)].to(like)
-
-
-def donor_of_image(images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the donor images, and for each image the index of its donor, never the image itself."""
-    if images < 2:
-        raise UnitlabError("ablation='resample' takes a unit's map from another image; give two images or more")
-    random = np.random.default_rng(seed)
-    donors = np.sort(random.choice(images, size=min(images, DONORS), replace=False))
-    chosen = random.integers(len(donors), size=images)
-    chosen = np.where(donors[chosen] == np.arange(images), (chosen + 1) % len(donors), chosen)
-    return donors, chosen
-
-
-def replacement_of(ablation: str, shape: tuple[int, ...], images: int, seed: int, values: np.ndarray | None) -> Replacement:
-    """What each unit of a site is replaced by.
-
-    Parameters
-    ----------
-    ablation
-        ``"zero"``, ``"mean"`` (one number per unit, over images and positions) or ``"resample"``.
-    shape
-        Of the site's value for one image, (image=1, unit, …).
-    images
-        How many images there are.
-    seed
-        Of the choice of donors.
-    values
-        For mean (unit), for resample (donor, unit, …).
-    """
-    flat = (1, -1, *[1] * (len(shape) - 2))
-    if ablation == "zero":
-        return Replacement(torch.zeros(1, shape[1]).reshape(flat))
-    if values is None:
-        raise UnitlabError(f"what the units are replaced by is missing for ablation={ablation!r}; run the same again")
-    if ablation == "mean":
-        return Replacement(torch.from_numpy(values).reshape(flat))
-    return Replacement(torch.from_numpy(values), donor_of_image(images, seed)[1])
+def refuse_not_finite(units: Sequence[int]) -> NoReturn:
+    """Say that an ablation leaves no logits."""
+    several = f"units {', '.join(map(str, units[:5]))}{' …' if len(units) > 5 else ''} together"
+    what = f"unit {units[0]}" if len(units) == 1 else several
+    raise UnitlabError(f"ablating {what} gives NaN or infinite logits; the network divides by what it removes")

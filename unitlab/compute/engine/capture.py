@@ -20,7 +20,6 @@ from typing import Any
 import torch
 import torch.fx
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 
 from unitlab.errors import what_it_says
 
@@ -37,6 +36,9 @@ IN_PLACE_OPERATORS = {
     operator.itruediv: operator.truediv,
 }
 
+# in eval mode these return their very input
+DROPOUT = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d | nn.AlphaDropout | nn.FeatureAlphaDropout
+# what they return is memory that nobody else holds; Identity, Dropout and Flatten return their input or a view of it
 FRESH_MODULES = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
 IN_PLACE_FUNCTIONS = {nn.functional.relu, nn.functional.relu6, nn.functional.silu, nn.functional.hardswish}
 
@@ -45,7 +47,7 @@ class CannotCapture(Exception):
     """The network cannot be captured; the message says why. Forward hooks are the way that remains."""
 
 
-def _module_output(value: Tensor) -> Tensor:
+def module_output(value: Tensor) -> Tensor:
     """What a module call returned: a node of its own, so that an ablation reaches only those who use the return value."""
     return value
 
@@ -62,7 +64,7 @@ class _Tracer(torch.fx.Tracer):
         calls.append(None)  # type: ignore[arg-type]  # numbered in the order in which the calls begin, as hooks see them
         out = super().call_module(m, forward, args, kwargs)
         if isinstance(out, torch.fx.Proxy):
-            out = self.create_proxy("call_function", _module_output, (out,), {})
+            out = self.create_proxy("call_function", module_output, (out,), {})
             calls[position] = out.node
         return out
 
@@ -77,7 +79,11 @@ class Overwriting:
 
 @dataclass
 class NetworkGraph:
-    """Nodes in the order of execution, the modules that they call and, for every module call, the node of its output."""
+    """Nodes in the order of execution, the modules that they call and, for every module call, the node of its output.
+
+    ``relu(conv(x)) + conv.weight.mean()`` has a node for each operation and, behind each module call, one of `module_output`:
+    ``calls["conv"][0]`` is that node, where the layer "conv" is ablated. The weight's mean is one of the ``constants``.
+    """
 
     nodes: list[torch.fx.Node]
     modules: dict[str, nn.Module]
@@ -118,7 +124,11 @@ class NetworkGraph:
 
     @cached_property
     def overwriting(self) -> dict[torch.fx.Node, Overwriting]:
-        """Activations and sums that may overwrite their first input, since nothing else reads it."""
+        """Activations and sums that may overwrite their first input, since nothing else reads it.
+
+        In ``relu(bn(x))`` nobody else reads what bn returned, and bn made that memory: relu may overwrite it. In
+        ``relu(x) + x`` x has a second reader; in ``relu(flatten(x))`` the memory is x's, whose readers are not looked up.
+        """
         uses = Counter(used for node in self.nodes for used in node.all_input_nodes)
         found = {}
         for node in self.nodes:
@@ -127,7 +137,7 @@ class NetworkGraph:
             chain: list[torch.fx.Node] = []
             while twin is not None and isinstance(source, torch.fx.Node) and uses[source] == 1:
                 chain.append(source)
-                if source.target is not _module_output:
+                if source.target is not module_output:
                     maker = self.modules.get(str(source.target)) if source.op == "call_module" else None
                     if isinstance(maker, FRESH_MODULES) or source.target is operator.add:
                         found[node] = Overwriting(chain, twin)
@@ -143,6 +153,24 @@ class NetworkGraph:
         for used, node in last.items():
             by_node.setdefault(node, []).append(used)
         return by_node
+
+    @cached_property
+    def constants(self) -> Values:
+        """Values that do not depend on the images."""
+        dependent = {self.input}
+        constants: Values = {}
+        for node in self.nodes:
+            if any(used in dependent for used in node.all_input_nodes):
+                dependent.add(node)
+            else:
+                constants[node] = self.evaluate(node, constants)
+        return constants
+
+    def stand_in(self, node: torch.fx.Node, shapes: Mapping[torch.fx.Node, Any], count: int, device: torch.device) -> Any:
+        """A tensor of the right shape for ``count`` images, given those for one; what is no tensor is worked out from such."""
+        if node in shapes:
+            return torch.empty(1, device=device).expand(count, *shapes[node][1:])
+        return self.evaluate(node, {used: self.stand_in(used, shapes, count, device) for used in node.all_input_nodes})
 
     def downstream(self, node: torch.fx.Node) -> list[torch.fx.Node]:
         """Nodes that depend on ``node`` and that the output depends on, in the order of execution."""
@@ -237,7 +265,7 @@ def _overwriting_twin(node: torch.fx.Node, modules: Mapping[str, nn.Module]) -> 
         return None
     if node.op == "call_module":
         module = modules[str(node.target)]
-        if getattr(module, "inplace", None) is not False or isinstance(module, _DropoutNd):
+        if getattr(module, "inplace", None) is not False or isinstance(module, DROPOUT):
             return None
         twin = copy.copy(module)
         twin.inplace = True  # type: ignore[assignment]
@@ -308,9 +336,9 @@ def _functional(node: torch.fx.Node, modules: Mapping[str, nn.Module]) -> bool:
 def _same_storage(node: torch.fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     """Whether the node returns its first argument itself."""
     if node.op == "call_module":
-        return isinstance(modules[str(node.target)], nn.Identity | _DropoutNd)
+        return isinstance(modules[str(node.target)], nn.Identity | DROPOUT)
     if node.op == "call_function":
-        return node.target is _module_output or node.target is nn.functional.dropout
+        return node.target is module_output or node.target is nn.functional.dropout
     return node.op == "call_method" and node.target in ("contiguous", "to", "float", "double")
 
 
@@ -322,7 +350,13 @@ def _is_view(node: torch.fx.Node, modules: Mapping[str, nn.Module]) -> bool:
 
 
 def _without_in_place(nodes: list[torch.fx.Node], modules: Mapping[str, nn.Module]) -> list[torch.fx.Node]:
-    """Rewrite in-place operations: whoever used the overwritten tensor afterwards now uses the new value."""
+    """Rewrite in-place operations: whoever used the overwritten tensor afterwards now uses the new value.
+
+    For each tensor it is known which nodes are other names of it (``same``: what relu_ or dropout returned) and which are
+    views of its memory (``views``); the sets are shared between these nodes, so that what one learns all know. After
+    ``b = dropout(a); v = a.flatten(1); a.relu_()`` both a and b mean what relu returned. v has changed, too, and no node says
+    into what: to use it from then on is ``forbidden``, and the network is ablated through hooks.
+    """
     replaced: dict[torch.fx.Node, torch.fx.Node] = {}
     same: dict[torch.fx.Node, set[torch.fx.Node]] = {}
     views: dict[torch.fx.Node, set[torch.fx.Node]] = {}

@@ -1,4 +1,4 @@
-"""Bases whose directions are ablated in the place of units, and the suffix evaluated for them."""
+"""Bases whose directions are ablated in the place of units, and the engines for them."""
 
 from __future__ import annotations
 
@@ -14,152 +14,17 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unitlab.compute.engine.ablation import Baseline, Pairs
-from unitlab.compute.engine.capture import NetworkGraph, Values, _module_output
-from unitlab.compute.engine.contributions import ConvolutionContribution, LinearContribution, contribution
+from unitlab.compute.engine.ablation import BatchBaseline, Pairs
+from unitlab.compute.engine.capture import NetworkGraph, Values, module_output
+from unitlab.compute.engine.contributions import Contribution, ConvolutionContribution, LinearContribution, contributions_of
 from unitlab.compute.engine.hooks import HookEngine, replaced_output
+from unitlab.compute.engine.replay import AblatedBatch, Replay
 from unitlab.compute.engine.separable import Suffix
 from unitlab.compute.engine.suffix import SuffixEngine
 from unitlab.errors import UnitlabError, nearest_names
 
-# Operations that treat all channels alike and are linear, so that they may come before or after a rotation of the channels.
-COMMUTING_MODULES = (
-    nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
-    nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten,
-)  # fmt: skip
-COMMUTING = {
-    _module_output, F.avg_pool2d, F.adaptive_avg_pool2d, F.dropout, torch.flatten, torch.mean, torch.squeeze,
-    "flatten", "mean", "squeeze", "view", "reshape", "contiguous",
-}  # fmt: skip
-
-
-class RotatedSuffixEngine(SuffixEngine):
-    """A `SuffixEngine` whose units are the coordinates of the site's channels in a basis.
-
-    Where only linear operations follow the site (pooling by averages on the way), their weights are rotated, and the
-    coordinates contribute as units do. Elsewhere a coordinate contributes to the site's own value, and all that follows
-    is replayed for every (direction, image) pair: after a projection channels do not stay apart.
-    """
-
-    def __init__(
-        self,
-        graph: NetworkGraph,
-        site: torch.fx.Node,
-        sample: Tensor,
-        units: list[int],
-        memory: int,
-        precision: str,
-        basis: Basis,
-    ) -> None:
-        self.matrix = torch.as_tensor(basis.matrix).to(sample)
-        super().__init__(graph, site, sample, units, memory, precision)
-
-    @property
-    def strategy(self) -> str:
-        """What the engine does, for the log."""
-        if self.closed_form is not None:
-            return "directions, closed form: the logits are linear in the coordinates"
-        apart, replayed = len(self.contributions), len(self.mixed) - len(self.contributions)
-        return f"directions: {apart} operations by contributions, {replayed} replayed for each (direction, image) pair"
-
-    def _find_contributions(self) -> None:
-        plain = self.suffix
-        owner = plain.owners[self.site]
-        following = [node for node in plain.nodes if node in {*plain.separable, *plain.mixed}]
-        chain = [node for node in following if node in set(self._commuting(plain))]
-        rotated = Suffix(
-            self.site, plain.nodes, {node: plain.owners[node] for node in [self.site, *chain]}, chain,
-            [node for node in following if node not in chain], plain.shapes,
-        )  # fmt: skip
-        readers = [node for node in rotated.mixed if any(used in rotated.owners for used in node.all_input_nodes)]
-        linear = {node: self._linear(node, rotated) for node in readers}
-        if all(found is not None for found in linear.values()):
-            self.suffix = rotated
-        else:
-            # a node of its own stands for the coordinates, since the site has a value beside them
-            self.entry = torch.fx.Graph().placeholder("coordinates")
-            shapes = {**plain.shapes, self.entry: plain.shapes[self.site]}
-            self.suffix = Suffix(self.site, plain.nodes, {self.entry: owner}, [], [self.site, *following], shapes)
-            direct = replace(self.suffix, owners={self.site: owner})
-            linear = {node: self._linear(node, direct) for node in following if self.site in node.all_input_nodes}
-            self.contributions[self.site], self.contributed_from[self.site] = self._unrotation(owner), self.entry
-        self.mixed = set(self.suffix.mixed)
-        for node, found in linear.items():
-            if found is not None:
-                self.contributions[node] = found[0]
-                self.contributed_from[node] = found[1] if self.entry is self.site else self.entry
-
-    def _commuting(self, plain: Suffix) -> list[torch.fx.Node]:
-        """What follows the site by commuting operations alone and still has its positions channel by channel."""
-        chain = [self.site]
-        for node in plain.separable:
-            module = self.graph.modules.get(str(node.target)) if node.op == "call_module" else None
-            touched = [used for used in node.all_input_nodes if used in plain.owners or used in plain.mixed]
-            known = isinstance(module, COMMUTING_MODULES) or (module is None and node.target in COMMUTING)
-            owner = plain.owners[node]
-            if not known or len(touched) != 1 or touched[0] not in chain or not isinstance(owner, Tensor):
-                continue
-            full = owner.expand(1, *plain.shapes[node][1:]).flatten()
-            by_channel = torch.arange(self.channels).repeat_interleave(full.numel() // self.channels)
-            if full.shape == by_channel.shape and torch.equal(full, by_channel):
-                chain.append(node)
-        return chain[1:]
-
-    def _linear(
-        self, node: torch.fx.Node, suffix: Suffix
-    ) -> tuple[LinearContribution | ConvolutionContribution, torch.fx.Node] | None:
-        """The contribution of a linear operation on coordinates, its weights rotated."""
-        return contribution(self.graph, node, suffix, self.constants, self.channels, rotation=self.matrix)
-
-    def _unrotation(self, owner: Tensor) -> LinearContribution | ConvolutionContribution:
-        """What coordinates add to the site's value."""
-        if len(self.suffix.shapes[self.site]) == 2:
-            return LinearContribution(self.matrix.t().contiguous(), owner, self.channels)
-        weight = self.matrix.t()[:, :, None, None].contiguous()
-        return ConvolutionContribution(weight, (1, 1), (0, 0), (1, 1), owner.flatten(1), self.channels)
-
-    def _needed(self) -> set[torch.fx.Node]:
-        return (super()._needed() | {self.site}) - ({self.entry} - {self.site})
-
-    def evaluate(self, base: Baseline, ablated: Tensor) -> tuple[Tensor, Tensor]:
-        """Predictions and label margins, both (direction, image); ``ablated`` as for units, y in x − ((x − y)·v) v."""
-        values: Values = dict(base.values)
-        values[self.entry] = over_channels(self.matrix, values[self.site])
-        for node in self.suffix.separable:
-            inputs = {used: self._input(used, values, base, None, len(base.labels)) for used in node.all_input_nodes}
-            values[node] = self.graph.evaluate(node, inputs)
-        return super().evaluate(replace(base, values=values), over_channels(self.matrix, ablated.to(values[self.entry])))
-
-    def _replayed(self, node: torch.fx.Node, pairs: Pairs, base: Baseline, after: Values, values: Values) -> Any:
-        source = self.contributed_from.get(node)
-        if source is None:
-            return super()._replayed(node, pairs, base, after, values)
-        value = over_channels(self.matrix.t(), self._one_ablated(source, pairs, base.values, after))
-        if node is self.site:
-            return value
-        inputs = {used: self._input(used, values, base, pairs.images, len(pairs.images)) for used in node.all_input_nodes[1:]}
-        return self.graph.evaluate(node, {**inputs, node.all_input_nodes[0]: value})
-
-
-class RotatedHookEngine(HookEngine):
-    """A `HookEngine` whose units are directions."""
-
-    strategy = "directions, forward hooks: one evaluation of the whole network for each direction"
-
-    def __init__(self, model: nn.Module, module: str, call: int, units: list[int], basis: Basis) -> None:
-        super().__init__(model, module, call, units)
-        self.basis = basis
-
-    def logits(self, images: Tensor, units: list[int], ablated: Tensor) -> Tensor:
-        def replaced(output: Tensor) -> Tensor:
-            return self.basis.projected(output, ablated.expand_as(output), units)
-
-        with torch.no_grad(), replaced_output(self.model, self.module, self.call, replaced):
-            return self.model(images)
-
-
 NAMES = ("random", "pca")
-# A basis in float32 is orthogonal to about 1e-6.
+# A basis of hundreds of directions in float32 is orthogonal to about 1e-6.
 TOLERANCE = 1e-5
 
 
@@ -260,3 +125,148 @@ def _principal_axes(channels: int, batches: Iterable[Tensor]) -> np.ndarray:
     axes = np.linalg.eigh(covariance)[1][:, ::-1].T
     largest = axes[np.arange(channels), np.abs(axes).argmax(1)]
     return np.ascontiguousarray(axes * np.where(largest < 0, -1.0, 1.0)[:, None])
+
+
+# Operations that treat all channels alike and are linear, so that they may come before or after a rotation of the channels.
+COMMUTING_MODULES = (
+    nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
+    nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten,
+)  # fmt: skip
+COMMUTING = {
+    module_output, F.avg_pool2d, F.adaptive_avg_pool2d, F.dropout, torch.flatten, torch.mean, torch.squeeze,
+    "flatten", "mean", "squeeze", "view", "reshape", "contiguous",
+}  # fmt: skip
+
+
+class RotatedSuffixEngine(SuffixEngine):
+    """A `SuffixEngine` whose units are the coordinates of the site's channels in a basis.
+
+    Where only linear operations follow the site (pooling by averages on the way), their weights are rotated, and the
+    coordinates contribute as units do. Elsewhere a coordinate contributes to the site's own value, and all that follows
+    is replayed for every (direction, image) pair: after a projection channels do not stay apart. The site itself then counts
+    as mixed, and a node that is not in the network, ``coordinates``, stands before it as the value whose channels are ablated.
+
+    Channels (3, 1) in the basis (1, 1)/√2, (1, −1)/√2 are the coordinates (2.83, 1.41). Weights (2, 3) on them give 9, as the
+    rotated weights (3.54, −0.71) on the coordinates do; without the first direction 9 − 3.54 · 2.83 = −1, which is what the
+    weights make of (3, 1) − 2.83 · (1, 1)/√2 = (1, −1). A ReLU before them would see (1, −1) and mix.
+    """
+
+    def __init__(
+        self,
+        graph: NetworkGraph,
+        site: torch.fx.Node,
+        sample: Tensor,
+        units: list[int],
+        memory: int,
+        precision: str,
+        basis: Basis,
+    ) -> None:
+        self.matrix = torch.as_tensor(basis.matrix).to(sample)
+        super().__init__(graph, site, sample, units, memory, precision)
+
+    @property
+    def strategy(self) -> str:
+        """What the engine does, for the log."""
+        if self.closed_form is not None:
+            return "directions, closed form: the logits are linear in the coordinates"
+        apart = len(self.exact.contributions)
+        replayed = len(self.suffix.mixed) - apart
+        return f"directions: {apart} operations by contributions, {replayed} replayed for each (direction, image) pair"
+
+    def _replay_of(self, graph: NetworkGraph, suffix: Suffix) -> Replay:
+        owner = suffix.owners[self.site]
+        following = [node for node in suffix.nodes if node in {*suffix.separable, *suffix.mixed}]
+        chain = _commuting(graph, suffix)
+        rotated = replace(
+            suffix,
+            owners={node: suffix.owners[node] for node in [self.site, *chain]},
+            separable=chain,
+            mixed=[node for node in following if node not in chain],
+        )
+        parts = contributions_of(graph, rotated, self.matrix)
+        if all(node in parts for node in rotated.mixed if any(used in rotated.owners for used in node.all_input_nodes)):
+            return RotatedReplay(graph, rotated, parts, self.site, self.matrix)
+        # a node of its own stands for the coordinates, since the site has a value beside them
+        entry = torch.fx.Graph().placeholder("coordinates")
+        shapes = {**suffix.shapes, entry: suffix.shapes[self.site]}
+        behind = Suffix(entry, suffix.nodes, {entry: owner}, [], [self.site, *following], shapes)
+        parts = contributions_of(graph, replace(behind, owners={self.site: owner}), self.matrix)
+        parts = {self.site: _unrotation(self.matrix, entry, owner), **parts}
+        for part in parts.values():
+            part.source = entry
+        return RotatedReplay(graph, behind, parts, self.site, self.matrix)
+
+    def evaluate(self, base: BatchBaseline, ablated: Tensor) -> tuple[Tensor, Tensor]:
+        """Predictions and label margins, both (direction, image); ``ablated`` as for units, y in x − ((x − y)·v) v."""
+        coordinates = over_channels(self.matrix, base.values[self.site])
+        values = {**base.values, **self.exact.separable(coordinates, base)}
+        return super().evaluate(replace(base, values=values), over_channels(self.matrix, ablated.to(coordinates)))
+
+
+def _commuting(graph: NetworkGraph, suffix: Suffix) -> list[torch.fx.Node]:
+    """What follows the site by commuting operations alone and still has its positions channel by channel."""
+    chain = [suffix.entry]
+    for node in suffix.separable:
+        module = graph.modules.get(str(node.target)) if node.op == "call_module" else None
+        touched = [used for used in node.all_input_nodes if used in suffix.owners or used in suffix.mixed]
+        known = isinstance(module, COMMUTING_MODULES) or (module is None and node.target in COMMUTING)
+        owner = suffix.owners[node]
+        if not known or len(touched) != 1 or touched[0] not in chain or not isinstance(owner, Tensor):
+            continue
+        full = owner.expand(1, *suffix.shapes[node][1:]).flatten()
+        by_channel = torch.arange(suffix.channels).repeat_interleave(full.numel() // suffix.channels)
+        if full.shape == by_channel.shape and torch.equal(full, by_channel):
+            chain.append(node)
+    return chain[1:]
+
+
+def _unrotation(matrix: Tensor, entry: torch.fx.Node, owner: Tensor) -> Contribution:
+    """What coordinates add to the site's value."""
+    weight, channels = matrix.t().contiguous(), len(matrix)
+    if owner.dim() == 2:
+        return LinearContribution(entry, weight, owner, channels)
+    weight = weight[:, :, None, None]
+    return ConvolutionContribution(entry, weight, owner.flatten(1), channels, stride=1, padding=0, dilation=1)
+
+
+class RotatedReplay(Replay):
+    """A `Replay` whose separable values are coordinates: an operation on them is evaluated on what they are coordinates of."""
+
+    def __init__(
+        self,
+        graph: NetworkGraph,
+        suffix: Suffix,
+        contributions: dict[torch.fx.Node, Contribution],
+        site: torch.fx.Node,
+        matrix: Tensor,
+    ) -> None:
+        super().__init__(graph, suffix, contributions)
+        self.site, self.matrix = site, matrix
+
+    def replayed(self, node: torch.fx.Node, batch: AblatedBatch, pairs: Pairs, values: Values) -> Any:
+        """The op itself on the pairs' own inputs."""
+        part = self.contributions.get(node)
+        if part is None:
+            return super().replayed(node, batch, pairs, values)
+        value = over_channels(self.matrix.t(), self.one_ablated(part.source, batch, pairs))
+        if node is self.site:
+            return value
+        first, *others = node.all_input_nodes
+        return self.graph.evaluate(node, {**{used: self.input(used, batch, pairs, values) for used in others}, first: value})
+
+
+class RotatedHookEngine(HookEngine):
+    """A `HookEngine` whose units are directions."""
+
+    strategy = "directions, forward hooks: one evaluation of the whole network for each direction"
+
+    def __init__(self, model: nn.Module, module: str, call: int, units: list[int], basis: Basis) -> None:
+        super().__init__(model, module, call, units)
+        self.basis = basis
+
+    def logits(self, images: Tensor, units: list[int], ablated: Tensor) -> Tensor:
+        def replaced(output: Tensor) -> Tensor:
+            return self.basis.projected(output, ablated.expand_as(output), units)
+
+        with torch.no_grad(), replaced_output(self.model, self.module, self.call, replaced):
+            return self.model(images)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
-from unitlab.compute.engine.ablation import Baseline, predictions_and_margins, refuse_not_finite
+from unitlab.compute.engine.ablation import BatchBaseline, predictions_and_margins, refuse_not_finite
 
 
 @contextmanager
@@ -47,19 +48,23 @@ def recorded_output(model: nn.Module, module: str, call: int) -> Iterator[list[T
 
 
 class HookEngine:
-    """One evaluation of the whole network per set of units; same results as the suffix engine, for what it cannot cut."""
+    """One evaluation of the whole network per set of units; same results as the suffix engine, for what it cannot cut.
+
+    Two units on eight images are two evaluations of the eight images, with ``output[:, u] = ablated[:, u]`` at the site.
+    """
 
     def __init__(self, model: nn.Module, module: str, call: int, units: list[int]) -> None:
         self.model, self.module, self.call = model, module, call
         self.sets: list[list[int]] = [[unit] for unit in units]
 
     strategy = "forward hooks: one evaluation of the whole network for each unit"
+    needed: frozenset[torch.fx.Node] = frozenset()
 
     def silence_together(self, sets: Sequence[Sequence[int]]) -> None:
         """From now on ablate each of these sets of units as a whole."""
         self.sets = [list(one) for one in sets]
 
-    def evaluate(self, base: Baseline, ablated: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(self, base: BatchBaseline, ablated: Tensor) -> tuple[Tensor, Tensor]:
         """Predictions and label margins, both (set, image), of one batch."""
         predictions, margins = [], []
         for units in self.sets:

@@ -1,4 +1,7 @@
-"""Which output of which module call a layer's name means: module names, research aliases, calls, filters."""
+"""Which output of which module call a layer's name means: module names, research aliases, calls.
+
+Behind that, the norms of the filters that a site's units have, which walk the same graph backwards from the site.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from unitlab.compute.engine.capture import NetworkGraph, _module_output
+from unitlab.compute.engine.capture import NetworkGraph, module_output
 from unitlab.errors import UnitlabError, nearest_names
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -133,9 +136,9 @@ def _feeds(module: str, call: int, graph: NetworkGraph | None) -> str:
     """Names of what uses the output of a call."""
     if graph is None or graph.calls[module][call] is None:
         return ""
-    users = [str(user.target) if user.op == "call_module" else user.name for user in graph.calls[module][call].users]
-    users = [user for user in users if not user.startswith("_module_output")]
-    return f" (feeds {', '.join(users[:2])})" if users else ""
+    users = [user for user in graph.calls[module][call].users if user.target is not module_output]
+    names = [str(user.target) if user.op == "call_module" else user.name for user in users]
+    return f" (feeds {', '.join(names[:2])})" if names else ""
 
 
 def _around_relu(layer: str, convolution: Site, graph: NetworkGraph, modules: dict[str, nn.Module], before: bool) -> Site:
@@ -161,7 +164,7 @@ def _around_relu(layer: str, convolution: Site, graph: NetworkGraph, modules: di
                 f"layer='{layer}': the ReLU behind '{name}' is a function, not a module; "
                 f"give '{name}' or '{layer}:pre' (zeroing before a ReLU equals zeroing after it)"
             )
-        if not (isinstance(module, BatchNorm) or following.target is _module_output):
+        if not (isinstance(module, BatchNorm) or following.target is module_output):
             break
         node = following
         if node in owner:
@@ -199,7 +202,7 @@ def _own_filter(graph: NetworkGraph, node: torch.fx.Node) -> tuple[Tensor | None
     """Walk back from a site over activations and batch norm to the layer whose rows are the units' filters."""
     norm = None
     activations = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.GELU, nn.ELU, nn.LeakyReLU, nn.Identity, nn.Sigmoid)
-    functions = (_module_output, nn.functional.relu, torch.relu, nn.functional.relu6, nn.functional.silu)
+    functions = (module_output, nn.functional.relu, torch.relu, nn.functional.relu6, nn.functional.silu)
     while True:
         if node.op == "call_module":
             module = graph.modules[str(node.target)]

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from unitlab.compute.engine.capture import NetworkGraph, _module_output
+from unitlab.compute.engine.capture import NetworkGraph, module_output
 
 NO_OWNER = -1
 
@@ -28,7 +28,7 @@ ELEMENTWISE_MODULES = (
     nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
 )  # fmt: skip
 ELEMENTWISE_FUNCTIONS = {
-    _module_output, F.relu, torch.relu, F.relu6, F.leaky_relu, F.elu, F.celu, F.selu, F.silu, F.gelu, F.mish,
+    module_output, F.relu, torch.relu, F.relu6, F.leaky_relu, F.elu, F.celu, F.selu, F.silu, F.gelu, F.mish,
     F.hardswish, F.hardsigmoid, F.hardtanh, torch.sigmoid, F.sigmoid, torch.tanh, F.tanh, F.softplus, F.logsigmoid,
     F.threshold, F.dropout, F.dropout2d, torch.clamp, torch.abs, torch.exp, torch.sqrt, torch.square, torch.neg,
     operator.neg, torch.add, torch.sub, torch.mul, torch.div, torch.pow, torch.maximum, torch.minimum,
@@ -62,16 +62,24 @@ MOVING = {
 class Suffix:
     """What lies between a site and the logits.
 
+    Two units with maps of 1 × 2: their ReLU has the owners ((0), (1)), the flatten of it (0, 0, 1, 1), padded by one position
+    (0, 0, 1, 1, −1), nobody's; a linear layer on that mixes, and so does all that follows it.
+    ``entry`` is the value whose channels are ablated one by one: the site, or what stands for its coordinates in a basis.
     ``owners`` gives, for every separable value, the unit that owns each position: int64 of the value's own shape for
     one image (first dimension 1), with size 1 along trailing dimensions where the owner does not change.
     """
 
-    site: torch.fx.Node
+    entry: torch.fx.Node
     nodes: list[torch.fx.Node]
     owners: dict[torch.fx.Node, Tensor] = field(default_factory=dict)
     separable: list[torch.fx.Node] = field(default_factory=list)
     mixed: list[torch.fx.Node] = field(default_factory=list)
     shapes: dict[torch.fx.Node, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def channels(self) -> int:
+        """Units that the layer has."""
+        return self.shapes[self.entry][1]
 
 
 def divide(graph: NetworkGraph, site: torch.fx.Node, sample: Tensor) -> Suffix:
@@ -82,9 +90,8 @@ def divide(graph: NetworkGraph, site: torch.fx.Node, sample: Tensor) -> Suffix:
     for node, value in values.items():
         if isinstance(value, Tensor):
             suffix.shapes[node] = tuple(value.shape)
-    channels = suffix.shapes[site][1]
     trailing = [1] * (len(suffix.shapes[site]) - 2)
-    suffix.owners[site] = torch.arange(channels).reshape(1, channels, *trailing)
+    suffix.owners[site] = torch.arange(suffix.channels).reshape(1, -1, *trailing)
     touched = {site}
     for node in suffix.nodes:
         if not _depends(node, touched):
@@ -157,6 +164,8 @@ def _elementwise(node: torch.fx.Node, suffix: Suffix, values: dict[torch.fx.Node
     shape = suffix.shapes.get(node)
     if shape is None:
         return None
+    # as torch broadcasts values: a vector's owners (1, 2) get ones in front, (1, 1, 1, 2), before they meet those of two maps,
+    # (1, 2, 1, 1); then unit 1 of the vector meets unit 0 of the maps, and channels mix. What nobody owns takes any owner
     merged: Tensor | None = None
     for used in node.all_input_nodes:
         owner = suffix.owners.get(used)
@@ -176,7 +185,7 @@ def _elementwise(node: torch.fx.Node, suffix: Suffix, values: dict[torch.fx.Node
     return merged if merged.shape[1] == shape[1] else merged.expand(1, shape[1], *merged.shape[2:])
 
 
-def _one_owner(owner: Tensor) -> Tensor | None:
+def one_owner(owner: Tensor) -> Tensor | None:
     """Owner (1, channel) of each channel, or None where a channel's positions have several."""
     flat = owner.flatten(2) if owner.dim() > 2 else owner.unsqueeze(2)
     top = flat.amax(2)
@@ -184,7 +193,7 @@ def _one_owner(owner: Tensor) -> Tensor | None:
 
 
 def _pooled(owner: Tensor, dims: int) -> Tensor | None:
-    channel = _one_owner(owner)
+    channel = one_owner(owner)
     return None if channel is None else channel.reshape(*channel.shape, *[1] * (dims - 2))
 
 
@@ -205,7 +214,7 @@ def _depthwise(owner: Tensor, weight: Tensor, groups: int, shape: tuple[int, ...
     """A convolution whose output channels each read one input channel."""
     if shape is None or weight.shape[1] != 1 or groups != owner.shape[1]:
         return None
-    channel = _one_owner(owner)
+    channel = one_owner(owner)
     if channel is None:
         return None
     return channel.repeat_interleave(shape[1] // groups, 1).reshape(1, shape[1], *[1] * (len(shape) - 2))

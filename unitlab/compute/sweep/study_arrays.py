@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unitlab.compute.engine.ablation import Baseline
+from unitlab.compute.engine.ablation import BatchBaseline
 from unitlab.compute.engine.layers import filter_attributes
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.images.thumbnails import PaddedThumbnails, common_shape
@@ -31,7 +31,7 @@ class RootShards:
         self.parts: dict[str, list[np.ndarray]] = {"label": [], "baseline_prediction": [], "baseline_margin": []}
         self.digest = hashlib.sha256()
 
-    def add(self, batch: Tensor, base: Baseline) -> None:
+    def add(self, batch: Tensor, base: BatchBaseline) -> None:
         self.digest.update(batch.contiguous().numpy().data)
         self.parts["label"].append(base.labels.cpu().numpy())
         self.parts["baseline_prediction"].append(base.prediction.cpu().numpy())

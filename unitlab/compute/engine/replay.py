@@ -1,0 +1,151 @@
+"""What mixes, evaluated for (set, image) pairs: by contributions where they apply, else the network's own operations."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.fx
+from torch import Tensor
+
+from unitlab.compute.engine.ablation import BatchBaseline, Pairs, UnitSets, predictions_and_margins, refuse_not_finite
+from unitlab.compute.engine.capture import NetworkGraph, Values
+from unitlab.compute.engine.contributions import Contributed, Contribution
+from unitlab.compute.engine.dense_products import dense_products_of
+from unitlab.compute.engine.separable import Suffix
+
+
+@dataclass
+class AblatedBatch:
+    """What one batch is replayed from, and its predictions and label margins, (set, image), that are filled in.
+
+    ``after`` has the separable values with every unit ablated at once: position p is what it becomes when its own unit is.
+    """
+
+    base: BatchBaseline
+    after: Values
+    contributed: dict[torch.fx.Node, Contributed]
+    sets: UnitSets
+    prediction: Tensor
+    margin: Tensor
+
+    def fill(self, pairs: Pairs, logits: Tensor) -> None:
+        """Predictions and margins of some pairs."""
+        scores = predictions_and_margins(logits, self.base.labels[pairs.images])
+        self.prediction[pairs.sets, pairs.images], self.margin[pairs.sets, pairs.images] = scores
+
+
+class Replay:
+    """The mixed part of a suffix for (set, image) pairs.
+
+    Every pair is a row of a batch, whatever its set: two units on three images are one batch of up to six rows, (0, 0), (0, 1),
+    (0, 2), (1, 0) …, without those pairs in which nothing changes. The first operations that mix give a row as the image's
+    unablated output minus the unit's contribution; from there on the network's own operations take the rows as if they were
+    images. Where such an operation reads something beside, it gets it image by image: of an untouched value (a shortcut around
+    the layer) the image's own, of a separable one the unit's positions ablated and the others as they were.
+    """
+
+    def __init__(self, graph: NetworkGraph, suffix: Suffix, contributions: dict[torch.fx.Node, Contribution]) -> None:
+        self.graph, self.suffix, self.contributions = graph, suffix, contributions
+        self.dense_products = dense_products_of(graph, suffix, contributions)
+        self.last_use = {used: node for node in suffix.mixed for used in node.all_input_nodes}
+        self.recomputed = 0
+
+    def row_bytes(self, element: int) -> int:
+        """Bytes that the replay of one pair holds at most at a time."""
+        held: dict[torch.fx.Node, int] = {}
+        shapes, most = self.suffix.shapes, math.prod(self.suffix.shapes[self.graph.output][1:])
+        for node in self.suffix.mixed:
+            for used in node.all_input_nodes:
+                if used not in self.graph.constants and used in shapes and node not in self.contributions:
+                    held[used] = math.prod(shapes[used][1:])
+            held[node] = math.prod(shapes[node][1:]) if node in shapes else 1
+            most = max(most, sum(held.values()))
+            self.drop_used(node, held)
+        return max(1, most) * element * 2
+
+    def drop_used(self, node: torch.fx.Node, *held: dict[torch.fx.Node, Any]) -> None:
+        """Let go of the values that ``node`` was the last to use."""
+        for used in node.all_input_nodes:
+            if self.last_use[used] is node:
+                for values in held:
+                    values.pop(used, None)
+
+    def separable(self, entry: Tensor, base: BatchBaseline) -> Values:
+        """Separable values, from the one that they all come from."""
+        values: Values = {self.suffix.entry: entry}
+        for node in self.suffix.separable:
+            inputs = {used: self._untouched(used, values, base, None) for used in node.all_input_nodes}
+            values[node] = self.graph.evaluate(node, inputs)
+        return values
+
+    def evaluate(self, batch: AblatedBatch, pairs: Pairs, at_once: int) -> None:
+        """Fill in predictions and margins of the pairs, ``at_once`` at a time."""
+        for block in pairs.blocks(at_once):
+            logits = self.logits(batch, block)
+            bad = ~torch.isfinite(logits).all(1)
+            if bad.any():
+                refuse_not_finite(batch.sets.sets[int(block.sets[bad][0])])
+            batch.fill(block, logits)
+
+    def logits(self, batch: AblatedBatch, pairs: Pairs) -> Tensor:
+        """Logits (pair, category)."""
+        if not self.suffix.mixed:
+            return self.one_ablated(self.graph.output, batch, pairs)
+        values: Values = {}
+        for node in self.suffix.mixed:
+            values[node] = self.value(node, batch, pairs, values)
+            self.drop_used(node, values)
+        return values[self.graph.output]
+
+    def value(self, node: torch.fx.Node, batch: AblatedBatch, pairs: Pairs, values: Values) -> Any:
+        """Value of a mixing operation for each pair, given those of the operations before it."""
+        if node not in batch.contributed:
+            return self.replayed(node, batch, pairs, values)
+
+        def directly(rows: Tensor) -> Any:
+            self.recomputed += len(rows)
+            return self.replayed(node, batch, pairs.at(rows), {})
+
+        return batch.contributed[node].outputs(pairs, directly)
+
+    def replayed(self, node: torch.fx.Node, batch: AblatedBatch, pairs: Pairs, values: Values) -> Any:
+        """The op itself on the pairs' own inputs."""
+        product = self.dense_products.get(node)
+        if product is not None and node.args[0] in values:
+            return product(values[node.all_input_nodes[0]])
+        overwriting = self.graph.overwriting.get(node)
+        if overwriting is not None and all(used in values for used in node.all_input_nodes):
+            return overwriting.twin(*(values[used] for used in node.all_input_nodes))
+        return self.graph.evaluate(node, {used: self.input(used, batch, pairs, values) for used in node.all_input_nodes})
+
+    def input(self, node: torch.fx.Node, batch: AblatedBatch, pairs: Pairs, values: Values) -> Any:
+        """What a replayed operation reads."""
+        if node in self.suffix.owners:
+            return self.one_ablated(node, batch, pairs)
+        return self._untouched(node, values, batch.base, pairs.images)
+
+    def one_ablated(self, node: torch.fx.Node, batch: AblatedBatch, pairs: Pairs) -> Any:
+        """A separable value for each pair: the units of the pair's set ablated, the others as they were."""
+
+        def merged(owner: Tensor, before: Tensor, after: Tensor) -> Tensor:
+            own = batch.sets.owned(pairs.sets, owner.to(before.device))
+            return torch.where(own, after[pairs.images], before[pairs.images])
+
+        owner, before, after = self.suffix.owners[node], batch.base.values[node], batch.after[node]
+        return merged(owner, before, after) if isinstance(owner, Tensor) else type(owner)(map(merged, owner, before, after))
+
+    def _untouched(self, node: torch.fx.Node, values: Values, base: BatchBaseline, images: Tensor | None) -> Any:
+        """A value that the ablation leaves alone, or one of ``values``; sizes are worked out for the number of rows."""
+        if node in values:
+            return values[node]
+        if node in self.graph.constants:
+            return self.graph.constants[node]
+        if node in self.suffix.shapes:
+            known = base.values[node]
+            by_image = images is not None and known.dim() > 0 and known.shape[0] == len(base.labels)
+            return known[images] if by_image else known
+        count = len(base.labels) if images is None else len(images)
+        return self.graph.stand_in(node, self.suffix.shapes, count, base.labels.device)
