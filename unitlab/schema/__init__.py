@@ -15,7 +15,7 @@ from unitlab.schema.variable import Variable
 
 __all__ = [
     "COMPARISON_VARIABLES", "CURVE_VARIABLES", "GROUP_VARIABLES", "SCHEMA_VERSION", "TRAINING_VARIABLES", "VARIABLES",
-    "Variable", "check", "describe", "described", "variable_attrs",
+    "Variable", "check", "describe", "described", "described_like", "variable_attrs",
 ]  # fmt: skip
 
 SCHEMA_VERSION = 1
@@ -43,6 +43,12 @@ def described(table: Mapping[str, Variable], values: Mapping[str, Any], attrs: M
     variables = {name: xr.Variable(table[name].dims, values[name], table[name].attrs) for name in names}
     coords = {name: variables.pop(name) for name in names if table[name].coordinate}
     return xr.Dataset(variables, coords=coords, attrs=dict(attrs))
+
+
+def described_like(ds: xr.Dataset, values: Mapping[str, Any], attrs: Mapping[str, Any]) -> xr.Dataset:
+    """Dataset of ``values`` about the units and classes of a study ``ds``, whose attributes it has beside ``attrs``."""
+    found = described(VARIABLES, values, {**ds.attrs, **attrs})
+    return found.assign_coords({name: ds[name] for name in ("unit", "category", "category_index") if name in ds.variables})
 
 
 def describe(ds: xr.Dataset) -> xr.Dataset:

@@ -1,6 +1,7 @@
 """One variable of the schema, and the dimensions that most have."""
 
 from dataclasses import dataclass
+from typing import Any
 
 UNIT, CELL, CLASS, IMAGE = ("unit",), ("unit", "category"), ("category",), ("image",)
 
@@ -21,6 +22,6 @@ class Variable:
     coordinate: bool = False
 
     @property
-    def attrs(self) -> dict[str, str]:
+    def attrs(self) -> dict[str, Any]:
         """What an array of this variable carries."""
         return {"long_name": self.long_name, "units": self.units, "comment": self.comment}
