@@ -15,6 +15,7 @@ import xarray as xr
 
 from unitlab import catalog
 from unitlab.analysis.requirements import units_in
+from unitlab.analysis.undefined import leading
 from unitlab.errors import UnitlabError
 from unitlab.lab import copy_notebooks, default_folder, open_lab
 from unitlab.recipes import known_recipes
@@ -201,10 +202,8 @@ def _lab(given: argparse.Namespace) -> int:
 
 def _table(ds: xr.Dataset) -> str:
     """The most damaging units, their worst classes, overall against max class drop, in points of accuracy."""
-    drop, overall = ds.accuracy_drop.values, ds.overall_drop.values
-    known = np.where(np.isnan(drop), -np.inf, drop)
-    worst = known.argmax(1)
-    top = known.max(1)
+    overall = ds.overall_drop.values
+    top, worst = leading(ds.accuracy_drop.values)
     names = [str(name) for name in ds.category.values]
     width = max(12, *(len(names[k]) for k in worst))
     lines = [

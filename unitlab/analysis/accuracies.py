@@ -1,4 +1,5 @@
-"""Accuracies from predictions: over all images, by class, and balanced, with intervals that respect clusters."""
+"""What follows from predictions alone: counts by class, balanced accuracy, intervals that respect clusters; curves of
+accuracy over silenced units; where the images go that one ablation moves."""
 
 from __future__ import annotations
 
@@ -9,9 +10,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from unitlab.analysis import LEVEL
 from unitlab.analysis.paired_tests import student_quantile
 from unitlab.analysis.requirements import class_positions, require, unit_position
-from unitlab.schema import variable_attrs
+from unitlab.analysis.undefined import ratio
+from unitlab.schema import VARIABLES, described
 
 Array = np.ndarray[Any, Any]
 
@@ -27,15 +30,18 @@ def class_counts(label: Array, prediction: Array, n_categories: int) -> tuple[Ar
     return right.reshape(shape), predicted.reshape(shape)
 
 
-def balanced_accuracy(right: Array, predicted: Array, n_images: Array) -> Array:
-    """(Recall + true negative rate)/2 of each class against all others, from counts (…, category); NaN where undefined."""
+def balanced_accuracy(right: Array, predicted: Array, n_images: Array, *, lost: bool = False) -> Array:
+    """(Recall + true negative rate)/2 of each class against all others, from counts (…, category); NaN where undefined.
+
+    With ``lost``, the counts are what an ablation took away, and so is the accuracy.
+    """
     others = n_images.sum() - n_images
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = (right / n_images + 1 - (predicted - right) / others) / 2
+        found = (right / n_images + (not lost) - (predicted - right) / others) / 2
     return np.where((n_images > 0) & (others > 0), found, np.nan)
 
 
-def accuracy_interval(right: Array, cluster: Array | None, level: float = 0.95) -> tuple[Array, Array]:
+def accuracy_interval(right: Array, cluster: Array | None, level: float = LEVEL) -> tuple[Array, Array]:
     """Limits of the share of true entries along the last axis, (…, image) → (…).
 
     Wilson (1927); where images come in clusters (``cluster``, numbers), with the number of images divided by the design
@@ -50,8 +56,7 @@ def accuracy_interval(right: Array, cluster: Array | None, level: float = 0.95) 
         rows = right.reshape(-1, n)
         sums = np.stack([np.bincount(number, row, minlength=len(size)) for row in rows]).reshape(*share.shape, len(size))
         spread = np.square(sums - share[..., None] * size).sum(-1) * len(size) / max(len(size) - 1, 1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            effect = np.where((share > 0) & (share < 1), spread / (n * share * (1 - share)), size.max())
+        effect = np.where((share > 0) & (share < 1), ratio(spread, n * share * (1 - share)), size.max())
         effective, z = n / np.maximum(effect, 1), float(student_quantile((1 + level) / 2, max(len(size) - 1, 1)))
     centre = (share + z**2 / (2 * effective)) / (1 + z**2 / effective)
     half = z / (1 + z**2 / effective) * np.sqrt(share * (1 - share) / effective + z**2 / (4 * effective**2))
@@ -66,18 +71,13 @@ def accuracy_curves(root: Mapping[str, Any], prediction: Array, *, own: bool, na
     """
     label, n = np.asarray(root["label"], np.int64), np.asarray(root["n_images"])
     right, predicted = class_counts(label, prediction, len(n))
-    balanced = balanced_accuracy(right, predicted, n)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        by_class = right / n
-    cluster = root.get("cluster")
-    low, high = (np.empty(prediction.shape[:2]) for _ in range(2))
-    for number, rows in enumerate(prediction):
-        low[number], high[number] = accuracy_interval(rows == label, cluster)
+    balanced, by_class = balanced_accuracy(right, predicted, n), ratio(right, n)
+    limits = [accuracy_interval(rows == label, root.get("cluster")) for rows in prediction]
     defined = np.isfinite(balanced[0, 0])
     values = {
         "accuracy": right.sum(-1) / len(label),
-        "accuracy_low": low,
-        "accuracy_high": high,
+        "accuracy_low": np.stack([low for low, _ in limits]),
+        "accuracy_high": np.stack([high for _, high in limits]),
         "mean_balanced_accuracy": balanced[..., defined].mean(-1) if defined.any() else np.full(prediction.shape[:2], np.nan),
         "class_accuracy": by_class.astype(np.float32),
         "balanced_accuracy": balanced.astype(np.float32),
@@ -125,21 +125,16 @@ def confusion(ds: xr.Dataset, unit: int) -> xr.Dataset:
     after = class_positions(ds, ds["prediction"][place].values)
     size = ds.sizes["category"]
 
-    def counted(chosen: np.ndarray, to: np.ndarray) -> xr.Variable:
-        counts = np.bincount(label[chosen] * size + to[chosen], minlength=size * size).reshape(size, size)
-        return xr.Variable(("category", "predicted"), counts.astype(np.int32))
+    def counted(chosen: Array, to: Array) -> Array:
+        pairs = np.bincount(label[chosen] * size + to[chosen], minlength=size * size)
+        return pairs.reshape(size, size).astype(np.int32)
 
-    moved = before != after
-    found = {
+    moved, names = before != after, ds["category"].values
+    values = {
+        "category": names,
+        "predicted": names,
         "n_lost": counted(moved & (before == label), after),
         "n_won": counted(moved & (after == label), before),
         "n_swapped": counted(moved & (before != label) & (after != label), after),
     }
-    for name, variable in found.items():
-        variable.attrs = variable_attrs(name)
-    names = ds["category"].values
-    coords = {
-        "category": ("category", names, variable_attrs("category")),
-        "predicted": ("predicted", names, variable_attrs("predicted")),
-    }
-    return xr.Dataset(found, coords=coords, attrs={**ds.attrs, "unit": int(unit)})
+    return described(VARIABLES, values, {**ds.attrs, "unit": int(unit)})

@@ -8,8 +8,9 @@ import numpy as np
 import xarray as xr
 
 from unitlab.analysis.requirements import class_positions, require
+from unitlab.analysis.undefined import leading, ratio
 from unitlab.errors import UnitlabError
-from unitlab.schema import VARIABLES, variable_attrs
+from unitlab.schema import VARIABLES, described_like
 
 Array = np.ndarray[Any, Any]
 
@@ -64,14 +65,13 @@ def attributes(ds: xr.Dataset) -> xr.Dataset:
     n = np.bincount(label, minlength=ds.sizes["category"])
     mean, peak = ds["activation_mean"].values, ds["activation_max"].values
     dead = ~(ds["fraction_active"].values > 0)
-    correlation = ds["class_correlation"].values
-    defined = np.isfinite(correlation)
-    best = np.where(defined, correlation, -np.inf)
+    best, best_class = leading(ds["class_correlation"].values)
     found: dict[str, Array] = {
+        **{name: ds[name].values for name in STORED if name in ds},
         "class_selectivity": selectivity(ds["class_activation"].values.astype(float), n),
         "class_selectivity_max": selectivity(class_means(peak, label, ds.sizes["category"]), n),
-        "max_class_correlation": np.where(defined.any(1), best.max(1), np.nan),
-        "max_correlation_class": np.where(defined.any(1), best.argmax(1), -1).astype(np.int32),
+        "max_class_correlation": best,
+        "max_correlation_class": best_class,
         "mutual_information": np.array([mutual_information(row, label) for row in mean]),
         "top_precision": _top_precision(ds["top_image"].values, ds["top_activation"].values, label),
     }
@@ -83,16 +83,12 @@ def attributes(ds: xr.Dataset) -> xr.Dataset:
     if "first_order_margin_drop" in ds:
         first_order = np.nan_to_num(ds["first_order_margin_drop"].values.astype(float))
         found["first_order_margin_drop_overall"] = first_order @ n / max(int(n.sum()), 1)
-    found.update({name: ds[name].values for name in STORED if name in ds})
-    variables = {}
-    for name in (name for name in VARIABLES if name in found):
-        undefined = {} if found[name].dtype.kind != "f" else {"n_undefined": _n_undefined(found[name])}
-        variables[name] = xr.Variable(VARIABLES[name].dims, found[name], {**variable_attrs(name), **undefined})
-    return xr.Dataset(
-        variables,
-        coords={name: ds[name] for name in ("unit", "category", "category_index")},
-        attrs={**ds.attrs, "n_dead": int(dead.sum())},
-    )
+    result = described_like(ds, found, {"n_dead": int(dead.sum())})
+    for variable in result.data_vars.values():
+        if variable.dtype.kind == "f":
+            without = np.isnan(variable.values).reshape(len(variable), -1).all(1)
+            variable.attrs["n_undefined"] = int(without.sum())
+    return result
 
 
 def own_attributes(ds: xr.Dataset) -> dict[str, xr.DataArray]:
@@ -102,11 +98,6 @@ def own_attributes(ds: xr.Dataset) -> dict[str, xr.DataArray]:
         for name, variable in ds.data_vars.items()
         if name not in VARIABLES and variable.dims == ("unit",) and variable.dtype.kind in "fiu"
     }
-
-
-def _n_undefined(values: Array) -> int:
-    """Units without any value."""
-    return int(np.isnan(values).reshape(len(values), -1).all(1).sum())
 
 
 def class_means(values: Array, label: Array, n_categories: int) -> Array:
@@ -128,8 +119,7 @@ def selectivity(means: Array, n: Array) -> Array:
         return np.full(len(means), np.nan)
     most = means.max(1)
     rest = (means.sum(1) - most) / (means.shape[1] - 1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where((means.min(1) >= 0) & (most > 0), (most - rest) / (most + rest), np.nan)
+    return np.where((means.min(1) >= 0) & (most > 0), ratio(most - rest, most + rest), np.nan)
 
 
 def mutual_information(activation: Array, label: Array) -> float:

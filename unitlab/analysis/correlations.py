@@ -10,9 +10,11 @@ import pandas as pd
 import scipy
 import xarray as xr
 
+from unitlab.analysis import ALPHA, LEVEL
 from unitlab.analysis.attributes import attributes, own_attributes
 from unitlab.analysis.damage import damage
 from unitlab.analysis.paired_tests import benjamini_hochberg, student_quantile
+from unitlab.analysis.undefined import ratio
 from unitlab.analysis.weighted_images import WEIGHTED, WeightedImages
 from unitlab.errors import UnitlabError, nearest_names
 
@@ -22,15 +24,24 @@ X = (
     "class_selectivity", "class_selectivity_max", "max_class_correlation", "l1_norm", "l1_norm_folded", "mutual_information",
     "top_precision", "fraction_active", "mean_activation", "max_activation", "first_order_margin_drop_overall",
 )  # fmt: skip
+KINDS = ("spearman", "pearson")
 Y = ("overall_drop", "max_class_drop_crossfit")
 OF_DROPS = {
     "overall_drop", "max_class_drop", "max_class_drop_crossfit", "max_z", "n_damaged", "concentration", "p_any", "p_specific",
 }  # fmt: skip
 
 
-def measures(ds: xr.Dataset, *, seed: int = 0) -> xr.Dataset:
-    """Attributes and damage of a study in one dataset, with the attributes that the reader has added."""
-    known = attributes(ds)
+def measures(ds: xr.Dataset, *, seed: int = 0, damage_alone: bool = False) -> xr.Dataset:
+    """Attributes and damage of a study in one dataset, with the attributes that the reader has added.
+
+    With ``damage_alone``, a study that lacks what attributes are computed from is measured without them.
+    """
+    try:
+        known = attributes(ds)
+    except UnitlabError:
+        if not damage_alone:
+            raise
+        known = xr.Dataset()
     found = damage(ds, seed=seed).assign(own_attributes(ds))
     return found.merge(known.drop_attrs(deep=False), compat="override", combine_attrs="override")
 
@@ -117,36 +128,27 @@ def correlations(
         half = weighted.half(random)
         on_x = {**values, **{name: found[0] for name, found in weighted.values(xs_again, half, random).items()}}
         on_y = {**values, **{name: found[0] for name, found in weighted.values(ys_again, 1 - half, random).items()}}
-    parts: list[tuple[dict[str, Array], dict[str, Array]]] = []
+    parts_x, parts_y = [], []
     step = weighted.samples_at_once()
     for start in range(0, n_boot if again else 0, step):
         weights = weighted.bootstrap_weights(min(step, n_boot - start), random)
         if split:
-            parts.append(
-                (weighted.values(xs_again, weights * half, random), weighted.values(ys_again, weights * (1 - half), random))
-            )
+            parts_x.append(weighted.values(xs_again, weights * half, random))
+            parts_y.append(weighted.values(ys_again, weights * (1 - half), random))
         else:
             both = weighted.values(again, weights, random)
-            parts.append((both, both))
-    samples_x, samples_y = (
-        {name: np.concatenate([part[side][name] for part in parts]) for name in some}
-        for side, some in ((0, xs_again), (1, ys_again))
-    )
-    rows = []
-    for a in xs:
-        for b in ys:
-            rows.append(_row(a, b, on_x[a], on_y[b], samples_x.get(a), samples_y.get(b), n_boot, random))
+            parts_x.append(both)
+            parts_y.append(both)
+    samples_x = {name: np.concatenate([part[name] for part in parts_x]) for name in xs_again}
+    samples_y = {name: np.concatenate([part[name] for part in parts_y]) for name in ys_again}
+    rows = [_row(a, b, on_x[a], on_y[b], samples_x.get(a), samples_y.get(b), n_boot, random) for a in xs for b in ys]
     table = pd.DataFrame(rows)
-    for kind in ("spearman", "pearson"):
-        place = table.columns.get_loc(f"{kind}_p")
-        table.insert(int(place) + 1, f"{kind}_q", _adjusted(table[f"{kind}_p"].to_numpy()))  # type: ignore[arg-type]
+    for kind in KINDS:
+        place = list(table.columns).index(f"{kind}_p")
+        table.insert(place + 1, f"{kind}_q", benjamini_hochberg(table[f"{kind}_p"].to_numpy(float)))
     table.attrs = {
-        "n_boot": n_boot,
-        "seed": seed,
-        "split": split,
-        "study": ds.attrs.get("name", ""),
-        "layer": ds.attrs.get("layer", ""),
-    }
+        "n_boot": n_boot, "seed": seed, "split": split, "study": ds.attrs.get("name", ""), "layer": ds.attrs.get("layer", ""),
+    }  # fmt: skip
     return table
 
 
@@ -181,28 +183,18 @@ def _coefficients(kind: str, x: Array, y: Array) -> Array:
     if kind == "spearman":
         x, y = scipy.stats.rankdata(x, axis=1), scipy.stats.rankdata(y, axis=1)
     x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (x * y).sum(1) / np.sqrt((x**2).sum(1) * (y**2).sum(1))
+    return ratio((x * y).sum(1), np.sqrt((x**2).sum(1) * (y**2).sum(1)))
 
 
 def _limits(values: Array) -> tuple[float, float]:
     values = values[np.isfinite(values)]
     if len(values) < 20:
         return np.nan, np.nan
-    low, high = np.quantile(values, [0.025, 0.975])
+    low, high = np.quantile(values, [ALPHA / 2, 1 - ALPHA / 2])
     return float(low), float(high)
 
 
-def _adjusted(p: Array) -> Array:
-    """Benjamini–Hochberg over the defined ones."""
-    q = np.full(len(p), np.nan)
-    some = np.isfinite(p)
-    if some.any():
-        q[some] = benjamini_hochberg(p[some])
-    return q
-
-
-def fitted_line(x: Array, y: Array, *, level: float = 0.95) -> dict[str, Any]:
+def fitted_line(x: Array, y: Array, *, level: float = LEVEL) -> dict[str, Any]:
     """Least-squares line of y on x with the band of its mean (``x``, ``fit``, ``low``, ``high``) and both coefficients."""
     both = np.isfinite(x) & np.isfinite(y)
     x, y = x[both], y[both]

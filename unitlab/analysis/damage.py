@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from unitlab.analysis import ALPHA, LEVEL
+from unitlab.analysis.accuracies import balanced_accuracy, class_counts
 from unitlab.analysis.paired_images import PairedImages
 from unitlab.analysis.paired_tests import (
     benjamini_hochberg,
@@ -19,19 +21,19 @@ from unitlab.analysis.paired_tests import (
     student_quantile,
     student_tail,
 )
-from unitlab.analysis.requirements import check_level, require
+from unitlab.analysis.requirements import check_level, class_positions, require
 from unitlab.analysis.specificity import Specificity, concentration
 from unitlab.analysis.splits import SPLITS, crossfit_and_reliability
+from unitlab.analysis.undefined import leading, ratio
 from unitlab.errors import check_seed
-from unitlab.schema import VARIABLES, variable_attrs
+from unitlab.schema import described_like
 
 Array = np.ndarray[Any, Any]
 
-ALPHA = 0.05
 KEPT = ("n_images", "baseline_accuracy", "n_broken", "n_fixed", "accuracy_drop", "overall_drop")
 
 
-def damage(ds: xr.Dataset, *, level: float = 0.95, seed: int = 0) -> xr.Dataset:
+def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0) -> xr.Dataset:
     """What silencing each unit costs each class, and how sure that is.
 
     Parameters
@@ -76,83 +78,79 @@ def damage(ds: xr.Dataset, *, level: float = 0.95, seed: int = 0) -> xr.Dataset:
     check_seed(seed)
     require(ds, [*KEPT, "n_predicted", "label_margin_drop"], "damage")
     images = PairedImages(ds, "damage")
-    n = images.n_images
-    drop, overall = ds["accuracy_drop"].values, ds["overall_drop"].values
-    broken, fixed = ds["n_broken"].values.astype(np.int64), ds["n_fixed"].values.astype(np.int64)
-    cells: dict[str, Array] = {}
-    cells.update(_margins(images, level))
-    if images.clustered:
-        paired = _ClusteredCells(images)
-        scale = paired.design_effect
-        degrees = np.maximum(paired.n_blocks - 1, 1)
-        cells["drop_low"], cells["drop_high"] = bonett_price(broken / scale, fixed / scale, n / scale, level, degrees)
-        p, changed, z, p_any = paired.p_value, paired.n_changed, paired.z, paired.p_any(drop, n)
-    else:
-        cells["drop_low"], cells["drop_high"] = bonett_price(broken, fixed, np.broadcast_to(n, broken.shape), level)
-        p, changed, p_any = mcnemar(broken, fixed), broken + fixed, _p_any(broken, fixed, n)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            z = np.where(changed > 0, (broken - fixed) / np.sqrt(changed), 0.0)
-    p = np.where(n > 0, p, np.nan)
-    can_reject = can_be_rejected(np.where(n > 0, np.exp2(1.0 - changed), np.nan), ALPHA) & (n > 0)
-    q = np.where(n > 0, 1.0, np.nan) * np.ones_like(p)
-    if can_reject.any():
-        q[can_reject] = benjamini_hochberg(p[can_reject])
-    damaged = can_reject & (q <= ALPHA) & (drop > 0)
-    cells.update(p_value=p, q_value=q, testable=can_reject, damaged=damaged, **_rates(images, broken, fixed))
-
-    known = np.where(np.isnan(drop), -np.inf, drop)
-    some = bool((n > 0).any())
-    largest = known.max(1) if some else np.full(len(drop), np.nan)
+    drop = ds["accuracy_drop"].values
+    broken, fixed = (ds[name].values.astype(np.int64) for name in ("n_broken", "n_fixed"))
+    cells = (ClusterCells if images.clustered else ImageCells)(images, broken, fixed)
+    tests, largest = exact_tests(cells, drop), largest_drop(drop)
     crossfit, reliability = crossfit_and_reliability(images, seed)
-    specific = Specificity(images, largest, seed)
-    units = {
-        "max_class_drop": largest,
+    specific = Specificity(images, largest["max_class_drop"], seed)
+    values: dict[str, Array] = {
+        **{name: ds[name].values for name in KEPT},
+        "n_broken": broken,
+        "n_fixed": fixed,
+        "n_images": images.n_images,
+        **rate_drops(images, broken, fixed),
+        **margin_drops(images, level),
+        **paired_intervals(cells, level),
+        **tests,
+        **false_discoveries(tests["p_value"], cells.n_changed, drop),
+        **largest,
         "max_class_drop_null": specific.limit,
-        "max_class": known.argmax(1).astype(np.int32) if some else np.full(len(drop), -1, np.int32),
         "max_class_drop_crossfit": crossfit,
         "max_class_drop_crossfit_null": specific.crossfit_limit,
-        "max_z": np.where(n > 0, z, -np.inf).max(1) if some else np.full(len(drop), np.nan),
-        "p_any": p_any,
         "p_specific": specific.p_value,
-        "n_damaged": damaged.sum(1).astype(np.int32),
         "concentration": concentration(np.nan_to_num(drop)),
         "concentration_null": specific.concentration,
+        "reliability": np.array(reliability),
     }
-    kept = {"accuracy_drop": drop, "overall_drop": overall, "n_broken": broken, "n_fixed": fixed, "n_images": n}
-    kept["baseline_accuracy"] = ds["baseline_accuracy"].values
-    values = {**kept, **cells, **units, "reliability": np.float64(reliability)}
-    names = [name for name in VARIABLES if name in values]
-    return xr.Dataset(
-        {name: xr.Variable(VARIABLES[name].dims, values[name], variable_attrs(name)) for name in names},
-        coords={name: ds[name] for name in ("unit", "category", "category_index")},
-        attrs={
-            **ds.attrs, "level": level, "seed": seed, "n_splits": SPLITS,
-            "n_tested": int(can_reject.sum()), "n_cells": int(np.isfinite(p).sum()),
-        },
-    )  # fmt: skip
+    counts = {"n_tested": int(values["testable"].sum()), "n_cells": int(np.isfinite(values["p_value"]).sum())}
+    return described_like(ds, values, {"level": level, "seed": seed, "n_splits": SPLITS, **counts})
 
 
-def _rates(images: PairedImages, broken: Array, fixed: Array) -> dict[str, Array]:
+def paired_intervals(cells: Cells, level: float) -> dict[str, Array]:
+    """Intervals of the accuracy drops: of so many images as the design effect leaves independent."""
+    effect = cells.design_effect
+    low, high = bonett_price(cells.broken / effect, cells.fixed / effect, cells.n_images / effect, level, cells.degrees)
+    return {"drop_low": low, "drop_high": high}
+
+
+def exact_tests(cells: Cells, drop: Array) -> dict[str, Array]:
+    """Tests that a cell, and that any cell of a unit, does not change; the largest studentised drop."""
+    some = cells.n_images > 0
+    return {
+        "p_value": np.where(some, cells.p_value, np.nan),
+        "p_any": cells.p_any(drop),
+        "max_z": leading(np.where(some, cells.z, np.nan))[0],
+    }
+
+
+def false_discoveries(p: Array, n_changed: Array, drop: Array) -> dict[str, Array]:
+    """Which cells can be rejected at all, their q, and which are damaged; ``p`` is NaN for classes without images."""
+    testable = can_be_rejected(np.where(np.isnan(p), np.nan, np.exp2(1.0 - n_changed)))
+    q = np.where(testable, benjamini_hochberg(np.where(testable, p, np.nan)), np.where(np.isnan(p), np.nan, 1.0))
+    damaged = testable & (q <= ALPHA) & (drop > 0)
+    return {"q_value": q, "testable": testable, "damaged": damaged, "n_damaged": damaged.sum(1).astype(np.int32)}
+
+
+def largest_drop(drop: Array) -> dict[str, Array]:
+    """The largest drop over classes, and the class."""
+    largest, where = leading(drop)
+    return {"max_class_drop": largest, "max_class": where}
+
+
+def rate_drops(images: PairedImages, broken: Array, fixed: Array) -> dict[str, Array]:
     """Drops of precision and of balanced accuracy, from counts."""
-    from unitlab.analysis.requirements import class_positions
-
-    ds, n = images.ds, images.n_images
-    before = np.bincount(class_positions(ds, ds["baseline_prediction"].values), minlength=images.n_categories)
-    after = ds["n_predicted"].values.astype(np.int64)
-    right_before = np.bincount(images.position[images.right], minlength=images.n_categories)
-    right_after = right_before - broken + fixed
-    others = len(images.position) - n
-    with np.errstate(invalid="ignore", divide="ignore"):
-        precision = right_before / before - right_after / after
-        recall = (right_before - right_after) / n
-        negative = ((after - right_after) - (before - right_before)) / others
+    predicted = class_positions(images.ds, images.ds["baseline_prediction"].values)[images.order]
+    right, before = class_counts(images.position, predicted, images.n_categories)
+    after = images.ds["n_predicted"].values.astype(np.int64)
+    precision = ratio(right, before) - ratio(right - broken + fixed, after)
     return {
         "precision_drop": np.where((before > 0) & (after > 0), precision, np.nan),
-        "balanced_accuracy_drop": np.where((n > 0) & (others > 0), (recall + negative) / 2, np.nan),
+        "balanced_accuracy_drop": balanced_accuracy(broken - fixed, before - after, images.n_images, lost=True),
     }
 
 
-def _margins(images: PairedImages, level: float) -> dict[str, Array]:
+def margin_drops(images: PairedImages, level: float) -> dict[str, Array]:
     """Mean margin drop of each class with the paired t interval and test, over clusters."""
     shape = (images.ds.sizes["unit"], images.n_categories)
     mean, error = np.full(shape, np.nan), np.full(shape, np.nan)
@@ -173,75 +171,87 @@ def _margins(images: PairedImages, level: float) -> dict[str, Array]:
     error[:, n_blocks < 2] = np.nan
     degrees = np.maximum(n_blocks - 1, 1)
     half = student_quantile((1 + level) / 2, degrees) * error
-    with np.errstate(invalid="ignore", divide="ignore"):
-        p = 2 * student_tail(np.abs(mean) / error, degrees)
-    p = np.where((mean == 0) & (error == 0), 1.0, p)
+    p = np.where((mean == 0) & (error == 0), 1.0, 2 * student_tail(ratio(np.abs(mean), error), degrees))
     return {"margin_drop": mean, "margin_drop_low": mean - half, "margin_drop_high": mean + half, "margin_p_value": p}
 
 
-def _p_any(broken: Array, fixed: Array, n: Array) -> Array:
-    """1 − Πk P(drop of k < max drop) with breaks ~ Bin(m, ½), in whole numbers."""
-    m, classes = (broken + fixed)[:, n > 0], n[n > 0]
-    if not len(classes):
-        return np.full(len(broken), np.nan)
-    net = (broken - fixed)[:, n > 0]
-    lead = (net / classes).argmax(1)[:, None]
-    top, size = np.take_along_axis(net, lead, 1), classes[lead]
-    # (2B − m)·size < top·n  ⇔  B ≤ ceil((top·n + m·size)/(2·size)) − 1
-    most = -((-(top * classes + m * size)) // (2 * size)) - 1
-    below = fair_binomial_cdf(most, m)
-    with np.errstate(divide="ignore"):
-        return -np.expm1(np.log(below).sum(1))
+class ImageCells:
+    """What an ablation changes in every cell (unit, category), where each image is one observation: McNemar's test."""
+
+    design_effect: float | Array = 1.0
+    degrees: Array | None = None
+
+    def __init__(self, images: PairedImages, broken: Array, fixed: Array) -> None:
+        self.n_images, self.broken, self.fixed = images.n_images, broken, fixed
+        self.n_changed = broken + fixed
+        self.z = np.where(self.n_changed > 0, ratio(broken - fixed, np.sqrt(self.n_changed)), 0.0)
+        self.p_value = mcnemar(broken, fixed)
+
+    def p_any(self, drop: Array) -> Array:
+        """1 − Πk P(drop of k < max drop) with breaks ~ Bin(m, ½), in whole numbers."""
+        some = self.n_images > 0
+        if not some.any():
+            return np.full(len(drop), np.nan)
+        m, net, classes = self.n_changed[:, some], (self.broken - self.fixed)[:, some], self.n_images[some]
+        lead = (net / classes).argmax(1)[:, None]
+        top, size = np.take_along_axis(net, lead, 1), classes[lead]
+        # (2B − m)·size < top·n  ⇔  B ≤ ceil((top·n + m·size)/(2·size)) − 1
+        most = -((-(top * classes + m * size)) // (2 * size)) - 1
+        with np.errstate(divide="ignore"):
+            return -np.expm1(np.log(fair_binomial_cdf(most, m)).sum(1))
 
 
-class _ClusteredCells:
-    """Exact tests over cluster sums, cell by cell."""
+class ClusterCells:
+    """The same where images come in clusters, each one observation: random signs of the cluster sums of flips."""
 
-    def __init__(self, images: PairedImages) -> None:
-        n_units, n_categories = images.ds.sizes["unit"], images.n_categories
-        shape = (n_units, n_categories)
-        self.n_blocks = np.bincount(images.block_position, minlength=n_categories)
+    def __init__(self, images: PairedImages, broken: Array, fixed: Array) -> None:
+        self.n_images, self.broken, self.fixed = images.n_images, broken, fixed
+        shape = broken.shape
+        n_blocks = np.bincount(images.block_position, minlength=images.n_categories)
         ks = np.unique(images.block_position)
         edges = np.searchsorted(images.block_position, ks)
-        counts = np.zeros((*shape, int(images.block_size.max(initial=1))), np.int32)
-        net, square, flipped = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-        spread = np.zeros(shape)
-        for units in images.unit_blocks(images.order.size) if len(ks) else []:
+        # how many clusters of a cell have a sum of ±1, of ±2, …
+        counts = np.zeros((*shape, int(images.block_size.max())), np.int32)
+        net, square, flipped, spread = (np.zeros(shape) for _ in range(4))
+        for units in images.unit_blocks(images.order.size):
             flips = images.flips(units)
             sums = np.add.reduceat(flips.astype(np.int64), images.block_start, axis=1)
+            changed = np.add.reduceat((flips != 0).astype(np.int64), images.block_start, axis=1)
             for size in range(1, counts.shape[2] + 1):
                 counts[units, ks, size - 1] = np.add.reduceat((np.abs(sums) == size).astype(np.int32), edges, axis=1)
             net[units, ks] = np.add.reduceat(sums, edges, axis=1)
             square[units, ks] = np.add.reduceat(sums * sums, edges, axis=1)
-            changed = np.add.reduceat((flips != 0).astype(np.int64), images.block_start, axis=1)
             flipped[units, ks] = np.add.reduceat(changed, edges, axis=1)
-            mean = (net[units] / np.maximum(images.n_images, 1))[:, images.block_position]
+            mean = (net[units] / np.maximum(self.n_images, 1))[:, images.block_position]
             spread[units, ks] = np.add.reduceat((sums - mean * images.block_size) ** 2, edges, axis=1)
         self.n_changed = counts.sum(2)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            self.z = np.where(square > 0, net / np.sqrt(square), 0.0)
-        self.design_effect = _design_effect(spread, flipped, net, images.n_images, self.n_blocks)
-        self.keys = [[tuple(int(c) for c in cell) for cell in row] for row in counts]
-        self.p_value = np.array(
-            [[sign_flip_p_value(self.keys[u][k], int(net[u, k])) for k in range(n_categories)] for u in range(n_units)]
-        ).reshape(shape)
+        self.degrees = np.maximum(n_blocks - 1, 1)
+        self.design_effect = _design_effect(spread, flipped, net, self.n_images, n_blocks)
+        self.z = np.where(square > 0, ratio(net, np.sqrt(square)), 0.0)
+        self.sums = {cell: tuple(counts[cell].tolist()) for cell in np.ndindex(*shape)}
+        self.p_value = np.empty(shape)
+        for cell, sizes in self.sums.items():
+            self.p_value[cell] = sign_flip_p_value(sizes, int(net[cell]))
 
-    def p_any(self, drop: Array, n: Array) -> Array:
+    def p_any(self, drop: Array) -> Array:
         """1 − Πk P(Σ of signed cluster sums of k < max drop · n)."""
         found = np.full(len(drop), np.nan)
         for unit, row in enumerate(drop):
             if np.isnan(row).all():
                 continue
             log_below = 0.0
-            for k in np.flatnonzero(n > 0):
-                distribution = sign_flip_distribution(self.keys[unit][k])
+            for k in np.flatnonzero(self.n_images > 0):
+                distribution = sign_flip_distribution(self.sums[unit, k])
                 reach = len(distribution) // 2
                 # the tolerance keeps sums that give exactly the max drop out of "less than"
-                least = int(np.ceil(np.nanmax(row) * n[k] - 1e-9))
+                least = int(np.ceil(np.nanmax(row) * self.n_images[k] - 1e-9))
                 below = float(distribution[: max(0, least + reach)].sum())
                 log_below += np.log(min(below, 1.0)) if below > 0 else -np.inf
             found[unit] = -np.expm1(log_below)
         return found
+
+
+Cells = ImageCells | ClusterCells
 
 
 def _design_effect(spread: Array, flipped: Array, net: Array, n: Array, n_blocks: Array) -> Array:
@@ -249,7 +259,6 @@ def _design_effect(spread: Array, flipped: Array, net: Array, n: Array, n_blocks
     count, blocks = np.maximum(n, 1), np.maximum(n_blocks, 2)
     clustered = spread * blocks / (blocks - 1)
     alone = np.maximum(flipped - net**2 / count, 0) * count / np.maximum(count - 1, 1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        own = np.where(alone > 0, clustered / alone, 1.0)
-        pooled = np.where(alone.sum(0) > 0, clustered.sum(0) / alone.sum(0), 1.0)
+    own = np.where(alone > 0, ratio(clustered, alone), 1.0)
+    pooled = np.where(alone.sum(0) > 0, ratio(clustered.sum(0), alone.sum(0)), 1.0)
     return np.clip(np.maximum(own, pooled), 1.0, count / np.maximum(n_blocks, 1) * 2)

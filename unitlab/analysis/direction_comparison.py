@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from unitlab.analysis import LEVEL
 from unitlab.analysis.discrimination import discrimination
 from unitlab.analysis.paired_images import PairedImages
 from unitlab.analysis.paired_tests import student_quantile
 from unitlab.analysis.requirements import check_level, require
 from unitlab.analysis.splits import crossfit_and_reliability
+from unitlab.analysis.undefined import leading, mean_of_defined
 from unitlab.errors import UnitlabError, check_seed
 from unitlab.schema import COMPARISON_VARIABLES, described
 
@@ -25,7 +27,7 @@ CALIPER = 1.25
 
 
 def compare_directions(
-    units: xr.Dataset, directions: xr.Dataset | Sequence[xr.Dataset], *, level: float = 0.95, seed: int = 0
+    units: xr.Dataset, directions: xr.Dataset | Sequence[xr.Dataset], *, level: float = LEVEL, seed: int = 0
 ) -> xr.Dataset:
     """Units of a layer beside directions of rotated bases of it, such as random ones of several seeds.
 
@@ -81,11 +83,11 @@ def compare_directions(
     matched = np.stack([_nearest(of_units[0], row) for row in of_directions[0]])
     difference = np.full((2, len(MEASURES), len(others)), np.nan)
     for place, found in enumerate(matched):
-        difference[0, :, place] = _mean(of_directions[:, place]) - _mean(of_units)
+        difference[0, :, place] = mean_of_defined(of_directions[:, place]) - mean_of_defined(of_units)
         some = found >= 0
         if some.any():
-            difference[1, :, place] = _mean(of_directions[:, place, some] - of_units[:, found[some]])
-    mean = _mean(difference)
+            difference[1, :, place] = mean_of_defined(of_directions[:, place, some] - of_units[:, found[some]])
+    mean = mean_of_defined(difference)
     n = np.isfinite(difference).sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         error = np.sqrt(np.nansum((difference - mean[..., None]) ** 2, -1) / (n - 1) / n)
@@ -145,13 +147,11 @@ def _check(units: xr.Dataset, others: list[xr.Dataset]) -> None:
 
 def _values(ds: xr.Dataset, seed: int) -> Array:
     """(measure, unit)."""
-    drop = ds["accuracy_drop"].values
-    known = np.where(np.isnan(drop), -np.inf, drop)
     told = discrimination(ds)
-    found = {
+    found: dict[str, Array] = {
         "removed_energy": ds["removed_energy"].values,
         "overall_drop": ds["overall_drop"].values,
-        "max_class_drop": np.where(np.isnan(drop).all(1), np.nan, known.max(1)),
+        "max_class_drop": leading(ds["accuracy_drop"].values)[0],
         "max_class_drop_crossfit": crossfit_and_reliability(PairedImages(ds, "compare_directions"), seed)[0],
         "max_class_d_prime": told["max_class_d_prime"].values,
         "max_class_auc": told["max_class_auc"].values,
@@ -166,9 +166,3 @@ def _nearest(energy: Array, wanted: Array) -> Array:
     distance = np.where(np.isfinite(distance), distance, np.inf)
     place = distance.argmin(1)
     return np.where(distance.min(1) <= np.log(CALIPER), place, -1)
-
-
-def _mean(values: Array) -> Array:
-    """Mean over the last axis of what is defined."""
-    count = np.isfinite(values).sum(-1)
-    return np.where(count > 0, np.nansum(np.where(np.isfinite(values), values, np.nan), -1) / np.maximum(count, 1), np.nan)

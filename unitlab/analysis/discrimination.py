@@ -9,7 +9,8 @@ import pandas as pd
 import xarray as xr
 
 from unitlab.analysis.requirements import class_positions, require
-from unitlab.schema import VARIABLES, variable_attrs
+from unitlab.analysis.undefined import leading
+from unitlab.schema import described_like
 
 Array = np.ndarray[Any, Any]
 
@@ -72,20 +73,5 @@ def discrimination(ds: xr.Dataset) -> xr.Dataset:
         auc[some] = np.maximum(area, 1 - area)
         d_prime[some][constant], auc[some][constant] = np.nan, np.nan
     d_prime[:, (n == 0) | (others == 0)] = np.nan
-    values_of = {
-        "class_d_prime": d_prime,
-        "class_auc": auc,
-        "max_class_d_prime": _largest(d_prime),
-        "max_class_auc": _largest(auc),
-    }
-    return xr.Dataset(
-        {name: xr.Variable(VARIABLES[name].dims, values, variable_attrs(name)) for name, values in values_of.items()},
-        coords={name: ds[name] for name in ("unit", "category", "category_index") if name in ds.variables},
-        attrs=ds.attrs,
-    )
-
-
-def _largest(values: Array) -> Array:
-    """Over classes, leaving out the undefined ones; NaN where none is defined."""
-    known = np.where(np.isnan(values), -np.inf, values)
-    return np.where(np.isnan(values).all(1), np.nan, known.max(1, initial=-np.inf))
+    largest = {"max_class_d_prime": leading(d_prime)[0], "max_class_auc": leading(auc)[0]}
+    return described_like(ds, {"class_d_prime": d_prime, "class_auc": auc, **largest}, {})

@@ -14,6 +14,7 @@ from unitlab.analysis.damage import damage
 from unitlab.analysis.discrimination import discrimination
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.schema import VARIABLES
+from unitlab.schema.variable import CELL, UNIT
 
 Array = np.ndarray[Any, Any]
 
@@ -43,7 +44,7 @@ def rankable(name: str) -> tuple[str, ...]:
     valid = {
         row.name: row.dims
         for row in VARIABLES.values()
-        if row.level in LEVELS and row.dims in (("unit",), ("unit", "category")) and row.kind in "fi" and not row.coordinate
+        if row.level in LEVELS and row.dims in (UNIT, CELL) and row.kind in "fi" and not row.coordinate
     }
     for other in ("max_class", "max_correlation_class"):
         valid.pop(other)
@@ -76,7 +77,7 @@ def ranking(study: xr.Dataset, name: str, *, ascending: bool = False, category: 
         raise UnitlabError(f"the study holds no {name!r}; compute one that does with unitlab.ablate(model, images, layer)")
     values = found[name].values.astype(float)
     units, classes = study["unit"].values, [str(label) for label in study["category"].values]
-    if dims == ("unit",):
+    if dims == UNIT:
         return Ranking([name], _ordered(values, ascending, units)[None])
     if category is not None:
         if category not in classes:

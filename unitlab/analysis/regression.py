@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from unitlab.analysis import ALPHA
 from unitlab.analysis.correlations import chosen, measures
 from unitlab.analysis.paired_tests import student_quantile
 from unitlab.errors import UnitlabError
+from unitlab.schema.variable import CELL, UNIT
 
 Array = np.ndarray[Any, Any]
-
-CELL = ("unit", "category")
 
 
 def regression(ds: xr.Dataset, y: str, x: Iterable[str], *, folds: int = 5, seed: int = 0) -> pd.DataFrame:
@@ -57,11 +57,11 @@ def regression(ds: xr.Dataset, y: str, x: Iterable[str], *, folds: int = 5, seed
     >>> found.attrs["n_units"]
     64
     """
+    if not isinstance(y, str):
+        raise UnitlabError(f"y is {y!r}; expected the name of one importance, for example 'accuracy_drop'")
     known = measures(ds, seed=seed)
-    (y,) = chosen(known, y, [("unit",), CELL]) if isinstance(y, str) else (_one(y),)
-    target = known[y]
-    allowed = [("unit",), CELL] if target.dims == CELL else [("unit",)]
-    names = chosen(known, x, allowed)
+    target = known[chosen(known, y, [UNIT, CELL])[0]]
+    names = chosen(known, x, [UNIT, CELL] if target.dims == CELL else [UNIT])
     if not names or len(set(names)) < len(names) or y in names:
         raise UnitlabError(f"x is {names}; expected one attribute or more, each once, and not y ({y!r}) itself")
     columns = [xr.broadcast(known[name], target)[0].transpose(*target.dims).values.astype(float).ravel() for name in names]
@@ -81,20 +81,16 @@ def regression(ds: xr.Dataset, y: str, x: Iterable[str], *, folds: int = 5, seed
     standard = (table - table.mean(0)) / np.where(table.std(0) > 0, table.std(0), 1)
     target_values, attributes_ = standard[:, 0], standard[:, 1:]
     coefficient, low, high, residual = _fit(target_values, attributes_, unit)
-    rows = []
-    for place, name in enumerate(names):
-        others = np.delete(attributes_, place, 1)
-        rows.append(
-            {
-                "attribute": name,
-                "coefficient": coefficient[place],
-                "coefficient_low": low[place],
-                "coefficient_high": high[place],
-                "r2_alone": _cross_validated(target_values, attributes_[:, [place]], fold),
-                "r2_without": _cross_validated(target_values, others, fold),
-            }
-        )
-    found = pd.DataFrame(rows)
+    places = range(len(names))
+    columns_of_table = {
+        "attribute": names,
+        "coefficient": coefficient,
+        "coefficient_low": low,
+        "coefficient_high": high,
+        "r2_alone": [_cross_validated(target_values, attributes_[:, [place]], fold) for place in places],
+        "r2_without": [_cross_validated(target_values, np.delete(attributes_, place, 1), fold) for place in places],
+    }
+    found = pd.DataFrame(columns_of_table)
     found.attrs = {
         "y": y,
         "r2": _cross_validated(target_values, attributes_, fold),
@@ -106,10 +102,6 @@ def regression(ds: xr.Dataset, y: str, x: Iterable[str], *, folds: int = 5, seed
         "layer": ds.attrs.get("layer", ""),
     }
     return found
-
-
-def _one(y: object) -> str:
-    raise UnitlabError(f"y is {y!r}; expected the name of one importance, for example 'accuracy_drop'")
 
 
 def _folds(unit: Array, folds: int, random: np.random.Generator) -> Array:
@@ -136,7 +128,7 @@ def _fit(y: Array, x: Array, unit: Array) -> tuple[Array, Array, Array, Array]:
     inverse = np.linalg.pinv(design.T @ design)
     scale = n_groups / (n_groups - 1) * (n - 1) / max(n - width, 1)
     error = np.sqrt(np.diag(inverse @ (scores.T @ scores) @ inverse) * scale)
-    half = student_quantile(0.975, n_groups - 1) * error
+    half = student_quantile(1 - ALPHA / 2, n_groups - 1) * error
     return coefficient[1:], (coefficient - half)[1:], (coefficient + half)[1:], residual
 
 

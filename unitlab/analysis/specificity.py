@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from unitlab.analysis import LEVEL
 from unitlab.analysis.paired_images import PairedImages
-from unitlab.analysis.splits import halves
+from unitlab.analysis.splits import halves, measured_elsewhere
+from unitlab.analysis.undefined import ratio
 
 Array = np.ndarray[Any, Any]
 
@@ -23,9 +25,7 @@ MARGIN_STRATA = 5
 def concentration(drops: Array) -> Array:
     """Effective number of damaged classes, (Σ d⁺)²/Σ (d⁺)² over the last axis; NaN where no drop is positive."""
     positive = np.where(drops > 0, drops, 0.0)
-    square = (positive**2).sum(-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(square > 0, positive.sum(-1) ** 2 / square, np.nan)
+    return ratio(positive.sum(-1) ** 2, (positive**2).sum(-1))
 
 
 class Specificity:
@@ -38,7 +38,6 @@ class Specificity:
         self.n_images = images.n_images
         n_units = len(max_class_drop)
         self.p_value = np.ones(n_units)
-        self.limit, self.crossfit_limit = np.zeros(n_units), np.zeros(n_units)
         self.concentration = np.full(n_units, np.nan)
         entries = [self.blocks.flips(images.flips(units)) for units in images.unit_blocks(images.order.size)]
         self.start = np.concatenate([[0], *(counts for counts, _, _ in entries)]).cumsum()
@@ -76,8 +75,7 @@ class Specificity:
             done += batch
             if done >= NULL_SHUFFLES:
                 active = active[reached[active] < ENOUGH]
-        self.limit = np.quantile(largest, 0.95, axis=0, method="higher")
-        self.crossfit_limit = np.quantile(crossfit, 0.95, axis=0, method="higher")
+        self.limit, self.crossfit_limit = (np.quantile(null, LEVEL, axis=0, method="higher") for null in (largest, crossfit))
         tested = drawn > 0
         stopped = tested & (reached >= ENOUGH)
         self.p_value[tested] = (reached[tested] + 1) / (drawn[tested] + 1)
@@ -97,8 +95,7 @@ class Specificity:
         return np.bincount(cell, weights=values, minlength=n_units * n_categories).reshape(n_units, n_categories)
 
     def _drops(self, net: Array) -> Array:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            drops = net / self.n_images
+        drops = ratio(net, self.n_images)
         drops[:, self.n_images == 0] = -np.inf
         return drops
 
@@ -124,13 +121,8 @@ class _Halves:
             if some.any():
                 here = one[:, some] / self.n_first[split, some]
                 there = (net - one)[:, some] / self.n_second[split, some]
-                found += [_measured_elsewhere(here, there), _measured_elsewhere(there, here)]
+                found += [measured_elsewhere(here, there, axis=1), measured_elsewhere(there, here, axis=1)]
         return np.mean(found, axis=0) if found else np.zeros(len(net))
-
-
-def _measured_elsewhere(chosen_on: Array, measured_on: Array) -> Array:
-    tied = chosen_on == chosen_on.max(1, keepdims=True)
-    return (measured_on * tied).sum(1) / tied.sum(1)
 
 
 class _Blocks:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from unitlab.analysis.paired_images import PairedImages
+from unitlab.analysis.undefined import ratio
 
 Array = np.ndarray[Any, Any]
 
@@ -37,6 +38,24 @@ def halves(cluster: Array, position: Array, n_splits: int, random: np.random.Gen
     return halved
 
 
+def one_half(cluster: Array | None, position: Array, seed: int) -> Array:
+    """Bool, (image,): in the first of two such halves; ``cluster`` any numbers, or None where images are independent."""
+    number = np.arange(len(position)) if cluster is None else np.unique(cluster, return_inverse=True)[1]
+    return halves(number, position, 1, np.random.default_rng(seed))[0]
+
+
+def measured_elsewhere(chosen_on: Array, measured_on: Array, valid: Array | None = None, axis: int = 0) -> Array:
+    """What the class along ``axis`` that leads ``chosen_on`` has in ``measured_on``, the mean over tied ones.
+
+    Classes that are not ``valid`` take no part; NaN where none is.
+    """
+    known = chosen_on if valid is None else np.where(valid, chosen_on, -np.inf)
+    tied = known == known.max(axis, keepdims=True)
+    if valid is not None:
+        tied &= valid
+    return ratio(np.where(tied, measured_on, 0).sum(axis, dtype=np.float64), tied.sum(axis))
+
+
 def crossfit_and_reliability(images: PairedImages, seed: int) -> tuple[Array, float]:
     """Cross-fitted max class drop per unit, and the split-half reliability of the unit × class drops.
 
@@ -48,6 +67,8 @@ def crossfit_and_reliability(images: PairedImages, seed: int) -> tuple[Array, fl
     n_first = np.stack([np.bincount(images.position[one], minlength=images.n_categories) for one in half], 1)
     n_second = images.n_images[:, None] - n_first
     valid = (n_first > 0) & (n_second > 0)
+    some = valid.any(0)
+    in_both = None if valid.all() else valid[:, None]
     member = half.T.astype(np.float32)
     crossfit = np.full(images.ds.sizes["unit"], np.nan)
     moments = _Moments(images.n_categories, SPLITS)
@@ -55,32 +76,21 @@ def crossfit_and_reliability(images: PairedImages, seed: int) -> tuple[Array, fl
         flips = images.flips(units).astype(np.float32)
         net = np.zeros((images.n_categories, len(flips), SPLITS), np.float32)
         total = np.zeros((images.n_categories, len(flips), 1), np.float32)
-        for k, some in images.class_slices():
-            np.matmul(flips[:, some], member[some], out=net[k])
-            total[k, :, 0] = flips[:, some].sum(1)
+        for k, of in images.class_slices():
+            np.matmul(flips[:, of], member[of], out=net[k])
+            total[k, :, 0] = flips[:, of].sum(1)
         first = net / np.maximum(n_first, 1)[:, None].astype(np.float32)
         second = np.subtract(total, net, out=net)
         second /= np.maximum(n_second, 1)[:, None].astype(np.float32)
-        if not valid.all():
-            first *= valid[:, None]
-            second *= valid[:, None]
-        crossfit[units] = (_measured_elsewhere(first, second, valid) + _measured_elsewhere(second, first, valid)) / 2
+        if in_both is not None:
+            first *= in_both
+            second *= in_both
+        if some.any():
+            onward = measured_elsewhere(first, second, in_both)[:, some].mean(1)
+            back = measured_elsewhere(second, first, in_both)[:, some].mean(1)
+            crossfit[units] = (onward + back) / 2
         moments.add(first, second)
     return crossfit, moments.reliability(valid.sum(0))
-
-
-def _measured_elsewhere(chosen_on: Array, measured_on: Array, valid: Array) -> Array:
-    """Mean over splits of the drop in the second array of the class that leads the first; (class, unit, split) → unit.
-
-    ``valid`` (class, split): the class has images in both halves.
-    """
-    some = valid.any(0)
-    if not some.any():
-        return np.full(chosen_on.shape[1], np.nan)
-    known = chosen_on if valid.all() else np.where(valid[:, None], chosen_on, -np.inf)
-    tied = known == known.max(0)
-    value = (measured_on * tied).sum(0, dtype=np.float64) / tied.sum(0)
-    return value[:, some].mean(1)
 
 
 class _Moments:

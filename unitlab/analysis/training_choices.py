@@ -1,4 +1,5 @@
-"""The bundled comparison of training choices: one small network with and without batch norm and dropout, several seeds."""
+"""The bundled comparison of training choices, one small network with and without batch norm and dropout, several seeds: the
+file, statistics over its seeds, and how the file is written."""
 
 from __future__ import annotations
 
@@ -13,8 +14,10 @@ import xarray as xr
 import zarr
 from zarr.storage import LocalStore, ZipStore
 
+from unitlab.analysis import LEVEL
 from unitlab.analysis.correlations import measures
 from unitlab.analysis.paired_tests import student_quantile
+from unitlab.analysis.requirements import check_level
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.files import bundled_folder
 from unitlab.schema import TRAINING_VARIABLES, described
@@ -68,60 +71,12 @@ def training_choices(path: str | Path | None = None) -> xr.Dataset:
             arrays = {name: np.asarray(array[:]) for name, array in group.arrays()}
             attrs = dict(group.attrs)
     except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
-        raise UnitlabError(f"the comparison {path} cannot be read ({error}); {_again()}") from error
+        again = "install unitlab again, or rebuild it with data/rebuild/training_choices.py"
+        raise UnitlabError(f"the comparison {path} cannot be read ({error}); {again}") from error
     if set(arrays) != set(TRAINING_VARIABLES):
         other = sorted(set(arrays) ^ set(TRAINING_VARIABLES))
         raise UnitlabError(f"{path} is no comparison of training choices, or one of another version: {', '.join(other)}")
     return described(TRAINING_VARIABLES, arrays, attrs)
-
-
-def write_training_choices(
-    path: Path,
-    studies: Mapping[tuple[str, int], xr.Dataset],
-    train_accuracy: Mapping[tuple[str, int], float],
-    attrs: dict[str, Any],
-) -> None:
-    """Measure the studies of all arms and seeds, (arm, seed) → study, and write what `training_choices` reads."""
-    seeds = sorted({seed for _, seed in studies})
-    found = {key: measures(studies[key]) for key in ((arm, seed) for arm in ARMS for seed in seeds)}
-    of_network = {
-        "test_accuracy": {key: (ds.label == ds.baseline_prediction).mean().item() for key, ds in studies.items()},
-        "train_accuracy": train_accuracy,
-        "live_units": {key: int((one.fraction_active > 0).sum()) for key, one in found.items()},
-        "weights_sha256": {key: str(ds.attrs["fingerprint_weights"]) for key, ds in studies.items()},
-    }
-    some = next(iter(found.values()))
-    values: dict[str, Array] = {
-        "arm": np.array(list(ARMS)),
-        "seed": np.array(seeds),
-        "batch_norm": np.array([one for one, _ in ARMS.values()]),
-        "dropout": np.array([one for _, one in ARMS.values()]),
-    }
-    for name, row in TRAINING_VARIABLES.items():
-        if name not in values:
-            of = of_network[name] if name in of_network else {key: one[name].values for key, one in found.items()}
-            shared = "arm" not in row.dims
-            values[name] = (
-                some[name].values if shared else np.stack([np.stack([of[arm, seed] for seed in seeds]) for arm in ARMS])
-            )
-    with TemporaryDirectory() as folder:
-        group = zarr.create_group(LocalStore(folder), zarr_format=3, attributes=attrs)
-        for name, row in TRAINING_VARIABLES.items():
-            text, held = row.kind == "T", values[name]
-            array = group.create_array(
-                name,
-                shape=held.shape,
-                dtype="string" if text else held.dtype,
-                chunks=held.shape,
-                dimension_names=row.dims,
-                attributes={"long_name": row.long_name, "units": row.units, "comment": row.comment},
-            )
-            array[...] = held.astype(object) if text else held
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(path, "w") as archive:
-            for file in sorted(one for one in Path(folder).rglob("*") if one.is_file()):
-                # a date of its own would make every rebuild another file
-                archive.writestr(zipfile.ZipInfo(file.relative_to(folder).as_posix()), file.read_bytes())
 
 
 def over_live_units(ds: xr.Dataset, name: str) -> xr.DataArray:
@@ -157,11 +112,7 @@ def over_live_units(ds: xr.Dataset, name: str) -> xr.DataArray:
     return ds[name].where(ds["fraction_active"] > 0).mean("unit", keep_attrs=True)
 
 
-def _again() -> str:
-    return "install unitlab again, or rebuild it with data/rebuild/training_choices.py"
-
-
-def student_t_interval(values: xr.DataArray, dim: str = "seed", *, level: float = 0.95) -> xr.Dataset:
+def student_t_interval(values: xr.DataArray, dim: str = "seed", *, level: float = LEVEL) -> xr.Dataset:
     """Mean over seeds with Student's t interval: mean ± t((1 + level)/2, n − 1) · s/√n.
 
     Parameters
@@ -194,8 +145,7 @@ def student_t_interval(values: xr.DataArray, dim: str = "seed", *, level: float 
     """
     if dim not in values.dims:
         raise UnitlabError(f"the values have no dimension '{dim}'; theirs are {values.dims}")
-    if not 0 < level < 1:
-        raise UnitlabError(f"level is {level}; expected a number between 0 and 1, for example 0.95")
+    check_level(level)
     values = values.astype(float)
     n = values.count(dim)
     mean = values.fillna(0).sum(dim) / n.where(n > 0)
@@ -246,3 +196,49 @@ def effects(values: xr.DataArray) -> xr.DataArray:
     ]
     choice = xr.DataArray(["batch norm", "dropout", "batch norm × dropout"], dims="choice")
     return xr.concat(found, dim="choice").assign_coords(choice=choice)
+
+
+def write_training_choices(
+    path: Path,
+    studies: Mapping[tuple[str, int], xr.Dataset],
+    train_accuracy: Mapping[tuple[str, int], float],
+    attrs: dict[str, Any],
+) -> None:
+    """Measure the studies of all arms and seeds, (arm, seed) → study, and write what `training_choices` reads."""
+    seeds = sorted({seed for _, seed in studies})
+    found = {key: measures(studies[key]) for key in ((arm, seed) for arm in ARMS for seed in seeds)}
+    of_network = {
+        "test_accuracy": {key: (ds.label == ds.baseline_prediction).mean().item() for key, ds in studies.items()},
+        "train_accuracy": train_accuracy,
+        "live_units": {key: int((one.fraction_active > 0).sum()) for key, one in found.items()},
+        "weights_sha256": {key: str(ds.attrs["fingerprint_weights"]) for key, ds in studies.items()},
+    }
+    some = next(iter(found.values()))
+    values: dict[str, Array] = {
+        "arm": np.array(list(ARMS)),
+        "seed": np.array(seeds),
+        "batch_norm": np.array([one for one, _ in ARMS.values()]),
+        "dropout": np.array([one for _, one in ARMS.values()]),
+    }
+    for name, row in TRAINING_VARIABLES.items():
+        if name in values:
+            continue
+        if "arm" in row.dims:
+            of = of_network[name] if name in of_network else {key: one[name].values for key, one in found.items()}
+            values[name] = np.stack([np.stack([of[arm, seed] for seed in seeds]) for arm in ARMS])
+        else:
+            values[name] = some[name].values
+    with TemporaryDirectory() as folder:
+        group = zarr.create_group(LocalStore(folder), zarr_format=3, attributes=attrs)
+        for name, row in TRAINING_VARIABLES.items():
+            text, held = row.kind == "T", values[name]
+            array = group.create_array(
+                name, shape=held.shape, dtype="string" if text else held.dtype, chunks=held.shape,
+                dimension_names=row.dims, attributes=row.attrs,
+            )  # fmt: skip
+            array[...] = held.astype(object) if text else held
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in sorted(one for one in Path(folder).rglob("*") if one.is_file()):
+                # a date of its own would make every rebuild another file
+                archive.writestr(zipfile.ZipInfo(file.relative_to(folder).as_posix()), file.read_bytes())

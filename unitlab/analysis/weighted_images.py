@@ -10,19 +10,15 @@ import xarray as xr
 
 from unitlab.analysis.attributes import selectivity
 from unitlab.analysis.paired_images import PairedImages
-from unitlab.analysis.splits import halves
+from unitlab.analysis.splits import halves, measured_elsewhere
+from unitlab.analysis.undefined import ratio
 
 Array = np.ndarray[Any, Any]
 
 WEIGHTED = (
-    "overall_drop",
-    "max_class_drop",
-    "max_class_drop_crossfit",
-    "class_selectivity",
-    "class_selectivity_max",
-    "mean_activation",
-    "fraction_active",
-)
+    "overall_drop", "max_class_drop", "max_class_drop_crossfit", "class_selectivity", "class_selectivity_max",
+    "mean_activation", "fraction_active",
+)  # fmt: skip
 CROSSFIT_SPLITS = 10
 
 
@@ -61,15 +57,12 @@ class WeightedImages:
         if wanted & {"overall_drop", "max_class_drop", "max_class_drop_crossfit"}:
             net = self._class_sums(self._flips(), weights)
             found["overall_drop"] = (net.sum(0, dtype=float) / n.sum(0)).T
-            with np.errstate(invalid="ignore", divide="ignore"):
-                drops = np.where(n[:, None] > 0, net / n[:, None], -np.inf)
-            found["max_class_drop"] = drops.max(0).T
+            found["max_class_drop"] = np.where(n[:, None] > 0, ratio(net, n[:, None]), -np.inf).max(0).T
             if "max_class_drop_crossfit" in wanted:
                 found["max_class_drop_crossfit"] = self._crossfit(weights, net, n, random)
         for name, source in (("class_selectivity", "activation_mean"), ("class_selectivity_max", "activation_max")):
             if name in wanted:
-                with np.errstate(invalid="ignore", divide="ignore"):
-                    means = self._class_sums(self._activations(source), weights) / n[:, None]
+                means = ratio(self._class_sums(self._activations(source), weights), n[:, None])
                 found[name] = np.stack([selectivity(means[:, :, b].T, n[:, b]) for b in range(n.shape[1])])
         if "mean_activation" in wanted:
             found["mean_activation"] = (self._activations("activation_mean") @ weights / n.sum(0)).T
@@ -102,15 +95,10 @@ class WeightedImages:
             first = self._class_sums(self._flips(), in_first)
             n_first = self._class_sums(np.ones((1, len(weights)), np.float32), in_first)
             n_second = n[:, None] - n_first
-            with np.errstate(invalid="ignore", divide="ignore"):
-                one, other = first / n_first, (net - first) / n_second
-            valid = np.broadcast_to((n_first > 0) & (n_second > 0), one.shape)
+            valid = (n_first > 0) & (n_second > 0)
+            one, other = ratio(first, n_first), ratio(net - first, n_second)
             for here, there in ((one, other), (other, one)):
-                filled = np.where(valid, here, -np.inf)
-                tied = valid & (filled == filled.max(0))
-                ties = tied.sum(0)
-                with np.errstate(invalid="ignore", divide="ignore"):
-                    total += np.where(ties > 0, np.where(tied, there, 0).sum(0, dtype=float) / ties, 0)
-                count += ties > 0
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(count > 0, total / count, np.nan).T
+                value = measured_elsewhere(here, there, valid)
+                total += np.nan_to_num(value)
+                count += np.isfinite(value)
+        return ratio(total, count).T

@@ -13,7 +13,7 @@ from torch import nn
 
 from unitlab.analysis.accuracies import accuracy_curves
 from unitlab.analysis.rankings import Ranking, rankable, ranking
-from unitlab.analysis.splits import halves
+from unitlab.analysis.splits import one_half
 from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
@@ -243,8 +243,7 @@ def _check_same_network(study: xr.Dataset, plan: SweepPlan) -> None:
 
 def _halves(source: ImageSource, seed: int) -> list[np.ndarray]:
     """Positions of the images of two halves, class by class, clusters whole."""
-    cluster = np.arange(len(source)) if source.clusters is None else np.unique(source.clusters, return_inverse=True)[1]
-    half = halves(cluster, source.labels, 1, np.random.default_rng(seed))[0]
+    half = one_half(source.clusters, source.labels, seed)
     parts = [np.flatnonzero(half), np.flatnonzero(~half)]
     if not all(len(part) for part in parts):
         raise UnitlabError("rank_on='crossfit' takes two halves of the images, and these cannot be halved; rank on a study")

@@ -9,42 +9,46 @@ import numpy as np
 import xarray as xr
 
 from unitlab.errors import UnitlabError
-from unitlab.schema import attributes, comparison, curves, damage, groups, stored, training
+from unitlab.schema.results import ATTRIBUTES, COMPARISON, CURVES, DAMAGE, GROUPS, TRAINING
+from unitlab.schema.stored import ABLATION, LAYER, STUDY
 from unitlab.schema.variable import Variable
 
 __all__ = [
     "COMPARISON_VARIABLES", "CURVE_VARIABLES", "GROUP_VARIABLES", "SCHEMA_VERSION", "TRAINING_VARIABLES", "VARIABLES",
-    "Variable", "check", "describe", "described", "variable_attrs",
+    "Variable", "check", "describe", "described", "described_like", "variable_attrs",
 ]  # fmt: skip
 
 SCHEMA_VERSION = 1
 
-_TABLES = (stored.STUDY, stored.LAYER, stored.ABLATION, damage.DAMAGE, attributes.ATTRIBUTES)
-VARIABLES: dict[str, Variable] = {row.name: row for table in _TABLES for row in table}
+
+def _by_name(*rows: Variable) -> dict[str, Variable]:
+    return {row.name: row for row in rows}
+
+
+VARIABLES = _by_name(*STUDY, *LAYER, *ABLATION, *DAMAGE, *ATTRIBUTES)
 # results whose dimensions are other than a study's have tables of their own
-GROUP_VARIABLES: dict[str, Variable] = {row.name: row for row in groups.GROUPS}
-CURVE_VARIABLES: dict[str, Variable] = {row.name: row for row in curves.CURVES}
-COMPARISON_VARIABLES: dict[str, Variable] = {row.name: row for row in comparison.COMPARISON}
-TRAINING_VARIABLES: dict[str, Variable] = {row.name: row for row in training.TRAINING}
+GROUP_VARIABLES, CURVE_VARIABLES = _by_name(*GROUPS), _by_name(*CURVES)
+COMPARISON_VARIABLES, TRAINING_VARIABLES = _by_name(*COMPARISON), _by_name(*TRAINING)
 
 
 def variable_attrs(name: str) -> dict[str, str]:
     """``long_name``, ``units`` and ``comment`` of a variable, as they go onto arrays."""
-    row = VARIABLES[name]
-    return {"long_name": row.long_name, "units": row.units, "comment": row.comment}
+    return VARIABLES[name].attrs
 
 
 def described(table: Mapping[str, Variable], values: Mapping[str, Any], attrs: Mapping[str, Any]) -> xr.Dataset:
     """Dataset of ``values``, with the dimensions and attributes that ``table`` gives each; every value must be in it."""
     names = [name for name in table if name in values]
     assert len(names) == len(values), sorted(set(values) - set(names))
-    variables = {}
-    for name in names:
-        row = table[name]
-        text = {"long_name": row.long_name, "units": row.units, "comment": row.comment}
-        variables[name] = xr.Variable(row.dims, values[name], text)
+    variables = {name: xr.Variable(table[name].dims, values[name], table[name].attrs) for name in names}
     coords = {name: variables.pop(name) for name in names if table[name].coordinate}
     return xr.Dataset(variables, coords=coords, attrs=dict(attrs))
+
+
+def described_like(ds: xr.Dataset, values: Mapping[str, Any], attrs: Mapping[str, Any]) -> xr.Dataset:
+    """Dataset of ``values`` about the units and classes of a study ``ds``, whose attributes it has beside ``attrs``."""
+    found = described(VARIABLES, values, {**ds.attrs, **attrs})
+    return found.assign_coords({name: ds[name] for name in ("unit", "category", "category_index") if name in ds.variables})
 
 
 def describe(ds: xr.Dataset) -> xr.Dataset:

@@ -1,6 +1,9 @@
-"""One variable of the schema."""
+"""One variable of the schema, and the dimensions that most have."""
 
 from dataclasses import dataclass
+from typing import Any
+
+UNIT, CELL, CLASS, IMAGE = ("unit",), ("unit", "category"), ("category",), ("image",)
 
 
 @dataclass(frozen=True)
@@ -8,12 +11,17 @@ class Variable:
     """One variable: ``level`` says which group of a store holds it (study, layer, ablation), or which function returns it
     (damage, attributes, …)."""
 
-    name: str
     level: str
+    name: str
     dims: tuple[str, ...]
     kind: str  # numpy dtype kinds that are allowed: "i" integers, "f" floats, "u" bytes, "b" booleans, "T" text
-    long_name: str
     units: str
+    long_name: str
     comment: str
     required: bool = True
     coordinate: bool = False
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """What an array of this variable carries."""
+        return {"long_name": self.long_name, "units": self.units, "comment": self.comment}

@@ -7,9 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
+from unitlab.analysis import ALPHA, LEVEL
 from unitlab.analysis.requirements import unit_position
-
-ALPHA = 0.05
 
 
 class Finding(NamedTuple):
@@ -79,7 +78,7 @@ def unit_finding(known: xr.Dataset, unit: int) -> Finding:
     cell = row.isel(category=place)
     limits = interval(float(cell["drop_low"]), float(cell["drop_high"]))
     q = float(cell["q_value"])
-    sure = f"{100 * known.attrs.get('level', 0.95):g} % interval {limits}"
+    sure = f"{100 * known.attrs.get('level', LEVEL):g} % interval {limits}"
     p = probability("p", float(row["p_specific"]))
     unselected = points(float(row["max_class_drop_crossfit"]))
     specific = (

@@ -9,13 +9,13 @@ import holoviews as hv
 import numpy as np
 import pandas as pd
 
+from unitlab.analysis import ALPHA
+from unitlab.analysis.correlations import KINDS
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.views.look import GREY, SERIES, plain
 from unitlab.views.words import distinct, quantity, shortened
 
 MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle")
-KINDS = ("spearman", "pearson")
-ALPHA = 0.05
 ROW, ROW_OF_SEVERAL, LEAST_HEIGHT = 26, 17, 280  # pixels
 
 

@@ -8,6 +8,7 @@ import holoviews as hv
 import numpy as np
 import xarray as xr
 
+from unitlab.analysis import ALPHA
 from unitlab.analysis.accuracies import confusion as moved_images
 from unitlab.analysis.correlations import chosen, fitted_line, measures
 from unitlab.analysis.damage import damage
@@ -27,8 +28,6 @@ from unitlab.views.words import distinct, isolated, quantity, shortened
 __all__ = ["classes", "confusion", "correlation", "correlations", "cumulative", "images", "intervals", "seeds", "units"]
 
 Array = np.ndarray[Any, Any]
-
-ALPHA = 0.05
 
 
 def dimension(name: str) -> tuple[hv.Dimension, float]:

@@ -6,13 +6,14 @@ import holoviews as hv
 import numpy as np
 import xarray as xr
 
+from unitlab.analysis import LEVEL
 from unitlab.analysis.training_choices import over_live_units, student_t_interval
 from unitlab.errors import UnitlabError
 from unitlab.schema import TRAINING_VARIABLES
 from unitlab.views.look import BLUE, ORANGE, plain
 
 
-def seeds(ds: xr.Dataset, name: str, *, level: float = 0.95) -> hv.Overlay:
+def seeds(ds: xr.Dataset, name: str, *, level: float = LEVEL) -> hv.Overlay:
     """A measure of every network, by how it was trained: a dot a seed, a diamond and a bar for mean and Student-t interval.
 
     Parameters

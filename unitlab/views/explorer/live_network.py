@@ -13,7 +13,7 @@ import xarray as xr
 from unitlab.analysis.accuracies import accuracy_interval
 from unitlab.analysis.damage import damage
 from unitlab.analysis.requirements import class_positions
-from unitlab.analysis.splits import halves
+from unitlab.analysis.splits import one_half
 from unitlab.catalog import recipe
 from unitlab.errors import UnitlabError
 from unitlab.recipes.needs import at_hand
@@ -100,8 +100,7 @@ class LiveNetwork:
         if list(source.ids) != [str(name) for name in ds["image"].values]:
             raise UnitlabError(OTHER_IMAGES)
         cluster = ds["cluster"].values if "cluster" in ds else None
-        block = np.arange(len(label)) if cluster is None else np.unique(cluster, return_inverse=True)[1]
-        half = halves(block, label, 1, np.random.default_rng(0))[0]
+        half = one_half(cluster, label, 0)
         here = np.flatnonzero(label == category)
         right = class_positions(ds, ds["prediction"][:, here].values) == category
         predicted = np.empty((len(counts), len(label)), np.int64)

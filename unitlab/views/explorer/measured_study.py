@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from unitlab.analysis.attributes import attributes, own_attributes
-from unitlab.analysis.damage import damage
+from unitlab.analysis import ALPHA, LEVEL
+from unitlab.analysis.attributes import own_attributes
+from unitlab.analysis.correlations import measures
+from unitlab.analysis.damage import largest_drop
 from unitlab.analysis.paired_tests import bonett_price
 from unitlab.analysis.requirements import class_positions, require, unit_position
 from unitlab.catalog import load
@@ -19,7 +21,6 @@ from unitlab.views.words import quantity
 
 Array = np.ndarray[Any, Any]
 
-ALPHA = 0.05
 FEW_IMAGES = 20
 # beyond this many predictions, the tests and the cross-fitting take longer than a reader waits for a first picture
 QUICKLY_MEASURED = 4_000_000
@@ -58,12 +59,7 @@ class TopImages:
 
 def measures_of(ds: xr.Dataset) -> xr.Dataset:
     """Damage, and the attributes where the study holds what they need."""
-    found = damage(ds).assign(own_attributes(ds))
-    try:
-        known = attributes(ds)
-    except UnitlabError:
-        return found
-    return found.merge(known.drop_attrs(deep=False), compat="override", combine_attrs="override")
+    return measures(ds, damage_alone=True)
 
 
 def measures_of_store(path: str, layer: str, ablation: str) -> xr.Dataset:
@@ -74,10 +70,8 @@ def measures_of_store(path: str, layer: str, ablation: str) -> xr.Dataset:
 def counted_measures(ds: xr.Dataset) -> xr.Dataset:
     """What counts alone give at once: drops, their largest, intervals where images are independent; stored attributes."""
     drop, n = ds["accuracy_drop"].values, ds["n_images"].values
-    some = bool((n > 0).any())
-    known = np.where(np.isnan(drop), -np.inf, drop)
     broken, fixed = ds["n_broken"].values.astype(np.int64), ds["n_fixed"].values.astype(np.int64)
-    low, high = bonett_price(broken, fixed, np.broadcast_to(n, broken.shape), 0.95)
+    low, high = bonett_price(broken, fixed, n, LEVEL)
     if "cluster" in ds:
         low, high = np.full_like(low, np.nan), np.full_like(high, np.nan)
     values = {
@@ -89,8 +83,7 @@ def counted_measures(ds: xr.Dataset) -> xr.Dataset:
         "n_images": n,
         "baseline_accuracy": ds["baseline_accuracy"].values,
         "overall_drop": ds["overall_drop"].values,
-        "max_class_drop": known.max(1) if some else np.full(len(drop), np.nan),
-        "max_class": known.argmax(1).astype(np.int32) if some else np.full(len(drop), -1, np.int32),
+        **largest_drop(drop),
     }
     stored = [str(name) for name, found in ds.variables.items() if found.dims == ("unit",) and found.dtype.kind == "f"]
     values.update({name: ds[name].values for name in stored if name not in values and name in VARIABLES})

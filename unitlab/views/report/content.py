@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 from PIL import Image
 
+from unitlab.analysis import ALPHA, LEVEL
 from unitlab.analysis.requirements import class_positions
 from unitlab.schema import VARIABLES
 from unitlab.version import __version__
@@ -61,7 +62,7 @@ def content(
         "units": numbers,
         "first": first,
         "findings": [list(unit_finding(part, value)) for value in numbers],
-        "significant": [bool(p <= 0.05) for p in part["p_specific"].values],
+        "significant": [bool(p <= ALPHA) for p in part["p_specific"].values],
         "measures": measured,
         "null": {name: _null(known, f"{name}_null") for name in ("max_class_drop_crossfit", "max_class_drop")},
         "classes": [str(name) for name in part["category"].values],
@@ -71,7 +72,7 @@ def content(
         "low": _hundredths(part["drop_low"].values),
         "high": _hundredths(part["drop_high"].values),
         "q": _packed(part["q_value"].values, "<f4"),
-        "level": float(known.attrs.get("level", 0.95)),
+        "level": float(known.attrs.get("level", LEVEL)),
         "pictures": _pictures(ds, progress),
     }
     return data, first
@@ -223,7 +224,7 @@ def provenance(ds: xr.Dataset, known: xr.Dataset) -> str:
         )
     settings = known.attrs
     statistics = (
-        f"{100 * float(settings.get('level', 0.95)):g} % intervals, tests by {'cluster' if 'cluster' in ds else 'image'}",
+        f"{100 * float(settings.get('level', LEVEL)):g} % intervals, tests by {'cluster' if 'cluster' in ds else 'image'}",
         f"{settings['n_tested']:,} of {settings['n_cells']:,} unit–class pairs testable",
         f"{settings['n_splits']} splits, seed {settings['seed']}",
         f"reliability {number(float(known['reliability']))}",

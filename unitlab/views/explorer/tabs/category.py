@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as W
 import numpy as np
 
+from unitlab.analysis import ALPHA
 from unitlab.analysis.accuracies import accuracy_interval
 from unitlab.analysis.requirements import class_positions
 from unitlab.views.explorer.bars import drop_bar
 from unitlab.views.explorer.cumulative_curve import CumulativeCurve
+from unitlab.views.explorer.measured_study import FEW_IMAGES
 from unitlab.views.explorer.messages import as_text, guarded, message_html
 from unitlab.views.explorer.styled import styled
 from unitlab.views.explorer.tab_page import tab_page
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 MOST_UNITS = 10
-FEW_IMAGES = 20
 
 
 class Category:
@@ -120,7 +121,7 @@ class Category:
             interval = f" ({decimal(low[at])} to {decimal(high[at])})" if np.isfinite(low[at]) else ""
             text = f"{decimal(drop[at])}{interval}, {probability('q', q) if study.complete else 'q is being computed'}"
             self.bars[place].value = drop_bar(
-                float(drop[at]), float(low[at]), float(high[at]), limits, text, sure=bool(q <= 0.05)
+                float(drop[at]), float(low[at]), float(high[at]), limits, text, sure=bool(q <= ALPHA)
             )
 
     def _open_unit(self, place: int) -> None:

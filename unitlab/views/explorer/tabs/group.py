@@ -9,6 +9,7 @@ import ipywidgets as W
 import numpy as np
 import xarray as xr
 
+from unitlab.analysis import ALPHA
 from unitlab.analysis.requirements import units_in
 from unitlab.views.explorer.background import BackgroundWork, Progress
 from unitlab.views.explorer.downloads import copy_button
@@ -211,7 +212,7 @@ class Group:
         bars, cells = axis.bar(summed, 3 if joint is not None else 8, "ul-bar-sum", filled=False), f"<td>{decimal(summed)}</td>"
         if joint is not None:
             q = float(joint.q[k])
-            bars += axis.bar(float(joint.drop[k]), 13, "ul-bar-lost" if joint.drop[k] >= 0 else "ul-bar-won", filled=q <= 0.05)
+            bars += axis.bar(float(joint.drop[k]), 13, "ul-bar-lost" if joint.drop[k] >= 0 else "ul-bar-won", filled=q <= ALPHA)
             bars += axis.line(float(joint.low[k]), float(joint.high[k]), 17)
             limits = f"{decimal(joint.low[k])} to {decimal(joint.high[k])}"
             cells += f"<td>{decimal(joint.drop[k])} ({limits}), {as_text(probability('q', q))}</td>"

@@ -1,0 +1,211 @@
+"""Variables of what the analysis returns, function by function: those that are computed, and those that it hands on."""
+
+from dataclasses import replace
+from functools import partial
+
+from unitlab.schema.stored import ABLATION, LAYER, STUDY
+from unitlab.schema.variable import CELL, UNIT, Variable
+
+_damage, _confusion = partial(Variable, "damage"), partial(Variable, "confusion")
+_MOVED = ("category", "predicted")
+# name, dimensions, kind, units, label, definition
+DAMAGE = (
+    _damage("precision_drop", CELL, "f", "1", "precision drop",
+         "Share of the images predicted as the class that are of the class, before minus after; positive = damage. NaN where "
+         "nothing is predicted as the class, before or after."),
+    _damage("balanced_accuracy_drop", CELL, "f", "1", "balanced-accuracy drop",
+         "(Recall + true negative rate)/2 of the class against all others, before minus after (the importance of Bau et al., "
+         "PNAS 2020); positive = damage. NaN for a class without images or without others."),
+    _damage("margin_drop", CELL, "f", "logit", "mean margin drop",
+         "Mean over the images of the class of the drop of the margin; positive = damage."),
+    _damage("margin_drop_low", CELL, "f", "logit", "mean margin drop, lower limit",
+         "Lower limit of the paired t interval of the mean margin drop, over clusters where images come in clusters."),
+    _damage("margin_drop_high", CELL, "f", "logit", "mean margin drop, upper limit",
+         "Upper limit of the paired t interval of the mean margin drop."),
+    _damage("margin_p_value", CELL, "f", "1", "p of the margin drop",
+         "Two-sided paired t test of the mean margin drop, over clusters where images come in clusters."),
+    _damage("drop_low", CELL, "f", "1", "accuracy drop, lower limit",
+         "Lower limit of the interval of the accuracy drop after Bonett and Price (2012); where images come in clusters with "
+         "the number of images divided by the design effect, and Student's t over clusters."),
+    _damage("drop_high", CELL, "f", "1", "accuracy drop, upper limit", "Upper limit of the interval of the accuracy drop."),
+    _damage("p_value", CELL, "f", "1", "p",
+         "Two-sided exact paired test that the ablation changes nothing: McNemar; where images come in clusters, sign flips "
+         "of cluster sums. NaN for a class without images."),
+    _damage("q_value", CELL, "f", "1", "q",
+         "Benjamini–Hochberg over the cells whose smallest attainable p, 2^(1−m), can be rejected at all at 0.05 (Tarone; "
+         "Gilbert 2005); 1 for the other cells."),
+    _damage("testable", CELL, "b", "1", "testable",
+         "Whether enough images (clusters) of the class change for the exact test to be able to reject."),
+    _damage("damaged", CELL, "b", "1", "damaged", "q ≤ 0.05 and accuracy drop > 0."),
+    _damage("max_class_drop", UNIT, "f", "1", "max class drop",
+         "The largest accuracy drop over classes. Biased upward: it is positive under pure chance."),
+    _damage("max_class_drop_null", UNIT, "f", "1", "max class drop, 95 % of chance",
+         "What 95 % of the max class drops stay below when the unit's flips fall on images regardless of class (99 shuffles, "
+         "as for p_specific)."),
+    _damage("max_class", UNIT, "i", "1", "most damaged class",
+         "Position along category of the largest accuracy drop, the first among equals; −1 where there is none."),
+    _damage("max_class_drop_crossfit", UNIT, "f", "1", "max class drop, cross-fitted",
+         "The drop of the class chosen on one half of the images, measured on the other; mean over 100 class-stratified, "
+         "cluster-respecting splits, both directions, ties averaged. Zero on average under chance; it is the drop of a class "
+         "selected on half the data, not an estimate of the true maximum."),
+    _damage("max_class_drop_crossfit_null", UNIT, "f", "1", "max class drop, cross-fitted, 95 % of chance",
+         "What 95 % of the cross-fitted max class drops stay below when the unit's flips fall on images regardless of class "
+         "(99 shuffles, as for p_specific; six splits each, fewer than of the value itself, which makes it about 3 % too wide "
+         "rather than too narrow)."),
+    _damage("max_z", UNIT, "f", "1", "max studentised drop",
+         "The largest (broken − fixed)/√(broken + fixed) over classes (over cluster sums s: Σs/√Σs²); the raw maximum favours "
+         "small classes, this one does not."),
+    _damage("p_any", UNIT, "f", "1", "p, any class",
+         "Chance of a max class drop as large if no class changes: 1 − Πk P(drop of k < max class drop) under random signs."),
+    _damage("p_specific", UNIT, "f", "1", "p, specific classes",
+         "Chance of a max class drop as large if flips fall on images regardless of class: classes shuffled among images "
+         "right (wrong) at the baseline within strata of baseline margin, by cluster; up to 999 shuffles."),
+    _damage("n_damaged", UNIT, "i", "classes", "damaged classes", "Classes with q ≤ 0.05 and drop > 0."),
+    _damage("concentration", UNIT, "f", "classes", "concentration of damage",
+         "Effective number of damaged classes, (Σ d⁺)²/Σ (d⁺)²; NaN where no drop is positive."),
+    _damage("concentration_null", UNIT, "f", "classes", "concentration of damage by chance",
+         "Mean of the same number when flips fall on images regardless of class (99 shuffles, as for p_specific)."),
+    _damage("reliability", (), "f", "1", "reliability",
+         "Split-half Pearson correlation of the unit × class drops after removing unit and class means, Spearman–Brown "
+         "corrected, mean over 100 splits."),
+    _confusion("predicted", ("predicted",), "T", "1", "predicted class",
+         "Class predicted after the ablation (of lost images) or before it (of won ones).", coordinate=True),
+    _confusion("n_lost", _MOVED, "i", "images", "lost",
+         "Images of the class that were right before the ablation and are predicted as another class after it."),
+    _confusion("n_won", _MOVED, "i", "images", "won",
+         "Images of the class that are right after the ablation and were predicted as another class before it."),
+    _confusion("n_swapped", _MOVED, "i", "images", "swapped",
+         "Images of the class that were wrong before the ablation and are predicted as another wrong class after it."),
+)  # fmt: skip
+
+_attributes, _discrimination = partial(Variable, "attributes"), partial(Variable, "discrimination")
+ATTRIBUTES = (
+    _attributes("class_selectivity", UNIT, "f", "1", "class selectivity, spatial mean",
+         "(μmax − μrest)/(μmax + μrest) of the class means of the spatial mean activation, μrest the mean of the other "
+         "classes' means (Morcos et al. 2018). NaN for a dead unit, fewer than two classes with images, or a negative class "
+         "mean."),
+    _attributes("class_selectivity_max", UNIT, "f", "1", "class selectivity, spatial max",
+         "The same formula with the class means of the spatial max activation."),
+    _attributes("max_class_correlation", UNIT, "f", "1", "max class correlation",
+         "The largest Pearson correlation over classes of the spatial max activation with the predicted probability of the "
+         "class (Zhou et al. 2018)."),
+    _attributes("max_correlation_class", UNIT, "i", "1", "class of the max correlation",
+         "Position along category of the largest class correlation; −1 where none is defined."),
+    _attributes("mutual_information", UNIT, "f", "bit", "mutual information with the class",
+         "Mutual information of the label and the spatial mean activation in a bin for zero (and below) and ten quantile "
+         "bins, Miller–Madow corrected, so that it may be slightly negative. NaN for a dead unit."),
+    _attributes("top_precision", UNIT, "f", "1", "precision of the top images",
+         "Share of the most frequent class among the 20 images of the largest spatial max activation (fewer, where fewer are "
+         "above zero). NaN for a dead unit."),
+    _attributes("first_order_margin_drop_overall", UNIT, "f", "logit", "first-order margin drop, all images",
+         "Mean over all images of the first-order estimate of the margin lost to a zero ablation."),
+    _discrimination("class_d_prime", CELL, "f", "1", "class d′",
+         "|μ₁ − μ₀| / √((σ₁² + σ₀²)/2) of the spatial mean activation, images of the class against all others; the same for v "
+         "and −v. NaN for a constant unit, and for a class without images or without others."),
+    _discrimination("class_auc", CELL, "f", "1", "area under the ROC curve",
+         "Area under the ROC curve of the spatial mean activation, images of the class against all others, the larger of "
+         "those of v and −v. NaN for a constant unit, and for a class without images or without others."),
+    _discrimination("max_class_d_prime", UNIT, "f", "1", "max class d′", "The largest class d′ over classes."),
+    _discrimination("max_class_auc", UNIT, "f", "1", "max area under the ROC curve",
+         "The largest area under the ROC curve over classes."),
+)  # fmt: skip
+
+_curves = partial(Variable, "curves")
+_CURVE = ("order", "k")
+_OF_CURVES = ("category", "category_index", "image", "label", "cluster", "baseline_prediction", "n_images")
+CURVES = (
+    *(row for row in STUDY if row.name in _OF_CURVES),
+    _curves("order", ("order",), "T", "1", "order",
+         "What the units are ordered by: the variable, the class of a class's own order, or the number of a random order.",
+         coordinate=True),
+    _curves("k", ("k",), "i", "units", "units", "How many units are silenced, or kept.", coordinate=True),
+    _curves("accuracy", _CURVE, "f", "1", "accuracy",
+         "Correct predictions / images, top-1, with the first k units of the order silenced (or only they kept)."),
+    _curves("accuracy_low", _CURVE, "f", "1", "accuracy, lower limit",
+         "Lower limit of the 95 % interval of the accuracy (Wilson 1927); where images come in clusters with the number of "
+         "images divided by the design effect."),
+    _curves("accuracy_high", _CURVE, "f", "1", "accuracy, upper limit", "Upper limit of the same interval."),
+    _curves("mean_balanced_accuracy", _CURVE, "f", "1", "mean balanced accuracy",
+         "Mean over the classes with images of their balanced accuracies."),
+    _curves("class_accuracy", (*_CURVE, "category"), "f", "1", "class accuracy",
+         "Correct predictions for images of the class / images of the class. NaN for a class without images."),
+    _curves("balanced_accuracy", (*_CURVE, "category"), "f", "1", "balanced accuracy",
+         "(Recall + true negative rate)/2 of the class against all others. NaN for a class without images or without others."),
+    _curves("own_accuracy", _CURVE, "f", "1", "class accuracy, own order",
+         "Accuracy of the class that the order belongs to.", required=False),
+    _curves("own_balanced_accuracy", _CURVE, "f", "1", "balanced accuracy, own order",
+         "Balanced accuracy of the class that the order belongs to; its mean over orders at k = 20 is the measurement of Bau "
+         "et al. (PNAS 2020).", required=False),
+    _curves("ranked_unit", ("half", "order", "rank"), "i", "1", "ranked unit",
+         "Units in the order in which they are silenced (or kept); with cross-fitting, of either half of the images."),
+    _curves("curve_prediction", (*_CURVE, "image"), "i", "class index", "prediction",
+         "Top-1 class with the first k units of the order silenced (or only they kept)."),
+)  # fmt: skip
+
+
+def _over_groups(row: Variable) -> Variable:
+    dims = tuple("group" if dim == "unit" else dim for dim in row.dims)
+    comment = row.comment.replace("ablation of the unit", "ablation of the group's units together")
+    return replace(row, level="groups", dims=dims, comment=comment)
+
+
+_groups = partial(Variable, "groups")
+GROUPS = (
+    *(row for row in STUDY if row.name != "thumbnails"),
+    *(row for row in LAYER if row.name == "unit"),
+    _groups("group", ("group",), "iT", "1", "group", "Name or number of a group of units.", coordinate=True),
+    _groups("member", ("group", "unit"), "b", "1", "member", "Whether the group holds the unit."),
+    _groups("n_units", ("group",), "i", "units", "units", "Units that the group holds."),
+    *map(_over_groups, (*ABLATION, *(row for row in DAMAGE if row.name == "balanced_accuracy_drop"))),
+)  # fmt: skip
+
+_comparison = partial(Variable, "comparison")
+COMPARISON = (
+    _comparison("measure", ("measure",), "T", "1", "measure", "Name of a variable over units.", coordinate=True),
+    _comparison("comparison", ("comparison",), "T", "1", "comparison",
+         "Over the whole bases, or over pairs of like removed energy.", coordinate=True),
+    _comparison("basis_name", ("basis",), "T", "1", "basis", "The ablation's name of a basis.", coordinate=True),
+    _comparison("unit", UNIT, "i", "1", "unit", "Channel of the layer's output.", coordinate=True),
+    _comparison("direction", ("direction",), "i", "1", "direction", "Row of the basis.", coordinate=True),
+    _comparison("unit_value", ("measure", "unit"), "f", "1", "value of the unit", "The measure, of each unit."),
+    _comparison("direction_value", ("measure", "basis", "direction"), "f", "1", "value of the direction",
+         "The measure, of each direction."),
+    _comparison("matched_unit", ("basis", "direction"), "i", "1", "matched unit",
+         "Number of the unit whose removed energy is nearest in ratio to the direction's; −1 if none is within 1.25."),
+    _comparison("n_matched", ("basis",), "i", "directions", "matched directions",
+         "Directions with a unit of like removed energy."),
+    _comparison("difference", ("comparison", "measure", "basis"), "f", "1", "directions minus units",
+         "Mean of the directions minus mean of the units; over matched pairs, mean difference of the pairs."),
+    _comparison("difference_mean", ("comparison", "measure"), "f", "1", "directions minus units, mean over bases",
+         "Mean of the differences over the bases."),
+    _comparison("difference_low", ("comparison", "measure"), "f", "1", "lower limit",
+         "Lower limit of Student's t interval over the bases; NaN for one basis."),
+    _comparison("difference_high", ("comparison", "measure"), "f", "1", "upper limit",
+         "Upper limit of Student's t interval over the bases."),
+)  # fmt: skip
+
+_training = partial(Variable, "training")
+_NETWORK = ("arm", "seed")
+# of every network, as damage and attributes tell it of one
+_OF_TRAINING = (
+    "overall_drop", "max_class_drop", "max_class_drop_null", "max_class_drop_crossfit", "max_class", "p_any", "p_specific",
+    "n_damaged", "concentration", "reliability", "accuracy_drop", "class_selectivity", "class_selectivity_max",
+    "mutual_information", "top_precision", "fraction_active", "mean_activation", "l1_norm_folded",
+)  # fmt: skip
+_KNOWN = {row.name: row for row in (*STUDY, *LAYER, *ABLATION, *DAMAGE, *ATTRIBUTES)}
+TRAINING = (
+    *(_KNOWN[name] for name in ("unit", "category")),
+    *(replace(_KNOWN[name], dims=(*_NETWORK, *_KNOWN[name].dims)) for name in _OF_TRAINING),
+    _training("arm", ("arm",), "T", "1", "training", "How the network was trained.", coordinate=True),
+    _training("seed", ("seed",), "i", "1", "seed",
+         "Seed of the initial weights and of the order of the images; the same for all arms.", coordinate=True),
+    _training("batch_norm", ("arm",), "b", "1", "batch norm", "Whether the arm has batch norm.", coordinate=True),
+    _training("dropout", ("arm",), "b", "1", "dropout", "Whether the arm has dropout.", coordinate=True),
+    _training("test_accuracy", _NETWORK, "f", "1", "test accuracy",
+         "Top-1 accuracy of the unablated network over the images that the units were silenced on."),
+    _training("train_accuracy", _NETWORK, "f", "1", "training accuracy",
+         "Top-1 accuracy of the finished network, in eval mode, over the first 10,000 training images as they are."),
+    _training("live_units", _NETWORK, "i", "units", "live units", "Units that are above zero somewhere on at least one image."),
+    _training("weights_sha256", _NETWORK, "T", "1", "fingerprint of the weights",
+         "SHA-256 of the network's state dict, as its study has it."),
+)  # fmt: skip
