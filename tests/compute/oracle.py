@@ -1,61 +1,101 @@
-"""The reference of the exactness tests: the unmodified network in float64, plain forward hooks, one unit at a time."""
+"""The reference of the exactness tests: the unmodified network in float64 with plain forward hooks."""
 
 from __future__ import annotations
 
 import copy
+import functools
+import itertools
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-
-def logits_with_unit_replaced(
-    model: nn.Module,
-    images: Tensor,
-    module: str,
-    call: int,
-    unit: Any,
-    ablated: Tensor | None,
-    basis: Tensor | None = None,
-) -> Tensor:
-    """Logits (image, category) of the network when one unit's output (or several units') is ``ablated[:, unit]``.
-
-    With a basis (direction, channel), when the component of output − ablated along one direction is taken away.
-    """
-    seen = 0
-
-    def hook(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
-        nonlocal seen
-        seen += 1
-        if seen != call + 1 or unit is None:
-            return None
-        if basis is not None:
-            v = basis[unit].to(output.dtype)
-            along = torch.einsum("c,nc...->n...", v, output - ablated.to(output.dtype))
-            return output - along.unsqueeze(1) * v.reshape(-1, *[1] * (output.dim() - 2))
-        out = output.clone()
-        out[:, unit] = ablated.to(output.dtype).expand_as(output)[:, unit]
-        return out
-
-    handle = model.get_submodule(module).register_forward_hook(hook)
-    try:
-        with torch.no_grad():
-            return model(images)
-    finally:
-        handle.remove()
+Site = tuple[str, int]  # module, number of its call from 0
+MOST_ROWS = 512
 
 
 def site_output(model: nn.Module, images: Tensor, module: str, call: int) -> Tensor:
     """What the numbered call of the module returns."""
-    outputs: list[Tensor] = []
-    handle = model.get_submodule(module).register_forward_hook(lambda _m, _i, output: outputs.append(output.clone()))
-    try:
-        with torch.no_grad():
-            model(images)
-    finally:
-        handle.remove()
-    return outputs[call]
+    return HookedNetwork(model, images, [(module, call)]).returned[module][call]
+
+
+def _keep_returned(kept: list[Tensor], _module: nn.Module, _given: object, returned: Tensor) -> None:
+    kept.append(returned.clone())
+
+
+def _keep_given(kept: list[Tensor], _module: nn.Module, given: tuple[Tensor, ...]) -> None:
+    kept.append(given[0].clone())
+
+
+class HookedNetwork:
+    """A network, some images, and what its sites return on them, which one pass records.
+
+    Units are replaced in one forward for many of them: the images are repeated once for each unit, and a hook gives the site's
+    every repetition with another unit replaced. In eval mode no row of a batch sees another.
+
+    In a ``chain``, the network and every Sequential in it hand one tensor from module to module. Then what is before the site's
+    block need not run on the repeated images: it runs on two, and the block is given all that it got when it was recorded. In a
+    network that is no chain the two would meet the many, which is an error of torch.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor, sites: list[Site], *, chain: bool = False) -> None:
+        self.model, self.images, self.chain = model, images.to(next(model.parameters()).dtype), chain
+        self.returned: dict[str, list[Tensor]] = {module: [] for module, _ in sites}
+        self.given: dict[str, list[Tensor]] = {}
+        with ExitStack() as hooks, torch.no_grad():
+            for module, returned in self.returned.items():
+                keep = functools.partial(_keep_returned, returned)
+                hooks.callback(model.get_submodule(module).register_forward_hook(keep).remove)
+                if chain and (block := self._block(module)) != module and block not in self.given:
+                    keep = functools.partial(_keep_given, self.given.setdefault(block, []))
+                    hooks.callback(model.get_submodule(block).register_forward_pre_hook(keep).remove)
+            model(self.images)
+
+    def _block(self, module: str) -> str:
+        """The outermost module around this one that is no Sequential, or this one."""
+        ends = [end for end, letter in enumerate(module) if letter == "."]
+        around = (module[:end] for end in ends)
+        return next((name for name in around if not isinstance(self.model.get_submodule(name), nn.Sequential)), module)
+
+    def logits(self, site: Site, units: list[Any], ablated: Tensor, basis: Tensor | None) -> Tensor:
+        """Logits (unit, image, category) when each unit's output (or several units') is ``ablated[:, unit]``.
+
+        With a basis (direction, channel), when the component of output − ablated along one direction is taken away.
+        """
+        at_once = max(1, MOST_ROWS // len(self.images))
+        parts = [units[first : first + at_once] for first in range(0, len(units), at_once)]
+        return torch.cat([self._logits(site, part, ablated, basis) for part in parts])
+
+    def _logits(self, site: Site, units: list[Any], ablated: Tensor, basis: Tensor | None) -> Tensor:
+        module, call = site
+        seen = itertools.count()
+
+        def repeated(values: Tensor) -> Tensor:
+            return values.repeat(len(units), *[1] * (values.dim() - 1))
+
+        def replace(_module: nn.Module, _inputs: object, _output: Tensor) -> Tensor | None:
+            if next(seen) != call:
+                return None
+            out = repeated(self.returned[module][call])
+            for rows, unit in zip(out.split(len(self.images)), units, strict=True):
+                if basis is None:
+                    rows[:, unit] = ablated.expand_as(rows)[:, unit]
+                else:
+                    v = basis[unit].to(out.dtype)
+                    along = torch.einsum("c,nc...->n...", v, rows - ablated)
+                    rows -= along.unsqueeze(1) * v.reshape(-1, *[1] * (out.dim() - 2))
+            return out
+
+        with ExitStack() as hooks, torch.no_grad():
+            hooks.callback(self.model.get_submodule(module).register_forward_hook(replace).remove)
+            if (block := self._block(module)) in self.given:
+                (given,) = self.given[block]
+                enter = self.model.get_submodule(block).register_forward_pre_hook(lambda *_: (repeated(given),))
+                hooks.callback(enter.remove)
+            logits = self.model(self.images[:2] if self.chain else repeated(self.images))
+        return logits.unflatten(0, (len(units), len(self.images)))
 
 
 def replacement_values(values: Tensor, ablation: str, donors: np.ndarray | None) -> Tensor:
@@ -68,25 +108,29 @@ def replacement_values(values: Tensor, ablation: str, donors: np.ndarray | None)
     return values[torch.as_tensor(donors)]
 
 
-def oracle_logits(
-    model: nn.Module,
-    images: Tensor,
-    module: str,
-    call: int,
-    units: list[Any],
-    *,
-    ablation: str = "zero",
-    donors: np.ndarray | None = None,
-    basis: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Logits (unit, image, category) by plain hooks: in float64, which is the oracle, and in the network's own precision."""
-    both = []
-    for network in (copy.deepcopy(model).double(), model):
-        pixels = images.to(next(network.parameters()).dtype)
-        ablated = replacement_values(site_output(network, pixels, module, call), ablation, donors)
-        logits = [logits_with_unit_replaced(network, pixels, module, call, unit, ablated, basis) for unit in units]
-        both.append(torch.stack(logits).double())
-    return both[0], both[1]
+class Oracle:
+    """Logits by plain hooks: in float64, which is the oracle, and in the network's own precision."""
+
+    def __init__(self, model: nn.Module, images: Tensor, sites: list[Site], *, chain: bool = False) -> None:
+        networks = (copy.deepcopy(model).double(), model)
+        self.networks = [HookedNetwork(network, images, sites, chain=chain) for network in networks]
+
+    def logits(
+        self,
+        site: Site,
+        units: list[Any],
+        *,
+        ablation: str = "zero",
+        donors: np.ndarray | None = None,
+        basis: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (unit, image, category) with each unit replaced, in both precisions."""
+        module, call = site
+        exact, plain = (
+            network.logits(site, units, replacement_values(network.returned[module][call], ablation, donors), basis)
+            for network in self.networks
+        )
+        return exact, plain.double()
 
 
 def assert_same_predictions(
@@ -122,5 +166,6 @@ def assert_exact(
     basis: Tensor | None = None,
 ) -> None:
     """`assert_same_predictions` with the oracle of one network and layer."""
-    exact, plain = oracle_logits(model, images, module, call, units, ablation=ablation, donors=donors, basis=basis)
+    oracle = Oracle(model, images, [(module, call)])
+    exact, plain = oracle.logits((module, call), units, ablation=ablation, donors=donors, basis=basis)
     assert_same_predictions(prediction, units, exact, plain)

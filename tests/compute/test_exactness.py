@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from oracle import assert_same_predictions, oracle_logits
+from oracle import Oracle, Site, assert_same_predictions
 from small_networks import CLASSES, SITES, DominantUnit, FunctionalReLU, SqueezeExcite, Untraceable
 from torch import nn
 
@@ -44,26 +44,45 @@ def source_of(pixels: torch.Tensor, classes: int) -> ImageSource:
     return images(torch.utils.data.TensorDataset(pixels, labels), categories=[f"class {k}" for k in range(classes)])
 
 
-def check(model: nn.Module, layers: list[str], pixels: torch.Tensor, classes: int, units: list[int] | None, kind: str) -> None:
+@functools.lru_cache(1)
+def recorded(model: nn.Module, pixels: torch.Tensor, sites: tuple[str, ...], chain: bool) -> tuple[Oracle, dict[str, Site]]:
+    """The oracle of one network, for all kinds of ablations and both precisions, and what it calls the sites."""
+    parts = {site: site.partition("#") for site in sites}
+    named = {site: (module, int(call or 1) - 1) for site, (module, _, call) in parts.items()}
+    return Oracle(model, pixels, list(named.values()), chain=chain), named
+
+
+def check(
+    network: tuple[nn.Module, torch.Tensor], layers: list[str], classes: int, units: list[int] | None, kind: str, *,
+    chain: bool = False,
+) -> None:  # fmt: skip
     """Both precisions of one kind of ablation, all layers in one pass, against the oracle of each layer."""
+    model, pixels = network
     donors, chosen = donor_of_image(len(pixels), 0)
-    oracles: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    exact: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     for precision in ("float32", "bfloat16"):
         found = unitlab.ablate(
             model, source_of(pixels, classes), layers, units=units, ablation=kind, precision=precision, device="cpu",
             progress=False,
         )  # fmt: skip
+        oracle, sites = recorded(model, pixels, tuple(ds.attrs["site"] for ds in found.values()), chain)
         for layer, ds in found.items():
             numbers = ds.unit.values.tolist()
-            if layer not in oracles:
-                module, _, call = ds.attrs["site"].partition("#")
+            if layer not in exact:
                 options = {"ablation": kind, "donors": donors[chosen] if kind == "resample" else None}
-                oracles[layer] = oracle_logits(model, pixels, module, int(call or 1) - 1, numbers, **options)
-            assert_same_predictions(ds.prediction.values, numbers, *oracles[layer])
+                exact[layer] = oracle.logits(sites[ds.attrs["site"]], numbers, **options)
+            assert_same_predictions(ds.prediction.values, numbers, *exact[layer])
             weighted = (ds.accuracy_drop.fillna(0) * ds.n_images).sum("category") / ds.sizes["image"]
             np.testing.assert_allclose(weighted, ds.overall_drop, atol=1e-12)
             assert ds.attrs["verified_different"] == 0 and ds.attrs["precision"] == precision
             assert ("forward hooks" in ds.attrs["strategy"]) == isinstance(model, Untraceable)
+
+
+@functools.cache
+def hand_written_network(kind: type[nn.Module], images: int, dtype: torch.dtype) -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(1)
+    model = settled(kind(), 17).to(dtype)
+    return model, torch.randn(images, 3, 17, 17)
 
 
 @pytest.fixture(params=[True, False], ids=["fast bfloat16", "slow bfloat16"])
@@ -76,18 +95,15 @@ def any_processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(("kind", "layer"), [(kind, layer) for kind, layers in SITES.items() for layer in layers])
 @pytest.mark.usefixtures("any_processor")
 def test_hand_written_networks(kind: type[nn.Module], layer: str, ablation: str) -> None:
-    torch.manual_seed(1)
-    model = settled(kind(), 17)
-    check(model, [layer], torch.randn(40, 3, 17, 17), CLASSES, None, ablation)
+    check(hand_written_network(kind, 40, torch.float32), [layer], CLASSES, None, ablation)
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
 @pytest.mark.parametrize("kind", [FunctionalReLU, SqueezeExcite, DominantUnit])
 def test_float64_networks(kind: type[nn.Module], ablation: str) -> None:
-    torch.manual_seed(1)
-    model = settled(kind(), 17).double()
-    check(model, list(SITES[kind]), torch.randn(20, 3, 17, 17), CLASSES, None, ablation)
-    assert next(model.parameters()).dtype == torch.float64
+    network = hand_written_network(kind, 20, torch.float64)
+    check(network, list(SITES[kind]), CLASSES, None, ablation)
+    assert next(network[0].parameters()).dtype == torch.float64
 
 
 def test_the_dominant_unit_is_evaluated_directly() -> None:
@@ -129,8 +145,8 @@ TOLD_APART = 20
 
 
 @functools.cache
-def torchvision_network(name: str, size: int) -> nn.Module:
-    """The architecture with random weights; the dense layers of AlexNet and VGG are narrower, they differ in nothing else."""
+def torchvision_network(name: str, size: int) -> tuple[nn.Module, torch.Tensor]:
+    """The architecture with random weights, and images; the dense layers of AlexNet and VGG are narrower, no more differs."""
     torch.manual_seed(0)
     options = {"init_weights": name == "googlenet"} if name == "googlenet" or name.startswith("vgg") else {}
     model = getattr(torchvision.models, name)(weights=None, num_classes=TOLD_APART, **options)
@@ -139,16 +155,16 @@ def torchvision_network(name: str, size: int) -> nn.Module:
         model.classifier[first] = nn.Linear(model.classifier[first].in_features, 96)
         model.classifier[second] = nn.Linear(96, 64)
         model.classifier[last] = nn.Linear(64, TOLD_APART)
-    return settled(model, size)
+    settled(model, size)
+    torch.manual_seed(1)
+    return model, torch.randn(IMAGES, 3, size, size)
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
 @pytest.mark.parametrize(("name", "size", "layers"), TORCHVISION, ids=[row[0] for row in TORCHVISION])
 @pytest.mark.usefixtures("few_verified")
 def test_torchvision_networks(name: str, size: int, layers: tuple[str, ...], ablation: str) -> None:
-    model = torchvision_network(name, size)
-    torch.manual_seed(1)
-    check(model, list(layers), torch.randn(IMAGES, 3, size, size), TOLD_APART, [0, 7, 11, 19], ablation)
+    check(torchvision_network(name, size), list(layers), TOLD_APART, [0, 7, 11, 19], ablation, chain=True)
 
 
 BUNDLED = {
@@ -159,12 +175,17 @@ BUNDLED = {
 }
 
 
+@functools.cache
+def bundled(name: str) -> tuple[nn.Module, torch.Tensor, int]:
+    """The network, a dozen images, the number of classes."""
+    source = unitlab.images(BUNDLED[name][0])
+    some = range(0, len(source), len(source) // 12)
+    return bundled_network(name), torch.cat([next(source.batches(i, i + 1, 1))[0] for i in some]), len(source.categories)
+
+
 @pytest.mark.parametrize("ablation", ABLATIONS)
 @pytest.mark.parametrize("name", BUNDLED)
 @pytest.mark.usefixtures("few_verified")
 def test_bundled_networks(name: str, ablation: str) -> None:
-    source, layers = BUNDLED[name]
-    bundled = unitlab.images(source)
-    some = range(0, len(bundled), len(bundled) // 12)
-    pixels = torch.cat([next(bundled.batches(i, i + 1, 1))[0] for i in some])
-    check(bundled_network(name), list(layers), pixels, len(bundled.categories), [0, 3, 9, 14, 20, 31], ablation)
+    model, pixels, classes = bundled(name)
+    check((model, pixels), list(BUNDLED[name][1]), classes, [0, 3, 9, 14, 20, 31], ablation, chain=True)
