@@ -62,8 +62,8 @@ MOVING = {
 class Suffix:
     """What lies between a site and the logits.
 
-    Two units with maps of 1 × 2: their ReLU has the owners ((0), (1)), the flatten of it (0, 0, 1, 1), padded by one position
-    (0, 0, 1, 1, −1), nobody's; a linear layer on that mixes, and so does all that follows it.
+    Two units with maps of 1 × 2: a ReLU of them has the owners (0), (1), padded by a position (0, 0, −1), (1, 1, −1), flattened
+    (0, 0, −1, 1, 1, −1); a linear layer on that mixes, and so does all that follows it.
     ``entry`` is the value whose channels are ablated one by one: the site, or what stands for its coordinates in a basis.
     ``owners`` gives, for every separable value, the unit that owns each position: int64 of the value's own shape for
     one image (first dimension 1), with size 1 along trailing dimensions where the owner does not change.
