@@ -81,7 +81,7 @@ _WHERE = {
     "training_choices": "unitlab.analysis.training_choices",
     "verify": "unitlab.compute.verify",
 }
-_TORCH = {"pooch", "torch", "torchvision", "safetensors", "tqdm"}
+_TORCH = {"requests", "torch", "torchvision", "safetensors", "tqdm"}
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 
 import unitlab
 from unitlab import UnitlabError
+from unitlab.compute.images.source import transform_text
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 6, 7, 3), dtype=np.uint8)
 
@@ -139,7 +140,7 @@ def test_transform_text_is_repeatable():
     chain = transforms.Compose([transforms.Lambda(crop), transforms.ToTensor(), crop])
     one = unitlab.images(Tensors(), transform=transforms.Compose([crop])).transform_text
     assert " at 0x" not in one and "crop" in one
-    assert "ToTensor" in unitlab.compute.transforms.transform_text(chain)
+    assert "ToTensor" in transform_text(chain)
 
 
 # what is refused

@@ -1,8 +1,7 @@
-"""The files of a recipe, at hand, given or downloaded, and the network and images that come of them."""
+"""The files of a recipe, given, remembered or downloaded, and the network and images that come of them."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import json
@@ -22,10 +21,19 @@ from unitlab.compute.files.imagenet_archives import IMAGES, is_imagenet, unpacke
 from unitlab.compute.images.datasets import images, picture_files
 from unitlab.compute.images.folders import labelled_files
 from unitlab.compute.images.source import ImageSource
-from unitlab.errors import UnitlabError, write_failure
-from unitlab.files import bundled_folder, home
+from unitlab.errors import UnitlabError
+from unitlab.files import bundled_folder
 from unitlab.recipes import Recipe, Transform
-from unitlab.recipes.needs import given_files, is_url, record_of_given_files, torchvision_weights, weights_url, what_is_needed
+from unitlab.recipes.needs import (
+    download_place,
+    is_url,
+    remember_files,
+    remembered_files,
+    torchvision_weights,
+    unpacked_place,
+    weights_url,
+    what_is_needed,
+)
 
 
 class RecipeFiles:
@@ -36,9 +44,9 @@ class RecipeFiles:
     recipe
         The recipe.
     weights
-        A file of weights that is there already; default the one given the last time, or the recipe's address.
+        A file of weights that is there already; default the remembered one, or the recipe's address.
     images
-        A folder or archive of images that is there already; default the one given the last time, or the recipe's.
+        A folder or archive of images that is there already; default the remembered one, or the recipe's.
     any_weights
         Take a weights file of another digest than the recipe's.
 
@@ -57,7 +65,7 @@ class RecipeFiles:
         any_weights: bool = False,
     ) -> None:
         self.recipe = recipe
-        before = given_files(recipe.name)
+        before = remembered_files(recipe.name)
         self.given_weights = _existing(weights or before.get("weights"), "weights")
         self.given_images = _existing(images or before.get("images"), "images")
         self.any_weights = any_weights or (weights is None and bool(before.get("any_weights")))
@@ -101,17 +109,9 @@ class RecipeFiles:
     def remember(self) -> None:
         """Keep which files were given, so that they need not be given again."""
         given = {"weights": self.given_weights, "images": self.given_images}
-        if not any(given.values()):
-            return
         content = {name: str(path) for name, path in given.items() if path is not None}
-        path = record_of_given_files(self.recipe.name)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(json.dumps({**content, "any_weights": self.any_weights}, indent=1), encoding="utf-8")
-            os.replace(temporary, path)
-        except OSError as error:
-            raise write_failure(error, path) from error
+        if content:
+            remember_files(self.recipe.name, {**content, "any_weights": self.any_weights})
 
     def _network(self) -> nn.Module:
         recipe = self.recipe
@@ -140,7 +140,7 @@ class RecipeFiles:
         url = weights_url(weights)
         if url:
             path = download(
-                url, _download_place(url), digest,
+                url, download_place(url), digest,
                 instead=(
                     "Download it elsewhere and give the file: "
                     f"unitlab compute {self.recipe.name} --weights FILE (and --images FOLDER for images that are at hand)"
@@ -154,7 +154,7 @@ class RecipeFiles:
         return path
 
     def _given_weights_file(self, path: Path, digest: str) -> Path:
-        found = check_digest(path, "")
+        found, same = check_digest(path, ""), "yes" if digest else "no digest is published"
         if digest and not found.startswith(digest.partition(":")[2]):
             if not self.any_weights:
                 raise UnitlabError(
@@ -162,9 +162,8 @@ class RecipeFiles:
                     f"the recipe's with {digest.partition(':')[2][:16]}. Give the recipe's own file, or add --any-weights to "
                     "measure the network with these (the study will say so)"
                 )
-            self._note(found, f"the file {path.name}", "no")
-        else:
-            self._note(found, f"the file {path.name}", "yes" if digest else "no digest is published")
+            same = "no"
+        self._note(found, f"the file {path.name}", same)
         return path
 
     def _note(self, sha256: str, source: str, same: str) -> None:
@@ -172,7 +171,6 @@ class RecipeFiles:
 
     def _images_folder(self) -> Path:
         wanted, given = self.recipe.images, self.given_images
-        own = home() / "images"
         if given is not None:
             self._attrs["images_source"] = given.name
             official = wanted.folders == "wnids" and given.is_dir() and is_imagenet(given)
@@ -180,13 +178,13 @@ class RecipeFiles:
             if not official and not is_archive(given):
                 return given
             found = archive.stat()
-            folder = own / _told_apart(archive.name, archive, found.st_size, found.st_mtime_ns)
+            folder = unpacked_place(archive.name, archive, found.st_size, found.st_mtime_ns)
             return unpacked_imagenet(given, folder) if official else unpacked(given, folder)
         self._attrs["images_source"] = wanted.address if is_url(wanted.address) else Path(wanted.address).name
         if not is_url(wanted.address):
             return _existing(wanted.address, "images") or Path(wanted.address)
-        place = _download_place(wanted.address)
-        folder = own / _told_apart(place.name, wanted.address, wanted.digest)
+        place = download_place(wanted.address)
+        folder = unpacked_place(place.name, wanted.address, wanted.digest)
         if folder.is_dir():
             return folder
         archive = download(
@@ -208,27 +206,11 @@ class RecipeFiles:
         if given is None:
             return None
         if isinstance(given, Transform):
-            return transforms.Compose(
-                [
-                    transforms.Resize(given.resize),
-                    transforms.CenterCrop(given.crop),
-                    transforms.ToTensor(),
-                    transforms.Normalize(given.mean, given.deviation),
-                ]
-            )
+            shown = [transforms.Resize(given.resize), transforms.CenterCrop(given.crop), transforms.ToTensor()]
+            return transforms.Compose([*shown, transforms.Normalize(given.mean, given.deviation)])
         if isinstance(given, str) and given.startswith("torchvision:"):
             return torchvision_weights(given).transforms()  # type: ignore[attr-defined]
         return _function(given)
-
-
-def _download_place(url: str) -> Path:
-    """Where a download is kept: files of one name from two addresses stay apart."""
-    name = url.rpartition("/")[2] or "file"
-    return home() / "downloads" / _told_apart("from", url) / name
-
-
-def _told_apart(name: str, *parts: object) -> str:
-    return f"{name.partition('.')[0]}-{hashlib.sha256(repr([str(part) for part in parts]).encode()).hexdigest()[:12]}"
 
 
 def _existing(given: str | Path | None, what: str) -> Path | None:

@@ -10,17 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, SequentialSampler, Subset, TensorDataset
 from torchvision.datasets import DatasetFolder
+from torchvision.datasets.folder import pil_loader
+from torchvision.transforms import Compose
 
 from unitlab.bundled_images import IMAGE_SETS, bundled_images
+from unitlab.compute.images.folders import SUFFIXES, pictures_by_class, subfolders
 from unitlab.compute.images.reading import LoaderWorkers, loader_workers, read_ahead, read_by_workers
 from unitlab.compute.images.source import ImageSource, refuse_random, transform_text
 from unitlab.errors import UnitlabError, nearest_names
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 # decoding and resizing leave Python's lock free, so that threads do what processes would
 PICTURE_THREADS = min(8, os.cpu_count() or 1)
 
@@ -113,22 +114,14 @@ def _folder(
     if not folder.is_dir():
         near = nearest_names(str(folder), IMAGE_SETS)
         raise UnitlabError(f"{folder} is not a folder; give one with a folder per class, or a bundled set. {near}")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    classes = list(categories) if categories is not None else names
-    unknown = [name for name in names if name not in classes]
-    if unknown:
-        raise UnitlabError(f"{folder} has a folder {unknown[0]!r} that is no category. {nearest_names(unknown[0], classes)}")
-    files: list[Path] = []
-    labels: list[int] = []
-    for name in names:
-        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        files += found
-        labels += [classes.index(name)] * len(found)
+    found = subfolders(folder)
+    classes = [path.name for path in found] if categories is None else list(categories)
+    files, labels = pictures_by_class(found, classes, "category")
     if not files:
         raise UnitlabError(f"{folder} holds no images; expected {folder}/CLASS/PICTURE with one of {sorted(SUFFIXES)}")
     _same_length(ids, len(files))
-    found_ids = ids if ids is not None else [path.relative_to(folder).as_posix() for path in files]
-    return picture_files(folder.name, files, labels, classes, transform, found_ids)
+    ids = ids if ids is not None else [path.relative_to(folder).as_posix() for path in files]
+    return picture_files(folder.name, files, labels, classes, transform, ids)
 
 
 def picture_files(
@@ -141,24 +134,12 @@ def picture_files(
 ) -> ImageSource:
     """A source of picture files with the label of each."""
     found = ImageSource(
-        name, ids, np.array(labels, dtype=np.int64), categories, partial(_picture, files),
+        name, ids, np.array(labels, dtype=np.int64), categories, partial(_loaded, pil_loader, files),
         transform_text=transform_text(transform), transform=transform, thumbnails=True,
         threads=PICTURE_THREADS,
     )  # fmt: skip
     found.refuse_changing()
     return found
-
-
-def _picture(files: Sequence[Path], position: int) -> Image.Image:
-    try:
-        with Image.open(files[position]) as opened:
-            return opened.convert("RGB")
-    except Exception as error:
-        raise _unreadable(files[position], error) from error
-
-
-def _unreadable(path: Path | str, error: Exception) -> UnitlabError:
-    return UnitlabError(f"the image file {path} cannot be read ({error}); remove or replace it")
 
 
 def _dataset(
@@ -183,14 +164,15 @@ def _dataset(
     files = _files(dataset)
     if ids is None:
         ids = [os.path.relpath(path, inner.root) for path in files] if files else list(map(str, range(len(dataset))))
-    read, own = partial(_item, dataset, name, 0), None
+    read, steps = partial(_item, dataset, name, 0), [transform]
     if files is not None and _reads_plainly(dataset):
         # the file as it is, so that thumbnails are of pictures before the dataset's own transform
-        read, own = partial(_loaded, inner.loader, files), inner.transform
+        read, steps = partial(_loaded, inner.loader, files), [inner.transform, transform]
+    steps = [step for step in steps if step is not None]
     found = ImageSource(
         name, ids, labels, classes, read,
         transform_text=f"{transform_text(getattr(inner, 'transform', None))}, {transform_text(transform)}",
-        transform=_composed(own, transform), thumbnails=True, threads=threads, workers=workers,
+        transform=Compose(steps) if steps else None, thumbnails=True, threads=threads, workers=workers,
     )  # fmt: skip
     found.refuse_changing()
     return found
@@ -211,11 +193,11 @@ def _reads_plainly(dataset: Any) -> bool:
     return isinstance(dataset, DatasetFolder) and type(dataset).__getitem__ is DatasetFolder.__getitem__
 
 
-def _loaded(loader: Callable[[str], Any], files: Sequence[str], position: int) -> Any:
+def _loaded(loader: Callable[[Any], Any], files: Sequence[Path | str], position: int) -> Any:
     try:
         return loader(files[position])
     except Exception as error:
-        raise _unreadable(files[position], error) from error
+        raise UnitlabError(f"the image file {files[position]} cannot be read ({error}); remove or replace it") from error
 
 
 def _item(dataset: Any, name: str, part: int, position: int) -> Any:
@@ -225,15 +207,6 @@ def _item(dataset: Any, name: str, part: int, position: int) -> Any:
         return (found[0], found[1])[part]
     except Exception as error:
         raise UnitlabError(f"{name}: item {position} cannot be read as (image, label): {error}") from error
-
-
-def _composed(own: Callable[[Any], Any] | None, transform: Callable[[Any], Tensor] | None) -> Callable[[Any], Any] | None:
-    """The dataset's own transform, then the given one."""
-    return transform if own is None else own if transform is None else partial(_after, own, transform)
-
-
-def _after(own: Callable[[Any], Any], transform: Callable[[Any], Tensor], image: Any) -> Tensor:
-    return transform(own(image))
 
 
 def _labels(dataset: Any, name: str, threads: int, workers: LoaderWorkers | None) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -156,31 +156,15 @@ def initialise(network: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-EMOJI_CLASSES = 60
-
-
-def _vgg_emoji() -> nn.Module:
-    blocks = [(32, 32), (64, 64), (96, 96), (128, 128), (128, 64)]
-    return VGG(blocks, channels=3, categories=EMOJI_CLASSES, size=64, dense=192, batch_norm=True)
-
-
-def _resnet_emoji() -> nn.Module:
-    return ResNet(32, (32, 80, 160, 96), channels=3, categories=EMOJI_CLASSES)
-
-
-def _vgg_fashion() -> nn.Module:
-    return VGG([(32, 32), (64, 64), (96, 64)], channels=1, categories=10, size=28, dense=96, batch_norm=False, dropout=0.2)
-
-
-def _alexnet_fashion() -> nn.Module:
-    return AlexNet((32, 64, 96, 96, 64), channels=1, categories=10, size=28, dense=128)
-
-
-NETWORKS = {
-    "vgg_emoji": _vgg_emoji,
-    "resnet_emoji": _resnet_emoji,
-    "alexnet_fashion": _alexnet_fashion,
-    "vgg_fashion": _vgg_fashion,
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "vgg_emoji": lambda: VGG(
+        [(32, 32), (64, 64), (96, 96), (128, 128), (128, 64)], channels=3, categories=60, size=64, dense=192, batch_norm=True
+    ),
+    "resnet_emoji": lambda: ResNet(32, (32, 80, 160, 96), channels=3, categories=60),
+    "alexnet_fashion": lambda: AlexNet((32, 64, 96, 96, 64), channels=1, categories=10, size=28, dense=128),
+    "vgg_fashion": lambda: VGG(
+        [(32, 32), (64, 64), (96, 64)], channels=1, categories=10, size=28, dense=96, batch_norm=False, dropout=0.2
+    ),
 }
 
 
