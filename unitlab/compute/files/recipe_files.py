@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,7 @@ from unitlab.compute.images.folders import labelled_files
 from unitlab.compute.images.source import ImageSource
 from unitlab.errors import UnitlabError
 from unitlab.files import bundled_folder
-from unitlab.recipes import Recipe, Transform
-from unitlab.recipes.needs import (
-    download_place,
-    is_url,
-    remember_files,
-    remembered_files,
-    torchvision_weights,
-    unpacked_place,
-    weights_url,
-    what_is_needed,
-)
+from unitlab.recipes import Recipe, Transform, needs
 
 
 class RecipeFiles:
@@ -65,14 +56,14 @@ class RecipeFiles:
         any_weights: bool = False,
     ) -> None:
         self.recipe = recipe
-        before = remembered_files(recipe.name)
+        before = needs.remembered_files(recipe.name)
         self.given_weights = _existing(weights or before.get("weights"), "weights")
         self.given_images = _existing(images or before.get("images"), "images")
         self.any_weights = any_weights or (weights is None and bool(before.get("any_weights")))
         if self.given_weights is not None and recipe.weights is None:
             raise UnitlabError(f"the network of '{recipe.name}' comes with its weights; leave --weights out")
         if self.given_images is None and not recipe.images.address:
-            raise UnitlabError(f"the images of '{recipe.name}' cannot be downloaded for you. {what_is_needed(recipe)}")
+            raise UnitlabError(f"the images of '{recipe.name}' cannot be downloaded for you. {needs.what_is_needed(recipe)}")
         self._attrs: dict[str, Any] = {}
 
     def model(self) -> nn.Module:
@@ -111,7 +102,7 @@ class RecipeFiles:
         given = {"weights": self.given_weights, "images": self.given_images}
         content = {name: str(path) for name, path in given.items() if path is not None}
         if content:
-            remember_files(self.recipe.name, {**content, "any_weights": self.any_weights})
+            needs.remember_files(self.recipe.name, {**content, "any_weights": self.any_weights})
 
     def _network(self) -> nn.Module:
         recipe = self.recipe
@@ -129,18 +120,19 @@ class RecipeFiles:
         return network
 
     def _weights_file(self) -> Path:
-        weights = self.recipe.weights
+        weights, given = self.recipe.weights, self.given_weights
         assert weights is not None
-        digest = f"sha256:{weights.sha256}" if weights.sha256 else ""
+        url, expected = needs.weights_url(weights), weights.sha256
         if weights.address.startswith("torchvision:"):
             # torchvision's file names end in the first digits of their SHA-256
-            digest = f"sha256:{Path(weights_url(weights)).stem.rpartition('-')[2]}"
-        if self.given_weights is not None:
-            return self._given_weights_file(self.given_weights, digest)
-        url = weights_url(weights)
-        if url:
+            expected = Path(url).stem.rpartition("-")[2]
+        digest = f"sha256:{expected}" if expected else ""
+        source = url or weights.address
+        if given is not None:
+            path, source = given, f"the file {given.name}"
+        elif url:
             path = download(
-                url, download_place(url), digest,
+                url, needs.download_place(url), digest,
                 instead=(
                     "Download it elsewhere and give the file: "
                     f"unitlab compute {self.recipe.name} --weights FILE (and --images FOLDER for images that are at hand)"
@@ -150,24 +142,16 @@ class RecipeFiles:
             path = _package_file(weights.address.removeprefix("package:"), self.recipe.name)
         else:
             path = Path(weights.address)
-        self._note(check_digest(path, digest), url or weights.address, "yes" if digest else "no digest is published")
+        found = check_digest(path, digest if given is None else "")
+        same = "no" if not found.startswith(expected) else "yes" if expected else "no digest is published"
+        if same == "no" and not self.any_weights:
+            raise UnitlabError(
+                f"{path} is not the weights file of '{self.recipe.name}': its SHA-256 begins with {found[:16]}, "
+                f"the recipe's with {expected[:16]}. Give the recipe's own file, or add --any-weights to "
+                "measure the network with these (the study will say so)"
+            )
+        self._attrs |= {"weights_source": source, "weights_sha256": found, "weights_are_the_recipes": same}
         return path
-
-    def _given_weights_file(self, path: Path, digest: str) -> Path:
-        found, same = check_digest(path, ""), "yes" if digest else "no digest is published"
-        if digest and not found.startswith(digest.partition(":")[2]):
-            if not self.any_weights:
-                raise UnitlabError(
-                    f"{path} is not the weights file of '{self.recipe.name}': its SHA-256 begins with {found[:16]}, "
-                    f"the recipe's with {digest.partition(':')[2][:16]}. Give the recipe's own file, or add --any-weights to "
-                    "measure the network with these (the study will say so)"
-                )
-            same = "no"
-        self._note(found, f"the file {path.name}", same)
-        return path
-
-    def _note(self, sha256: str, source: str, same: str) -> None:
-        self._attrs |= {"weights_source": source, "weights_sha256": sha256, "weights_are_the_recipes": same}
 
     def _images_folder(self) -> Path:
         wanted, given = self.recipe.images, self.given_images
@@ -178,13 +162,13 @@ class RecipeFiles:
             if not official and not is_archive(given):
                 return given
             found = archive.stat()
-            folder = unpacked_place(archive.name, archive, found.st_size, found.st_mtime_ns)
+            folder = needs.unpacked_place(archive.name, archive, found.st_size, found.st_mtime_ns)
             return unpacked_imagenet(given, folder) if official else unpacked(given, folder)
-        self._attrs["images_source"] = wanted.address if is_url(wanted.address) else Path(wanted.address).name
-        if not is_url(wanted.address):
+        self._attrs["images_source"] = wanted.address if needs.is_url(wanted.address) else Path(wanted.address).name
+        if not needs.is_url(wanted.address):
             return _existing(wanted.address, "images") or Path(wanted.address)
-        place = download_place(wanted.address)
-        folder = unpacked_place(place.name, wanted.address, wanted.digest)
+        place = needs.download_place(wanted.address)
+        folder = needs.unpacked_place(place.name, wanted.address, wanted.digest)
         if folder.is_dir():
             return folder
         archive = download(
@@ -198,7 +182,7 @@ class RecipeFiles:
     def _class_names(self) -> list[str]:
         names = self.recipe.images.class_names
         if isinstance(names, str) and names.startswith("torchvision:"):
-            return list(torchvision_weights(names).meta["categories"])  # type: ignore[attr-defined]
+            return list(needs.torchvision_weights(names).meta["categories"])  # type: ignore[attr-defined]
         return list(names)
 
     def _transform(self) -> Callable[[Any], Any] | None:
@@ -209,7 +193,7 @@ class RecipeFiles:
             shown = [transforms.Resize(given.resize), transforms.CenterCrop(given.crop), transforms.ToTensor()]
             return transforms.Compose([*shown, transforms.Normalize(given.mean, given.deviation)])
         if isinstance(given, str) and given.startswith("torchvision:"):
-            return torchvision_weights(given).transforms()  # type: ignore[attr-defined]
+            return needs.torchvision_weights(given).transforms()  # type: ignore[attr-defined]
         return _function(given)
 
 
@@ -233,17 +217,15 @@ def _function(named: Any) -> Callable[..., Any]:
         if head.endswith(".py"):
             spec = importlib.util.spec_from_file_location(Path(head).stem, head)
             assert spec is not None and spec.loader is not None
-            found: Any = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(found)
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
         else:
-            found = importlib.import_module(head)
-        for part in tail.split("."):
-            found = getattr(found, part)
+            module = importlib.import_module(head)
+        return attrgetter(tail)(module)
     except ModuleNotFoundError as error:
         raise UnitlabError(f"{named} needs the package {error.name}, which is not installed: pip install it") from error
     except (ImportError, OSError, AttributeError, SyntaxError) as error:
         raise UnitlabError(f"{named} is not to be found ({error})") from error
-    return found
 
 
 def _package_file(address: str, name: str) -> Path:

@@ -105,27 +105,26 @@ def _places_files(folder: Path, count: int) -> LabelledFiles:
     pictures = next((folder / name for name in PLACES_PICTURES if (folder / name).is_dir()), None)
     if pictures is None:
         raise UnitlabError(f"{folder} has {PLACES_LABELS}, but none of the folders {PLACES_PICTURES} with the pictures")
-    names: dict[int, str] = {}
     files: list[Path] = []
     labels: list[int] = []
     try:
-        for line in (folder / PLACES_CATEGORIES).read_text(encoding="utf-8").split("\n"):
-            if line.strip():
-                place, index = line.split()
-                # "/a/apartment_building/outdoor": the first letter only sorts
-                names[int(index)] = "-".join(place.strip("/").split("/")[1:]) or place
+        # "/a/apartment_building/outdoor": the first letter only sorts
+        places = {int(index): place for place, index in _rows(folder / PLACES_CATEGORIES)}
+        names = {index: "-".join(place.strip("/").split("/")[1:]) or place for index, place in places.items()}
         if sorted(names) != list(range(len(names))) or (count and len(names) != count):
             raise UnitlabError(f"{folder / PLACES_CATEGORIES} has {len(names)} classes, expected {count}, numbered from 0")
-        for line in (folder / PLACES_LABELS).read_text(encoding="utf-8").split("\n"):
-            if line.strip():
-                picture, index = line.split()
-                path = pictures / picture.lstrip("/")
-                if ".." in path.parts or not path.is_file():
-                    raise UnitlabError(f"{folder / PLACES_LABELS} names {picture!r}, which is not in {pictures}")
-                files.append(path)
-                labels.append(int(index))
+        for picture, index in _rows(folder / PLACES_LABELS):
+            path = pictures / picture.lstrip("/")
+            if ".." in path.parts or not path.is_file():
+                raise UnitlabError(f"{folder / PLACES_LABELS} names {picture!r}, which is not in {pictures}")
+            files.append(path)
+            labels.append(int(index))
     except ValueError as error:
         if isinstance(error, UnitlabError):
             raise
         raise UnitlabError(f"a list of Places365 in {folder} has another layout ({error})") from error
     return LabelledFiles(pictures, files, labels, [names[index] for index in range(len(names))])
+
+
+def _rows(path: Path) -> list[list[str]]:
+    return [line.split() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]

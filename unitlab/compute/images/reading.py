@@ -102,12 +102,19 @@ def read_by_workers(
     UnitlabError
         What ``read`` raises in a worker; workers that cannot be started, or that die.
     """
-    iterator, handed_back = None, None
+    iterator, handler = None, None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the given loader says itself what torch thinks of it
-            iterator = iter(_loader(read, positions, workers))
-        handed_back = _deaths_said_when_asked()
+            loader: DataLoader[Any] = DataLoader(
+                [int(position) for position in positions],  # type: ignore[arg-type]
+                batch_size=workers.images_at_once, num_workers=workers.count, collate_fn=partial(_read_or_error, read),
+                prefetch_factor=workers.prefetch_factor, timeout=workers.timeout,
+                worker_init_fn=partial(_start, workers.worker_init_fn), multiprocessing_context=workers.start_method,
+                generator=torch.Generator(),  # else the caller's random numbers would depend on it
+            )  # fmt: skip
+            iterator = iter(loader)
+        handler = _deaths_said_when_asked()
         for found in iterator:
             if isinstance(found, UnitlabError):
                 raise found
@@ -123,18 +130,8 @@ def read_by_workers(
         ) from error
     finally:
         iterator = None
-        if handed_back is not None:
-            signal.signal(signal.SIGCHLD, handed_back)
-
-
-def _loader(read: Callable[[list[int]], Any], positions: Sequence[int] | np.ndarray, workers: LoaderWorkers) -> DataLoader[Any]:
-    return DataLoader(
-        [int(position) for position in positions],  # type: ignore[arg-type]
-        batch_size=workers.images_at_once, num_workers=workers.count, collate_fn=partial(_read_or_error, read),
-        prefetch_factor=workers.prefetch_factor, timeout=workers.timeout,
-        worker_init_fn=partial(_start, workers.worker_init_fn), multiprocessing_context=workers.start_method,
-        generator=torch.Generator(),  # else the caller's random numbers would depend on it
-    )  # fmt: skip
+        if handler is not None:
+            signal.signal(signal.SIGCHLD, handler)
 
 
 def _deaths_said_when_asked() -> Callable[[int, FrameType | None], Any] | None:
