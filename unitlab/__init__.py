@@ -60,7 +60,7 @@ _WHERE = {
     "verify": "unitlab.compute.verify",
 }
 _MODULES = {"plots": "unitlab.views.plots", "recipes": "unitlab.recipes"}
-_TORCH = {"pooch", "torch", "torchvision", "safetensors", "tqdm"}
+_TORCH = {"requests", "torch", "torchvision", "safetensors", "tqdm"}
 
 __all__ = ["UnitlabError", *_WHERE, *_MODULES]
 

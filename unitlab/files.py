@@ -1,9 +1,13 @@
-"""Where unitlab's files are: what comes with it, and what it computes and downloads."""
+"""Where unitlab's files are, and how files and folders are written: whole, or not there at all."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import platformdirs
 
@@ -18,3 +22,45 @@ def bundled_folder() -> Path:
     """Folder of the bundled data: inside the installed package, or ``data/`` of a checkout."""
     inside = Path(__file__).parent / "data"
     return inside if inside.is_dir() else Path(__file__).parents[1] / "data"
+
+
+def write_whole(path: Path, content: bytes, confirm: Callable[[], None] = lambda: None) -> None:
+    """Write a file in a folder that is there; ``confirm`` is called before the file gets its name and may refuse."""
+    with file_whole(path, confirm) as file:
+        file.write(content)
+
+
+@contextmanager
+def file_whole(path: Path, confirm: Callable[[], None] = lambda: None) -> Iterator[BinaryIO]:
+    """A file to write to, which is ``path``, through to the disk, when the block has ended; nothing where it fails."""
+    beside = _beside(path)
+    try:
+        with open(beside, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        confirm()
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_whole(path: Path) -> Iterator[Path]:
+    """A folder to fill, which is ``path`` when the block has ended, unless somebody was quicker; nothing where it fails."""
+    building = _beside(path)
+    try:
+        building.mkdir(parents=True)
+        yield building
+        try:
+            building.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    # several threads, processes and machines may write the same at once
+    return path.with_name(f"{path.name}.{os.urandom(4).hex()}.tmp")

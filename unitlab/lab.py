@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from unitlab.errors import UnitlabError
+from unitlab.files import write_whole
 
 RECORD = ".unitlab.json"
 START = "start.ipynb"
@@ -75,10 +75,11 @@ def copy_notebooks(folder: Path) -> Copied:
                 if old is not None and old != copied.get(name):
                     done.kept.append(name)
                     continue
-                _write(target, content)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(target, content)
                 done.written.append(name)
             copied[name] = new
-        _write(folder / RECORD, json.dumps(copied, indent=1, sort_keys=True).encode())
+        write_whole(folder / RECORD, json.dumps(copied, indent=1, sort_keys=True).encode())
     except OSError as error:
         raise UnitlabError(
             f"the notebooks cannot be copied to {folder} ({error}); give another folder: unitlab lab FOLDER"
@@ -90,19 +91,10 @@ def _read_record(folder: Path) -> dict[str, str]:
     path = folder / RECORD
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError:
+    except (FileNotFoundError, ValueError):
         # nothing is known of the files then, and they are kept
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _write(target: Path, content: bytes) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f"{target.name}.part")
-    beside.write_bytes(content)
-    os.replace(beside, target)
 
 
 def open_lab(folder: Path, options: Sequence[str] = ()) -> None:

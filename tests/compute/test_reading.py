@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,36 @@ def test_a_process_that_dies_is_an_error() -> None:
     source = unitlab.images(DataLoader(Dying(), batch_size=2, num_workers=1))
     with pytest.raises(UnitlabError, match=r"worker of the DataLoader failed.*num_workers=0"):
         all_pixels(source)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_process_that_dies_is_said_when_the_next_images_are_asked_for() -> None:
+    batches = unitlab.images(DataLoader(Dying(), batch_size=2, num_workers=1)).batches(0, 12, 2)
+    next(batches)
+    handler = signal.getsignal(signal.SIGCHLD)
+    while multiprocessing.active_children():
+        time.sleep(0.01)  # torch would raise here
+    with pytest.raises(UnitlabError, match="worker of the DataLoader failed"):
+        list(batches)
+    assert signal.getsignal(signal.SIGCHLD) is not handler, "torch's handler is back"
+
+
+class Interrupting(Watched):
+    """The process that reads the sixth image sends Ctrl-C to all, where that is a worker."""
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        if position == 5 and get_worker_info() is not None:
+            os.kill(os.getppid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+        return super().__getitem__(position)
+
+
+def test_ctrl_c_ends_the_processes_though_its_traceback_is_kept() -> None:
+    source = unitlab.images(DataLoader(Interrupting(), batch_size=2, num_workers=2))
+    with pytest.raises(KeyboardInterrupt) as raised:
+        all_pixels(source)
+    assert raised.tb is not None and not multiprocessing.active_children()
 
 
 def test_what_is_said_of_an_error() -> None:

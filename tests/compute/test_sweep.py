@@ -272,7 +272,7 @@ def test_a_store_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnitlabError, match="other images"):
         ablate(network(), source(30), "conv1", store=store)
     repainted = source()
-    repainted._read = lambda position, read=repainted._read: read(position) * 1.5
+    repainted.read = lambda position, read=repainted.read: read(position) * 1.5
     for again in (
         lambda: ablate(network(), repainted, "conv1", store=store),
         lambda: unitlab.verify(store, network(), repainted),

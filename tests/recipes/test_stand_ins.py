@@ -21,7 +21,7 @@ import unitlab
 from unitlab.cli import main
 from unitlab.compute.files.recipe_files import RecipeFiles
 from unitlab.recipes import RECIPES, Recipe
-from unitlab.recipes.needs import torchvision_weights
+from unitlab.recipes.needs import at_hand, torchvision_weights
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ def test_compute_load_verify(served: Served, server: Server, own_home: Path, cap
     if not recipe.images.address:
         assert ds.category.values[[0, 243]].tolist() == ["tench", "bull mastiff"]
     assert unitlab.studies().loc[name, "where"] == "computed"
+    assert at_hand(recipe, ds.attrs["weights_source"]), "what was downloaded can be run again from the explorer"
     # the parameters of the file are in the network that was measured
     source = RecipeFiles(recipe, images=None if recipe.images.address else served.images).images()
     batch = torch.cat([next(iter(source.batches(i, i + 1, 1)))[0] for i in range(len(source))])

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from stand_ins import python2_checkpoint
@@ -200,6 +201,18 @@ def test_damaged_archives(tmp_path: Path) -> None:
         archive.write_bytes(content)
     assert not any((tmp_path / "images").iterdir())
     assert (unpacked(whole[1], target) / "c" / "p.jpg").read_text() == "text"
+
+
+def test_a_zip_archive_with_changed_bytes(tmp_path: Path) -> None:
+    path, target = tmp_path / "a.zip", tmp_path / "images" / "set"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("c/p.jpg", bytes(np.random.default_rng(0).integers(0, 9, 20_000, np.uint8)))
+    content = path.read_bytes()
+    for place in range(60, len(content) - 200, 997):
+        path.write_bytes(content[:place] + bytes(8) + content[place + 8 :])
+        with pytest.raises(UnitlabError, match="damaged or cut"):
+            unpacked(path, target)
+    assert not any((tmp_path / "images").iterdir())
 
 
 def test_an_archive_larger_than_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,17 @@
-"""What a recipe needs: what is downloaded from where, which files were given for it before, whether all is here."""
+"""What a recipe needs: what is downloaded from where to where, which files are remembered for it, whether all is here."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from unitlab.bundled_images import IMAGE_SETS
-from unitlab.errors import UnitlabError
-from unitlab.files import home
+from unitlab.errors import UnitlabError, write_failure
+from unitlab.files import home, write_whole
 from unitlab.recipes.recipe import Images, Recipe, Weights
 
 
@@ -41,6 +43,21 @@ def weights_url(weights: Weights) -> str:
     if weights.address.startswith("torchvision:"):
         return str(torchvision_weights(weights.address).url)  # type: ignore[attr-defined]
     return weights.address if is_url(weights.address) else ""
+
+
+def download_place(url: str) -> Path:
+    """Where a download is kept: files of one name from two addresses stay apart."""
+    return home() / "downloads" / _told_apart("from", url) / (url.rpartition("/")[2] or "file")
+
+
+def unpacked_place(name: str, *parts: object) -> Path:
+    """Where the images of an archive are unpacked; ``parts`` tell archives of one name apart."""
+    return home() / "images" / _told_apart(name, *parts)
+
+
+def _told_apart(name: str, *parts: object) -> str:
+    """A name with the first digits of a digest of ``parts``."""
+    return f"{name.partition('.')[0]}-{hashlib.sha256(repr([str(part) for part in parts]).encode()).hexdigest()[:12]}"
 
 
 def what_is_needed(recipe: Recipe) -> str:
@@ -75,17 +92,12 @@ def _weights(weights: Weights | None) -> str:
 def _images(images: Images) -> str:
     if not images.address:
         return images.source
-    return f"the images from {images.address}" if is_url(images.address) and images.address not in IMAGE_SETS else ""
+    return f"the images from {images.address}" if is_url(images.address) else ""
 
 
-def record_of_given_files(name: str) -> Path:
-    """Where it is kept which files were given for the recipe of this name."""
-    return home() / "given" / f"{name}.json"
-
-
-def given_files(name: str) -> dict[str, Any]:
-    """``weights`` and ``images``, where they were given the last time."""
-    path = record_of_given_files(name)
+def remembered_files(name: str) -> dict[str, Any]:
+    """``weights``, ``images`` and ``any_weights`` as they were given for the recipe of this name the last time."""
+    path = _record(name)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -95,27 +107,41 @@ def given_files(name: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def remember_files(name: str, content: Mapping[str, Any]) -> None:
+    """Keep what `remembered_files` is to say."""
+    path = _record(name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(content, indent=1).encode())
+    except OSError as error:
+        raise write_failure(error, path) from error
+
+
+def _record(name: str) -> Path:
+    return home() / "given" / f"{name}.json"
+
+
 def at_hand(recipe: Recipe, weights_source: str = "") -> bool:
     """Whether weights and images are on this machine; ``weights_source`` is what a study of the recipe says of them.
 
     Needs no torch, and reads none of the files.
     """
-    given = given_files(recipe.name)
-    there = {name: bool(given.get(name)) and Path(given[name]).exists() for name in ("weights", "images")}
-    return (there["weights"] or _weights_at_hand(recipe, weights_source)) and (there["images"] or _images_at_hand(recipe))
+    known = remembered_files(recipe.name)
+    there = {name: bool(known.get(name)) and Path(known[name]).exists() for name in ("weights", "images")}
+    return (there["weights"] or _weights_at_hand(recipe, weights_source)) and (
+        there["images"] or _images_at_hand(recipe.images)
+    )
 
 
 def _weights_at_hand(recipe: Recipe, source: str) -> bool:
     if recipe.weights is None or recipe.weights.address.startswith("package:"):
         return True
     address = source or recipe.weights.address
-    return (home() / "downloads" / address.rpartition("/")[2]).is_file() if is_url(address) else Path(address).is_file()
+    return (download_place(address) if is_url(address) else Path(address)).is_file()
 
 
-def _images_at_hand(recipe: Recipe) -> bool:
-    address = recipe.images.address
-    if address in IMAGE_SETS:
-        return True
+def _images_at_hand(images: Images) -> bool:
+    address = images.address
     if is_url(address):
-        return (home() / "images" / address.rpartition("/")[2].partition(".")[0]).is_dir()
-    return bool(address) and Path(address).exists()
+        return unpacked_place(download_place(address).name, address, images.digest).is_dir()
+    return address in IMAGE_SETS or (bool(address) and Path(address).exists())

@@ -10,8 +10,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from unitlab.bundled_images import IMAGE_SETS
 from unitlab.errors import UnitlabError, write_failure
-from unitlab.files import home
+from unitlab.files import home, write_whole
 from unitlab.recipes.recipe import Images, Recipe, Transform, Weights
 from unitlab.recipes.shipped import RECIPES
 
@@ -93,17 +94,22 @@ def add_recipe(
         raise UnitlabError(f"the recipe '{name}' names no layer; give one, such as layers='layer4'")
     if isinstance(transform, str) and not transform.partition(":")[2]:
         raise UnitlabError(f"transform={transform!r} is neither 'torchvision:ENUM.MEMBER' nor 'module:function'")
-    found = _named(network)
-    text = found if isinstance(found, str) else getattr(found, "__qualname__", type(found).__name__)
+    network, place = _named(network), _place(images)
+    kind = network if isinstance(network, str) else getattr(network, "__qualname__", type(network).__name__)
     recipe = Recipe(
-        name,
-        title or text.rpartition(":")[2],
-        found,
-        Images(_place(images).rstrip("/").rpartition("/")[2], _place(images), "", len(categories), tuple(categories)),
-        chosen,
-        None if weights is None else Weights(_place(weights), sha256.lower(), within, tuple((renamed or {}).items())),
-        transform if transform is None or isinstance(transform, Transform) else _named(transform),  # type: ignore[arg-type]
-        dict(options or {}),
+        name=name,
+        title=title or kind.rpartition(":")[2],
+        network=network,
+        images=Images(
+            name=place.rstrip("/").rpartition("/")[2],
+            address=place,
+            categories=len(categories),
+            class_names=tuple(categories),
+        ),
+        layers=chosen,
+        weights=None if weights is None else Weights(_place(weights), sha256.lower(), within, tuple((renamed or {}).items())),
+        transform=transform if transform is None or isinstance(transform, Transform) else _named(transform),
+        options=dict(options or {}),
     )
     _here.pop(name, None)
     path = _folder() / f"{name}.json"
@@ -113,13 +119,10 @@ def add_recipe(
         return recipe
     try:
         content = json.dumps(asdict(recipe), indent=1)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content.encode())
     except TypeError as error:
         raise UnitlabError(f"the options of the recipe '{name}' are no plain numbers, texts and lists ({error})") from error
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(content, encoding="utf-8")
-        os.replace(temporary, path)
     except OSError as error:
         raise write_failure(error, path) from error
     return own_recipes()[name]
@@ -163,8 +166,6 @@ def _folder() -> Path:
 
 def _place(given: str | Path) -> str:
     """A URL, an address or the name of a bundled set as it is, a path made absolute."""
-    from unitlab.bundled_images import IMAGE_SETS
-
     text = str(given)
     if text in IMAGE_SETS or re.match(r"[a-z]+:", text):
         return text

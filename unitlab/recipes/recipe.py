@@ -8,8 +8,6 @@ from typing import Any
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
-# checkpoints of DenseNet are older than torch's ban on dots in the names of modules: norm.1 is norm1 now
-DENSENET_NAMES = ((r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2."),)
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ class Recipe:
         ``module:function`` or ``file.py:function`` that builds the network, or the function itself.
     images, weights, transform, layers
         What it is measured on, loaded with, shown, and silenced at. Without weights the function returns a trained
-        network. The transform is a `Transform`, ``torchvision:ENUM.MEMBER``, ``module:function``, or None.
+        network. The transform is a `Transform`, ``torchvision:ENUM.MEMBER``, a function as for ``network``, or None.
     options
         Keyword arguments of the function.
     """
@@ -105,5 +103,5 @@ class Recipe:
     images: Images
     layers: tuple[str, ...]
     weights: Weights | None = None
-    transform: Transform | str | None = None
+    transform: Transform | str | Callable[..., Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)

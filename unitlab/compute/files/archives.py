@@ -6,14 +6,15 @@ import re
 import shutil
 import stat
 import tarfile
-import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from unitlab.errors import UnitlabError, write_failure
+from unitlab.files import folder_whole
 
 MOST_FILES = 5_000_000
+PLAIN = (0, stat.S_IFREG, stat.S_IFDIR)  # 0: packed where files have no kinds
 
 
 def is_archive(path: Path) -> bool:
@@ -30,64 +31,48 @@ def unpacked(archive: Path, folder: Path, arrange: Callable[[Path], None] = lamb
     """
     if folder.is_dir():
         return folder
-    building = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".part", dir=folder.parent))
-        if archive.name.lower().endswith(".zip"):
-            _unzip(archive, building)
-        else:
-            _untar(archive, building)
-        arrange(building)
-        building.rename(folder)
-        building = None
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        if isinstance(error, UnitlabError):
-            raise
+        with folder_whole(folder) as building:
+            _extract(archive, building)
+            arrange(building)
+    except UnitlabError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise write_failure(error, folder) from error
         raise UnitlabError(f"the archive {archive} is damaged or cut ({error}); get it again") from error
-    except OSError as error:
-        if type(error).__module__ == "zlib" or error.errno is None:
-            raise UnitlabError(f"the archive {archive} is damaged or cut ({error}); get it again") from error
-        raise write_failure(error, folder) from error
-    finally:
-        if building is not None:
-            shutil.rmtree(building, ignore_errors=True)
     return folder
 
 
-def _unzip(archive: Path, folder: Path) -> None:
-    with zipfile.ZipFile(archive) as opened:
-        entries = opened.infolist()
-        for entry in entries:
-            mode = entry.external_attr >> 16
-            _check_name(archive, entry.orig_filename)
-            if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise UnitlabError(f"the archive {archive} is refused: {entry.filename!r} is a link or device, not a file")
-        _check_size(archive, folder, len(entries), sum(entry.file_size for entry in entries))
-        opened.extractall(folder)
+def _extract(archive: Path, folder: Path) -> None:
+    if archive.name.lower().endswith(".zip"):
+        with zipfile.ZipFile(archive) as opened:
+            entries = [
+                (entry.orig_filename, stat.S_IFMT(entry.external_attr >> 16) in PLAIN, entry.file_size)
+                for entry in opened.infolist()
+            ]
+            _refuse(archive, folder, entries)
+            opened.extractall(folder)
+    else:
+        with tarfile.open(archive) as opened_tar:
+            members = opened_tar.getmembers()
+            entries = [(member.name, member.isreg() or member.isdir(), member.size) for member in members]
+            _refuse(archive, folder, entries)
+            opened_tar.extractall(folder, members, filter="data")
 
 
-def _untar(archive: Path, folder: Path) -> None:
-    with tarfile.open(archive) as opened:
-        members = opened.getmembers()
-        for member in members:
-            _check_name(archive, member.name)
-            if not (member.isreg() or member.isdir()):
-                raise UnitlabError(f"the archive {archive} is refused: {member.name!r} is a link or device, not a file")
-        _check_size(archive, folder, len(members), sum(member.size for member in members))
-        opened.extractall(folder, members=members, filter="data")
-
-
-def _check_name(archive: Path, name: str) -> None:
-    parts = re.split(r"[/\\]", name)
-    if not name or name.startswith(("/", "\\")) or ".." in parts or re.match(r"[A-Za-z]:", name) or "\0" in name:
-        raise UnitlabError(f"the archive {archive} is refused: its entry {name!r} would leave the folder it is unpacked into")
-
-
-def _check_size(archive: Path, folder: Path, files: int, size: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if files > MOST_FILES or size > free:
+def _refuse(archive: Path, folder: Path, entries: Sequence[tuple[str, bool, int]]) -> None:
+    """Refuse an archive by the name of its entries, whether each is a plain file or folder, and its size."""
+    for name, plain, _ in entries:
+        if not name or name[0] in "/\\" or ".." in re.split(r"[/\\]", name) or re.match(r"[A-Za-z]:", name) or "\0" in name:
+            raise UnitlabError(
+                f"the archive {archive} is refused: its entry {name!r} would leave the folder it is unpacked into"
+            )
+        if not plain:
+            raise UnitlabError(f"the archive {archive} is refused: {name!r} is a link or device, not a file")
+    size, free = sum(size for _, _, size in entries), shutil.disk_usage(folder).free
+    if len(entries) > MOST_FILES or size > free:
         raise UnitlabError(
-            f"the archive {archive} is refused: it unpacks to {files:,} files of {size / 1e9:,.1f} GB, "
+            f"the archive {archive} is refused: it unpacks to {len(entries):,} files of {size / 1e9:,.1f} GB, "
             f"and {free / 1e9:,.1f} GB are free"
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import struct
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from unitlab.compute.files.downloads import looks_like_a_page
-from unitlab.errors import UnitlabError
+from unitlab.errors import UnitlabError, what_it_says
 
 SHOWN_NAMES = 4
 
@@ -95,12 +94,8 @@ def load_parameters(network: nn.Module, state: Mapping[str, Tensor], path: Path,
             if name not in state:
                 continue
             value = state[name]
-            if (
-                value.is_complex()
-                or value.is_sparse
-                or value.is_quantized
-                or value.is_floating_point() != target.is_floating_point()
-            ):
+            odd = value.is_complex() or value.is_sparse or value.is_quantized
+            if odd or value.is_floating_point() != target.is_floating_point():
                 raise UnitlabError(f"{path}: the parameter {name} is {value.dtype} {value.layout}, expected {target.dtype}")
             if not torch.isfinite(value).all():
                 raise UnitlabError(f"{path}: the parameter {name} holds NaN or infinite values; the file is damaged")
@@ -145,25 +140,8 @@ def _torch_file(path: Path) -> Any:
                 f"{path} is refused: besides tensors it holds code to run ({named}), which may do anything. Nothing of it was "
                 "run. Ask for a state dict: torch.save(model.state_dict(), ...)"
             ) from error
-        raise UnitlabError(f"{path} is no file of weights that torch can read: {_first_sentence(error)}") from error
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        ValueError,
-        TypeError,
-        KeyError,
-        IndexError,
-        AttributeError,
-    ) as error:
-        raise UnitlabError(
-            f"the weights file {path} is damaged, cut, or no file of weights: {_first_sentence(error)}"
-        ) from error
-    except (MemoryError, OverflowError, RecursionError, AssertionError, UnicodeError, struct.error, ImportError) as error:
-        raise UnitlabError(f"the weights file {path} is damaged: {type(error).__name__}") from error
-
-
-def _first_sentence(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}{f': {text[0][:160]}' if text else ''}"
+        raise UnitlabError(f"{path} is no file of weights that torch can read: {what_it_says(error)[:200]}") from error
+    except Exception as error:
+        # what is in a damaged file makes torch fail in every way
+        said = what_it_says(error)[:200]
+        raise UnitlabError(f"the weights file {path} is damaged, cut, or no file of weights: {said}") from error

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import tempfile
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
+import requests
+from tqdm import tqdm
+
 from unitlab.errors import UnitlabError, write_failure
+from unitlab.files import file_whole
 
 CONNECT_SECONDS, SILENT_SECONDS = 15.0, 60.0
+BLOCK = 1 << 18
 PAGE_STARTS = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")
 
 
@@ -33,28 +36,16 @@ def download(url: str, target: Path, digest: str, *, instead: str) -> Path:
         No connection, another answer than the file (an error, a web page), a file that is cut or not the one expected;
         a folder that cannot be written.
     """
-    import pooch
-    import requests
-
     if target.is_file():
         check_digest(target, digest)
         return target
-    pooch.get_logger().setLevel("WARNING")
-    temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f"{target.name}.", suffix=".part", dir=target.parent)
-        os.close(handle)
-        temporary = Path(name)
-        fetch = pooch.HTTPDownloader(progressbar=True, timeout=(CONNECT_SECONDS, SILENT_SECONDS))
-        fetch(url, str(temporary), None)
-        check_digest(temporary, digest, came_from=url)
-        os.replace(temporary, target)
+        with file_whole(target) as file:
+            _fetch(url, file)
+            check_digest(Path(file.name), digest, came_from=url)
     except requests.exceptions.HTTPError as error:
-        status = "an error"
-        if error.response is not None:
-            status = str(error.response.status_code)
-            error.response.close()
+        status = "an error" if error.response is None else error.response.status_code
         raise UnitlabError(f"{url} answers with {status}: the file is not there, or not for everybody. {instead}") from error
     except (requests.exceptions.Timeout, requests.exceptions.ConnectionError) as error:
         if isinstance(error, requests.exceptions.Timeout) or "timed out" in str(error):
@@ -66,11 +57,18 @@ def download(url: str, target: Path, digest: str, *, instead: str) -> Path:
         raise UnitlabError(f"{url} came only in part ({type(error).__name__}); run the same again. {instead}") from error
     except OSError as error:
         raise write_failure(error, target) from error
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
     return target
+
+
+def _fetch(url: str, file: BinaryIO) -> None:
+    with requests.get(url, stream=True, timeout=(CONNECT_SECONDS, SILENT_SECONDS)) as answer:
+        answer.raise_for_status()
+        size = int(answer.headers.get("Content-Length", 0)) or None
+        with tqdm(total=size, unit="B", unit_scale=True, ncols=79) as bar:
+            for block in answer.iter_content(BLOCK):
+                file.write(block)
+                bar.update(len(block))
+    file.flush()
 
 
 def check_digest(path: Path, digest: str, *, came_from: str = "") -> str:

@@ -1,13 +1,13 @@
-"""The files of a recipe, at hand, given or downloaded, and the network and images that come of them."""
+"""The files of a recipe, given, remembered or downloaded, and the network and images that come of them."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import json
 import os
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,9 @@ from unitlab.compute.files.imagenet_archives import IMAGES, is_imagenet, unpacke
 from unitlab.compute.images.datasets import images, picture_files
 from unitlab.compute.images.folders import labelled_files
 from unitlab.compute.images.source import ImageSource
-from unitlab.errors import UnitlabError, write_failure
-from unitlab.files import bundled_folder, home
-from unitlab.recipes import Recipe, Transform
-from unitlab.recipes.needs import given_files, is_url, record_of_given_files, torchvision_weights, weights_url, what_is_needed
+from unitlab.errors import UnitlabError
+from unitlab.files import bundled_folder
+from unitlab.recipes import Recipe, Transform, needs
 
 
 class RecipeFiles:
@@ -36,9 +35,9 @@ class RecipeFiles:
     recipe
         The recipe.
     weights
-        A file of weights that is there already; default the one given the last time, or the recipe's address.
+        A file of weights that is there already; default the remembered one, or the recipe's address.
     images
-        A folder or archive of images that is there already; default the one given the last time, or the recipe's.
+        A folder or archive of images that is there already; default the remembered one, or the recipe's.
     any_weights
         Take a weights file of another digest than the recipe's.
 
@@ -57,14 +56,14 @@ class RecipeFiles:
         any_weights: bool = False,
     ) -> None:
         self.recipe = recipe
-        before = given_files(recipe.name)
+        before = needs.remembered_files(recipe.name)
         self.given_weights = _existing(weights or before.get("weights"), "weights")
         self.given_images = _existing(images or before.get("images"), "images")
         self.any_weights = any_weights or (weights is None and bool(before.get("any_weights")))
         if self.given_weights is not None and recipe.weights is None:
             raise UnitlabError(f"the network of '{recipe.name}' comes with its weights; leave --weights out")
         if self.given_images is None and not recipe.images.address:
-            raise UnitlabError(f"the images of '{recipe.name}' cannot be downloaded for you. {what_is_needed(recipe)}")
+            raise UnitlabError(f"the images of '{recipe.name}' cannot be downloaded for you. {needs.what_is_needed(recipe)}")
         self._attrs: dict[str, Any] = {}
 
     def model(self) -> nn.Module:
@@ -101,17 +100,9 @@ class RecipeFiles:
     def remember(self) -> None:
         """Keep which files were given, so that they need not be given again."""
         given = {"weights": self.given_weights, "images": self.given_images}
-        if not any(given.values()):
-            return
         content = {name: str(path) for name, path in given.items() if path is not None}
-        path = record_of_given_files(self.recipe.name)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(json.dumps({**content, "any_weights": self.any_weights}, indent=1), encoding="utf-8")
-            os.replace(temporary, path)
-        except OSError as error:
-            raise write_failure(error, path) from error
+        if content:
+            needs.remember_files(self.recipe.name, {**content, "any_weights": self.any_weights})
 
     def _network(self) -> nn.Module:
         recipe = self.recipe
@@ -129,18 +120,19 @@ class RecipeFiles:
         return network
 
     def _weights_file(self) -> Path:
-        weights = self.recipe.weights
+        weights, given = self.recipe.weights, self.given_weights
         assert weights is not None
-        digest = f"sha256:{weights.sha256}" if weights.sha256 else ""
+        url, expected = needs.weights_url(weights), weights.sha256
         if weights.address.startswith("torchvision:"):
             # torchvision's file names end in the first digits of their SHA-256
-            digest = f"sha256:{Path(weights_url(weights)).stem.rpartition('-')[2]}"
-        if self.given_weights is not None:
-            return self._given_weights_file(self.given_weights, digest)
-        url = weights_url(weights)
-        if url:
+            expected = Path(url).stem.rpartition("-")[2]
+        digest = f"sha256:{expected}" if expected else ""
+        source = url or weights.address
+        if given is not None:
+            path, source = given, f"the file {given.name}"
+        elif url:
             path = download(
-                url, _download_place(url), digest,
+                url, needs.download_place(url), digest,
                 instead=(
                     "Download it elsewhere and give the file: "
                     f"unitlab compute {self.recipe.name} --weights FILE (and --images FOLDER for images that are at hand)"
@@ -150,29 +142,19 @@ class RecipeFiles:
             path = _package_file(weights.address.removeprefix("package:"), self.recipe.name)
         else:
             path = Path(weights.address)
-        self._note(check_digest(path, digest), url or weights.address, "yes" if digest else "no digest is published")
+        found = check_digest(path, digest if given is None else "")
+        same = "no" if not found.startswith(expected) else "yes" if expected else "no digest is published"
+        if same == "no" and not self.any_weights:
+            raise UnitlabError(
+                f"{path} is not the weights file of '{self.recipe.name}': its SHA-256 begins with {found[:16]}, "
+                f"the recipe's with {expected[:16]}. Give the recipe's own file, or add --any-weights to "
+                "measure the network with these (the study will say so)"
+            )
+        self._attrs |= {"weights_source": source, "weights_sha256": found, "weights_are_the_recipes": same}
         return path
-
-    def _given_weights_file(self, path: Path, digest: str) -> Path:
-        found = check_digest(path, "")
-        if digest and not found.startswith(digest.partition(":")[2]):
-            if not self.any_weights:
-                raise UnitlabError(
-                    f"{path} is not the weights file of '{self.recipe.name}': its SHA-256 begins with {found[:16]}, "
-                    f"the recipe's with {digest.partition(':')[2][:16]}. Give the recipe's own file, or add --any-weights to "
-                    "measure the network with these (the study will say so)"
-                )
-            self._note(found, f"the file {path.name}", "no")
-        else:
-            self._note(found, f"the file {path.name}", "yes" if digest else "no digest is published")
-        return path
-
-    def _note(self, sha256: str, source: str, same: str) -> None:
-        self._attrs |= {"weights_source": source, "weights_sha256": sha256, "weights_are_the_recipes": same}
 
     def _images_folder(self) -> Path:
         wanted, given = self.recipe.images, self.given_images
-        own = home() / "images"
         if given is not None:
             self._attrs["images_source"] = given.name
             official = wanted.folders == "wnids" and given.is_dir() and is_imagenet(given)
@@ -180,13 +162,13 @@ class RecipeFiles:
             if not official and not is_archive(given):
                 return given
             found = archive.stat()
-            folder = own / _told_apart(archive.name, archive, found.st_size, found.st_mtime_ns)
+            folder = needs.unpacked_place(archive.name, archive, found.st_size, found.st_mtime_ns)
             return unpacked_imagenet(given, folder) if official else unpacked(given, folder)
-        self._attrs["images_source"] = wanted.address if is_url(wanted.address) else Path(wanted.address).name
-        if not is_url(wanted.address):
+        self._attrs["images_source"] = wanted.address if needs.is_url(wanted.address) else Path(wanted.address).name
+        if not needs.is_url(wanted.address):
             return _existing(wanted.address, "images") or Path(wanted.address)
-        place = _download_place(wanted.address)
-        folder = own / _told_apart(place.name, wanted.address, wanted.digest)
+        place = needs.download_place(wanted.address)
+        folder = needs.unpacked_place(place.name, wanted.address, wanted.digest)
         if folder.is_dir():
             return folder
         archive = download(
@@ -200,7 +182,7 @@ class RecipeFiles:
     def _class_names(self) -> list[str]:
         names = self.recipe.images.class_names
         if isinstance(names, str) and names.startswith("torchvision:"):
-            return list(torchvision_weights(names).meta["categories"])  # type: ignore[attr-defined]
+            return list(needs.torchvision_weights(names).meta["categories"])  # type: ignore[attr-defined]
         return list(names)
 
     def _transform(self) -> Callable[[Any], Any] | None:
@@ -208,27 +190,11 @@ class RecipeFiles:
         if given is None:
             return None
         if isinstance(given, Transform):
-            return transforms.Compose(
-                [
-                    transforms.Resize(given.resize),
-                    transforms.CenterCrop(given.crop),
-                    transforms.ToTensor(),
-                    transforms.Normalize(given.mean, given.deviation),
-                ]
-            )
+            shown = [transforms.Resize(given.resize), transforms.CenterCrop(given.crop), transforms.ToTensor()]
+            return transforms.Compose([*shown, transforms.Normalize(given.mean, given.deviation)])
         if isinstance(given, str) and given.startswith("torchvision:"):
-            return torchvision_weights(given).transforms()  # type: ignore[attr-defined]
+            return needs.torchvision_weights(given).transforms()  # type: ignore[attr-defined]
         return _function(given)
-
-
-def _download_place(url: str) -> Path:
-    """Where a download is kept: files of one name from two addresses stay apart."""
-    name = url.rpartition("/")[2] or "file"
-    return home() / "downloads" / _told_apart("from", url) / name
-
-
-def _told_apart(name: str, *parts: object) -> str:
-    return f"{name.partition('.')[0]}-{hashlib.sha256(repr([str(part) for part in parts]).encode()).hexdigest()[:12]}"
 
 
 def _existing(given: str | Path | None, what: str) -> Path | None:
@@ -251,17 +217,15 @@ def _function(named: Any) -> Callable[..., Any]:
         if head.endswith(".py"):
             spec = importlib.util.spec_from_file_location(Path(head).stem, head)
             assert spec is not None and spec.loader is not None
-            found: Any = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(found)
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
         else:
-            found = importlib.import_module(head)
-        for part in tail.split("."):
-            found = getattr(found, part)
+            module = importlib.import_module(head)
+        return attrgetter(tail)(module)
     except ModuleNotFoundError as error:
         raise UnitlabError(f"{named} needs the package {error.name}, which is not installed: pip install it") from error
     except (ImportError, OSError, AttributeError, SyntaxError) as error:
         raise UnitlabError(f"{named} is not to be found ({error})") from error
-    return found
 
 
 def _package_file(address: str, name: str) -> Path:

@@ -10,17 +10,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, SequentialSampler, Subset, TensorDataset
 from torchvision.datasets import DatasetFolder
+from torchvision.datasets.folder import pil_loader
+from torchvision.transforms import Compose
 
 from unitlab.bundled_images import IMAGE_SETS, bundled_images
+from unitlab.compute.images.folders import SUFFIXES, pictures_by_class, subfolders
 from unitlab.compute.images.reading import LoaderWorkers, loader_workers, read_ahead, read_by_workers
 from unitlab.compute.images.source import ImageSource, refuse_random, transform_text
 from unitlab.errors import UnitlabError, nearest_names
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+Transform = Callable[[Any], Tensor] | None
+Names = Sequence[str] | None
 # decoding and resizing leave Python's lock free, so that threads do what processes would
 PICTURE_THREADS = min(8, os.cpu_count() or 1)
 
@@ -77,21 +80,16 @@ def images(
                 f"the DataLoader draws its images with {type(drawn_by).__name__}; unitlab needs an order that can be "
                 "repeated: give the dataset itself, or a DataLoader with shuffle=False"
             )
-        return _dataset(source.dataset, transform, categories, ids, 0, loader_workers(source))
+        return _dataset(source.dataset, transform, categories, ids, source)
     if not hasattr(source, "__getitem__") or not hasattr(source, "__len__"):
         raise UnitlabError(
             f"images cannot be taken from a {type(source).__name__}; give a folder per class, a torch Dataset or DataLoader of "
             f"(image, label) with a length, or one of {sorted(IMAGE_SETS)}"
         )
-    threads = PICTURE_THREADS if _reads_plainly(source) else 1
-    if isinstance(_innermost(source), TensorDataset):
-        threads = 0  # in memory: a thread of its own costs up to 5 ms an image, and there is nothing to decode
-    return _dataset(source, transform, categories, ids, threads, None)
+    return _dataset(source, transform, categories, ids)
 
 
-def _bundled(
-    name: str, transform: Callable[[Any], Tensor] | None, categories: Sequence[str] | None, ids: Sequence[str] | None
-) -> ImageSource:
+def _bundled(name: str, transform: Transform, categories: Names, ids: Names) -> ImageSource:
     if transform is not None or categories is not None or ids is not None:
         raise UnitlabError(f"'{name}' comes with its own transform, categories and ids; leave them out")
     found = bundled_images(name)
@@ -107,41 +105,26 @@ def _bundled(
     )  # fmt: skip
 
 
-def _folder(
-    folder: Path, transform: Callable[[Any], Tensor] | None, categories: Sequence[str] | None, ids: Sequence[str] | None
-) -> ImageSource:
+def _folder(folder: Path, transform: Transform, categories: Names, ids: Names) -> ImageSource:
     if not folder.is_dir():
         near = nearest_names(str(folder), IMAGE_SETS)
         raise UnitlabError(f"{folder} is not a folder; give one with a folder per class, or a bundled set. {near}")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    classes = list(categories) if categories is not None else names
-    unknown = [name for name in names if name not in classes]
-    if unknown:
-        raise UnitlabError(f"{folder} has a folder {unknown[0]!r} that is no category. {nearest_names(unknown[0], classes)}")
-    files: list[Path] = []
-    labels: list[int] = []
-    for name in names:
-        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        files += found
-        labels += [classes.index(name)] * len(found)
+    found = subfolders(folder)
+    classes = [path.name for path in found] if categories is None else list(categories)
+    files, labels = pictures_by_class(found, classes, "category")
     if not files:
         raise UnitlabError(f"{folder} holds no images; expected {folder}/CLASS/PICTURE with one of {sorted(SUFFIXES)}")
     _same_length(ids, len(files))
-    found_ids = ids if ids is not None else [path.relative_to(folder).as_posix() for path in files]
-    return picture_files(folder.name, files, labels, classes, transform, found_ids)
+    ids = ids if ids is not None else [path.relative_to(folder).as_posix() for path in files]
+    return picture_files(folder.name, files, labels, classes, transform, ids)
 
 
 def picture_files(
-    name: str,
-    files: Sequence[Path],
-    labels: Sequence[int],
-    categories: Sequence[str],
-    transform: Callable[[Any], Tensor] | None,
-    ids: Sequence[str],
+    name: str, files: Sequence[Path], labels: Sequence[int], categories: Sequence[str], transform: Transform, ids: Sequence[str]
 ) -> ImageSource:
     """A source of picture files with the label of each."""
     found = ImageSource(
-        name, ids, np.array(labels, dtype=np.int64), categories, partial(_picture, files),
+        name, ids, np.array(labels, dtype=np.int64), categories, partial(_loaded, pil_loader, files),
         transform_text=transform_text(transform), transform=transform, thumbnails=True,
         threads=PICTURE_THREADS,
     )  # fmt: skip
@@ -149,73 +132,60 @@ def picture_files(
     return found
 
 
-def _picture(files: Sequence[Path], position: int) -> Image.Image:
-    try:
-        with Image.open(files[position]) as opened:
-            return opened.convert("RGB")
-    except Exception as error:
-        raise _unreadable(files[position], error) from error
-
-
-def _unreadable(path: Path | str, error: Exception) -> UnitlabError:
-    return UnitlabError(f"the image file {path} cannot be read ({error}); remove or replace it")
-
-
 def _dataset(
-    dataset: Any,
-    transform: Callable[[Any], Tensor] | None,
-    categories: Sequence[str] | None,
-    ids: Sequence[str] | None,
-    threads: int,
-    workers: LoaderWorkers | None,
+    dataset: Any, transform: Transform, categories: Names, ids: Names, loader: DataLoader[Any] | None = None
 ) -> ImageSource:
-    inner = _innermost(dataset)
+    inner, at, plain = _unwrapped(dataset)
     for part in inner.datasets if isinstance(inner, ConcatDataset) else [inner]:
         refuse_random(getattr(part, "transform", None))
     name = type(inner).__name__
     if len(dataset) == 0:
         raise UnitlabError(f"{name} holds no images")
     _same_length(ids, len(dataset))
-    labels = _labels(dataset, name, threads, workers)
+    # whether items are what torchvision's loader and transform make of the dataset's files
+    plain = plain and isinstance(inner, DatasetFolder) and type(inner).__getitem__ is DatasetFolder.__getitem__
+    workers = None if loader is None else loader_workers(loader)
+    # in memory: a thread of its own costs up to 5 ms an image, and there is nothing to decode
+    threads = 0 if loader is not None or isinstance(inner, TensorDataset) else PICTURE_THREADS if plain else 1
+    targets = getattr(inner, "targets", None)
+    if targets is not None and len(targets) == len(inner) and getattr(inner, "target_transform", None) is None:
+        labels = _integers([targets[index] for index in at], name)
+    else:
+        labels = _integers(_labels(dataset, name, threads, workers), name)
     classes = list(categories if categories is not None else getattr(inner, "classes", ()))
     if not classes:
         classes = [f"class {index}" for index in range(int(labels.max()) + 1)]
-    files = _files(dataset)
+    files = [inner.samples[index][0] for index in at] if isinstance(inner, DatasetFolder) else []
     if ids is None:
-        ids = [os.path.relpath(path, inner.root) for path in files] if files else list(map(str, range(len(dataset))))
-    read, own = partial(_item, dataset, name, 0), None
-    if files is not None and _reads_plainly(dataset):
+        ids = [os.path.relpath(path, inner.root) for path in files] or list(map(str, range(len(dataset))))
+    read, steps = partial(_item, dataset, name, 0), [transform]
+    if plain:
         # the file as it is, so that thumbnails are of pictures before the dataset's own transform
-        read, own = partial(_loaded, inner.loader, files), inner.transform
+        read, steps = partial(_loaded, inner.loader, files), [inner.transform, transform]
+    steps = [step for step in steps if step is not None]
     found = ImageSource(
         name, ids, labels, classes, read,
         transform_text=f"{transform_text(getattr(inner, 'transform', None))}, {transform_text(transform)}",
-        transform=_composed(own, transform), thumbnails=True, threads=threads, workers=workers,
+        transform=Compose(steps) if steps else None, thumbnails=True, threads=threads, workers=workers,
     )  # fmt: skip
     found.refuse_changing()
     return found
 
 
-def _innermost(dataset: Any) -> Any:
+def _unwrapped(dataset: Any) -> tuple[Any, np.ndarray, bool]:
+    """The dataset inside of `Subset`s, the positions in it, and whether they are torch's own."""
+    at, plain = np.arange(len(dataset)), True
     while isinstance(dataset, Subset):
+        at, plain = np.asarray(dataset.indices)[at], plain and type(dataset) is Subset
         dataset = dataset.dataset
-    return dataset
+    return dataset, at, plain
 
 
-def _reads_plainly(dataset: Any) -> bool:
-    """Whether items are what torchvision's loader and transform make of the dataset's files."""
-    while isinstance(dataset, Subset):
-        if type(dataset) is not Subset:
-            return False
-        dataset = dataset.dataset
-    return isinstance(dataset, DatasetFolder) and type(dataset).__getitem__ is DatasetFolder.__getitem__
-
-
-def _loaded(loader: Callable[[str], Any], files: Sequence[str], position: int) -> Any:
+def _loaded(loader: Callable[[Any], Any], files: Sequence[Path | str], position: int) -> Any:
     try:
         return loader(files[position])
     except Exception as error:
-        raise _unreadable(files[position], error) from error
+        raise UnitlabError(f"the image file {files[position]} cannot be read ({error}); remove or replace it") from error
 
 
 def _item(dataset: Any, name: str, part: int, position: int) -> Any:
@@ -227,26 +197,17 @@ def _item(dataset: Any, name: str, part: int, position: int) -> Any:
         raise UnitlabError(f"{name}: item {position} cannot be read as (image, label): {error}") from error
 
 
-def _composed(own: Callable[[Any], Any] | None, transform: Callable[[Any], Tensor] | None) -> Callable[[Any], Any] | None:
-    """The dataset's own transform, then the given one."""
-    return transform if own is None else own if transform is None else partial(_after, own, transform)
+def _labels(dataset: Any, name: str, threads: int, workers: LoaderWorkers | None) -> list[Any]:
+    """Labels of a dataset, item by item."""
+    label = partial(_item, dataset, name, 1)
+    if workers is None:
+        return list(read_ahead(label, range(len(dataset)), threads, ahead=2 * threads))
+    chunks = read_by_workers(partial(_each, label), range(len(dataset)), workers)
+    return [target for chunk in chunks for target in chunk]
 
 
-def _after(own: Callable[[Any], Any], transform: Callable[[Any], Tensor], image: Any) -> Tensor:
-    return transform(own(image))
-
-
-def _labels(dataset: Any, name: str, threads: int, workers: LoaderWorkers | None) -> np.ndarray:
-    """Labels of a dataset, from its ``targets`` where they are plainly there, else item by item."""
-    targets = _targets(dataset)
-    if targets is None:
-        label = partial(_item, dataset, name, 1)
-        if workers is None:
-            targets = list(read_ahead(label, range(len(dataset)), threads, ahead=2 * threads))
-        else:
-            chunks = read_by_workers(partial(_each, label), range(len(dataset)), workers)
-            targets = [target for chunk in chunks for target in chunk]
-    found = np.asarray([label.item() if isinstance(label, Tensor) and label.numel() == 1 else label for label in targets])
+def _integers(labels: list[Any], name: str) -> np.ndarray:
+    found = np.asarray([label.item() if isinstance(label, Tensor) and label.numel() == 1 else label for label in labels])
     if found.ndim != 1 or found.dtype.kind not in "iu":
         raise UnitlabError(f"{name}: labels must be one integer for each image; got {found.dtype} of shape {found.shape}")
     return found.astype(np.int64)
@@ -254,23 +215,6 @@ def _labels(dataset: Any, name: str, threads: int, workers: LoaderWorkers | None
 
 def _each(read: Callable[[int], Any], positions: list[int]) -> list[Any]:
     return [read(position) for position in positions]
-
-
-def _targets(dataset: Any) -> Any:
-    if isinstance(dataset, Subset):
-        inner = _targets(dataset.dataset)
-        return None if inner is None else [inner[index] for index in dataset.indices]
-    targets = getattr(dataset, "targets", None)
-    plain = targets is not None and len(targets) == len(dataset) and getattr(dataset, "target_transform", None) is None
-    return targets if plain else None
-
-
-def _files(dataset: Any) -> list[str] | None:
-    """Path of each image of a dataset of torchvision's ``DatasetFolder`` kind."""
-    if isinstance(dataset, Subset):
-        inner = _files(dataset.dataset)
-        return None if inner is None else [inner[index] for index in dataset.indices]
-    return [path for path, _ in dataset.samples] if isinstance(dataset, DatasetFolder) else None
 
 
 def _same_length(ids: Sequence[str] | None, count: int) -> None:

@@ -1,15 +1,15 @@
-"""Folders of labelled pictures as Places365 and ImageNet come: which file belongs to which class."""
+"""Folders of labelled pictures, one per class or as Places365 and ImageNet come: which file belongs to which class."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from unitlab.compute.images.datasets import SUFFIXES
 from unitlab.errors import UnitlabError, nearest_names
 
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 MOST_LEVELS = 4
 PLACES_CATEGORIES, PLACES_LABELS, PLACES_PICTURES = "categories_places365.txt", "places365_val.txt", ("val_256", "val_large")
 
@@ -49,45 +49,51 @@ def labelled_files(folder: Path, *, folders: Sequence[str] | str, count: int, na
     if (folder / PLACES_CATEGORIES).is_file() and (folder / PLACES_LABELS).is_file():
         return _places_files(folder, count)
     root = _class_level(folder)
-    found = _subfolders(root)
-    names = [path.name for path in found]
+    found = subfolders(root, "._")
+    wanted = [path.name for path in found]
     if folders == "wnids":
         wanted = resources.files("unitlab.recipes").joinpath("imagenet_wnids.txt").read_text(encoding="ascii").split()
-    else:
-        wanted = list(folders) or names
-    if not folders and count and len(names) != count:
+    elif folders:
+        wanted = list(folders)
+    elif count and len(found) != count:
         raise UnitlabError(
-            f"{root} has {len(names)} folders, {name} has {count} classes and a folder for each: the folders' order gives the "
+            f"{root} has {len(found)} folders, {name} has {count} classes and a folder for each: the folders' order gives the "
             "classes their numbers, so all must be there (they may be empty)"
         )
-    number = {wanted_name: place for place, wanted_name in enumerate(wanted)}
-    unknown = [folder_name for folder_name in names if folder_name not in number]
-    if unknown:
-        raise UnitlabError(
-            f"{root} has a folder {unknown[0]!r} that is no class of {name}. {nearest_names(unknown[0], wanted)}"
-        )
-    files: list[Path] = []
-    labels: list[int] = []
-    for path in found:
-        pictures = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-        files += pictures
-        labels += [number[path.name]] * len(pictures)
+    files, labels = pictures_by_class(found, wanted, f"class of {name}")
     if not files:
         raise UnitlabError(f"{folder} holds no pictures; expected {folder}/CLASS/PICTURE with one of {sorted(SUFFIXES)}")
     return LabelledFiles(root, files, labels, wanted)
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted((path for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._"), key=lambda path: path.name)
+def subfolders(folder: Path, hidden: str = ".") -> list[Path]:
+    """Folders in a folder by name, but those whose names begin with one of ``hidden``."""
+    found = (path for path in folder.iterdir() if path.is_dir() and path.name[0] not in hidden)
+    return sorted(found, key=lambda path: path.name)
+
+
+def pictures_by_class(folders: Iterable[Path], classes: Sequence[str], what: str) -> tuple[list[Path], list[int]]:
+    """The pictures in some folders, at any depth, and the label of each: the place of the folder's name in ``classes``."""
+    number = {name: place for place, name in enumerate(classes)}
+    files: list[Path] = []
+    labels: list[int] = []
+    for folder in folders:
+        if folder.name not in number:
+            near = nearest_names(folder.name, classes)
+            raise UnitlabError(f"{folder.parent} has a folder {folder.name!r} that is no {what}. {near}")
+        pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        files += pictures
+        labels += [number[folder.name]] * len(pictures)
+    return files, labels
 
 
 def _class_level(folder: Path) -> Path:
     """The folder whose subfolders are the classes: through ``val`` and folders that hold one folder alone."""
     for _ in range(MOST_LEVELS):
-        inner = _subfolders(folder)
+        inner = subfolders(folder, "._")
         if (folder / "val").is_dir():
             folder = folder / "val"
-        elif len(inner) == 1 and _subfolders(inner[0]):
+        elif len(inner) == 1 and subfolders(inner[0], "._"):
             folder = inner[0]
         else:
             break
@@ -99,27 +105,26 @@ def _places_files(folder: Path, count: int) -> LabelledFiles:
     pictures = next((folder / name for name in PLACES_PICTURES if (folder / name).is_dir()), None)
     if pictures is None:
         raise UnitlabError(f"{folder} has {PLACES_LABELS}, but none of the folders {PLACES_PICTURES} with the pictures")
-    names: dict[int, str] = {}
     files: list[Path] = []
     labels: list[int] = []
     try:
-        for line in (folder / PLACES_CATEGORIES).read_text(encoding="utf-8").split("\n"):
-            if line.strip():
-                place, index = line.split()
-                # "/a/apartment_building/outdoor": the first letter only sorts
-                names[int(index)] = "-".join(place.strip("/").split("/")[1:]) or place
+        # "/a/apartment_building/outdoor": the first letter only sorts
+        places = {int(index): place for place, index in _rows(folder / PLACES_CATEGORIES)}
+        names = {index: "-".join(place.strip("/").split("/")[1:]) or place for index, place in places.items()}
         if sorted(names) != list(range(len(names))) or (count and len(names) != count):
             raise UnitlabError(f"{folder / PLACES_CATEGORIES} has {len(names)} classes, expected {count}, numbered from 0")
-        for line in (folder / PLACES_LABELS).read_text(encoding="utf-8").split("\n"):
-            if line.strip():
-                picture, index = line.split()
-                path = pictures / picture.lstrip("/")
-                if ".." in path.parts or not path.is_file():
-                    raise UnitlabError(f"{folder / PLACES_LABELS} names {picture!r}, which is not in {pictures}")
-                files.append(path)
-                labels.append(int(index))
+        for picture, index in _rows(folder / PLACES_LABELS):
+            path = pictures / picture.lstrip("/")
+            if ".." in path.parts or not path.is_file():
+                raise UnitlabError(f"{folder / PLACES_LABELS} names {picture!r}, which is not in {pictures}")
+            files.append(path)
+            labels.append(int(index))
     except ValueError as error:
         if isinstance(error, UnitlabError):
             raise
         raise UnitlabError(f"a list of Places365 in {folder} has another layout ({error})") from error
     return LabelledFiles(pictures, files, labels, [names[index] for index in range(len(names))])
+
+
+def _rows(path: Path) -> list[list[str]]:
+    return [line.split() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import signal
 import time
+import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, current_thread, main_thread
+from types import FrameType
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
-from torch.utils.data._utils import signal_handling
+from torch.utils.data import DataLoader
 
 from unitlab.errors import UnitlabError, what_it_says
 
@@ -99,79 +102,65 @@ def read_by_workers(
     UnitlabError
         What ``read`` raises in a worker; workers that cannot be started, or that die.
     """
-    at_once = workers.images_at_once
-    chunks = [[int(p) for p in positions[first : first + at_once]] for first in range(0, len(positions), at_once)]
-    iterator, failure = None, ""
+    iterator, handler = None, None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the given loader says itself what torch thinks of it
-            iterator = iter(_loader(read, chunks, workers))
-            _say_deaths_when_asked(iterator)
-        for _ in chunks:
-            found = next(iterator)
-            if isinstance(found, _Failure):
-                failure = found.text
-                break
+            loader: DataLoader[Any] = DataLoader(
+                [int(position) for position in positions],  # type: ignore[arg-type]
+                batch_size=workers.images_at_once, num_workers=workers.count, collate_fn=partial(_read_or_error, read),
+                prefetch_factor=workers.prefetch_factor, timeout=workers.timeout,
+                worker_init_fn=partial(_start, workers.worker_init_fn), multiprocessing_context=workers.start_method,
+                generator=torch.Generator(),  # else the caller's random numbers would depend on it
+            )  # fmt: skip
+            iterator = iter(loader)
+        handler = _deaths_said_when_asked()
+        for found in iterator:
+            if isinstance(found, UnitlabError):
+                raise found
             yield found
-    except UnitlabError:
-        raise
-    except Exception as error:
-        failure = (
+    except BaseException as error:
+        # torch ends the processes with the iterator, which its frames would hold for as long as the traceback is kept
+        traceback.clear_frames(error.__traceback__)
+        if isinstance(error, UnitlabError) or not isinstance(error, Exception):
+            raise
+        raise UnitlabError(
             f"a worker of the DataLoader failed ({what_it_says(error)}); give a DataLoader "
             "with fewer workers, smaller batches, or num_workers=0"
-        )
+        ) from error
     finally:
-        if iterator is not None:
-            # at once: the traceback of an error, or of Ctrl-C, would keep the processes for as long as it is kept
-            iterator._shutdown_workers()  # type: ignore[attr-defined]
-    if failure:
-        raise UnitlabError(failure)
+        iterator = None
+        if handler is not None:
+            signal.signal(signal.SIGCHLD, handler)
 
 
-def _loader(read: Callable[[list[int]], Any], chunks: list[list[int]], workers: LoaderWorkers) -> DataLoader[Any]:
-    return DataLoader(
-        _Chunks(read), batch_sampler=chunks, num_workers=workers.count, collate_fn=_as_it_is,
-        prefetch_factor=workers.prefetch_factor, timeout=workers.timeout, worker_init_fn=_Started(workers.worker_init_fn),
-        multiprocessing_context=workers.start_method,
-        generator=torch.Generator(),  # else the caller's random numbers would depend on it
-    )  # fmt: skip
+def _deaths_said_when_asked() -> Callable[[int, FrameType | None], Any] | None:
+    """Torch raises in a signal handler, wherever the main thread is when a worker dies, in the network, say: that handler.
+
+    It is kept from raising until it is handed back; the reading notices deaths by itself.
+    """
+    told = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") and current_thread() is main_thread() else None
+    if not callable(told):
+        return None
+
+    def untold(number: int, frame: FrameType | None) -> None:
+        with suppress(RuntimeError):
+            told(number, frame)
+
+    signal.signal(signal.SIGCHLD, untold)
+    return told
 
 
-def _say_deaths_when_asked(iterator: Any) -> None:
-    """Else torch raises, in a signal handler, wherever the main thread is when a worker dies: in the network, say."""
-    signal_handling._remove_worker_pids(id(iterator))
-    iterator._worker_pids_set = False
+def _read_or_error(read: Callable[[list[int]], Any], positions: list[int]) -> Any:
+    """What is read; or what is wrong with it, since torch would rewrite the message of what is raised."""
+    try:
+        return read(positions)
+    except UnitlabError as error:
+        return UnitlabError(str(error))  # without its traceback, which packages such as tblib send along
 
 
-class _Chunks(Dataset[Any]):
-    """Reads several positions at a time; what is wrong with them is returned, since torch would rewrite its message."""
-
-    def __init__(self, read: Callable[[list[int]], Any]) -> None:
-        self.read = read
-
-    def __getitems__(self, positions: list[int]) -> Any:
-        try:
-            return self.read(positions)
-        except UnitlabError as error:
-            return _Failure(str(error))
-
-
-@dataclass(frozen=True)
-class _Failure:
-    text: str
-
-
-class _Started:
+def _start(own: Callable[[int], object] | None, number: int) -> None:
     """Called in a worker first: Ctrl-C reaches workers too, and it is for the main process to end them."""
-
-    def __init__(self, own: Callable[[int], object] | None) -> None:
-        self.own = own
-
-    def __call__(self, number: int) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if self.own is not None:
-            self.own(number)
-
-
-def _as_it_is(found: Any) -> Any:
-    return found
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if own is not None:
+        own(number)

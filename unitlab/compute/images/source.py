@@ -7,8 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from copy import copy
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +21,11 @@ from unitlab.compute.images.thumbnails import small, small_tensors
 from unitlab.errors import UnitlabError
 
 READ_TWICE = 4
+# torchvision's transforms that draw something and do not say so in the first word of their name
+DRAWING = {
+    "AugMix", "AutoAugment", "ColorJitter", "CutMix", "ElasticTransform", "GaussianBlur", "GaussianNoise", "MixUp",
+    "RandAugment", "ScaleJitter", "TrivialAugmentWide",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,59 +37,56 @@ class ImageBatch:
     thumbnails: list[np.ndarray | None]
 
 
+@dataclass(eq=False, repr=False)
 class ImageSource:
     """Images in a fixed order.
 
-    Parameters
-    ----------
-    read
-        The image at a position, decoded: what is costly.
-    transform
-        From what ``read`` gives to a float tensor, or to a picture, whose values from 0 to 1 are taken; default as it is.
-    thumbnails
-        Whether small pictures can be made of what ``read`` gives.
-    threads
-        How many read at a time, ahead of who uses the images; 0: who uses them.
-    workers
-        Processes that read instead of threads.
-
     Attributes
     ----------
+    name
+        Of the source.
     ids
         Text for each image.
     labels
         int64, (image).
     categories
         Class names.
-    clusters
-        int64, (image): images of one cluster belong together; or None.
-    name
-        Of the source.
+    read
+        The image at a position, decoded: what is costly.
     transform_text
         What is done to the images, as text for the fingerprint.
+    transform
+        From what ``read`` gives to a float tensor, or to a picture, whose values from 0 to 1 are taken; default as it is.
+    thumbnails
+        Whether small pictures can be made of what ``read`` gives.
+    clusters
+        int64, (image): images of one cluster belong together; or None.
+    threads
+        How many read at a time, ahead of who uses the images; 0: who uses them.
+    workers
+        Processes that read instead of threads.
+    told
+        Called for each image that arrives; see `watched`.
     """
 
-    def __init__(
-        self,
-        name: str,
-        ids: Sequence[str],
-        labels: np.ndarray,
-        categories: Sequence[str],
-        read: Callable[[int], Any],
-        *,
-        transform_text: str,
-        transform: Callable[[Any], Tensor] | None = None,
-        thumbnails: bool = False,
-        clusters: np.ndarray | None = None,
-        threads: int = 0,
-        workers: LoaderWorkers | None = None,
-    ) -> None:
-        self.name, self.ids, self.categories = name, [str(i) for i in ids], [str(c) for c in categories]
-        self.labels, self.clusters, self.transform_text = labels, clusters, transform_text
-        self._read, self._transform, self._thumbnails = read, transform, thumbnails
-        self._threads, self._workers = threads, workers
-        self._told: Callable[[], None] | None = None
+    name: str
+    ids: Sequence[str]
+    labels: np.ndarray
+    categories: Sequence[str]
+    read: Callable[[int], Any]
+    _: KW_ONLY
+    transform_text: str
+    transform: Callable[[Any], Tensor] | None = None
+    thumbnails: bool = False
+    clusters: np.ndarray | None = None
+    threads: int = 0
+    workers: LoaderWorkers | None = None
+    told: Callable[[], None] | None = None
+
+    def __post_init__(self) -> None:
+        self.ids, self.categories = [str(i) for i in self.ids], [str(c) for c in self.categories]
         self._shape: tuple[int, ...] | None = None
+        name, labels = self.name, self.labels
         if not self.ids:
             raise UnitlabError(f"{name} holds no images; give a folder per class with pictures in it")
         if len(set(self.ids)) != len(self.ids):
@@ -109,24 +110,18 @@ class ImageSource:
     @property
     def read_together(self) -> int:
         """How many images are read at a time."""
-        return max(1, self._threads if self._workers is None else self._workers.count)
+        return max(1, self.threads if self.workers is None else self.workers.count)
 
     def subset(self, positions: Sequence[int] | np.ndarray) -> ImageSource:
         """The images at these positions, in this order."""
         at = np.asarray(positions, dtype=np.int64)
-        found = ImageSource(
-            self.name, [self.ids[i] for i in at], self.labels[at], self.categories, partial(_read_at, self._read, at),
-            transform_text=self.transform_text, transform=self._transform, thumbnails=self._thumbnails,
-            clusters=None if self.clusters is None else self.clusters[at], threads=self._threads, workers=self._workers,
-        )  # fmt: skip
-        found._told = self._told
-        return found
+        clusters = None if self.clusters is None else self.clusters[at]
+        ids, read = [self.ids[i] for i in at], partial(_read_at, self.read, at)
+        return replace(self, ids=ids, labels=self.labels[at], read=read, clusters=clusters)
 
     def watched(self, told: Callable[[], None]) -> ImageSource:
         """The same images; ``told()`` is called for each one that arrives, and may raise to end the reading."""
-        other = copy(self)
-        other._told = told
-        return other
+        return replace(self, told=told)
 
     def batches(self, start: int, stop: int, batch_size: int) -> Iterator[tuple[Tensor, np.ndarray]]:
         """Images from ``start`` to ``stop`` as (float tensor (image, channel, row, column), positions); see `stream`."""
@@ -151,20 +146,20 @@ class ImageSource:
         wanted = [np.asarray(positions, dtype=np.int64) for positions in batches]
         if not wanted:
             return
-        thumbnails = thumbnails and self._thumbnails
+        thumbnails = thumbnails and self.thumbnails
         with closing(self._images(np.concatenate(wanted), max(map(len, wanted)), thumbnails)) as images:
             for positions in wanted:
                 pixels: list[Tensor] = []
                 made: list[np.ndarray | None] = []
                 for position in positions:
                     tensor, thumbnail = next(images)
-                    if self._told is not None:
-                        self._told()
+                    if self.told is not None:
+                        self.told()
                     pixels.append(self._of_one_size(int(position), tensor))
                     made.append(thumbnail)
                 batch = torch.stack(pixels)
                 self._refuse_infinite(batch, positions)
-                if thumbnails and self._transform is None and made[0] is None:
+                if thumbnails and self.transform is None and made[0] is None:
                     made = small_tensors(batch)
                 yield ImageBatch(batch, positions, made)
 
@@ -182,7 +177,7 @@ class ImageSource:
     def _images(
         self, positions: np.ndarray, ahead: int, thumbnails: bool
     ) -> Generator[tuple[Tensor, np.ndarray | None], None, None]:
-        workers, threads = self._workers, self._threads
+        workers, threads = self.workers, self.threads
         if workers is not None and len(positions) > workers.images_at_once:
             if not multiprocessing.current_process().daemon:
                 with closing(read_by_workers(partial(self._chunk, thumbnails), positions, workers)) as chunks:
@@ -201,11 +196,11 @@ class ImageSource:
 
     def _image(self, position: int, *, thumbnails: bool = False) -> tuple[Tensor, np.ndarray | None]:
         try:
-            image = self._read(position)
-            as_it_is = self._transform is None and isinstance(image, Tensor)
+            image = self.read(position)
+            as_it_is = self.transform is None and isinstance(image, Tensor)
             # before the transform, which may work in place; of tensors that have none, for a whole batch later
             thumbnail = small(image) if thumbnails and not as_it_is else None
-            tensor = _plain_tensor(image if self._transform is None else self._transform(image))
+            tensor = _plain_tensor(image if self.transform is None else self.transform(image))
         except UnitlabError:
             raise
         except Exception as error:
@@ -245,13 +240,6 @@ def _plain_tensor(picture: Any) -> Tensor:
 
 def _read_at(read: Callable[[int], Any], at: np.ndarray, position: int) -> Any:
     return read(int(at[position]))
-
-
-# torchvision's transforms that draw something and do not say so in the first word of their name
-DRAWING = {
-    "AugMix", "AutoAugment", "ColorJitter", "CutMix", "ElasticTransform", "GaussianBlur", "GaussianNoise", "MixUp",
-    "RandAugment", "ScaleJitter", "TrivialAugmentWide",
-}  # fmt: skip
 
 
 def refuse_random(transform: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -12,10 +12,35 @@ from torch import Tensor, nn
 from unitlab.errors import UnitlabError, nearest_names
 
 
-class VGG(nn.Module):
+class FeedForward(nn.Module):
+    """``features``, flattened, then a ``classifier``."""
+
+    features: nn.Sequential
+    classifier: nn.Sequential
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(torch.flatten(self.features(images), 1))
+
+
+def vgg_features(blocks: Sequence[Sequence[int]], channels: int, batch_norm: bool) -> nn.Sequential:
+    """Blocks of 3×3 convolutions, a max-pooling after each: conv1_1, norm1_1, relu1_1 … pool1, conv2_1 …"""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for block, widths in enumerate(blocks, 1):
+        for number, width in enumerate(widths, 1):
+            name = f"{block}_{number}"
+            layers[f"conv{name}"] = nn.Conv2d(channels, width, 3, padding=1, bias=not batch_norm)
+            if batch_norm:
+                layers[f"norm{name}"] = nn.BatchNorm2d(width)
+            layers[f"relu{name}"] = nn.ReLU(inplace=True)
+            channels = width
+        layers[f"pool{block}"] = nn.MaxPool2d(2)
+    return nn.Sequential(layers)
+
+
+class VGG(FeedForward):
     """Blocks of 3×3 convolutions, a max-pooling after each, two dense layers.
 
-    Modules of ``features`` carry the research names: conv1_1, norm1_1, relu1_1 … pool1, conv2_1 …
+    Modules of ``features`` carry the research names; see `vgg_features`.
 
     Parameters
     ----------
@@ -45,21 +70,11 @@ class VGG(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
-        for block, widths in enumerate(blocks, 1):
-            for number, width in enumerate(widths, 1):
-                name = f"{block}_{number}"
-                layers[f"conv{name}"] = nn.Conv2d(channels, width, 3, padding=1, bias=not batch_norm)
-                if batch_norm:
-                    layers[f"norm{name}"] = nn.BatchNorm2d(width)
-                layers[f"relu{name}"] = nn.ReLU(inplace=True)
-                channels = width
-            layers[f"pool{block}"] = nn.MaxPool2d(2)
-            size //= 2
-        self.features = nn.Sequential(layers)
+        self.features = vgg_features(blocks, channels, batch_norm)
+        pixels = (size >> len(blocks)) ** 2
         self.classifier = nn.Sequential(
             OrderedDict(
-                fc6=nn.Linear(channels * size * size, dense),
+                fc6=nn.Linear(blocks[-1][-1] * pixels, dense),
                 relu6=nn.ReLU(inplace=True),
                 drop6=nn.Dropout(dropout),
                 fc7=nn.Linear(dense, categories),
@@ -67,11 +82,8 @@ class VGG(nn.Module):
         )
         initialise(self)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.classifier(torch.flatten(self.features(images), 1))
 
-
-class AlexNet(nn.Module):
+class AlexNet(FeedForward):
     """Five convolutions with pooling after the first, second and fifth, three dense layers with dropout."""
 
     def __init__(self, widths: Sequence[int], *, channels: int, categories: int, size: int, dense: int) -> None:
@@ -98,9 +110,6 @@ class AlexNet(nn.Module):
             )
         )
         initialise(self)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.classifier(torch.flatten(self.features(images), 1))
 
 
 class BasicBlock(nn.Module):
@@ -156,31 +165,15 @@ def initialise(network: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-EMOJI_CLASSES = 60
-
-
-def _vgg_emoji() -> nn.Module:
-    blocks = [(32, 32), (64, 64), (96, 96), (128, 128), (128, 64)]
-    return VGG(blocks, channels=3, categories=EMOJI_CLASSES, size=64, dense=192, batch_norm=True)
-
-
-def _resnet_emoji() -> nn.Module:
-    return ResNet(32, (32, 80, 160, 96), channels=3, categories=EMOJI_CLASSES)
-
-
-def _vgg_fashion() -> nn.Module:
-    return VGG([(32, 32), (64, 64), (96, 64)], channels=1, categories=10, size=28, dense=96, batch_norm=False, dropout=0.2)
-
-
-def _alexnet_fashion() -> nn.Module:
-    return AlexNet((32, 64, 96, 96, 64), channels=1, categories=10, size=28, dense=128)
-
-
-NETWORKS = {
-    "vgg_emoji": _vgg_emoji,
-    "resnet_emoji": _resnet_emoji,
-    "alexnet_fashion": _alexnet_fashion,
-    "vgg_fashion": _vgg_fashion,
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "vgg_emoji": lambda: VGG(
+        [(32, 32), (64, 64), (96, 96), (128, 128), (128, 64)], channels=3, categories=60, size=64, dense=192, batch_norm=True
+    ),
+    "resnet_emoji": lambda: ResNet(32, (32, 80, 160, 96), channels=3, categories=60),
+    "alexnet_fashion": lambda: AlexNet((32, 64, 96, 96, 64), channels=1, categories=10, size=28, dense=128),
+    "vgg_fashion": lambda: VGG(
+        [(32, 32), (64, 64), (96, 64)], channels=1, categories=10, size=28, dense=96, batch_norm=False, dropout=0.2
+    ),
 }
 
 

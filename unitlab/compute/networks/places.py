@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-import torch
-from torch import Tensor, nn
+from torch import nn
+
+from unitlab.compute.networks.bundled import FeedForward, vgg_features
 
 
-class AlexNet(nn.Module):
+class AlexNet(FeedForward):
     """AlexNet as Caffe has it: two groups, normalisation across channels, no padding at first; images of 227×227."""
 
     def __init__(self, categories: int, dense: int) -> None:
@@ -38,28 +39,15 @@ class AlexNet(nn.Module):
         )
         self.classifier = _dense(256 * 6 * 6, dense, categories, "fc8")
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.classifier(torch.flatten(self.features(images), 1))
 
-
-class VGG(nn.Module):
+class VGG(FeedForward):
     """VGG16 with its layers called by their research names: conv1_1 … conv5_3, fc6, fc7, fc8a; images of 224×224."""
 
     def __init__(self, categories: int, dense: int) -> None:
         super().__init__()
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
-        channels = 3
-        for block, (width, count) in enumerate(((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)), 1):
-            for number in range(1, count + 1):
-                layers[f"conv{block}_{number}"] = nn.Conv2d(channels, width, 3, padding=1)
-                layers[f"relu{block}_{number}"] = nn.ReLU(inplace=True)
-                channels = width
-            layers[f"pool{block}"] = nn.MaxPool2d(2)
-        self.features = nn.Sequential(layers)
+        blocks = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+        self.features = vgg_features(blocks, channels=3, batch_norm=False)
         self.classifier = _dense(512 * 7 * 7, dense, categories, "fc8a")
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.classifier(torch.flatten(self.features(images), 1))
 
 
 def _dense(inputs: int, dense: int, categories: int, last: str) -> nn.Sequential:

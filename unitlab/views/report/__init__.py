@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import gzip
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable
 from html import escape
 from importlib import resources
@@ -20,6 +18,7 @@ from unitlab.analysis.correlations import measures
 from unitlab.analysis.requirements import unit_position
 from unitlab.catalog import load
 from unitlab.errors import UnitlabError
+from unitlab.files import write_whole
 from unitlab.views.findings import study_finding
 from unitlab.views.report.content import content, definitions, provenance, table_rows, title
 
@@ -71,13 +70,9 @@ def report(ds_or_name: xr.Dataset | str | Path, path: str | Path, *, units: Iter
 
 def write(text: str, target: Path) -> Path:
     """Put a page in place: the whole of it or nothing."""
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(target)
+        write_whole(target, text.encode())
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise UnitlabError(f"{target} cannot be written: {error.strerror}") from error
     return target
 
