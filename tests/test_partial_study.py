@@ -46,7 +46,7 @@ def test_a_torn_or_changed_shard_is_not_finished(path: Path, place: int) -> None
     partial.write(0, ARRAYS)
     partial.write(1, {"x": np.arange(1000)})
     partial.close()
-    file = partial.folder / "shard-000001.bin"
+    file = partial.folder / "shard-000001.safetensors"
     content = bytearray(file.read_bytes())
     content[place] ^= 1
     file.write_bytes(bytes(content))

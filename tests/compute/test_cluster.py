@@ -165,7 +165,7 @@ def test_ctrl_c_ends_with_the_current_shards_and_the_sweep_resumes(tmp_path: Pat
         assert process.stderr is not None
         said += list(process.stderr)
     assert process.returncode == -signal.SIGINT, said
-    assert (tmp_path / "many.zarr.partial" / "shard-000026.bin").exists() and not (tmp_path / "many.zarr").exists()
+    assert (tmp_path / "many.zarr.partial" / "shard-000026.safetensors").exists() and not (tmp_path / "many.zarr").exists()
     ablate(tmp_path, tmp_path / "many.zarr", client=client)
     ablate(tmp_path, tmp_path / "one.zarr")
     assert data_files(tmp_path / "many.zarr") == data_files(tmp_path / "one.zarr")
@@ -261,7 +261,7 @@ def test_a_shard_that_kills_every_worker_ends_the_sweep_and_the_rest_is_kept(
     (tmp_path / "kill always").touch()
     with pytest.raises(UnitlabError, match=r"2 Dask workers in turn were lost while computing images 104 to 108.*memory="):
         ablate(tmp_path, tmp_path / "many.zarr", client=client)
-    kept = len(list((tmp_path / "many.zarr.partial").glob("shard-*.bin")))
+    kept = len(list((tmp_path / "many.zarr.partial").glob("shard-*.safetensors")))
     assert kept >= 26 and not (tmp_path / "many.zarr").exists()
     (tmp_path / "kill always").unlink()
     ablate(tmp_path, tmp_path / "many.zarr")

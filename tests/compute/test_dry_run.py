@@ -15,6 +15,7 @@ from unitlab import UnitlabError
 from unitlab.cli import main
 from unitlab.compute.sweep import plan as planning
 from unitlab.compute.sweep.plan import plan_sweep
+from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.shards import compute_shards
 from unitlab.store.shards import PartialStudy
 
@@ -47,18 +48,15 @@ def test_sizes_and_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 def test_an_interrupted_sweep_and_a_finished_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "SHARD_IMAGES", 24)
     model, source, store = FunctionalReLU().eval(), scripted_source(tmp_path, count=48), tmp_path / "study.zarr"
-    plan = plan_sweep(
-        model, source, "conv2", device="cpu", batch_size=24, memory="64 MB",
-        units=None, ablation="zero", labels="given", precision="float32", seed=0,
-    )  # fmt: skip
+    plan = plan_sweep(model, source, SweepRequest("conv2", batch_size=24, memory="64 MB"), "cpu")
     study = PartialStudy(store, plan.fingerprint)
     compute_shards(plan, source, study, progress=False)
-    written = sum(path.stat().st_size for path in study.folder.glob("shard-*.bin"))
-    (study.folder / "shard-000001.bin").unlink()
+    written = sum(path.stat().st_size for path in study.folder.glob("shard-*.safetensors"))
+    (study.folder / "shard-000001.safetensors").unlink()
     options = {"batch_size": 24, "device": "cpu", "memory": "64 MB"}
     found = unitlab.estimate(model, source, "conv2", store=store, **options)
     assert found.finished_images == 24 and "24 are computed already" in str(found)
-    # the file's header and alignment come on top
+    # the file's header comes on top
     assert np.isclose(found.disk_while_computing, written, rtol=0.25)
     study.close()
     unitlab.ablate(model, source, "conv2", store=store, progress=False, **options)

@@ -2,185 +2,285 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
+from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from unitlab.compute.engine.ablation import Replacement, donor_of_image
+from unitlab.compute.engine.ablation import Baseline, Replacement, donor_of_image
 from unitlab.compute.engine.network import Evaluation
 from unitlab.compute.engine.suffix import SuffixEngine
 from unitlab.compute.images.source import ImageBatch, ImageSource
 from unitlab.compute.images.thumbnails import padded
 from unitlab.compute.sweep.activations import ActivationStatistics
-from unitlab.compute.sweep.plan import SweepPlan
+from unitlab.compute.sweep.plan import LayerPlan, SweepPlan, UnitSums
 from unitlab.compute.sweep.progress import InterruptRequest, images_bar, interrupt_after_shard
-from unitlab.compute.sweep.study_arrays import RootShards
 from unitlab.errors import UnitlabError
 from unitlab.store.shards import PartialStudy
 
 log = logging.getLogger("unitlab")
 
+T = TypeVar("T")
 Advance = Callable[[int], object]
+Arrays = dict[str, Any]  # by name; numpy's, or what is read like them from a file
 
 
-class ShardComputation:
-    """Computes shards of a plan: the same plan, images and replacements give the same bytes, wherever and in any order."""
+@dataclass
+class ImageFacts:
+    """What a shard keeps of its images, whatever the layer; ``content`` is the SHA-256 of their pixels."""
 
-    def __init__(self, plan: SweepPlan, source: ImageSource, replacements: list[Replacement]) -> None:
-        self.plan, self.source, self.replacements = plan, source, replacements
-
-    def shards(self, bounds: Sequence[tuple[int, int]], advance: Advance) -> Generator[dict[str, np.ndarray], None, None]:
-        """Arrays of the images within each pair of bounds, named "variable" or "layer/variable".
-
-        ``advance`` hears how many images are done. The next images are read while a shard is computed or written.
-        """
-        for batches in _batches_by_shard(self.plan, self.source, bounds, thumbnails=True):
-            found, small = ShardParts(self.plan), []
-            for batch in batches:
-                self.add(batch.pixels, batch.positions, found)
-                small += batch.thumbnails
-                advance(len(batch.positions))
-            arrays, thumbnails = found.arrays(), padded(small)
-            yield arrays if thumbnails is None else {**arrays, "thumbnails": thumbnails}
-
-    def add(self, batch: torch.Tensor, positions: np.ndarray, found: ShardParts) -> None:
-        """Evaluate a batch and add what it gives to a shard's parts."""
-        parts = scored_parts(self.plan, self.source, self.replacements, batch, positions, first_order=self.plan.first_order)
-        for part, where, evaluation, scored in parts:
-            base = evaluation.baseline
-            found.root.add(part, base)
-            probabilities = evaluation.logits.softmax(1)
-            for number, stats in enumerate(found.statistics):
-                first_order = None if evaluation.first_order is None else evaluation.first_order[number]
-                value, at = evaluation.site_values[number], torch.as_tensor(where)
-                stats.add(value, at, base.labels, probabilities, first_order)
-                found.add_directions(number, value, self.replacements[number].of(where, value), at, base.labels, probabilities)
-                prediction, margin = scored[number]
-                drop = (base.margin - margin).half()
-                found.scores[number].append((prediction.cpu().numpy().astype(self.plan.prediction_dtype), drop.cpu().numpy()))
+    label: Any
+    baseline_prediction: Any
+    baseline_margin: Any
+    content: Any
+    thumbnails: Any = None
 
 
-def scored_parts(
-    plan: SweepPlan,
-    source: ImageSource,
-    replacements: list[Replacement],
-    batch: torch.Tensor,
-    positions: np.ndarray,
-    *,
-    first_order: bool,
-) -> Iterator[tuple[torch.Tensor, np.ndarray, Evaluation, list[tuple[torch.Tensor, torch.Tensor]]]]:
-    """Images, positions, evaluation and, for each engine, predictions and margins (set, image).
+@dataclass
+class LayerShard:
+    """What a shard keeps of a layer: what its ablations did, and statistics of its units and, with a basis, directions."""
 
-    The whole batch at once; where a GPU's memory runs out, it is halved and the engines take smaller bites.
+    ablation: Arrays = field(default_factory=dict)
+    units: Arrays = field(default_factory=dict)
+    directions: Arrays = field(default_factory=dict)
+
+
+@dataclass
+class ShardResult:
+    """What a shard gives. How its arrays are named where it is kept is known here alone."""
+
+    images: ImageFacts
+    layers: dict[str, LayerShard]
+
+    def to_arrays(self) -> Arrays:
+        arrays = {name: array for name, array in vars(self.images).items() if array is not None}
+        for layer, shard in self.layers.items():
+            for part, found in vars(shard).items():
+                arrays.update({f"{part}/{name}/{layer}": array for name, array in found.items()})
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Any]) -> ShardResult:
+        images: Arrays = {}
+        layers: dict[str, LayerShard] = defaultdict(LayerShard)
+        for key, array in arrays.items():
+            if "/" not in key:
+                images[key] = array
+                continue
+            part, name, layer = key.split("/", 2)
+            getattr(layers[layer], part)[name] = array
+        return cls(ImageFacts(**images), dict(layers))
+
+
+@dataclass
+class ScoredLayer:
+    """One layer on a `ScoredPart`'s images: values, their first-order effect, what replaces them and what that gives.
+
+    ``prediction`` and ``margin`` are (set, image).
     """
-    try:
-        found = _scored(plan, source, replacements, batch, positions, first_order)
-    except torch.OutOfMemoryError as error:
-        found, halves = None, _halves(batch, error)
-    # out of the except clause, whose error holds on to the memory
-    if found is not None:
-        yield batch, positions, *found
-        return
-    for engine in plan.engines:
-        if isinstance(engine, SuffixEngine):
-            engine.memory //= 2
-    begin = 0
-    for half in halves:
-        some = positions[begin : begin + len(half)]
-        yield from scored_parts(plan, source, replacements, half, some, first_order=first_order)
-        begin += len(half)
+
+    value: Tensor
+    first_order: Tensor | None
+    replaced: Tensor
+    prediction: Tensor
+    margin: Tensor
 
 
-def _scored(
-    plan: SweepPlan,
-    source: ImageSource,
-    replacements: list[Replacement],
-    batch: torch.Tensor,
-    positions: np.ndarray,
-    first_order: bool,
-) -> tuple[Evaluation, list[tuple[torch.Tensor, torch.Tensor]]]:
-    with failure_names_images(source, positions):
-        labels = None if plan.labels == "predicted" else torch.as_tensor(source.labels[positions])
-        evaluation = plan.network.evaluate(batch, labels, plan.sites, plan.needed, first_order=first_order)
-        scored = []
-        with torch.no_grad():
-            for engine, value, replaced in zip(plan.engines, evaluation.site_values, replacements, strict=True):
-                scored.append(engine.evaluate(evaluation.baseline, replaced.of(positions, value)))
-        return evaluation, scored
+@dataclass
+class ScoredPart:
+    """Images that were evaluated together: a batch, or as much of it as a GPU's memory takes."""
+
+    images: ImageBatch
+    evaluation: Evaluation
+    layers: list[ScoredLayer]
 
 
-class ShardParts:
-    """What the batches of a shard have given so far."""
+class ImageSums:
+    """The facts of the images that came so far."""
 
-    def __init__(self, plan: SweepPlan) -> None:
-        self.plan, self.root = plan, RootShards()
-        self.statistics = [ActivationStatistics(units, plan.network.categories) for units in plan.units]
-        self.rotated = [ActivationStatistics(units, plan.network.categories) for units in plan.units]
-        self.scores: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in plan.sites]
-        self.removed = [np.zeros(len(units)) for units in plan.units]
-        self.energy = [np.zeros(()) for _ in plan.sites]
+    def __init__(self) -> None:
+        self.parts: list[tuple[np.ndarray, ...]] = []
+        self.thumbnails: list[np.ndarray | None] = []
+        self.digest = hashlib.sha256()
 
-    def add_directions(
-        self,
-        number: int,
-        value: torch.Tensor,
-        replaced: torch.Tensor,
-        positions: torch.Tensor,
-        labels: torch.Tensor,
-        probabilities: torch.Tensor,
-    ) -> None:
-        """Squares of what is removed at one site, and the activations of directions."""
-        basis, units = self.plan.bases[number], self.plan.units[number]
-        change = value - replaced
-        if basis is not None:
-            self.rotated[number].add(basis.coordinates(value), positions, labels, probabilities, None)
+    def add(self, images: ImageBatch, base: Baseline) -> None:
+        self.digest.update(images.pixels.contiguous().numpy().data)
+        self.parts.append(tuple(found.cpu().numpy() for found in (base.labels, base.prediction, base.margin.float())))
+        self.thumbnails += images.thumbnails
+
+    def result(self) -> ImageFacts:
+        label, prediction, margin = (np.concatenate(parts) for parts in zip(*self.parts, strict=True))
+        content = np.frombuffer(self.digest.digest(), np.uint8)
+        return ImageFacts(label, prediction, margin, content, padded(self.thumbnails))
+
+
+class LayerSums:
+    """What the images that came so far give of a layer."""
+
+    def __init__(self, layer: LayerPlan, plan: SweepPlan) -> None:
+        self.layer, self.dtype = layer, plan.prediction_dtype
+        self.units = ActivationStatistics(layer.units, plan.network.categories)
+        self.directions = None if layer.basis is None else ActivationStatistics(layer.units, plan.network.categories)
+        self.predictions: list[np.ndarray] = []
+        self.drops: list[np.ndarray] = []
+        self.removed, self.energy = np.zeros(len(layer.units)), np.zeros(())
+
+    def add(self, scored: ScoredLayer, base: Baseline, positions: Tensor, probabilities: Tensor) -> None:
+        value, change, basis = scored.value, scored.value - scored.replaced, self.layer.basis
+        self.units.add(value, positions, base.labels, probabilities, scored.first_order)
+        if basis is not None and self.directions is not None:
+            self.directions.add(basis.coordinates(value), positions, base.labels, probabilities, None)
             change = basis.coordinates(change)
         # map by map in the values' own precision, in float64 over the images
         squares = change.square()
         by_image = squares.flatten(2).sum(2) if squares.dim() > 2 else squares
         square = by_image.sum(0, dtype=torch.float64).cpu().numpy()
-        self.energy[number] = self.energy[number] + square.sum()
-        self.removed[number] += square[units]
+        self.energy = self.energy + square.sum()
+        self.removed += square[self.layer.units]
+        self.predictions.append(scored.prediction.cpu().numpy().astype(self.dtype))
+        self.drops.append((base.margin - scored.margin).half().cpu().numpy())
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        arrays = self.root.arrays()
-        for number, (site, stats, parts) in enumerate(zip(self.plan.sites, self.statistics, self.scores, strict=True)):
-            found = stats.arrays()
-            if self.plan.bases[number] is not None:
-                found.update({f"rotated/{name}": array for name, array in self.rotated[number].arrays().items()})
-            found["removed"], found["energy"] = self.removed[number], self.energy[number]
-            found["prediction"] = np.concatenate([part[0] for part in parts], 1)
-            found["label_margin_drop"] = np.concatenate([part[1] for part in parts], 1)
-            arrays.update({f"{site.layer}/{name}": array for name, array in found.items()})
-        return arrays
+    def result(self) -> LayerShard:
+        ablation = {
+            "prediction": np.concatenate(self.predictions, 1),
+            "label_margin_drop": np.concatenate(self.drops, 1),
+            "removed": self.removed,
+            "energy": self.energy,
+        }
+        return LayerShard(ablation, self.units.arrays(), {} if self.directions is None else self.directions.arrays())
+
+
+class ShardSums:
+    """What the images that came so far give: add, add, …, result."""
+
+    def __init__(self, plan: SweepPlan) -> None:
+        self.images, self.layers = ImageSums(), [LayerSums(layer, plan) for layer in plan.layers]
+
+    def add(self, part: ScoredPart) -> None:
+        base, positions = part.evaluation.baseline, torch.as_tensor(part.images.positions)
+        probabilities = part.evaluation.logits.softmax(1)
+        self.images.add(part.images, base)
+        for sums, scored in zip(self.layers, part.layers, strict=True):
+            sums.add(scored, base, positions, probabilities)
+
+    def result(self) -> ShardResult:
+        return ShardResult(self.images.result(), {sums.layer.name: sums.result() for sums in self.layers})
+
+
+class ShardComputation:
+    """Computes shards of a plan: the same plan, images and replacements give the same bytes, wherever and in any order."""
+
+    def __init__(
+        self, plan: SweepPlan, source: ImageSource, replacements: list[Replacement], *, first_order: bool = True
+    ) -> None:
+        self.plan, self.source, self.replacements = plan, source, replacements
+        self.first_order = first_order and plan.first_order
+
+    def shards(self, bounds: Sequence[tuple[int, int]], advance: Advance) -> Generator[ShardResult, None, None]:
+        """What the images within each pair of bounds give.
+
+        ``advance`` hears how many images are done. The next images are read while a shard is computed or written.
+        """
+        for batches in batches_by_shard(self.plan, self.source, bounds, thumbnails=True):
+            sums = ShardSums(self.plan)
+            for batch in batches:
+                self.add(batch, sums)
+                advance(len(batch.positions))
+            yield sums.result()
+
+    def add(self, batch: ImageBatch, sums: ShardSums) -> None:
+        """Evaluate a batch and add what it gives; a function, so that nothing of it is left when the next one comes."""
+        for part in self.scored(batch):
+            sums.add(part)
+
+    def scored(self, batch: ImageBatch) -> Iterator[ScoredPart]:
+        """A batch evaluated with every ablation of every layer."""
+        return in_halves(self._scored, batch, self.source)
+
+    def _scored(self, images: ImageBatch) -> ScoredPart:
+        plan = self.plan
+        labels = None if plan.request.labels == "predicted" else torch.as_tensor(self.source.labels[images.positions])
+        try:
+            found = plan.network.evaluate(images.pixels, labels, plan.sites, plan.needed, first_order=self.first_order)
+            effects: Sequence[Tensor | None] = found.first_order or [None] * len(plan.layers)
+            layers = []
+            with torch.no_grad():
+                for layer, value, effect, replacement in zip(
+                    plan.layers, found.site_values, effects, self.replacements, strict=True
+                ):
+                    replaced = replacement.of(images.positions, value)
+                    layers.append(ScoredLayer(value, effect, replaced, *layer.engine.evaluate(found.baseline, replaced)))
+        except torch.OutOfMemoryError:
+            for layer in plan.layers:
+                if isinstance(layer.engine, SuffixEngine):
+                    layer.engine.memory //= 2  # smaller bites, beside half as many images
+            raise
+        return ScoredPart(images, found, layers)
+
+
+def in_halves(work: Callable[[ImageBatch], T], batch: ImageBatch, source: ImageSource) -> Iterator[T]:
+    """``work`` of a batch at once or, where a GPU's memory runs out, of its halves, or theirs, in their order.
+
+    Raises
+    ------
+    UnitlabError
+        The network fails on some images, which are named; one image does not fit.
+    """
+    waiting = [batch]
+    while waiting:
+        images = waiting.pop()
+        try:
+            yield work(images)
+        except torch.OutOfMemoryError as error:
+            if len(images.positions) == 1:
+                raise UnitlabError("one image does not fit into the device's memory; compute on 'cpu'") from error
+            half = len(images.positions) // 2
+            log.warning("out of memory: going on with batches of %d images", half)
+            # they wait for the next turn, where the error is gone, which holds on to the memory of what failed
+            waiting += [_part(images, slice(half, None)), _part(images, slice(half))]
+        except UnitlabError:
+            raise
+        except Exception as error:
+            ids = [source.ids[position] for position in images.positions[:3]]
+            raise UnitlabError(f"the network failed on images {ids} …: {type(error).__name__}: {error}") from error
+
+
+def _part(images: ImageBatch, some: slice) -> ImageBatch:
+    return ImageBatch(images.pixels[some], images.positions[some], images.thumbnails[some])
 
 
 def activation_sums(
     plan: SweepPlan, source: ImageSource, bounds: Sequence[tuple[int, int]], advance: Advance
-) -> Generator[dict[str, np.ndarray], None, None]:
-    """For each pair of bounds, sums over its images and positions, "layer" (unit), and their number, "layer/count"."""
-    for batches in _batches_by_shard(plan, source, bounds, thumbnails=False):
-        sums: dict[str, np.ndarray] = {}
+) -> Generator[list[UnitSums], None, None]:
+    """For each pair of bounds, sums over its images and positions, layer by layer."""
+    for batches in batches_by_shard(plan, source, bounds, thumbnails=False):
+        sums: list[UnitSums] = []
         for batch in batches:
-            with failure_names_images(source, batch.positions):
-                for values in _site_values(plan, batch.pixels):
-                    for site, value in zip(plan.sites, values, strict=True):
-                        flat = value.double().flatten(2) if value.dim() > 2 else value.double().unsqueeze(2)
-                        for name, part in (
-                            (site.layer, flat.sum((0, 2)).cpu().numpy()),
-                            (f"{site.layer}/count", np.asarray(flat.shape[0] * flat.shape[2])),
-                        ):
-                            sums[name] = sums[name] + part if name in sums else part
+            for values in _site_values(plan, batch, source):
+                found = [_unit_sums(value) for value in values]
+                sums = [before + part for before, part in zip(sums, found, strict=True)] if sums else found
             advance(len(batch.positions))
         yield sums
 
 
-def _batches_by_shard(
+def _unit_sums(value: Tensor) -> UnitSums:
+    flat = value.double().flatten(2) if value.dim() > 2 else value.double().unsqueeze(2)
+    return UnitSums(flat.sum((0, 2)).cpu().numpy(), flat.shape[0] * flat.shape[2])
+
+
+def _site_values(plan: SweepPlan, batch: ImageBatch, source: ImageSource) -> Iterator[list[Tensor]]:
+    return in_halves(lambda images: plan.network.site_values(images.pixels, plan.sites), batch, source)
+
+
+def batches_by_shard(
     plan: SweepPlan, source: ImageSource, bounds: Sequence[tuple[int, int]], *, thumbnails: bool
 ) -> Iterator[Iterator[ImageBatch]]:
     """The batches of each shard, from one stream over all of them: shards must be taken to their end, in order."""
@@ -191,78 +291,43 @@ def _batches_by_shard(
             yield islice(stream, len(shard))
 
 
-def donor_values(plan: SweepPlan, source: ImageSource, donors: np.ndarray) -> dict[str, np.ndarray]:
-    """The sites' values on the donor images, "layer" (donor, unit, …)."""
-    found: dict[str, list[np.ndarray]] = {site.layer: [] for site in plan.sites}
-    for batch in source.stream([donor] for donor in donors):
-        with failure_names_images(source, batch.positions):
-            for values in _site_values(plan, batch.pixels):
-                for site, value in zip(plan.sites, values, strict=True):
-                    found[site.layer].append(value.cpu().numpy())
-    return {layer: np.concatenate(parts) for layer, parts in found.items()}
-
-
-def _site_values(plan: SweepPlan, batch: torch.Tensor) -> Iterator[list[torch.Tensor]]:
-    """The sites' values for a batch, in halves where a GPU's memory runs out."""
-    try:
-        values = plan.network.site_values(batch, plan.sites)
-    except torch.OutOfMemoryError as error:
-        values, halves = [], _halves(batch, error)
-    if values:
-        yield values
-        return
-    for half in halves:
-        yield from _site_values(plan, half)
-
-
-def _halves(batch: torch.Tensor, error: torch.OutOfMemoryError) -> tuple[torch.Tensor, torch.Tensor]:
-    """What to go on with after an out-of-memory error."""
-    if len(batch) == 1:
-        raise UnitlabError("one image does not fit into the device's memory; compute on 'cpu'") from error
-    half = len(batch) // 2
-    log.warning("out of memory: going on with batches of %d images", half)
-    return batch[:half], batch[half:]
-
-
-@contextmanager
-def failure_names_images(source: ImageSource, positions: np.ndarray) -> Iterator[None]:
-    """Name the images on which the network fails."""
-    try:
-        yield
-    except (UnitlabError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        ids: list[Any] = [source.ids[i] for i in positions[:3]]
-        raise UnitlabError(f"the network failed on images {ids} …: {type(error).__name__}: {error}") from error
-
-
-log = logging.getLogger("unitlab")
+def donor_values(plan: SweepPlan, source: ImageSource) -> dict[str, np.ndarray]:
+    """The sites' values on the donor images, layer → (donor, unit, …)."""
+    found: dict[str, list[np.ndarray]] = defaultdict(list)
+    for batch in source.stream([donor] for donor in donor_of_image(len(source), plan.request.seed)[0]):
+        for values in _site_values(plan, batch, source):
+            for layer, value in zip(plan.layers, values, strict=True):
+                found[layer.name].append(value.cpu().numpy())
+    return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 class HeldShards:
     """Shards of a sweep without a store, in memory; as `PartialStudy` has them on disk."""
 
     def __init__(self) -> None:
-        self.held: dict[int, dict[str, np.ndarray]] = {}
-        self.replacements: dict[str, np.ndarray] | None = None
+        self.held: dict[int, Arrays] = {}
+        self.replacements: Arrays | None = None
 
     def finished(self) -> list[int]:
         return sorted(self.held)
 
-    def write(self, index: int, arrays: dict[str, np.ndarray]) -> None:
+    def write(self, index: int, arrays: Arrays) -> None:
         self.held[index] = arrays
 
-    def read(self, index: int) -> dict[str, np.ndarray]:
+    def read(self, index: int) -> Arrays:
         return self.held[index]
 
-    def write_replacements(self, arrays: dict[str, np.ndarray]) -> None:
+    def write_replacements(self, arrays: Arrays) -> None:
         self.replacements = arrays
 
-    def read_replacements(self) -> dict[str, np.ndarray] | None:
+    def read_replacements(self) -> Arrays | None:
         return self.replacements
 
 
-def compute_shards(plan: SweepPlan, source: ImageSource, shards: PartialStudy | HeldShards, progress: bool) -> None:
+Shards = PartialStudy | HeldShards
+
+
+def compute_shards(plan: SweepPlan, source: ImageSource, shards: Shards, progress: bool) -> None:
     """Compute the shards that are not finished yet.
 
     Where they are kept on disk, the first Ctrl-C lets the shard end that is being computed.
@@ -279,25 +344,25 @@ def compute_shards(plan: SweepPlan, source: ImageSource, shards: PartialStudy | 
             images_bar(len(source), finished=plan.images_in(done), description=plan.description, shown=progress) as bar,
             closing(computation.shards([plan.shard_bounds[index] for index in left], bar.update)) as computed,
         ):
-            for index, arrays in zip(left, computed, strict=True):
-                shards.write(index, arrays)
+            for index, result in zip(left, computed, strict=True):
+                shards.write(index, result.to_arrays())
                 interrupt.heed()
 
 
 def unit_replacements(
-    plan: SweepPlan, source: ImageSource, shards: PartialStudy | HeldShards, interrupt: InterruptRequest, progress: bool
+    plan: SweepPlan, source: ImageSource, shards: Shards, interrupt: InterruptRequest, progress: bool
 ) -> list[Replacement]:
     """What units are replaced by: as a sweep that was cut off has kept it, or worked out and kept now."""
-    if plan.ablation == "mean" and shards.read_replacements() is None:
+    if plan.request.ablation == "mean" and shards.read_replacements() is None:
         shards.write_replacements(_means(plan, source, interrupt, progress))
-    elif plan.ablation == "resample" and shards.read_replacements() is None:
-        shards.write_replacements(donor_values(plan, source, donor_of_image(len(source), plan.seed)[0]))
+    elif plan.request.ablation == "resample" and shards.read_replacements() is None:
+        shards.write_replacements(donor_values(plan, source))
     return plan.replacements(shards.read_replacements(), len(source))
 
 
 def _means(plan: SweepPlan, source: ImageSource, interrupt: InterruptRequest, progress: bool) -> dict[str, np.ndarray]:
-    """Means of all sites' units, from one pass over the images."""
-    sums: list[Mapping[str, Any]] = []
+    """Means of all layers' units, from one pass over the images."""
+    sums = []
     with (
         images_bar(len(source), description=f"means of {plan.layers_text}", shown=progress) as bar,
         closing(activation_sums(plan, source, plan.shard_bounds, bar.update)) as computed,
