@@ -141,13 +141,7 @@ def _compute(given: argparse.Namespace) -> int:
     store = store or catalog.home() / "studies" / f"{name}.zarr"
     layers = given.layer or list(recipe.layers)
     units = None if given.units is None else units_in(given.units, "--units")
-    request = SweepRequest(
-        layers[0] if len(layers) == 1 else layers,
-        units=units,
-        ablation=given.ablation,
-        precision=given.precision,
-        memory=given.memory,
-    )
+    request = SweepRequest(layers, units=units, ablation=given.ablation, precision=given.precision, memory=given.memory)
     model, images = files.model(), files.images()
     if given.dry_run:
         print(estimate_of(model, images, request, store=store, device=given.device))
@@ -155,8 +149,7 @@ def _compute(given: argparse.Namespace) -> int:
     files.remember()
     with logging_redirect_tqdm(), _client(given.scheduler) as client:
         found = run_sweep(model, images, request, store=store, device=given.device, attrs=files.attrs(), client=client)
-    ds = list(found.values())[-1] if isinstance(found, dict) else found
-    print(_table(ds))
+    print(_table(list(found.values())[-1]))
     print(f"\nstudy: {store}")
     return 0
 

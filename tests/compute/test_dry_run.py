@@ -24,7 +24,15 @@ def test_the_command_prints_the_plan_and_writes_nothing(own_home: Path, capsys: 
     assert main(["compute", "vgg_fashion", "--layer", "all", "--units", "0-3", "--device", "cpu", "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert len(re.findall(r"^  conv\d_\d .* 4 units .*replayed", shown, re.MULTILINE)) == 6
-    for words in ("10,000 images of 1 × 28 × 28, 10 classes", "on cpu", "passes", "time     about", "memory   2 GB", "disk"):
+    for words in (
+        "asked    layer=['all'], units=[0, 1, 2, 3]",
+        "10,000 images of 1 × 28 × 28, 10 classes",
+        "on cpu",
+        "passes",
+        "time     about",
+        "memory   2 GB",
+        "disk",
+    ):
         assert words in shown
     assert not own_home.exists()
     assert main(["compute", "vgg_fashion", "--layer", "conv9", "--dry-run"]) == 2

@@ -136,9 +136,8 @@ def cumulative(
                 parts = [everything, everything] if rank_on == "same" else _halves(source, seed)
                 # what is ranked on the one is measured on the other
                 for some, others in [parts] if rank_on == "same" else [parts, parts[::-1]]:
-                    study = run_sweep(model, source.subset(some), request, device=device, progress=progress)
-                    assert isinstance(study, xr.Dataset)
-                    measured.append((others, asked.ranked(study)))
+                    studies = run_sweep(model, source.subset(some), request, device=device, progress=progress)
+                    measured.append((others, asked.ranked(studies[layer])))
             labels_of = [found.labels for _, found in measured]
             names = [name for name in labels_of[0] if all(name in other for other in labels_of)]
             if not names:
@@ -277,9 +276,9 @@ def _predictions(
         for k in reversed(ks) if keep else ks:
             first = units[:k].tolist()
             sets.append(sorted(set(everything) - set(first)) if keep else first)
-    found = scored_sets(plan, source, sets, progress)
-    prediction = found.prediction.reshape(len(orders.units), len(ks), len(source))
-    return prediction[:, ::-1] if keep else prediction, found.images
+    prediction, _, facts = scored_sets(plan, source, sets, progress)
+    prediction = prediction.reshape(len(orders.units), len(ks), len(source))
+    return prediction[:, ::-1] if keep else prediction, facts
 
 
 def _joined(parts: list[tuple[np.ndarray, ImageFacts]]) -> ImageFacts:

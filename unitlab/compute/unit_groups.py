@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -21,14 +20,7 @@ from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
 from unitlab.compute.sweep.progress import InterruptRequest, images_bar
 from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, compared_with_hooks, pairs_to_verify
 from unitlab.compute.sweep.request import SweepRequest
-from unitlab.compute.sweep.shards import (
-    HeldShards,
-    ImageFacts,
-    ImageSums,
-    ShardComputation,
-    batches_by_shard,
-    unit_replacements,
-)
+from unitlab.compute.sweep.shards import HeldShards, ImageFacts, ShardComputation, unit_replacements
 from unitlab.compute.sweep.study_arrays import counts_and_rates, root_group
 from unitlab.errors import UnitlabError
 from unitlab.schema import GROUP_VARIABLES, described
@@ -92,16 +84,16 @@ def ablate_groups(
     with exact_float32():
         plan = plan_of_one_layer(model, source, request, device)
         names, sets = _named_sets(groups, len(plan.layers[0].units), layer)
-        found = scored_sets(plan, source, sets, progress)
+        prediction, margin_drop, facts = scored_sets(plan, source, sets, progress)
         plain = PlainAblation(PlainNetworks(model, plan.network.device), source, plan.layers[0].site, request)
-        proof = compared_with_hooks(plain, sets, found.prediction, sample=pairs_to_verify(len(source)), seed=0)
+        proof = compared_with_hooks(plain, sets, prediction, sample=pairs_to_verify(len(source)), seed=0)
     if proof.different:
         log.warning("%s: %d of %d pairs differ from plain hooks", layer, proof.different, proof.compared)
-    root, root_attrs = root_group(plan, source, [found.images])
-    rates = counts_and_rates(found.prediction, root)
+    root, root_attrs = root_group(plan, source, [facts])
+    rates = counts_and_rates(prediction, root)
     label, n = root["label"].astype(np.int64), root["n_images"]
     before = class_counts(label, root["baseline_prediction"], len(n))
-    after = class_counts(label, found.prediction, len(n))
+    after = class_counts(label, prediction, len(n))
     member = np.zeros((len(sets), len(plan.layers[0].units)), bool)
     for place, units in enumerate(sets):
         member[place, units] = True
@@ -113,8 +105,8 @@ def ablate_groups(
         "unit": np.arange(member.shape[1], dtype=np.int32),
         "member": member,
         "n_units": member.sum(1).astype(np.int32),
-        "prediction": found.prediction,
-        "label_margin_drop": found.margin_drop,
+        "prediction": prediction,
+        "label_margin_drop": margin_drop,
     }
     return described(GROUP_VARIABLES, values, {**root_attrs, **plan_attrs(plan), **proof.attrs()})
 
@@ -137,36 +129,23 @@ def plan_of_one_layer(
     return plan_sweep(model, source, request, device)
 
 
-@dataclass(frozen=True)
-class ScoredSets:
-    """Predictions and margin drops, (set, image), and what is known of the images."""
-
-    prediction: np.ndarray
-    margin_drop: np.ndarray
-    images: ImageFacts
-
-
-def scored_sets(plan: SweepPlan, source: ImageSource, sets: Sequence[Sequence[int]], progress: bool) -> ScoredSets:
-    """Evaluate the images, those of the plan or a part of them, with each of the sets silenced."""
-    layer = plan.layers[0]
+def scored_sets(
+    plan: SweepPlan, source: ImageSource, sets: Sequence[Sequence[int]], progress: bool
+) -> tuple[np.ndarray, np.ndarray, ImageFacts]:
+    """Predictions and margin drops, (set, image), and what is known of the images: those of the plan, or some of them."""
+    layer, plan = plan.layers[0], plan.for_images(len(source))
     layer.engine.silence_together(sets)
     log.info("%s (%s): %d sets of units; %s", layer.name, layer.site.text, len(sets), layer.engine.strategy)
-    plan = plan.for_images(len(source))
     replacements = unit_replacements(plan, source, HeldShards(), InterruptRequest(), progress=False)
-    computation = ShardComputation(plan, source, replacements, first_order=False)
-    images = ImageSums()
-    prediction = np.empty((len(sets), len(source)), plan.prediction_dtype)
-    margin_drop = np.empty((len(sets), len(source)), np.float16)
     text = f"{plan.request.ablation} ablation of {len(sets)} sets of units of {layer.name}"
-    with images_bar(len(source), description=text, shown=progress) as bar:
-        for batch in chain.from_iterable(batches_by_shard(plan, source, plan.shard_bounds, thumbnails=False)):
-            for part in computation.scored(batch):
-                base, (scored,) = part.evaluation.baseline, part.layers
-                images.add(part.images, base)
-                prediction[:, part.images.positions] = scored.prediction.cpu().numpy()
-                margin_drop[:, part.images.positions] = (base.margin - scored.margin).half().cpu().numpy()
-            bar.update(len(batch.positions))
-    return ScoredSets(prediction, margin_drop, images.result())
+    computation = ShardComputation(plan, source, replacements, for_study=False)
+    with (
+        images_bar(len(source), description=text, shown=progress) as bar,
+        closing(computation.shards([(0, len(source))], bar.update)) as computed,
+    ):
+        found = next(computed)
+    ablation = found.layers[layer.name].ablation
+    return ablation["prediction"], ablation["label_margin_drop"], found.images
 
 
 def _named_sets(groups: Groups, channels: int, layer: str) -> tuple[np.ndarray, list[list[int]]]:

@@ -133,20 +133,19 @@ class PartialStudy(JoinedStudy):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = filelock.FileLock(folder / ".lock")
-            try:
-                self._lock.acquire(timeout=0)
-            except filelock.Timeout as error:
-                raise UnitlabError(f"another process is computing {self.target}; wait for it or give another store") from error
-            try:
-                if not (folder / FINGERPRINT).exists():
-                    write_file(folder / FINGERPRINT, json.dumps(dict(fingerprint), sort_keys=True).encode())
-                super().__init__(folder, fingerprint)
-                self._leave_out_older_shards()
-            except BaseException:
-                self._lock.release()
-                raise
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise UnitlabError(f"another process is computing {self.target}; wait for it or give another store") from error
         except OSError as error:
             raise write_failure(error, self.target) from error
+        try:
+            if not (folder / FINGERPRINT).exists():
+                write_file(folder / FINGERPRINT, json.dumps(dict(fingerprint), sort_keys=True).encode())
+            super().__init__(folder, fingerprint)
+            self._leave_out_older_shards()
+        except BaseException:
+            self._lock.release()
+            raise
 
     def _leave_out_older_shards(self) -> None:
         """Older versions wrote shards, and what units are replaced by, in a format of their own."""
@@ -171,14 +170,10 @@ class PartialStudy(JoinedStudy):
 
 def finished_shards(store: str | Path, fingerprint: Mapping[str, str]) -> list[int]:
     """Numbers of the shards that an interrupted sweep of this fingerprint has left; their bytes are not checked."""
-    folder = shard_folder(store)
     try:
-        there = json.loads((folder / FINGERPRINT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return _indices(JoinedStudy(shard_folder(store), fingerprint).folder)
+    except UnitlabError:
         return []
-    if differing_field(there, fingerprint) is not None:
-        return []
-    return _indices(folder)
 
 
 def remove_left_shards(store: str | Path, fingerprint: Mapping[str, str]) -> None:

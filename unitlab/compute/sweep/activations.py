@@ -31,7 +31,7 @@ class ActivationStatistics:
         self.maxima: list[Tensor] = []
         self.top: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def add(self, value: Tensor, positions: Tensor, labels: Tensor, probabilities: Tensor, first_order: Tensor | None) -> None:
+    def add(self, value: Tensor, first_order: Tensor | None, positions: Tensor, labels: Tensor, probabilities: Tensor) -> None:
         """Take one batch: the site's value (image, unit, …), image positions, labels and class probabilities.
 
         ``first_order`` is the sum over positions of activation × gradient of the label margin, (image, unit).

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
 from typing import Any, Protocol
 
 import numpy as np
@@ -47,16 +49,12 @@ class Engine(Protocol):
 class LayerPlan:
     """One layer: its site and the shape of the value there, (image=1, unit, …); what is ablated, in which basis, and how."""
 
+    name: str
     site: Site
     shape: tuple[int, ...]
     units: list[int]
     basis: Basis | None
     engine: Engine
-
-    @property
-    def name(self) -> str:
-        """As it was asked for."""
-        return self.site.layer
 
 
 @dataclass
@@ -65,6 +63,12 @@ class UnitSums:
 
     total: np.ndarray
     count: int
+
+    @classmethod
+    def of(cls, value: Tensor) -> UnitSums:
+        """Of a site's value (image, unit, …)."""
+        flat = value.double().flatten(2) if value.dim() > 2 else value.double().unsqueeze(2)
+        return cls(flat.sum((0, 2)).cpu().numpy(), flat.shape[0] * flat.shape[2])
 
     def __add__(self, other: UnitSums) -> UnitSums:
         return UnitSums(self.total + other.total, self.count + other.count)
@@ -124,10 +128,8 @@ class SweepPlan:
 
     def means(self, sums: Iterable[list[UnitSums]]) -> dict[str, np.ndarray]:
         """Means of the units of each layer, from the sums of all shards in their order."""
-        first, *others = sums
-        for shard in others:
-            first = [before + part for before, part in zip(first, shard, strict=True)]
-        return {layer.name: found.total / found.count for layer, found in zip(self.layers, first, strict=True)}
+        found = [reduce(add, of_layer) for of_layer in zip(*sums, strict=True)]
+        return {layer.name: sums.total / sums.count for layer, sums in zip(self.layers, found, strict=True)}
 
     def replacements(self, values: Mapping[str, Any] | None, images: int) -> list[Replacement]:
         """What the units of each layer are replaced by, from their means or donors' values; None for zero."""
@@ -204,7 +206,7 @@ def _layers(network: Network, source: ImageSource, request: SweepRequest) -> lis
     asked = [(site, shape := network.site_shape(site), _units(request.units, shape[1], site)) for site in sites]
     axes = request.axes or [_basis(network, source, request, site, shape[1]) for site, shape, _ in asked]
     return [
-        LayerPlan(site, shape, units, basis, _engine(network, request, site, shape, units, basis))
+        LayerPlan(site.layer, site, shape, units, basis, _engine(network, request, site, shape, units, basis))
         for (site, shape, units), basis in zip(asked, axes, strict=True)
     ]
 

@@ -36,11 +36,7 @@ class Proof:
 
     def attrs(self) -> dict[str, Any]:
         """As attributes of the ablation's group."""
-        return {
-            "verified_compared": self.compared,
-            "verified_excused": self.excused,
-            "verified_different": self.different,
-        }
+        return {f"verified_{name}": getattr(self, name) for name in ("compared", "excused", "different")}
 
 
 class PlainNetworks:

@@ -125,7 +125,8 @@ def ablate(
         layer, units=units, ablation=ablation, basis=basis, labels=labels,
         precision=precision, batch_size=batch_size, memory=memory, seed=seed,
     )  # fmt: skip
-    return run_sweep(model, images, request, store=store, device=device, progress=progress, attrs=attrs, client=client)
+    found = run_sweep(model, images, request, store=store, device=device, progress=progress, attrs=attrs, client=client)
+    return next(iter(found.values())) if request.one_layer else found
 
 
 def run_sweep(
@@ -138,8 +139,8 @@ def run_sweep(
     progress: bool = True,
     attrs: dict[str, Any] | None = None,
     client: distributed.Client | None = None,
-) -> xr.Dataset | dict[str, xr.Dataset]:
-    """`ablate`, of a request."""
+) -> dict[str, xr.Dataset]:
+    """`ablate`, of a request: its datasets by layer."""
     source = images if isinstance(images, ImageSource) else image_source(images)
     if not isinstance(store, str | Path | None):
         raise UnitlabError(f"store={store!r} is not a path; give one such as 'study.zarr', or leave it out")
@@ -152,13 +153,11 @@ def run_sweep(
         plan = plan_sweep(model, source, request, device if client is None else _device_here(device))
         sweep = _Sweep(plan, model, source, attrs or {}, progress)
         if store is None:
-            found = sweep.held()
-        elif Path(store).exists() and is_finished(Path(store), plan):
-            found = sweep.opened(store)
+            return sweep.held()
+        if Path(store).exists() and is_finished(Path(store), plan):
             remove_left_shards(store, plan.fingerprint)
-        else:
-            found = sweep.stored(store, client, device)
-    return found[plan.layers[0].name] if request.one_layer else found
+            return sweep.opened(store)
+        return sweep.stored(store, client, device)
 
 
 @dataclass(frozen=True)

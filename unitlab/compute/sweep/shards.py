@@ -8,14 +8,16 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import chain, islice
+from operator import add
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unitlab.compute.engine.ablation import Baseline, Replacement, donor_of_image
+from unitlab.compute.engine.ablation import Replacement, donor_of_image
 from unitlab.compute.engine.network import Evaluation
 from unitlab.compute.engine.suffix import SuffixEngine
 from unitlab.compute.images.source import ImageBatch, ImageSource
@@ -81,45 +83,16 @@ class ShardResult:
 
 
 @dataclass
-class ScoredLayer:
-    """One layer on a `ScoredPart`'s images: values, their first-order effect, what replaces them and what that gives.
-
-    ``prediction`` and ``margin`` are (set, image).
-    """
-
-    value: Tensor
-    first_order: Tensor | None
-    replaced: Tensor
-    prediction: Tensor
-    margin: Tensor
-
-
-@dataclass
 class ScoredPart:
-    """Images that were evaluated together: a batch, or as much of it as a GPU's memory takes."""
+    """Images that were evaluated together: a batch, or as much of it as a GPU's memory takes.
+
+    For each layer, what its units are replaced by, and predictions and margins (set, image).
+    """
 
     images: ImageBatch
     evaluation: Evaluation
-    layers: list[ScoredLayer]
-
-
-class ImageSums:
-    """The facts of the images that came so far."""
-
-    def __init__(self) -> None:
-        self.parts: list[tuple[np.ndarray, ...]] = []
-        self.thumbnails: list[np.ndarray | None] = []
-        self.digest = hashlib.sha256()
-
-    def add(self, images: ImageBatch, base: Baseline) -> None:
-        self.digest.update(images.pixels.contiguous().numpy().data)
-        self.parts.append(tuple(found.cpu().numpy() for found in (base.labels, base.prediction, base.margin.float())))
-        self.thumbnails += images.thumbnails
-
-    def result(self) -> ImageFacts:
-        label, prediction, margin = (np.concatenate(parts) for parts in zip(*self.parts, strict=True))
-        content = np.frombuffer(self.digest.digest(), np.uint8)
-        return ImageFacts(label, prediction, margin, content, padded(self.thumbnails))
+    replaced: list[Tensor]
+    scored: list[tuple[Tensor, Tensor]]
 
 
 class LayerSums:
@@ -133,11 +106,17 @@ class LayerSums:
         self.drops: list[np.ndarray] = []
         self.removed, self.energy = np.zeros(len(layer.units)), np.zeros(())
 
-    def add(self, scored: ScoredLayer, base: Baseline, positions: Tensor, probabilities: Tensor) -> None:
-        value, change, basis = scored.value, scored.value - scored.replaced, self.layer.basis
-        self.units.add(value, positions, base.labels, probabilities, scored.first_order)
+    def add_scores(self, prediction: Tensor, drop: Tensor) -> None:
+        """Predictions and drops of the margin, (set, image)."""
+        self.predictions.append(prediction.cpu().numpy().astype(self.dtype))
+        self.drops.append(drop.half().cpu().numpy())
+
+    def add_values(self, value: Tensor, change: Tensor, first_order: Tensor | None, *known: Tensor) -> None:
+        """The site's value, what the ablations take away from it, and what `ActivationStatistics` wants to know beside."""
+        basis = self.layer.basis
+        self.units.add(value, first_order, *known)
         if basis is not None and self.directions is not None:
-            self.directions.add(basis.coordinates(value), positions, base.labels, probabilities, None)
+            self.directions.add(basis.coordinates(value), None, *known)
             change = basis.coordinates(change)
         # map by map in the values' own precision, in float64 over the images
         squares = change.square()
@@ -145,51 +124,60 @@ class LayerSums:
         square = by_image.sum(0, dtype=torch.float64).cpu().numpy()
         self.energy = self.energy + square.sum()
         self.removed += square[self.layer.units]
-        self.predictions.append(scored.prediction.cpu().numpy().astype(self.dtype))
-        self.drops.append((base.margin - scored.margin).half().cpu().numpy())
 
     def result(self) -> LayerShard:
-        ablation = {
-            "prediction": np.concatenate(self.predictions, 1),
-            "label_margin_drop": np.concatenate(self.drops, 1),
-            "removed": self.removed,
-            "energy": self.energy,
-        }
-        return LayerShard(ablation, self.units.arrays(), {} if self.directions is None else self.directions.arrays())
+        prediction, drop = np.concatenate(self.predictions, 1), np.concatenate(self.drops, 1)
+        return LayerShard(
+            {"prediction": prediction, "label_margin_drop": drop, "removed": self.removed, "energy": self.energy},
+            self.units.arrays(),
+            {} if self.directions is None else self.directions.arrays(),
+        )
 
 
 class ShardSums:
     """What the images that came so far give: add, add, …, result."""
 
     def __init__(self, plan: SweepPlan) -> None:
-        self.images, self.layers = ImageSums(), [LayerSums(layer, plan) for layer in plan.layers]
+        self.layers = [LayerSums(layer, plan) for layer in plan.layers]
+        self.facts: list[tuple[np.ndarray, ...]] = []
+        self.thumbnails: list[np.ndarray | None] = []
+        self.digest = hashlib.sha256()
 
     def add(self, part: ScoredPart) -> None:
-        base, positions = part.evaluation.baseline, torch.as_tensor(part.images.positions)
-        probabilities = part.evaluation.logits.softmax(1)
-        self.images.add(part.images, base)
-        for sums, scored in zip(self.layers, part.layers, strict=True):
-            sums.add(scored, base, positions, probabilities)
+        images, evaluation, base = part.images, part.evaluation, part.evaluation.baseline
+        self.facts.append(tuple(found.cpu().numpy() for found in (base.labels, base.prediction, base.margin.float())))
+        self.thumbnails += images.thumbnails
+        self.digest.update(images.pixels.contiguous().numpy().data)
+        known = (torch.as_tensor(images.positions), base.labels, evaluation.logits.softmax(1))
+        first_order: Sequence[Tensor | None] = evaluation.first_order or [None] * len(self.layers)
+        for sums, value, effect, replaced, (prediction, margin) in zip(
+            self.layers, evaluation.site_values, first_order, part.replaced, part.scored, strict=True
+        ):
+            sums.add_scores(prediction, base.margin - margin)
+            sums.add_values(value, value - replaced, effect, *known)
 
     def result(self) -> ShardResult:
-        return ShardResult(self.images.result(), {sums.layer.name: sums.result() for sums in self.layers})
+        label, prediction, margin = (np.concatenate(parts) for parts in zip(*self.facts, strict=True))
+        content = np.frombuffer(self.digest.digest(), np.uint8)
+        facts = ImageFacts(label, prediction, margin, content, padded(self.thumbnails))
+        return ShardResult(facts, {sums.layer.name: sums.result() for sums in self.layers})
 
 
 class ShardComputation:
     """Computes shards of a plan: the same plan, images and replacements give the same bytes, wherever and in any order."""
 
     def __init__(
-        self, plan: SweepPlan, source: ImageSource, replacements: list[Replacement], *, first_order: bool = True
+        self, plan: SweepPlan, source: ImageSource, replacements: list[Replacement], *, for_study: bool = True
     ) -> None:
         self.plan, self.source, self.replacements = plan, source, replacements
-        self.first_order = first_order and plan.first_order
+        self.for_study = for_study  # which has first-order effects and thumbnails
 
     def shards(self, bounds: Sequence[tuple[int, int]], advance: Advance) -> Generator[ShardResult, None, None]:
         """What the images within each pair of bounds give.
 
         ``advance`` hears how many images are done. The next images are read while a shard is computed or written.
         """
-        for batches in batches_by_shard(self.plan, self.source, bounds, thumbnails=True):
+        for batches in _batches_by_shard(self.plan, self.source, bounds, thumbnails=self.for_study):
             sums = ShardSums(self.plan)
             for batch in batches:
                 self.add(batch, sums)
@@ -197,33 +185,25 @@ class ShardComputation:
             yield sums.result()
 
     def add(self, batch: ImageBatch, sums: ShardSums) -> None:
-        """Evaluate a batch and add what it gives; a function, so that nothing of it is left when the next one comes."""
-        for part in self.scored(batch):
+        """Evaluate a batch with every ablation of every layer, and add what that gives."""
+        for part in in_halves(self._scored, batch, self.source):
             sums.add(part)
 
-    def scored(self, batch: ImageBatch) -> Iterator[ScoredPart]:
-        """A batch evaluated with every ablation of every layer."""
-        return in_halves(self._scored, batch, self.source)
-
     def _scored(self, images: ImageBatch) -> ScoredPart:
-        plan = self.plan
-        labels = None if plan.request.labels == "predicted" else torch.as_tensor(self.source.labels[images.positions])
+        plan, positions = self.plan, images.positions
+        labels = None if plan.request.labels == "predicted" else torch.as_tensor(self.source.labels[positions])
+        first_order = self.for_study and plan.network.graph is not None
         try:
-            found = plan.network.evaluate(images.pixels, labels, plan.sites, plan.needed, first_order=self.first_order)
-            effects: Sequence[Tensor | None] = found.first_order or [None] * len(plan.layers)
-            layers = []
+            found = plan.network.evaluate(images.pixels, labels, plan.sites, plan.needed, first_order=first_order)
             with torch.no_grad():
-                for layer, value, effect, replacement in zip(
-                    plan.layers, found.site_values, effects, self.replacements, strict=True
-                ):
-                    replaced = replacement.of(images.positions, value)
-                    layers.append(ScoredLayer(value, effect, replaced, *layer.engine.evaluate(found.baseline, replaced)))
+                by = [some.of(positions, value) for some, value in zip(self.replacements, found.site_values, strict=True)]
+                scored = [layer.engine.evaluate(found.baseline, some) for layer, some in zip(plan.layers, by, strict=True)]
         except torch.OutOfMemoryError:
             for layer in plan.layers:
                 if isinstance(layer.engine, SuffixEngine):
                     layer.engine.memory //= 2  # smaller bites, beside half as many images
             raise
-        return ScoredPart(images, found, layers)
+        return ScoredPart(images, found, by, scored)
 
 
 def in_halves(work: Callable[[ImageBatch], T], batch: ImageBatch, source: ImageSource) -> Iterator[T]:
@@ -244,7 +224,7 @@ def in_halves(work: Callable[[ImageBatch], T], batch: ImageBatch, source: ImageS
                 raise UnitlabError("one image does not fit into the device's memory; compute on 'cpu'") from error
             half = len(images.positions) // 2
             log.warning("out of memory: going on with batches of %d images", half)
-            # they wait for the next turn, where the error is gone, which holds on to the memory of what failed
+            # in the next turns, when the error is gone, which holds on to the memory of what failed
             waiting += [_part(images, slice(half, None)), _part(images, slice(half))]
         except UnitlabError:
             raise
@@ -261,26 +241,19 @@ def activation_sums(
     plan: SweepPlan, source: ImageSource, bounds: Sequence[tuple[int, int]], advance: Advance
 ) -> Generator[list[UnitSums], None, None]:
     """For each pair of bounds, sums over its images and positions, layer by layer."""
-    for batches in batches_by_shard(plan, source, bounds, thumbnails=False):
-        sums: list[UnitSums] = []
+
+    def of_images(images: ImageBatch) -> list[UnitSums]:
+        return [UnitSums.of(value) for value in plan.network.site_values(images.pixels, plan.sites)]
+
+    for batches in _batches_by_shard(plan, source, bounds, thumbnails=False):
+        sums: list[list[UnitSums]] = []
         for batch in batches:
-            for values in _site_values(plan, batch, source):
-                found = [_unit_sums(value) for value in values]
-                sums = [before + part for before, part in zip(sums, found, strict=True)] if sums else found
+            sums += in_halves(of_images, batch, source)
             advance(len(batch.positions))
-        yield sums
+        yield [reduce(add, of_layer) for of_layer in zip(*sums, strict=True)]
 
 
-def _unit_sums(value: Tensor) -> UnitSums:
-    flat = value.double().flatten(2) if value.dim() > 2 else value.double().unsqueeze(2)
-    return UnitSums(flat.sum((0, 2)).cpu().numpy(), flat.shape[0] * flat.shape[2])
-
-
-def _site_values(plan: SweepPlan, batch: ImageBatch, source: ImageSource) -> Iterator[list[Tensor]]:
-    return in_halves(lambda images: plan.network.site_values(images.pixels, plan.sites), batch, source)
-
-
-def batches_by_shard(
+def _batches_by_shard(
     plan: SweepPlan, source: ImageSource, bounds: Sequence[tuple[int, int]], *, thumbnails: bool
 ) -> Iterator[Iterator[ImageBatch]]:
     """The batches of each shard, from one stream over all of them: shards must be taken to their end, in order."""
@@ -293,12 +266,13 @@ def batches_by_shard(
 
 def donor_values(plan: SweepPlan, source: ImageSource) -> dict[str, np.ndarray]:
     """The sites' values on the donor images, layer → (donor, unit, …)."""
-    found: dict[str, list[np.ndarray]] = defaultdict(list)
-    for batch in source.stream([donor] for donor in donor_of_image(len(source), plan.request.seed)[0]):
-        for values in _site_values(plan, batch, source):
-            for layer, value in zip(plan.layers, values, strict=True):
-                found[layer.name].append(value.cpu().numpy())
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+    def of_images(images: ImageBatch) -> list[np.ndarray]:
+        return [value.cpu().numpy() for value in plan.network.site_values(images.pixels, plan.sites)]
+
+    donors = donor_of_image(len(source), plan.request.seed)[0]
+    found = [next(in_halves(of_images, batch, source)) for batch in source.stream([donor] for donor in donors)]
+    return {layer.name: np.concatenate(values) for layer, values in zip(plan.layers, zip(*found, strict=True), strict=True)}
 
 
 class HeldShards:
