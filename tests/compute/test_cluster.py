@@ -29,6 +29,7 @@ from unitlab.compute.files.recipe_files import RecipeFiles
 from unitlab.compute.sweep import cluster as clusters
 from unitlab.compute.sweep import plan as planning
 from unitlab.compute.sweep.cluster import assigned_devices
+from unitlab.compute.sweep.fingerprints import SAMPLED_IMAGES
 from unitlab.compute.sweep.worker import WorkerFacts
 from unitlab.store.shards import JoinedStudy, PartialStudy
 
@@ -121,7 +122,7 @@ def test_workers_read_the_images_of_their_shards_and_no_others(tmp_path: Path, c
     ablate(tmp_path, tmp_path / "many.zarr", client=client)
     one, other = ((tmp_path / "readers" / str(pid)).read_text().split() for pid in client.run(os.getpid).values())
     # both look at the first image for the shapes, and at those of the fingerprint
-    sampled = {str(position) for position in np.linspace(0, 127, planning.SAMPLED_IMAGES).astype(int)}
+    sampled = {str(position) for position in np.linspace(0, 127, SAMPLED_IMAGES).astype(int)}
     assert set(one) & set(other) <= sampled and set(one) | set(other) == {str(position) for position in range(128)}
     reads = Counter(one + other)
     assert all(count == (3 if position in sampled else 1) for position, count in reads.items())

@@ -29,7 +29,7 @@ import torch
 from scripted_images import scripted_source
 from small_networks import FunctionalReLU
 import unitlab
-from unitlab.compute import plan
+from unitlab.compute.sweep import plan
 torch.manual_seed(5)
 plan.SHARD_IMAGES = 4
 logging.basicConfig(level=logging.INFO, format="%(message)s")
