@@ -36,6 +36,8 @@ def test_shards_are_read_as_they_were_written(path: Path) -> None:
     for name, array in ARRAYS.items():
         np.testing.assert_array_equal(found[name], array)
         assert found[name].dtype == np.asarray(array).dtype and found[name].shape == np.shape(array)
+    for rows in (slice(1, 3), slice(1), slice(2, 2), slice(None, None, 2), slice(1, 9)):
+        np.testing.assert_array_equal(found["prediction"][rows], ARRAYS["prediction"][rows])
     again.remove()
     assert not again.folder.exists()
 
@@ -46,13 +48,38 @@ def test_a_torn_or_changed_shard_is_not_finished(path: Path, place: int) -> None
     partial.write(0, ARRAYS)
     partial.write(1, {"x": np.arange(1000)})
     partial.close()
-    file = partial.folder / "shard-000001.bin"
+    file = partial.folder / "shard-000001.safetensors"
     content = bytearray(file.read_bytes())
     content[place] ^= 1
     file.write_bytes(bytes(content))
     (partial.folder / "shard-000002.tmp").write_bytes(b"torn")
     again = PartialStudy(path, FINGERPRINT)
     assert again.finished() == [0]
+    again.close()
+
+
+def test_a_file_that_changes_while_it_is_read_is_damaged(path: Path) -> None:
+    partial = PartialStudy(path, FINGERPRINT)
+    partial.write(0, {"x": np.arange(1000)})
+    found, file = partial.read(0)["x"], partial.folder / "shard-000000.safetensors"
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(UnitlabError, match=r"the shard .*shard-000000.* is damaged .*remove it"):
+        found[:3]
+    file.unlink()
+    with pytest.raises(UnitlabError, match=r"the shard .* cannot be read"):
+        found[:3]
+    partial.close()
+
+
+def test_shards_of_an_older_version_start_again(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    partial = PartialStudy(path, FINGERPRINT)
+    partial.write(0, ARRAYS)
+    partial.close()
+    for name in ("shard-000001.bin", "replacements.bin"):
+        (partial.folder / name).write_bytes(b'{"arrays": {}}')
+    again = PartialStudy(path, FINGERPRINT)
+    assert "older version of unitlab" in caplog.text and "starts again" in caplog.text
+    assert again.finished() == [0] and again.read_replacements() is None and not list(again.folder.glob("*.bin"))
     again.close()
 
 

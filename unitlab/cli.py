@@ -128,9 +128,10 @@ def _info(given: argparse.Namespace) -> int:
 def _compute(given: argparse.Namespace) -> int:
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from unitlab.compute.estimate import estimate
+    from unitlab.compute.estimate import estimate_of
     from unitlab.compute.files.recipe_files import RecipeFiles
-    from unitlab.compute.sweep.run import ablate
+    from unitlab.compute.sweep.request import SweepRequest
+    from unitlab.compute.sweep.run import run_sweep
 
     name, store = given.name, given.store
     if name not in known_recipes() and Path(name).exists():
@@ -140,21 +141,16 @@ def _compute(given: argparse.Namespace) -> int:
     files = RecipeFiles(recipe, weights=given.weights, images=given.images, any_weights=given.any_weights)
     store = store or catalog.home() / "studies" / f"{name}.zarr"
     layers = given.layer or list(recipe.layers)
+    units = None if given.units is None else units_in(given.units, "--units")
+    request = SweepRequest(layers, units=units, ablation=given.ablation, precision=given.precision, memory=given.memory)
     model, images = files.model(), files.images()
-    request: dict[str, Any] = {
-        "layer": layers[0] if len(layers) == 1 else layers,
-        "units": None if given.units is None else units_in(given.units, "--units"),
-        "ablation": given.ablation, "store": store, "device": given.device, "precision": given.precision,
-        "memory": given.memory,
-    }  # fmt: skip
     if given.dry_run:
-        print(estimate(model, images, **request))
+        print(estimate_of(model, images, request, store=store, device=given.device))
         return 0
     files.remember()
     with logging_redirect_tqdm(), _client(given.scheduler) as client:
-        found = ablate(model, images, attrs=files.attrs(), client=client, **request)
-    ds = list(found.values())[-1] if isinstance(found, dict) else found
-    print(_table(ds))
+        found = run_sweep(model, images, request, store=store, device=given.device, attrs=files.attrs(), client=client)
+    print(_table(list(found.values())[-1]))
     print(f"\nstudy: {store}")
     return 0
 

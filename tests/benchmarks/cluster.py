@@ -21,6 +21,7 @@ import unitlab
 from unitlab.compute.networks.bundled import AlexNet
 from unitlab.compute.sweep import plan as planning
 from unitlab.compute.sweep.cluster import WorkerPool
+from unitlab.compute.sweep.request import SweepRequest
 from unitlab.store.shards import PartialStudy
 
 REPEATS = 2
@@ -34,11 +35,8 @@ def seconds(workers: int) -> tuple[float, int]:
     network = AlexNet((32, 64, 96, 96, 64), channels=1, categories=10, size=28, dense=128).eval()
     pixels = torch.randn(IMAGES, 1, 28, 28, generator=torch.Generator().manual_seed(1))
     source = unitlab.images(TensorDataset(pixels, torch.arange(IMAGES) % 10))
-    request: dict[str, Any] = {
-        "layer": "conv4", "units": None, "ablation": "zero", "labels": "given", "precision": "float32",
-        "batch_size": 64, "memory": "2 GB", "seed": 0,
-    }  # fmt: skip
-    plan = planning.plan_sweep(network, source, device="cpu", **request)
+    request = SweepRequest("conv4", batch_size=64)
+    plan = planning.plan_sweep(network, source, request, "cpu")
     options: dict[str, Any] = {"host": "127.0.0.1", "dashboard_address": None, "silence_logs": logging.CRITICAL}
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -57,7 +55,7 @@ def seconds(workers: int) -> tuple[float, int]:
         pool.compute(plan, network, source, request, study, progress=False)
         taken = time.perf_counter() - begin
         assert len(study.finished()) == len(bounds)
-        return taken, IMAGES * len(plan.units[0])
+        return taken, IMAGES * len(plan.layers[0].units)
 
 
 def main() -> None:

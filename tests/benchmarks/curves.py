@@ -20,6 +20,7 @@ from torch.utils.data import TensorDataset
 import unitlab
 from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
+from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.unit_groups import scored_sets
 
 REPEATS = 3
@@ -33,14 +34,8 @@ def measure(name: str, apart: bool) -> str:
         names = [f"class {k}" for k in range(model(pixels[:1]).shape[1])]
     source = unitlab.images(TensorDataset(pixels, torch.zeros(len(pixels), dtype=torch.long)), categories=names)
     with exact_float32():
-        plans = [
-            plan_sweep(
-                model, source, row.layer, units=None, ablation="zero", labels="given", device="cpu", precision="float32",
-                batch_size=None, memory="2 GB", seed=0, basis=basis,
-            )
-            for basis in (None, "random")
-        ]  # fmt: skip
-        units = len(plans[0].units[0])
+        plans = [plan_sweep(model, source, SweepRequest(row.layer, basis=basis), "cpu") for basis in (None, "random")]
+        units = len(plans[0].layers[0].units)
         order = np.random.default_rng(0).permutation(units).tolist()
         singles, prefixes = [[unit] for unit in range(units)], [order[:k] for k in range(1, units + 1)]
 

@@ -33,6 +33,7 @@ from unitlab.compute.images.source import ImageSource
 from unitlab.compute.networks.bundled import bundled_network, initialise
 from unitlab.compute.networks.places import named_vgg16
 from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
+from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.shards import HeldShards, compute_shards
 
 REPEATS = 3
@@ -183,10 +184,10 @@ def work_of(plan: SweepPlan, source: ImageSource) -> Work:
     labels = torch.as_tensor(source.labels[positions])
     found = plan.network.evaluate(batch, labels, plan.sites, plan.needed, first_order=False)
     value = found.site_values[0]
-    ablations = flops(lambda: plan.engines[0].evaluate(found.baseline, torch.zeros_like(value[:1])))
+    ablations = flops(lambda: plan.layers[0].engine.evaluate(found.baseline, torch.zeros_like(value[:1])))
     network = flops(lambda: plan.network.module(plan.network.ready(batch)))
     prefix = flops(lambda: plan.network.site_values(batch, plan.sites))
-    live = float((value != 0).flatten(2).any(2)[:, plan.units[0]].float().mean())
+    live = float((value != 0).flatten(2).any(2)[:, plan.layers[0].units].float().mean())
     return Work(network / count, ablations / count, live, 1 - prefix / network)
 
 
@@ -208,7 +209,7 @@ def peer_passes(plan: SweepPlan, model: nn.Module, pixels: Tensor, batch: int, d
     """Passes that the loops of `peers` would take for all units, from eight of them on one batch."""
     import peers
 
-    units, some = len(plan.units[0]), min(8, len(plan.units[0]))
+    units, some = len(plan.layers[0].units), min(8, len(plan.layers[0].units))
     part = pixels[:batch]
     found = {}
     for name, loop in peers.LOOPS.items():
@@ -228,11 +229,7 @@ def measure(name: str, row: Row, device: torch.device, rates: dict[str, float], 
     plain_model = row.network().to(device, memory_format=torch.channels_last)
     inputs = pixels.to(device).contiguous(memory_format=torch.channels_last)
     with exact_float32():
-        plan = plan_sweep(
-            model, source, row.layer,
-            units=None, ablation="zero", labels="given", device=device, precision=row.precision,
-            batch_size=None, memory="2 GB", seed=0,
-        )  # fmt: skip
+        plan = plan_sweep(model, source, SweepRequest(row.layer, precision=row.precision), device)
         work = work_of(plan, source)
         batch = best_batch(plain_model, inputs, device)
         plain, swept = plain_evaluation(plain_model, inputs, batch), sweep(plan, source)
@@ -240,7 +237,7 @@ def measure(name: str, row: Row, device: torch.device, rates: dict[str, float], 
         passes = statistics.median(2 * s / (a + b) for a, s, b in taken)
         one = statistics.median(a for a, _, _ in taken) / len(pixels)
         peers_found = peer_passes(plan, plain_model, inputs, batch, device) if with_peers else {}
-    units = len(plan.units[0])
+    units = len(plan.layers[0].units)
     # where little but the network itself is computed, its share of the rate says nothing
     replayed = work.ablations > 0.2 * work.network
     reached = f"{100 * work.ablations / ((passes - 1) * one) / rates[row.precision]:.0f} %" if replayed else "–"

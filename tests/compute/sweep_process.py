@@ -32,7 +32,7 @@ def sweep_process(command: Sequence[str], environment: Mapping[str, str] | None 
 def wait_for_shards(process: subprocess.Popen[str], folder: Path, count: int) -> None:
     """Wait until so many shards are in the folder's unfinished study."""
     until = time.monotonic() + WITHIN
-    while (there := len(list(folder.glob("*.partial/shard-*.bin")))) < count:
+    while (there := len(list(folder.glob("*.partial/shard-*.safetensors")))) < count:
         assert process.poll() is None, f"it ended with {process.returncode} after {there} of {count} shards"
         assert time.monotonic() < until, f"{there} of {count} shards within {WITHIN:.0f} s"
         time.sleep(0.01)

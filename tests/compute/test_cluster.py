@@ -29,6 +29,7 @@ from unitlab.compute.files.recipe_files import RecipeFiles
 from unitlab.compute.sweep import cluster as clusters
 from unitlab.compute.sweep import plan as planning
 from unitlab.compute.sweep.cluster import assigned_devices
+from unitlab.compute.sweep.fingerprints import SAMPLED_IMAGES
 from unitlab.compute.sweep.worker import WorkerFacts
 from unitlab.store.shards import JoinedStudy, PartialStudy
 
@@ -121,7 +122,7 @@ def test_workers_read_the_images_of_their_shards_and_no_others(tmp_path: Path, c
     ablate(tmp_path, tmp_path / "many.zarr", client=client)
     one, other = ((tmp_path / "readers" / str(pid)).read_text().split() for pid in client.run(os.getpid).values())
     # both look at the first image for the shapes, and at those of the fingerprint
-    sampled = {str(position) for position in np.linspace(0, 127, planning.SAMPLED_IMAGES).astype(int)}
+    sampled = {str(position) for position in np.linspace(0, 127, SAMPLED_IMAGES).astype(int)}
     assert set(one) & set(other) <= sampled and set(one) | set(other) == {str(position) for position in range(128)}
     reads = Counter(one + other)
     assert all(count == (3 if position in sampled else 1) for position, count in reads.items())
@@ -165,7 +166,7 @@ def test_ctrl_c_ends_with_the_current_shards_and_the_sweep_resumes(tmp_path: Pat
         assert process.stderr is not None
         said += list(process.stderr)
     assert process.returncode == -signal.SIGINT, said
-    assert (tmp_path / "many.zarr.partial" / "shard-000026.bin").exists() and not (tmp_path / "many.zarr").exists()
+    assert (tmp_path / "many.zarr.partial" / "shard-000026.safetensors").exists() and not (tmp_path / "many.zarr").exists()
     ablate(tmp_path, tmp_path / "many.zarr", client=client)
     ablate(tmp_path, tmp_path / "one.zarr")
     assert data_files(tmp_path / "many.zarr") == data_files(tmp_path / "one.zarr")
@@ -261,7 +262,7 @@ def test_a_shard_that_kills_every_worker_ends_the_sweep_and_the_rest_is_kept(
     (tmp_path / "kill always").touch()
     with pytest.raises(UnitlabError, match=r"2 Dask workers in turn were lost while computing images 104 to 108.*memory="):
         ablate(tmp_path, tmp_path / "many.zarr", client=client)
-    kept = len(list((tmp_path / "many.zarr.partial").glob("shard-*.bin")))
+    kept = len(list((tmp_path / "many.zarr.partial").glob("shard-*.safetensors")))
     assert kept >= 26 and not (tmp_path / "many.zarr").exists()
     (tmp_path / "kill always").unlink()
     ablate(tmp_path, tmp_path / "many.zarr")

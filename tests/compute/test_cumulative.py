@@ -86,6 +86,19 @@ def test_crossfit_ranks_one_half_and_measures_the_other(trained: tuple[nn.Module
     assert ds.attrs["rank_on"] == "crossfit" and not ds.attrs["biased"]
 
 
+def test_each_half_is_measured_with_its_own_means(trained: tuple[nn.Module, ImageSource]) -> None:
+    model, source = trained
+    ds = curve(model, source, "conv3_2", "overall_drop", ks=[0, 4], ablation="mean")
+    from unitlab.compute.cumulative import _halves
+
+    for half, measured in enumerate(_halves(source, 0)[::-1]):
+        first = [ds.ranked_unit.values[half, 0, :4].tolist()]
+        groups = unitlab.ablate_groups(
+            model, source.subset(measured), "conv3_2", first, ablation="mean", progress=False, device="cpu"
+        )
+        np.testing.assert_array_equal(ds.curve_prediction.values[0, 1, measured], groups.prediction.values[0])
+
+
 def test_rank_on_the_same_images_or_on_another_study(trained: tuple[nn.Module, ImageSource]) -> None:
     model, source = trained
     study = unitlab.ablate(model, source, "conv3_2", progress=False, device="cpu")
@@ -210,7 +223,12 @@ def test_bad_input_is_refused(order: Any, options: dict[str, Any], message: str)
 
 @pytest.mark.parametrize(
     ("order", "ablation", "rank_on", "passes"),
-    [("overall_drop", "zero", "crossfit", 2), ("overall_drop", "mean", "same", 4), ("random", "mean", "crossfit", 2)],
+    [
+        ("overall_drop", "zero", "crossfit", 2),
+        ("overall_drop", "mean", "same", 4),
+        ("overall_drop", "mean", "crossfit", 4),
+        ("random", "mean", "crossfit", 2),
+    ],
 )
 def test_one_bar_for_all_that_a_curve_takes(
     order: str, ablation: str, rank_on: str, passes: int, capsys: pytest.CaptureFixture[str]

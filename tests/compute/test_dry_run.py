@@ -15,6 +15,7 @@ from unitlab import UnitlabError
 from unitlab.cli import main
 from unitlab.compute.sweep import plan as planning
 from unitlab.compute.sweep.plan import plan_sweep
+from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.shards import compute_shards
 from unitlab.store.shards import PartialStudy
 
@@ -23,7 +24,15 @@ def test_the_command_prints_the_plan_and_writes_nothing(own_home: Path, capsys: 
     assert main(["compute", "vgg_fashion", "--layer", "all", "--units", "0-3", "--device", "cpu", "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert len(re.findall(r"^  conv\d_\d .* 4 units .*replayed", shown, re.MULTILINE)) == 6
-    for words in ("10,000 images of 1 × 28 × 28, 10 classes", "on cpu", "passes", "time     about", "memory   2 GB", "disk"):
+    for words in (
+        "asked    layer=['all'], units=[0, 1, 2, 3]",
+        "10,000 images of 1 × 28 × 28, 10 classes",
+        "on cpu",
+        "passes",
+        "time     about",
+        "memory   2 GB",
+        "disk",
+    ):
         assert words in shown
     assert not own_home.exists()
     assert main(["compute", "vgg_fashion", "--layer", "conv9", "--dry-run"]) == 2
@@ -47,18 +56,15 @@ def test_sizes_and_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 def test_an_interrupted_sweep_and_a_finished_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "SHARD_IMAGES", 24)
     model, source, store = FunctionalReLU().eval(), scripted_source(tmp_path, count=48), tmp_path / "study.zarr"
-    plan = plan_sweep(
-        model, source, "conv2", device="cpu", batch_size=24, memory="64 MB",
-        units=None, ablation="zero", labels="given", precision="float32", seed=0,
-    )  # fmt: skip
+    plan = plan_sweep(model, source, SweepRequest("conv2", batch_size=24, memory="64 MB"), "cpu")
     study = PartialStudy(store, plan.fingerprint)
     compute_shards(plan, source, study, progress=False)
-    written = sum(path.stat().st_size for path in study.folder.glob("shard-*.bin"))
-    (study.folder / "shard-000001.bin").unlink()
+    written = sum(path.stat().st_size for path in study.folder.glob("shard-*.safetensors"))
+    (study.folder / "shard-000001.safetensors").unlink()
     options = {"batch_size": 24, "device": "cpu", "memory": "64 MB"}
     found = unitlab.estimate(model, source, "conv2", store=store, **options)
     assert found.finished_images == 24 and "24 are computed already" in str(found)
-    # the file's header and alignment come on top
+    # the file's header comes on top
     assert np.isclose(found.disk_while_computing, written, rtol=0.25)
     study.close()
     unitlab.ablate(model, source, "conv2", store=store, progress=False, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,17 +109,16 @@ def test_float64_networks(kind: type[nn.Module], ablation: str) -> None:
 
 def test_the_dominant_unit_is_evaluated_directly() -> None:
     from unitlab.compute.sweep.plan import plan_sweep
+    from unitlab.compute.sweep.request import SweepRequest
 
     torch.manual_seed(0)
     model, pixels = DominantUnit().eval(), torch.randn(12, 3, 17, 17)
-    plan = plan_sweep(
-        model, source_of(pixels, CLASSES), "relu", units=None, ablation="zero", labels="given", device="cpu",
-        precision="float32", batch_size=None, memory="1 GB", seed=0,
-    )  # fmt: skip
+    plan = plan_sweep(model, source_of(pixels, CLASSES), SweepRequest("relu", memory="1 GB"), "cpu")
+    engine: Any = plan.layers[0].engine
     evaluation = plan.network.evaluate(pixels, torch.zeros(12, dtype=torch.long), plan.sites, plan.needed, first_order=False)
     with torch.no_grad():
-        plan.engines[0].evaluate(evaluation.baseline, torch.zeros(1, 8, 1, 1))
-    assert plan.engines[0].recomputed > 0
+        engine.evaluate(evaluation.baseline, torch.zeros(1, 8, 1, 1))
+    assert engine.recomputed > 0
 
 
 def test_an_untraceable_network_is_hooked(caplog: pytest.LogCaptureFixture) -> None:

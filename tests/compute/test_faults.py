@@ -100,7 +100,7 @@ def test_ctrl_c_keeps_the_shards_and_the_next_call_goes_on(tmp_path: Path, monke
         failing(patch, KeyboardInterrupt(), 4)
         with pytest.raises(KeyboardInterrupt):
             ablate(store=store)
-    assert not store.exists() and len(list(tmp_path.glob("study.zarr.partial/shard-*.bin"))) == 3
+    assert not store.exists() and len(list(tmp_path.glob("study.zarr.partial/shard-*.safetensors"))) == 3
     evaluated = []
     real = Network.evaluate
 

@@ -67,7 +67,7 @@ def test_ctrl_c_finishes_the_shard_says_so_and_the_same_call_goes_on(tmp_path: P
         assert process.stderr is not None
         said += list(process.stderr)
     assert process.returncode == -signal.SIGINT and any("finished and kept" in line for line in said), said
-    assert len(list(tmp_path.glob("*.partial/shard-*.bin"))) == 27 and not (tmp_path / "study.zarr").exists()
+    assert len(list(tmp_path.glob("*.partial/shard-*.safetensors"))) == 27 and not (tmp_path / "study.zarr").exists()
     done = subprocess.run(command(tmp_path), capture_output=True, text=True, env=environment())
     assert done.returncode == 0 and "going on: 108 of 128 images" in done.stderr, done.stderr
     assert not list(tmp_path.glob("*.partial"))
@@ -87,7 +87,7 @@ def test_ctrl_c_in_a_terminal_reaches_the_processes_that_read_too(tmp_path: Path
         assert process.stderr is not None
         said += list(process.stderr)
     assert process.returncode == -signal.SIGINT and len(readers) == 2, said
-    assert len(list(tmp_path.glob("*.partial/shard-*.bin"))) == 27
+    assert len(list(tmp_path.glob("*.partial/shard-*.safetensors"))) == 27
     assert not psutil.wait_procs(readers, timeout=60)[1]
 
 
@@ -100,7 +100,7 @@ def test_the_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         process.wait(HELD_SECONDS / 2)  # not until the read that hangs gives up
     assert process.returncode == -signal.SIGINT
-    assert len(list(tmp_path.glob("*.partial/shard-*.bin"))) == 26
+    assert len(list(tmp_path.glob("*.partial/shard-*.safetensors"))) == 26
 
 
 def test_ctrl_c_is_the_programs_own_again_after_a_sweep(tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ from unitlab.compute.engine.dense_products import DenseProduct
 from unitlab.compute.files.recipe_files import RecipeFiles
 from unitlab.compute.networks.bundled import VGG
 from unitlab.compute.sweep import proof as verification
-from unitlab.compute.sweep.plan import SAMPLED_IMAGES, plan_sweep
+from unitlab.compute.sweep.fingerprints import SAMPLED_IMAGES
+from unitlab.compute.sweep.plan import plan_sweep
+from unitlab.compute.sweep.request import SweepRequest
 
 COUNT, BATCH = 24, 8
 IN_FINGERPRINT = Counter(np.linspace(0, COUNT - 1, SAMPLED_IMAGES).astype(int).tolist())
@@ -80,8 +82,7 @@ def prefix_calls(layer: Any) -> tuple[int, Counter[int]]:
     dataset, network = Pictures(16), small_vgg()
     source = unitlab.images(dataset, categories=[f"class {k}" for k in range(CLASSES)])
     dataset.reads.clear()  # the first images are read twice, to see whether they change
-    options: dict[str, Any] = {"units": None, "ablation": "zero", "labels": "given", "precision": "float32", "seed": 0}
-    plan = plan_sweep(network, source, layer, device="cpu", batch_size=BATCH, memory="2 GB", **options)
+    plan = plan_sweep(network, source, SweepRequest(layer, batch_size=BATCH), "cpu")
     assert plan.network.graph is not None
     first = plan.network.graph.modules["features.conv1_1"]
     assert dataset.reads == IN_FINGERPRINT
@@ -205,23 +206,23 @@ def held_tensors(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
 
 def test_engines_that_wait_hold_nothing_of_the_last_batch() -> None:
     source = unitlab.images(Pictures(16), categories=[f"class {k}" for k in range(CLASSES)])
-    options: dict[str, Any] = {"units": None, "ablation": "zero", "labels": "given", "precision": "float32", "seed": 0}
-    plan = plan_sweep(small_vgg(), source, "all", device="cpu", batch_size=BATCH, memory="2 GB", **options)
-    before = sum(tensor.numel() for tensor in held_tensors(plan.engines, set()))
+    plan = plan_sweep(small_vgg(), source, SweepRequest("all", batch_size=BATCH), "cpu")
+    engines = [layer.engine for layer in plan.layers]
+    before = sum(tensor.numel() for tensor in held_tensors(engines, set()))
     batch, positions = next(iter(source.batches(0, BATCH, BATCH)))
     labels = torch.as_tensor(source.labels[positions])
     evaluation = plan.network.evaluate(batch, labels, plan.sites, plan.needed, first_order=False)
     with torch.no_grad():
-        for engine, value in zip(plan.engines, evaluation.site_values, strict=True):
+        for engine, value in zip(engines, evaluation.site_values, strict=True):
             engine.evaluate(evaluation.baseline, torch.zeros_like(value[:1]))
-    assert sum(tensor.numel() for tensor in held_tensors(plan.engines, set())) == before
+    assert sum(tensor.numel() for tensor in held_tensors(engines, set())) == before
 
 
 def test_dense_layers_are_packed_once_for_all_engines() -> None:
     source = unitlab.images(Pictures(16), categories=[f"class {k}" for k in range(CLASSES)])
-    options: dict[str, Any] = {"units": None, "ablation": "zero", "labels": "given", "precision": "float32", "seed": 0}
-    plan = plan_sweep(small_vgg(), source, "all", device="cpu", batch_size=BATCH, memory="2 GB", **options)
-    products: list[DenseProduct] = [product for engine in plan.engines for product in engine.exact.dense_products.values()]  # type: ignore[union-attr]
+    plan = plan_sweep(small_vgg(), source, SweepRequest("all", batch_size=BATCH), "cpu")
+    engines: list[Any] = [layer.engine for layer in plan.layers]
+    products: list[DenseProduct] = [product for engine in engines for product in engine.exact.dense_products.values()]
     assert len(products) > 4 and len({id(product) for product in products}) == 2
 
 

@@ -317,7 +317,7 @@ def test_shards_that_a_killed_sweep_left_beside_its_finished_study_go(tmp_path: 
     with monkeypatch.context() as killed:
         killed.setattr(PartialStudy, "remove", PartialStudy.close)
         ablate(network(), source(), "conv1", units=[0], store=store)
-    assert list(left.glob("shard-*.bin"))
+    assert list(left.glob("shard-*.safetensors"))
     ablate(network(), source(), "conv1", units=[0], store=store)
     assert not left.exists()
     with closing(PartialStudy(store, {"layer": "another"})):

@@ -19,7 +19,9 @@ from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.plan import SweepPlan
 from unitlab.compute.sweep.progress import one_bar
-from unitlab.compute.sweep.run import ablate
+from unitlab.compute.sweep.request import SweepRequest
+from unitlab.compute.sweep.run import run_sweep
+from unitlab.compute.sweep.shards import ImageFacts
 from unitlab.compute.sweep.study_arrays import root_group
 from unitlab.compute.unit_groups import checked_units, plan_attrs, plan_of_one_layer, scored_sets
 from unitlab.errors import UnitlabError, nearest_names
@@ -112,9 +114,9 @@ def cumulative(
     3
     """
     source = images if isinstance(images, ImageSource) else image_source(images)
-    options: dict[str, Any] = {"ablation": ablation, "labels": labels, "device": device, "memory": memory, "seed": seed}
+    request = SweepRequest(layer, ablation=ablation, labels=labels, batch_size=batch_size, memory=memory, seed=seed)
     with exact_float32():
-        plan = plan_of_one_layer(model, source, layer, batch_size=batch_size, **options)
+        plan = plan_of_one_layer(model, source, request, device)
         asked = _Asked(plan, order, ascending, category, n_random, seed)
         in_parts = asked.by_name and not isinstance(rank_on, xr.Dataset)
         if asked.by_name and isinstance(rank_on, xr.Dataset):
@@ -134,9 +136,8 @@ def cumulative(
                 parts = [everything, everything] if rank_on == "same" else _halves(source, seed)
                 # what is ranked on the one is measured on the other
                 for some, others in [parts] if rank_on == "same" else [parts, parts[::-1]]:
-                    study = ablate(model, source.subset(some), layer, progress=progress, batch_size=batch_size, **options)
-                    assert isinstance(study, xr.Dataset)
-                    measured.append((others, asked.ranked(study)))
+                    studies = run_sweep(model, source.subset(some), request, device=device, progress=progress)
+                    measured.append((others, asked.ranked(studies[layer])))
             labels_of = [found.labels for _, found in measured]
             names = [name for name in labels_of[0] if all(name in other for other in labels_of)]
             if not names:
@@ -146,12 +147,12 @@ def cumulative(
             measured = [(some, found.of(names)) for some, found in measured]
             at = _ks(ks, measured[0][1].units.shape[1], len(names))
             prediction = np.empty((len(names), len(at), len(source)), plan.prediction_dtype)
-            shards = []
+            facts = []
             for some, found in measured:
                 part = _predictions(plan, source.subset(some), found, at, keep, progress)
                 prediction[:, :, some] = part[0]
-                shards.append((some, part[1]))
-    root, root_attrs = root_group(plan, source, [_joined(shards)])
+                facts.append((some, part[1]))
+    root, root_attrs = root_group(plan, source, [_joined(facts)])
     how = "study" if isinstance(rank_on, xr.Dataset) else rank_on if asked.by_name else "none"
     name = order if isinstance(order, str) else "given"
     attrs: dict[str, Any] = {
@@ -199,7 +200,7 @@ class _Asked:
 
     @property
     def channels(self) -> int:
-        return len(self.plan.units[0])
+        return len(self.plan.layers[0].units)
 
     @property
     def by_name(self) -> bool:
@@ -216,7 +217,7 @@ class _Asked:
             random = np.random.default_rng(self.seed)
             shuffled = np.stack([random.permutation(self.channels) for _ in range(self.n_random)])
             return Ranking([f"random {number}" for number in range(self.n_random)], shuffled)
-        units = checked_units(self.order, self.channels, self.plan.sites[0].layer, "order")
+        units = checked_units(self.order, self.channels, self.plan.layers[0].name, "order")
         if not units:
             raise UnitlabError("order is empty; give units in the order in which to silence them")
         return Ranking(["given"], np.array([units]))
@@ -232,7 +233,7 @@ class _Asked:
 
 def _check_same_network(study: xr.Dataset, plan: SweepPlan) -> None:
     """Refuse to rank on a study of another network or layer."""
-    for name, now in (("fingerprint_weights", plan.fingerprint["weights"]), ("site", plan.sites[0].text)):
+    for name, now in (("fingerprint_weights", plan.fingerprint["weights"]), ("site", plan.layers[0].site.text)):
         there = str(study.attrs.get(name))
         if there != now:
             raise UnitlabError(
@@ -265,25 +266,25 @@ def _ks(given: Sequence[int] | None, longest: int, orders: int) -> list[int]:
 
 def _predictions(
     plan: SweepPlan, source: ImageSource, orders: Ranking, ks: list[int], keep: bool, progress: bool
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+) -> tuple[np.ndarray, ImageFacts]:
     """Predictions (order, k, image) and what is known of the images."""
-    everything = range(len(plan.units[0]))
+    everything = range(len(plan.layers[0].units))
     sets: list[list[int]] = []
     for units in orders.units:
         # in the direction in which the silenced sets grow, so that each follows the one before
         for k in reversed(ks) if keep else ks:
             first = units[:k].tolist()
             sets.append(sorted(set(everything) - set(first)) if keep else first)
-    found = scored_sets(plan, source, sets, progress)
-    prediction = found.prediction.reshape(len(orders.units), len(ks), len(source))
-    return prediction[:, ::-1] if keep else prediction, found.root
+    prediction, _, facts = scored_sets(plan, source, sets, progress)
+    prediction = prediction.reshape(len(orders.units), len(ks), len(source))
+    return prediction[:, ::-1] if keep else prediction, facts
 
 
-def _joined(shards: list[tuple[np.ndarray, dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
+def _joined(parts: list[tuple[np.ndarray, ImageFacts]]) -> ImageFacts:
     """What is known of the images, from the parts that were measured apart, in the order of the whole source."""
-    order = np.argsort(np.concatenate([some for some, _ in shards]))
-    joined = {}
-    for name in shards[0][1]:
-        parts = np.concatenate([shard[name] for _, shard in shards])
-        joined[name] = parts if name == "content" else parts[order]
-    return joined
+    order = np.argsort(np.concatenate([some for some, _ in parts]))
+    label, prediction, margin = (
+        np.concatenate([getattr(facts, name) for _, facts in parts])[order]
+        for name in ("label", "baseline_prediction", "baseline_margin")
+    )
+    return ImageFacts(label, prediction, margin, np.concatenate([facts.content for _, facts in parts]))

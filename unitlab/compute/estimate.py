@@ -14,15 +14,14 @@ import torch
 from numcodecs.zstd import Zstd
 from torch import nn
 
-from unitlab.compute.engine.ablation import donor_of_image
 from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.images.datasets import images as image_source
-from unitlab.compute.images.source import ImageSource
-from unitlab.compute.images.thumbnails import padded
-from unitlab.compute.sweep.activations import TOP_IMAGES
+from unitlab.compute.images.source import ImageBatch, ImageSource
+from unitlab.compute.sweep.activations import BY_IMAGE, TOP, TOP_IMAGES
 from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
+from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.run import is_finished
-from unitlab.compute.sweep.shards import ShardComputation, ShardParts, donor_values
+from unitlab.compute.sweep.shards import ShardComputation, ShardResult, ShardSums, donor_values
 from unitlab.store.shards import finished_shards
 
 FEWEST_IMAGES = 4
@@ -32,7 +31,7 @@ BYTES_BY_CLASS = 3 * 4 + 8 + 3 * 4
 
 
 @dataclass(frozen=True)
-class LayerPlan:
+class LayerEstimate:
     """One layer of a sweep: where it is, how many units it has and how their ablation is evaluated."""
 
     layer: str
@@ -47,6 +46,8 @@ class SweepEstimate:
 
     Attributes
     ----------
+    request
+        What is asked for, with its defaults.
     layers
         The layers, in their order.
     images, finished_images
@@ -70,7 +71,8 @@ class SweepEstimate:
     """
 
     description: str
-    layers: tuple[LayerPlan, ...]
+    request: SweepRequest
+    layers: tuple[LayerEstimate, ...]
     device: str
     threads: int
     precision: str
@@ -101,6 +103,7 @@ class SweepEstimate:
         lines = [
             f"{self.description}: {self.images:,} images of {shape}, {self.categories:,} classes",
             *(f"  {x.layer:<{width}}  {x.site:<{sites}}  {x.units:>5} units  {x.strategy}" for x in self.layers),
+            f"asked    {self.request}",
             f"on {self.device}{threads}, {self.precision}; batches of {self.batch_size} images, {shards}",
             f"passes   {self.passes:.2f} (sweep / plain evaluation, {1000 * self.seconds_per_pass:.2g} ms an image; "
             f"measured on {self.sample} images)",
@@ -155,29 +158,41 @@ def estimate(
     >>> unitlab.estimate(bundled_network("vgg_fashion"), "fashion_mnist", "conv3_2").layers[0].units
     64
     """
+    request = SweepRequest(
+        layer, units=units, ablation=ablation, basis=basis, labels=labels,
+        precision=precision, batch_size=batch_size, memory=memory, seed=seed,
+    )  # fmt: skip
+    return estimate_of(model, images, request, store=store, device=device)
+
+
+def estimate_of(
+    model: nn.Module,
+    images: Any,
+    request: SweepRequest,
+    *,
+    store: str | Path | None = None,
+    device: str | torch.device | None = None,
+) -> SweepEstimate:
+    """`estimate`, of a request."""
     source = images if isinstance(images, ImageSource) else image_source(images)
     with exact_float32():
-        plan = plan_sweep(
-            model, source, layer, device=device, units=units, ablation=ablation, basis=basis, labels=labels,
-            precision=precision, batch_size=batch_size, memory=memory, seed=seed,
-        )  # fmt: skip
+        plan = plan_sweep(model, source, request, device)
         complete = store is not None and Path(store).exists() and is_finished(Path(store), plan)
         done = finished_shards(store, plan.fingerprint) if store is not None and not complete else []
         measured = _Measured(plan, source)
     left = 0 if complete else len(source) - plan.images_in(done)
     tensors = [*plan.network.module.parameters(), *plan.network.module.buffers()]
     return SweepEstimate(
-        description=plan.description,
+        description=plan.description, request=request,
         layers=tuple(
-            LayerPlan(site.layer, site.text, len(numbers), engine.strategy)
-            for site, numbers, engine in zip(plan.sites, plan.units, plan.engines, strict=True)
+            LayerEstimate(layer.name, layer.site.text, len(layer.units), layer.engine.strategy) for layer in plan.layers
         ),
-        device=str(plan.network.device), threads=torch.get_num_threads(), precision=precision,
+        device=str(plan.network.device), threads=torch.get_num_threads(), precision=request.precision,
         images=len(source), finished_images=len(source) - left, image_shape=tuple(plan.network.sample.shape[1:]),
         categories=len(plan.categories), batch_size=plan.batch_size, shards=len(plan.shard_bounds),
         sample=measured.images, passes=measured.sweep / measured.plain, seconds_per_pass=measured.plain,
         seconds_per_read=measured.read, seconds=left * (measured.sweep + measured.read),
-        memory=plan.memory, network_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+        memory=request.budget, network_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
         disk_while_computing=len(source) * measured.shard_bytes_per_image + len(plan.shard_bounds) * measured.shard_bytes,
         disk_finished=measured.study_bytes, complete=complete,
     )  # fmt: skip
@@ -188,74 +203,71 @@ class _Measured:
 
     def __init__(self, plan: SweepPlan, source: ImageSource) -> None:
         self.plan, self.source = plan, source
-        few = self._positions(FEWEST_IMAGES)
-        batch, self.read = self._read(few)
-        replacements = plan.replacements(self._replacement_values(batch), len(source))
+        few = self._read(FEWEST_IMAGES)
+        replacements = plan.replacements(self._replacement_values(few.pixels), len(source))
         self.computation = ShardComputation(plan, source, replacements)
-        self._sweep(batch, few)  # the first evaluation allocates and packs
-        once = _seconds(plan, lambda: self._sweep(batch, few))
-        count = int(min(plan.batch_size, len(source), max(FEWEST_IMAGES, MEASURED_SECONDS * len(few) / once)))
-        positions = self._positions(count)
-        batch, self.read = self._read(positions)
-        self.images = len(positions)
-        several = range(1 + int(once * count / len(few) < MEASURED_SECONDS / 4) * 2)
-        parts: list[ShardParts] = []
-        taken = [_seconds(plan, lambda: parts.append(self._sweep(batch, positions))) for _ in several]
+        self._sweep(few)  # the first evaluation allocates and packs
+        once = _seconds(plan, lambda: self._sweep(few))
+        count = int(min(plan.batch_size, len(source), max(FEWEST_IMAGES, MEASURED_SECONDS * len(few.positions) / once)))
+        batch = self._read(count)
+        self.images = len(batch.positions)
+        several = range(1 + int(once * count / len(few.positions) < MEASURED_SECONDS / 4) * 2)
+        found: list[ShardResult] = []
+        taken = [_seconds(plan, lambda: found.append(self._sweep(batch))) for _ in several]
         # once more than the sweep, since the first evaluation of a size allocates and packs
-        plain = [_seconds(plan, partial(self._plain, batch, size)) for size in (8, 32, count) for _ in (0, *several)]
+        plain = [_seconds(plan, partial(self._plain, batch.pixels, size)) for size in (8, 32, count) for _ in (0, *several)]
         self.sweep, self.plain = min(taken) / count, min(plain) / count
-        if plan.ablation == "mean":
-            self.sweep += _seconds(plan, lambda: plan.network.site_values(batch, plan.sites)) / count + self.read
-        self._measure_bytes(parts[0].arrays())
+        if plan.request.ablation == "mean":
+            self.sweep += _seconds(plan, lambda: plan.network.site_values(batch.pixels, plan.sites)) / count + self.read
+        self._measure_bytes(found[0])
 
-    def _positions(self, count: int) -> np.ndarray:
-        return np.unique(np.linspace(0, len(self.source) - 1, min(count, len(self.source))).round().astype(int))
-
-    def _read(self, positions: np.ndarray) -> tuple[torch.Tensor, float]:
-        """Images, and the time to read one by as many threads as a sweep has for it."""
+    def _read(self, count: int) -> ImageBatch:
+        """So many images, and the time to read one by as many threads as a sweep has for it."""
+        positions = np.unique(np.linspace(0, len(self.source) - 1, min(count, len(self.source))).round().astype(int))
         begin = time.perf_counter()
         read = [next(self.source.stream([[position]], thumbnails=True)) for position in positions]
-        seconds = (time.perf_counter() - begin) / len(positions) / min(self.source.read_together, torch.get_num_threads())
-        thumbnails = padded([batch.thumbnails[0] for batch in read])
-        self.thumbnail_bytes = 0 if thumbnails is None else thumbnails[0].nbytes
-        return torch.cat([batch.pixels for batch in read]), seconds
+        together = min(self.source.read_together, torch.get_num_threads())
+        self.read = (time.perf_counter() - begin) / len(positions) / together
+        thumbnails = [batch.thumbnails[0] for batch in read]
+        return ImageBatch(torch.cat([batch.pixels for batch in read]), positions, thumbnails)
 
     def _replacement_values(self, batch: torch.Tensor) -> dict[str, np.ndarray] | None:
         """What costs as much as the real one: the sample's means, the donors' values."""
-        if self.plan.ablation == "resample":
-            return donor_values(self.plan, self.source, donor_of_image(len(self.source), self.plan.seed)[0])
-        if self.plan.ablation != "mean":
+        if self.plan.request.ablation == "resample":
+            return donor_values(self.plan, self.source)
+        if self.plan.request.ablation != "mean":
             return None
         values = self.plan.network.site_values(batch, self.plan.sites)
         means = [value.double().mean((0, *range(2, value.dim()))).cpu().numpy() for value in values]
-        return {site.layer: mean for site, mean in zip(self.plan.sites, means, strict=True)}
+        return {layer.name: mean for layer, mean in zip(self.plan.layers, means, strict=True)}
 
-    def _sweep(self, batch: torch.Tensor, positions: np.ndarray) -> ShardParts:
-        parts = ShardParts(self.plan)
-        self.computation.add(batch, positions, parts)
-        return parts
+    def _sweep(self, batch: ImageBatch) -> ShardResult:
+        sums = ShardSums(self.plan)
+        self.computation.add(batch, sums)
+        return sums.result()
 
     def _plain(self, batch: torch.Tensor, size: int) -> None:
         with torch.no_grad():
             for start in range(0, len(batch), size):
                 self.plan.network.module(self.plan.network.ready(batch[start : start + size]))
 
-    def _measure_bytes(self, arrays: dict[str, np.ndarray]) -> None:
-        plan, images = self.plan, len(self.source)
-        by_image = {
-            name: array for name, array in arrays.items()
-            if name.rpartition("/")[2] in ("prediction", "label_margin_drop", "activation_mean", "activation_max")
-            or ("/" not in name and name != "content")
-        }  # fmt: skip
-        self.shard_bytes_per_image = sum(array.nbytes for array in by_image.values()) // self.images
-        few = min(self.images, TOP_IMAGES)
-        fixed = {name: array.nbytes for name, array in arrays.items() if name not in by_image}
-        self.shard_bytes = sum(TOP_IMAGES * size // few if "/top_" in name else size for name, size in fixed.items())
-        packed = sum(len(Zstd(5).encode(np.ascontiguousarray(array))) for array in by_image.values())
-        top = sum(TOP_IMAGES * size // few for name, size in fixed.items() if "/top_" in name)
-        by_class = BYTES_BY_CLASS * len(plan.categories) * sum(map(len, plan.units))
-        self.shard_bytes_per_image += self.thumbnail_bytes
-        self.study_bytes = packed * images // self.images + top + by_class + images * self.thumbnail_bytes
+    def _measure_bytes(self, result: ShardResult) -> None:
+        plan, images, facts = self.plan, len(self.source), result.images
+        statistics = [found for shard in result.layers.values() for found in (shard.units, shard.directions) if found]
+        by_image = [facts.label, facts.baseline_prediction, facts.baseline_margin]
+        by_image += [shard.ablation[name] for shard in result.layers.values() for name in ("prediction", "label_margin_drop")]
+        by_image += [found[name] for found in statistics for name in BY_IMAGE]
+        thumbnails = 0 if facts.thumbnails is None else facts.thumbnails.nbytes
+        measured = sum(array.nbytes for array in by_image)
+        # a small sample has fewer top images than a shard
+        short = sum(found[name].nbytes for found in statistics for name in TOP)
+        top = TOP_IMAGES * short // min(self.images, TOP_IMAGES)
+        everything = sum(array.nbytes for array in result.to_arrays().values())
+        packed = sum(len(Zstd(5).encode(np.ascontiguousarray(array))) for array in by_image)
+        by_class = BYTES_BY_CLASS * len(plan.categories) * sum(len(layer.units) for layer in plan.layers)
+        self.shard_bytes_per_image = measured // self.images + thumbnails // self.images
+        self.shard_bytes = everything - measured - thumbnails - short + top
+        self.study_bytes = packed * images // self.images + top + by_class + images * (thumbnails // self.images)
 
 
 def _seconds(plan: SweepPlan, action: Callable[[], object]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,10 @@ from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
 from unitlab.compute.sweep.progress import InterruptRequest, images_bar
-from unitlab.compute.sweep.proof import PlainNetworks, compared_with_hooks, pairs_to_verify
-from unitlab.compute.sweep.shards import HeldShards, scored_parts, unit_replacements
-from unitlab.compute.sweep.study_arrays import RootShards, counts_and_rates, root_group
+from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, compared_with_hooks, pairs_to_verify
+from unitlab.compute.sweep.request import SweepRequest
+from unitlab.compute.sweep.shards import HeldShards, ImageFacts, ShardComputation, unit_replacements
+from unitlab.compute.sweep.study_arrays import counts_and_rates, root_group
 from unitlab.errors import UnitlabError
 from unitlab.schema import GROUP_VARIABLES, described
 
@@ -79,26 +80,21 @@ def ablate_groups(
     [3, 10]
     """
     source = images if isinstance(images, ImageSource) else image_source(images)
+    request = SweepRequest(layer, ablation=ablation, labels=labels, batch_size=batch_size, memory=memory, seed=seed)
     with exact_float32():
-        plan = plan_of_one_layer(
-            model, source, layer,
-            ablation=ablation, labels=labels, device=device, batch_size=batch_size, memory=memory, seed=seed,
-        )  # fmt: skip
-        names, sets = _named_sets(groups, len(plan.units[0]), layer)
-        found = scored_sets(plan, source, sets, progress)
-        proof = compared_with_hooks(
-            PlainNetworks(model, plan.network.device), source, plan.sites[0], sets, ablation, seed, found.prediction,
-            sample=pairs_to_verify(len(source)), seed=0, memory=plan.memory,
-        )  # fmt: skip
+        plan = plan_of_one_layer(model, source, request, device)
+        names, sets = _named_sets(groups, len(plan.layers[0].units), layer)
+        prediction, margin_drop, facts = scored_sets(plan, source, sets, progress)
+        plain = PlainAblation(PlainNetworks(model, plan.network.device), source, plan.layers[0].site, request)
+        proof = compared_with_hooks(plain, sets, prediction, sample=pairs_to_verify(len(source)), seed=0)
     if proof.different:
         log.warning("%s: %d of %d pairs differ from plain hooks", layer, proof.different, proof.compared)
-    root, root_attrs = root_group(plan, source, [found.root])
-    root.pop("thumbnails", None)
-    rates = counts_and_rates(found.prediction, root)
+    root, root_attrs = root_group(plan, source, [facts])
+    rates = counts_and_rates(prediction, root)
     label, n = root["label"].astype(np.int64), root["n_images"]
     before = class_counts(label, root["baseline_prediction"], len(n))
-    after = class_counts(label, found.prediction, len(n))
-    member = np.zeros((len(sets), len(plan.units[0])), bool)
+    after = class_counts(label, prediction, len(n))
+    member = np.zeros((len(sets), len(plan.layers[0].units)), bool)
     for place, units in enumerate(sets):
         member[place, units] = True
     values = {
@@ -109,57 +105,47 @@ def ablate_groups(
         "unit": np.arange(member.shape[1], dtype=np.int32),
         "member": member,
         "n_units": member.sum(1).astype(np.int32),
-        "prediction": found.prediction,
-        "label_margin_drop": found.margin_drop,
+        "prediction": prediction,
+        "label_margin_drop": margin_drop,
     }
     return described(GROUP_VARIABLES, values, {**root_attrs, **plan_attrs(plan), **proof.attrs()})
 
 
 def plan_attrs(plan: SweepPlan) -> dict[str, Any]:
     """What a result of one layer says of how it came about."""
-    site = plan.sites[0]
+    layer, request = plan.layers[0], plan.request
     return {
-        "layer": site.layer, "site": site.text, "site_call": site.call, "channels": len(plan.units[0]),
-        "ablation": plan.ablation, "strategy": plan.engines[0].strategy, "seed": plan.seed, "batch_size": plan.batch_size,
+        "layer": layer.name, "site": layer.site.text, "site_call": layer.site.call, "channels": len(layer.units),
+        "ablation": request.ablation, "strategy": layer.engine.strategy, "seed": request.seed, "batch_size": plan.batch_size,
     }  # fmt: skip
 
 
-def plan_of_one_layer(model: nn.Module, source: ImageSource, layer: str, **options: Any) -> SweepPlan:
-    """The plan for all units of one layer, in float32; ``options`` as `plan_sweep` takes them."""
-    if not isinstance(layer, str) or layer == "all":
-        raise UnitlabError(f"layer={layer!r}: groups and curves are of one layer; give its name, such as 'layer4'")
-    return plan_sweep(model, source, layer, units=None, precision="float32", **options)
+def plan_of_one_layer(
+    model: nn.Module, source: ImageSource, request: SweepRequest, device: str | torch.device | None
+) -> SweepPlan:
+    """The plan of a request that names one layer."""
+    if not request.one_layer:
+        raise UnitlabError(f"layer={request.layer!r}: groups and curves are of one layer; give its name, such as 'layer4'")
+    return plan_sweep(model, source, request, device)
 
 
-@dataclass(frozen=True)
-class ScoredSets:
-    """Predictions and margin drops, (set, image), and the shard of what is known of the images."""
-
-    prediction: np.ndarray
-    margin_drop: np.ndarray
-    root: dict[str, np.ndarray]
-
-
-def scored_sets(plan: SweepPlan, source: ImageSource, sets: Sequence[Sequence[int]], progress: bool) -> ScoredSets:
-    """Evaluate the images with each of the sets silenced."""
-    engine = plan.engines[0]
-    engine.silence_together(sets)
-    log.info("%s (%s): %d sets of units; %s", plan.sites[0].layer, plan.sites[0].text, len(sets), engine.strategy)
+def scored_sets(
+    plan: SweepPlan, source: ImageSource, sets: Sequence[Sequence[int]], progress: bool
+) -> tuple[np.ndarray, np.ndarray, ImageFacts]:
+    """Predictions and margin drops, (set, image), and what is known of the images: those of the plan, or some of them."""
+    layer, plan = plan.layers[0], plan.for_images(len(source))
+    layer.engine.silence_together(sets)
+    log.info("%s (%s): %d sets of units; %s", layer.name, layer.site.text, len(sets), layer.engine.strategy)
     replacements = unit_replacements(plan, source, HeldShards(), InterruptRequest(), progress=False)
-    root = RootShards()
-    prediction = np.empty((len(sets), len(source)), plan.prediction_dtype)
-    margin_drop = np.empty((len(sets), len(source)), np.float16)
-    text = f"{plan.ablation} ablation of {len(sets)} sets of units of {plan.sites[0].layer}"
-    with images_bar(len(source), description=text, shown=progress) as bar:
-        for batch, positions in source.batches(0, len(source), plan.batch_size):
-            parts = scored_parts(plan, source, replacements, batch, np.asarray(positions), first_order=False)
-            for part, where, evaluation, scored in parts:
-                root.add(part, evaluation.baseline)
-                found, margin = scored[0]
-                prediction[:, where] = found.cpu().numpy()
-                margin_drop[:, where] = (evaluation.baseline.margin - margin).half().cpu().numpy()
-            bar.update(len(positions))
-    return ScoredSets(prediction, margin_drop, root.arrays())
+    text = f"{plan.request.ablation} ablation of {len(sets)} sets of units of {layer.name}"
+    computation = ShardComputation(plan, source, replacements, for_study=False)
+    with (
+        images_bar(len(source), description=text, shown=progress) as bar,
+        closing(computation.shards([(0, len(source))], bar.update)) as computed,
+    ):
+        found = next(computed)
+    ablation = found.layers[layer.name].ablation
+    return ablation["prediction"], ablation["label_margin_drop"], found.images
 
 
 def _named_sets(groups: Groups, channels: int, layer: str) -> tuple[np.ndarray, list[list[int]]]:

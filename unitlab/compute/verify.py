@@ -16,8 +16,9 @@ from unitlab.compute.engine.torch_state import choose_device
 from unitlab.compute.files.recipe_files import RecipeFiles
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
-from unitlab.compute.sweep.plan import images_fingerprint, pixels_fingerprint, sampled_images, weights_fingerprint
-from unitlab.compute.sweep.proof import PlainNetworks, Proof, compared_with_hooks
+from unitlab.compute.sweep.fingerprints import sampled_images, source_fingerprints, weights_fingerprint
+from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, Proof, compared_with_hooks
+from unitlab.compute.sweep.request import SweepRequest
 from unitlab.errors import UnitlabError, check_seed
 
 
@@ -79,12 +80,8 @@ def verify(
         model = files.model() if model is None else model
         images = files.images() if images is None else images
     source = images if isinstance(images, ImageSource) else image_source(images)
-    few = sampled_images(source)
-    for name, now in (
-        ("weights", weights_fingerprint(model)),
-        ("images", images_fingerprint(source, tuple(few.shape[1:]))),
-        ("pixels", pixels_fingerprint(few)),
-    ):
+    fingerprints = {"weights": weights_fingerprint(model), **source_fingerprints(source, sampled_images(source))}
+    for name, now in fingerprints.items():
         there = str(ds.attrs.get(f"fingerprint_{name}"))
         if there != now:
             raise UnitlabError(
@@ -93,8 +90,8 @@ def verify(
     module, _, call = str(ds.attrs["site"]).partition("#")
     site = Site(str(ds.attrs["layer"]), module, int(call or 1) - 1, int(ds.attrs["site_call"]) + 1)
     units = ds.unit.values.tolist() if "basis" not in ds else range(ds.sizes["unit"])
-    return compared_with_hooks(
-        PlainNetworks(model, choose_device(device)), source, site, [[unit] for unit in units],
-        str(ds.attrs.get("replacement", ds.attrs["ablation"])), int(ds.attrs["seed"]), ds.prediction,
-        sample=sample, seed=seed, basis=Basis("", ds["basis"].values) if "basis" in ds else None,
-    )  # fmt: skip
+    ablation = str(ds.attrs.get("replacement", ds.attrs["ablation"]))
+    request = SweepRequest(site.layer, ablation=ablation, seed=int(ds.attrs["seed"]))
+    basis = Basis("", ds["basis"].values) if "basis" in ds else None
+    plain = PlainAblation(PlainNetworks(model, choose_device(device)), source, site, request, basis)
+    return compared_with_hooks(plain, [[unit] for unit in units], ds.prediction, sample=sample, seed=seed)

@@ -1,14 +1,15 @@
-"""The shards of a sweep that is not finished: each a file that is there whole or not at all."""
+"""The shards of a sweep that is not finished: each a file, of safetensors, that is there whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,11 @@ from unitlab.errors import UnitlabError, write_failure
 from unitlab.files import write_whole
 
 FINGERPRINT = "fingerprint.json"
-REPLACEMENTS = "replacements.bin"
+REPLACEMENTS = "replacements.safetensors"
+# in the place of a file's SHA-256 while that is taken
+UNKNOWN = b"0" * 64
+
+log = logging.getLogger("unitlab")
 
 
 def shard_folder(store: str | Path) -> Path:
@@ -46,34 +51,67 @@ class JoinedStudy:
 
     def __init__(self, folder: Path, fingerprint: Mapping[str, str]) -> None:
         self.folder, self.fingerprint = folder, dict(fingerprint)
+        self._whole: set[int] = set()
         self.check_fingerprint()
 
     def check_fingerprint(self) -> None:
         """Raise where the folder is not this sweep's, or not any more."""
+        path = self.folder / FINGERPRINT
         try:
-            there = json.loads((self.folder / FINGERPRINT).read_text(encoding="utf-8"))
+            there = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise UnitlabError(
                 f"the folder {self.folder} of the sweep is not there for the worker on {socket.gethostname()}: the sweep has "
                 "ended, or they share no file system; give a store on one that all of them see under the same path"
             ) from error
         except (OSError, ValueError) as error:
-            raise UnitlabError(f"{self.folder / FINGERPRINT} cannot be read; remove {self.folder} and start again") from error
-        differing = differing_field(there, self.fingerprint)
-        if differing is not None:
-            raise UnitlabError(f"{self.folder} holds an unfinished sweep with other {differing}")
+            raise UnitlabError(f"{path} cannot be read; remove {self.folder} and start again") from error
+        field = differing_field(there, self.fingerprint)
+        if field is not None:
+            raise UnitlabError(
+                f"{self.folder} holds an unfinished sweep with other {field} ({str(there.get(field))[:24]}, now "
+                f"{str(self.fingerprint.get(field))[:24]}); finish that one, remove the folder, or give another store"
+            )
+
+    def finished(self) -> list[int]:
+        """Numbers of the shards that are there whole; a torn or changed one is removed."""
+        found = []
+        for index in _indices(self.folder):
+            try:
+                self.has(index)
+                found.append(index)
+            except UnitlabError:
+                _path(self.folder, index).unlink()
+        return found
+
+    def has(self, index: int) -> bool:
+        """Whether a shard is there, and whole."""
+        if index not in self._whole and _path(self.folder, index).exists():
+            read_shard(_path(self.folder, index), check=True)
+            self._whole.add(index)
+        return index in self._whole
 
     def write(self, index: int, arrays: Mapping[str, Any]) -> None:
         """Write a shard; not where the sweep has ended or changed meanwhile."""
         self.check_fingerprint()
         write_shard(_path(self.folder, index), arrays, self.check_fingerprint)
+        self._whole.add(index)
+
+    def read(self, index: int) -> dict[str, ShardArray]:
+        """Arrays of a shard: what is not used is not read."""
+        return read_shard(_path(self.folder, index), check=index not in self._whole)
+
+    def write_replacements(self, arrays: Mapping[str, Any]) -> None:
+        """Keep what units are replaced by, so that every shard is computed with the same."""
+        write_shard(self.folder / REPLACEMENTS, arrays)
 
     def read_replacements(self) -> dict[str, ShardArray] | None:
-        """What `PartialStudy.write_replacements` wrote."""
-        return _replacements(self.folder)
+        """What `write_replacements` wrote; None where there is nothing yet."""
+        path = self.folder / REPLACEMENTS
+        return read_shard(path, check=True) if path.exists() else None
 
 
-class PartialStudy:
+class PartialStudy(JoinedStudy):
     """Shards beside a store, in ``STORE.partial/``, held by one process at a time.
 
     Parameters
@@ -92,77 +130,34 @@ class PartialStudy:
 
     def __init__(self, path: str | Path, fingerprint: Mapping[str, str]) -> None:
         self.target = Path(os.path.abspath(path))
-        self.folder = shard_folder(path)
+        folder = shard_folder(path)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = filelock.FileLock(self.folder / ".lock")
-            try:
-                self._lock.acquire(timeout=0)
-            except filelock.Timeout as error:
-                raise UnitlabError(f"another process is computing {self.target}; wait for it or give another store") from error
-            try:
-                self._check(dict(fingerprint))
-            except BaseException:
-                self._lock.release()
-                raise
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = filelock.FileLock(folder / ".lock")
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise UnitlabError(f"another process is computing {self.target}; wait for it or give another store") from error
         except OSError as error:
             raise write_failure(error, self.target) from error
-        self._whole: set[int] = set()
-
-    def _check(self, fingerprint: dict[str, str]) -> None:
-        path = self.folder / FINGERPRINT
-        if not path.exists():
-            write_file(path, json.dumps(fingerprint, sort_keys=True).encode())
-            return
         try:
-            there = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UnitlabError(f"{path} cannot be read; remove {self.folder} and start again") from error
-        field = differing_field(there, fingerprint)
-        if field is not None:
-            raise UnitlabError(
-                f"{self.folder} holds an unfinished sweep with other {field} ({str(there.get(field))[:24]}, now "
-                f"{str(fingerprint.get(field))[:24]}); finish that one, remove the folder, or give another store"
+            if not (folder / FINGERPRINT).exists():
+                write_file(folder / FINGERPRINT, json.dumps(dict(fingerprint), sort_keys=True).encode())
+            super().__init__(folder, fingerprint)
+            self._leave_out_older_shards()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _leave_out_older_shards(self) -> None:
+        """Older versions wrote shards, and what units are replaced by, in a format of their own."""
+        older = list(self.folder.glob("*.bin"))
+        for path in older:
+            path.unlink()
+        if older:
+            log.warning(
+                "shards of an older version of unitlab are removed from %s: the sweep that was cut off starts again",
+                self.folder,
             )
-
-    def finished(self) -> list[int]:
-        """Numbers of the shards that are there whole; a torn or changed one is removed."""
-        found = []
-        for path in sorted(self.folder.glob("shard-*.bin")):
-            index = int(path.stem.partition("-")[2])
-            if index not in self._whole:
-                try:
-                    read_shard(path, check=True)
-                    self._whole.add(index)
-                except UnitlabError:
-                    path.unlink()
-                    continue
-            found.append(index)
-        return found
-
-    def has(self, index: int) -> bool:
-        """Whether a shard is there whole."""
-        if index not in self._whole and _path(self.folder, index).exists():
-            read_shard(_path(self.folder, index), check=True)
-            self._whole.add(index)
-        return index in self._whole
-
-    def write(self, index: int, arrays: Mapping[str, Any]) -> None:
-        """Write a shard."""
-        write_shard(_path(self.folder, index), arrays)
-        self._whole.add(index)
-
-    def read(self, index: int) -> dict[str, ShardArray]:
-        """Arrays of a shard: what is not used is not read."""
-        return read_shard(_path(self.folder, index), check=index not in self._whole)
-
-    def write_replacements(self, arrays: Mapping[str, Any]) -> None:
-        """Keep what units are replaced by, so that every shard is computed with the same."""
-        write_shard(self.folder / REPLACEMENTS, arrays)
-
-    def read_replacements(self) -> dict[str, ShardArray] | None:
-        """What `write_replacements` wrote; None where there is nothing yet."""
-        return _replacements(self.folder)
 
     def remove(self) -> None:
         """Remove the shards: the study is finished."""
@@ -176,14 +171,10 @@ class PartialStudy:
 
 def finished_shards(store: str | Path, fingerprint: Mapping[str, str]) -> list[int]:
     """Numbers of the shards that an interrupted sweep of this fingerprint has left; their bytes are not checked."""
-    folder = shard_folder(store)
     try:
-        there = json.loads((folder / FINGERPRINT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return _indices(JoinedStudy(shard_folder(store), fingerprint).folder)
+    except UnitlabError:
         return []
-    if differing_field(there, fingerprint) is not None:
-        return []
-    return sorted(int(path.stem.partition("-")[2]) for path in folder.glob("shard-*.bin"))
 
 
 def remove_left_shards(store: str | Path, fingerprint: Mapping[str, str]) -> None:
@@ -200,15 +191,11 @@ def differing_field(there: Mapping[str, Any], fingerprint: Mapping[str, Any]) ->
 
 
 def _path(folder: Path, index: int) -> Path:
-    return folder / f"shard-{index:06d}.bin"
+    return folder / f"shard-{index:06d}.safetensors"
 
 
-def _replacements(folder: Path) -> dict[str, ShardArray] | None:
-    path = folder / REPLACEMENTS
-    return read_shard(path, check=True) if path.exists() else None
-
-
-ALIGNMENT = 64
+def _indices(folder: Path) -> list[int]:
+    return sorted(int(path.stem.partition("-")[2]) for path in folder.glob("shard-*.safetensors"))
 
 
 class ShardArray:
@@ -217,65 +204,64 @@ class ShardArray:
     No file stays open or mapped between reads: a long sweep has more shards than a process may have open files.
     """
 
-    def __init__(self, path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self.path, self.offset, self.shape, self.dtype = path, offset, shape, dtype
+    def __init__(self, path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.path, self.name, self.shape, self.dtype = path, name, shape, dtype
 
-    def __getitem__(self, rows: int | slice) -> np.ndarray[Any, Any]:
-        numbers = range(self.shape[0])[rows]
-        if isinstance(numbers, int):
-            return self._read(numbers, 1)[0]
-        if numbers.step != 1:
+    def __getitem__(self, rows: slice) -> np.ndarray[Any, Any]:
+        first, last, step = rows.indices(self.shape[0])
+        if step != 1 or first >= last:
             return np.asarray(self)[rows]
-        return self._read(numbers.start, len(numbers))
+        with _opened(self.path) as file:
+            return file.get_slice(self.name)[first:last]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
-        values = self._read(0, self.shape[0]) if self.shape else self._read(0, 1).reshape(())
+        with _opened(self.path) as file:
+            values = file.get_tensor(self.name)
         return values if dtype is None else values.astype(dtype)
-
-    def _read(self, first: int, count: int) -> np.ndarray[Any, Any]:
-        row = int(np.prod(self.shape[1:], dtype=np.int64))
-        start = self.offset + first * row * self.dtype.itemsize
-        try:
-            values = np.fromfile(self.path, self.dtype, count * row, offset=start)
-        except OSError as error:
-            raise UnitlabError(f"the shard {self.path} cannot be read ({error.strerror})") from error
-        if values.size != count * row:
-            raise UnitlabError(f"the shard {self.path} is cut; remove it and run the same again")
-        return values.reshape(count, *self.shape[1:])
 
 
 def write_shard(path: Path, arrays: Mapping[str, Any], confirm: Callable[[], None] = lambda: None) -> None:
     """Write arrays to a file; ``confirm`` is called before the file gets its name and may refuse."""
-    entries, parts, offset = {}, [], 0
-    for name, array in arrays.items():
-        array = np.ascontiguousarray(array)
-        padding = -offset % ALIGNMENT
-        entries[name] = [array.dtype.str, list(np.shape(arrays[name])), offset + padding]
-        parts += [bytes(padding), array.tobytes()]
-        offset += padding + array.nbytes
-    payload = b"".join(parts)
-    header = json.dumps({"arrays": entries, "sha256": hashlib.sha256(payload).hexdigest(), "bytes": len(payload)})
-    line = header.encode()
-    line += b" " * (-(len(line) + 1) % ALIGNMENT) + b"\n"
-    write_file(path, line + payload, confirm)
+    from safetensors.numpy import save  # here: who only reads studies may have none
+
+    content = save({name: np.asarray(array, order="C") for name, array in arrays.items()}, {"sha256": UNKNOWN.decode()})
+    digest = hashlib.sha256(content).hexdigest().encode()
+    write_file(path, content.replace(UNKNOWN, digest, 1), confirm)
 
 
 def read_shard(path: Path, *, check: bool) -> dict[str, ShardArray]:
     """Arrays of a file, read when they are used; with ``check`` the whole file is compared with its checksum first."""
-    try:
-        with open(path, "rb") as file:
-            line = file.readline()
-            header = json.loads(line)
-            if check:
-                payload = file.read()
-                if len(payload) != header["bytes"] or hashlib.sha256(payload).hexdigest() != header["sha256"]:
-                    raise ValueError("it is cut or changed")
+    with _opened(path) as file:
+        if check:
+            content, digest = path.read_bytes(), str((file.metadata() or {}).get("sha256")).encode()
+            if hashlib.sha256(content.replace(digest, UNKNOWN, 1)).hexdigest().encode() != digest:
+                raise _damaged(path, "it is cut or changed")
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         return {
-            name: ShardArray(path, len(line) + offset, tuple(shape), np.dtype(dtype))
-            for name, (dtype, shape, offset) in header["arrays"].items()
+            name: ShardArray(path, name, tuple(found.get_shape()), _dtype(found.get_dtype())) for name, found in slices.items()
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UnitlabError(f"the shard {path} is damaged ({error}); remove it and run the same again") from error
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            yield file
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
+    except OSError as error:
+        raise UnitlabError(f"the shard {path} cannot be read ({error.strerror or error})") from error
+
+
+def _damaged(path: Path, why: object) -> UnitlabError:
+    return UnitlabError(f"the shard {path} is damaged ({why}); remove it and run the same again")
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    """numpy's name of a type that safetensors calls "F16", "I32", "BOOL" …"""
+    return np.dtype("?" if name == "BOOL" else f"{name[0].lower()}{int(name[1:]) // 8}")
 
 
 def write_file(path: Path, content: bytes, confirm: Callable[[], None] = lambda: None) -> None:

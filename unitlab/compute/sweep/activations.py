@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 
 TOP_IMAGES = 20
-SUMS = (
-    "active", "total", "positions", "maximum", "by_class", "first_order_by_class", "images_by_class",
-    "max_probability", "max_sum", "max_square", "probability_sum", "probability_square",
-)  # fmt: skip
+BY_IMAGE = ("activation_mean", "activation_max")  # (unit, image): what of a shard grows with its images
+TOP = ("top_activation", "top_image", "top_map")  # (unit, top_rank, …)
+SUMS = {
+    "active": ("unit",), "total": ("unit",), "positions": (), "maximum": ("unit",),
+    "by_class": ("category", "unit"), "first_order_by_class": ("category", "unit"), "images_by_class": ("category",),
+    "max_probability": ("unit", "category"), "max_sum": ("unit",), "max_square": ("unit",),
+    "probability_sum": ("category",), "probability_square": ("category",),
+}  # fmt: skip
 
 
 class ActivationStatistics:
@@ -20,27 +24,14 @@ class ActivationStatistics:
 
     def __init__(self, units: list[int], categories: int) -> None:
         self.units = torch.tensor(units)
-        count = len(units)
-        double = torch.float64
-        self.sums: dict[str, Tensor] = {
-            "active": torch.zeros(count, dtype=double),
-            "total": torch.zeros(count, dtype=double),
-            "positions": torch.zeros((), dtype=double),
-            "maximum": torch.full((count,), -torch.inf, dtype=double),
-            "by_class": torch.zeros(categories, count, dtype=double),
-            "first_order_by_class": torch.zeros(categories, count, dtype=double),
-            "images_by_class": torch.zeros(categories, dtype=double),
-            "max_probability": torch.zeros(count, categories, dtype=double),
-            "max_sum": torch.zeros(count, dtype=double),
-            "max_square": torch.zeros(count, dtype=double),
-            "probability_sum": torch.zeros(categories, dtype=double),
-            "probability_square": torch.zeros(categories, dtype=double),
-        }
+        sizes = {"unit": len(units), "category": categories}
+        self.sums = {name: torch.zeros([sizes[dim] for dim in dims], dtype=torch.float64) for name, dims in SUMS.items()}
+        self.sums["maximum"].fill_(-torch.inf)
         self.means: list[Tensor] = []
         self.maxima: list[Tensor] = []
         self.top: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def add(self, value: Tensor, positions: Tensor, labels: Tensor, probabilities: Tensor, first_order: Tensor | None) -> None:
+    def add(self, value: Tensor, first_order: Tensor | None, positions: Tensor, labels: Tensor, probabilities: Tensor) -> None:
         """Take one batch: the site's value (image, unit, …), image positions, labels and class probabilities.
 
         ``first_order`` is the sum over positions of activation × gradient of the label margin, (image, unit).
@@ -93,18 +84,16 @@ class ActivationStatistics:
         """What a shard keeps."""
         assert self.top is not None
         scores, positions, maps = self.top
-        return {
-            "activation_mean": torch.cat(self.means, 1).numpy(),
-            "activation_max": torch.cat(self.maxima, 1).numpy(),
-            "top_activation": scores.float().cpu().numpy(),
-            "top_image": positions.cpu().numpy().astype(np.int32),
-            "top_map": maps.half().cpu().numpy(),
-            **{f"sum_{name}": self.sums[name].numpy() for name in SUMS},
-        }
+        means, maxima = torch.cat(self.means, 1), torch.cat(self.maxima, 1)
+        found = (means, maxima, scores.float(), positions.int(), maps.half(), *self.sums.values())
+        names = (*BY_IMAGE, *TOP, *self.sums)
+        return {name: values.cpu().numpy() for name, values in zip(names, found, strict=True)}
 
 
 def _eight_bits(values: Tensor) -> Tensor:
     """float16 rounded to eight significant bits: a third less to store, and finer than any plot or rank needs."""
+    # float16 has eleven. Its bits, read as an integer, grow with its size, so that 4 added and the last three bits cleared
+    # is the nearest multiple of 8, and where that carries into the exponent it is right, too
     bits = values.half().contiguous().view(torch.int16)
     return ((bits + 4) & ~7).view(torch.float16)
 
@@ -123,15 +112,9 @@ def reduced_statistics(shards: Iterable[Mapping[str, np.ndarray]], *, first_orde
     sums: dict[str, np.ndarray] = {}
     top: tuple[np.ndarray, ...] = ()
     for shard in shards:
-        for name in SUMS:
-            new = np.asarray(shard[f"sum_{name}"])
-            if name not in sums:
-                sums[name] = new.copy()
-            elif name == "maximum":
-                sums[name] = np.maximum(sums[name], new)
-            else:
-                sums[name] = sums[name] + new
-        new_top = tuple(np.asarray(shard[name]) for name in ("top_activation", "top_image", "top_map"))
+        new = {name: np.asarray(shard[name]) for name in SUMS}
+        sums = {name: (np.maximum if name == "maximum" else np.add)(sums[name], new[name]) for name in SUMS} if sums else new
+        new_top = tuple(np.asarray(shard[name]) for name in TOP)
         top = new_top if not top else tuple(np.concatenate(pair, 1) for pair in zip(top, new_top, strict=True))
         order = np.argsort(-top[0], axis=1, kind="stable")[:, :TOP_IMAGES]
         rows = np.arange(len(order))[:, None]

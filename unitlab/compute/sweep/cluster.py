@@ -23,6 +23,7 @@ from unitlab.compute.engine.torch_state import working_copy
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.plan import SweepPlan
 from unitlab.compute.sweep.progress import InterruptRequest, images_bar, interrupt_after_shard
+from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.shards import unit_replacements
 from unitlab.compute.sweep.worker import SweepPlugin, WorkerFacts, shard_on_worker, sums_on_worker, worker_facts
 from unitlab.errors import UnitlabError, what_it_says
@@ -173,7 +174,7 @@ class WorkerPool:
         self.stuck = {address for address, tasks in counts.items() if not tasks.get("executing")}
 
     def compute(
-        self, plan: SweepPlan, model: nn.Module, source: ImageSource, request: Mapping[str, Any], study: PartialStudy,
+        self, plan: SweepPlan, model: nn.Module, source: ImageSource, request: SweepRequest, study: PartialStudy,
         progress: bool,
     ) -> None:  # fmt: skip
         """Compute the shards that are not finished yet; each worker writes its own to the sweep's folder.
@@ -189,7 +190,7 @@ class WorkerPool:
         if not left:
             return
         with self._sent(plan, model, source, request, study) as name, interrupt_after_shard(True) as stop:
-            if plan.ablation == "mean" and study.read_replacements() is None:
+            if plan.request.ablation == "mean" and study.read_replacements() is None:
                 with images_bar(len(source), description=f"means of {plan.layers_text}", shown=progress) as bar:
                     everything = _Spread(self, plan, name, sums_on_worker, list(range(len(plan.shard_bounds))))
                     sums = dict(everything.results(bar, stop))
@@ -203,7 +204,7 @@ class WorkerPool:
 
     @contextmanager
     def _sent(
-        self, plan: SweepPlan, model: nn.Module, source: ImageSource, request: Mapping[str, Any], study: PartialStudy
+        self, plan: SweepPlan, model: nn.Module, source: ImageSource, request: SweepRequest, study: PartialStudy
     ) -> Iterator[str]:
         """The name under which the workers know the sweep."""
         name = f"unitlab-{uuid.uuid4().hex[:12]}"
@@ -298,7 +299,7 @@ class _Spread:
             raise UnitlabError(
                 f"{LOSSES} Dask workers in turn were lost while computing images {start} to {stop}, as happens where memory "
                 "runs out; give workers more, or lower memory= (now "
-                f"{self.plan.memory / 1e9:.1f} GB); finished shards are kept"
+                f"{self.plan.request.budget / 1e9:.1f} GB); finished shards are kept"
             )
         log.warning("worker %s is %s: its shard, images %d to %d, is computed again", address, how, start, stop)
         self.left.appendleft(index)

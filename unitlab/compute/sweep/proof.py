@@ -17,9 +17,9 @@ from unitlab.compute.engine.hooks import recorded_output, replaced_output
 from unitlab.compute.engine.layers import Site
 from unitlab.compute.engine.torch_state import exact_float32, working_copy
 from unitlab.compute.images.source import ImageSource
+from unitlab.compute.sweep.request import SweepRequest
 
 IMAGES_AT_ONCE = 32
-MEMORY = 2 * 10**9
 FEWEST_VERIFIED, MOST_VERIFIED = 32, 256
 # A pair whose float32 margin is above this share of the logits' range cannot come out otherwise in float64.
 DOUBTFUL = 1e-3
@@ -36,11 +36,7 @@ class Proof:
 
     def attrs(self) -> dict[str, Any]:
         """As attributes of the ablation's group."""
-        return {
-            "verified_compared": self.compared,
-            "verified_excused": self.excused,
-            "verified_different": self.different,
-        }
+        return {f"verified_{name}": getattr(self, name) for name in ("compared", "excused", "different")}
 
 
 class PlainNetworks:
@@ -60,27 +56,29 @@ class PlainNetworks:
         return working_copy(self.model, self.device, dtype=torch.float64)
 
 
+@dataclass(frozen=True)
+class PlainAblation:
+    """The ablation of one layer by plain forward hooks, which is what a sweep's results must equal.
+
+    ``replaced`` is what units are replaced by; None works it out anew with hooks, which for means takes all images. With
+    ``basis``, directions are ablated.
+    """
+
+    networks: PlainNetworks
+    source: ImageSource
+    site: Site
+    request: SweepRequest
+    basis: Basis | None = None
+    replaced: Replacement | None = None
+
+
 def compared_with_hooks(
-    networks: PlainNetworks,
-    source: ImageSource,
-    site: Site,
-    sets: Sequence[Sequence[int]],
-    ablation: str,
-    ablation_seed: int,
-    prediction: Any,
-    *,
-    sample: int,
-    seed: int,
-    memory: int = MEMORY,
-    replaced: Replacement | None = None,
-    basis: Basis | None = None,
+    plain: PlainAblation, sets: Sequence[Sequence[int]], prediction: Any, *, sample: int, seed: int
 ) -> Proof:
     """Compare ``sample`` pairs of ``prediction`` (set, image) with hooks that silence sets of units: in float32, and in
     float64 where that is close.
-
-    ``replaced`` is what units are replaced by; None works it out anew with hooks, which for means takes all images. With
-    ``basis``, sets are of its directions.
     """
+    networks, source = plain.networks, plain.source
     random = np.random.default_rng(seed)
     pairs = min(sample, len(sets) * len(source))
     flat = np.sort(random.choice(len(sets) * len(source), size=pairs, replace=False))
@@ -88,20 +86,20 @@ def compared_with_hooks(
     silenced = [list(sets[row]) for row in rows]
     stored = torch.as_tensor(_stored_predictions(prediction, rows, images), device=networks.device)
     with exact_float32(), torch.no_grad():
-        at_once = _images_at_once(networks.own, source, memory)
-        plain = _Hooked(networks.own, source, site, ablation, ablation_seed, networks.device, at_once, replaced, basis)
+        at_once = _images_at_once(networks.own, source, plain.request.budget)
+        hooked = _Hooked(plain, networks.own, at_once)
         doubtful = []
         parts = [slice(start, start + at_once) for start in range(0, pairs, at_once)]
         for part, batch in zip(parts, source.stream(np.unique(images[part]) for part in parts), strict=True):
             pixels = batch.pixels[np.searchsorted(batch.positions, images[part])]
-            top = plain.logits(pixels, images[part], silenced[part])
+            top = hooked.logits(pixels, images[part], silenced[part])
             margin, spread = _margin_and_spread(top)
             doubt = (stored[part] != top.argmax(1)) | (margin < DOUBTFUL * spread)
             doubtful += [(part.start + int(place), top[place].double()) for place in doubt.nonzero().flatten()]
         excused = different = 0
         difference = ""
         if doubtful:
-            exact = _Hooked(networks.float64, source, site, ablation, ablation_seed, networks.device, 1, replaced, basis)
+            exact = _Hooked(plain, networks.float64, 1)
         for pair, in_float32 in doubtful:
             image = images[pair : pair + 1]
             logits = exact.logits(source.at(image), image, silenced[pair : pair + 1])[0]
@@ -167,36 +165,22 @@ def _stored_predictions(prediction: Any, rows: np.ndarray, images: np.ndarray) -
 class _Hooked:
     """The network in one precision, its site's output replaced by hooks; by the values given, or by its own."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        source: ImageSource,
-        site: Site,
-        ablation: str,
-        seed: int,
-        device: torch.device,
-        images_at_once: int,
-        replaced: Replacement | None,
-        basis: Basis | None,
-    ) -> None:
-        self.basis = basis
-        self.model, self.site, self.device = model, site, device
-        self.dtype = _device_and_dtype(model)[1]
+    def __init__(self, plain: PlainAblation, model: nn.Module, images_at_once: int) -> None:
+        self.model, self.site, self.basis = model, plain.site, plain.basis
+        self.device, self.dtype = plain.networks.device, _device_and_dtype(model)[1]
         self.donor: np.ndarray | None = None
+        source, ablation, replaced = plain.source, plain.request.ablation, plain.replaced
         if replaced is not None:
-            self.values, self.donor = replaced.values.to(device), replaced.donor
+            self.values, self.donor = replaced.values.to(self.device), replaced.donor
         elif ablation == "mean":
-            total, count = None, 0
+            total, count = torch.zeros(()), 0
             for batch, _ in source.batches(0, len(source), images_at_once):
                 value = self._own_output(batch).double()
-                axes = (0, *range(2, value.dim()))
-                total = value.sum(axes) if total is None else total + value.sum(axes)
+                total = total + value.sum((0, *range(2, value.dim())))
                 count += value.numel() // value.shape[1]
-                dims = value.dim()
-            assert total is not None
-            self.values = (total / count).reshape(1, -1, *[1] * (dims - 2))
+            self.values = (total / count).reshape(1, -1, *[1] * (value.dim() - 2))
         elif ablation == "resample":
-            donors, self.donor = donor_of_image(len(source), seed)
+            donors, self.donor = donor_of_image(len(source), plain.request.seed)
             self.values = torch.cat([self._own_output(batch.pixels) for batch in source.stream([i] for i in donors)])
         else:
             self.values = torch.zeros_like(self._own_output(source.at([0])))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,10 @@ from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
-from unitlab.compute.sweep.proof import PlainNetworks, compared_with_hooks, pairs_to_verify
-from unitlab.compute.sweep.shards import HeldShards, compute_shards
-from unitlab.compute.sweep.study_arrays import layer_groups, root_group
+from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, compared_with_hooks, pairs_to_verify
+from unitlab.compute.sweep.request import SweepRequest
+from unitlab.compute.sweep.shards import HeldShards, ShardResult, Shards, compute_shards
+from unitlab.compute.sweep.study_arrays import ROOT_FINGERPRINTS, Group, layer_groups, root_group
 from unitlab.errors import UnitlabError
 from unitlab.store.shards import PartialStudy, remove_left_shards
 from unitlab.store.study import assemble, open_study, study_summary
@@ -119,6 +121,26 @@ def ablate(
     >>> ds.accuracy_drop.sizes["unit"]
     2
     """
+    request = SweepRequest(
+        layer, units=units, ablation=ablation, basis=basis, labels=labels,
+        precision=precision, batch_size=batch_size, memory=memory, seed=seed,
+    )  # fmt: skip
+    found = run_sweep(model, images, request, store=store, device=device, progress=progress, attrs=attrs, client=client)
+    return next(iter(found.values())) if request.one_layer else found
+
+
+def run_sweep(
+    model: nn.Module,
+    images: Any,
+    request: SweepRequest,
+    *,
+    store: str | Path | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+    attrs: dict[str, Any] | None = None,
+    client: distributed.Client | None = None,
+) -> dict[str, xr.Dataset]:
+    """`ablate`, of a request: its datasets by layer."""
     source = images if isinstance(images, ImageSource) else image_source(images)
     if not isinstance(store, str | Path | None):
         raise UnitlabError(f"store={store!r} is not a path; give one such as 'study.zarr', or leave it out")
@@ -127,61 +149,108 @@ def ablate(
             "client= is given without store=: workers write their shards beside the store; give store=PATH, on a file system "
             "that this process and all workers see under the same path"
         )
-    request: dict[str, Any] = {
-        "layer": layer, "units": units, "ablation": ablation, "labels": labels, "precision": precision,
-        "batch_size": batch_size, "memory": memory, "seed": seed,
-    }  # fmt: skip
     with exact_float32():
-        plan = plan_sweep(model, source, device=device if client is None else _device_here(device), basis=basis, **request)
-        # workers take the axes as they are
-        request["basis"] = tuple(plan.bases)
-        if store is not None and Path(store).exists() and is_finished(Path(store), plan):
-            found = {site.layer: open_study(store, site.layer, plan.ablation_name) for site in plan.sites}
+        plan = plan_sweep(model, source, request, device if client is None else _device_here(device))
+        sweep = _Sweep(plan, model, source, attrs or {}, progress)
+        if store is None:
+            return sweep.held()
+        if Path(store).exists() and is_finished(Path(store), plan):
             remove_left_shards(store, plan.fingerprint)
-        else:
-            found = _swept(plan, source, store, progress, attrs or {}, model, client, device, request)
-    return found[plan.sites[0].layer] if plan.one_layer else found
+            return sweep.opened(store)
+        return sweep.stored(store, client, device)
 
 
-def _swept(
-    plan: SweepPlan,
-    source: ImageSource,
-    store: str | Path | None,
-    progress: bool,
-    attrs: dict[str, Any],
-    model: nn.Module,
-    client: distributed.Client | None,
-    device: str | torch.device | None,
-    request: dict[str, Any],
-) -> dict[str, xr.Dataset]:
-    """The datasets of the plan's layers, after the sweep."""
-    for site, units, engine in zip(plan.sites, plan.units, plan.engines, strict=True):
-        log.info("%s (%s), %d units: %s", site.layer, site.text, len(units), engine.strategy)
-    start, stop = plan.shard_bounds[0]
-    log.info(
-        "on %s, %s; %d shards of %d images, %d at a time within %.1f GB",
-        plan.network.device, plan.precision, len(plan.shard_bounds), stop - start, plan.batch_size, plan.memory / 1e9,
-    )  # fmt: skip
-    if store is None:
-        held = HeldShards()
-        compute_shards(plan, source, held, progress)
-        groups = _groups(plan, source, held, attrs, model)
-        return {site.layer: assemble(groups, site.layer, plan.ablation_name) for site in plan.sites}
-    pool = None
-    if client is not None:
-        pool = _worker_pool(client, device)
-        plan.fingerprint["device"] = pool.device_type
-    with closing(PartialStudy(store, plan.fingerprint)) as study:
-        done = study.finished()
-        if done:
-            log.info("going on: %d of %d images are computed already", plan.images_in(done), len(source))
-        if pool is None:
-            compute_shards(plan, source, study, progress)
-        else:
-            pool.compute(plan, model, source, request, study, progress)
-        write_study(store, _groups(plan, source, study, attrs, model))
-        study.remove()
-    return {site.layer: open_study(store, site.layer, plan.ablation_name) for site in plan.sites}
+@dataclass(frozen=True)
+class _Sweep:
+    """A plan carried out: its shards, and the study made of them."""
+
+    plan: SweepPlan
+    model: nn.Module
+    source: ImageSource
+    attrs: dict[str, Any]
+    progress: bool
+
+    def held(self) -> dict[str, xr.Dataset]:
+        """The layers' datasets, in memory."""
+        self._say()
+        shards = HeldShards()
+        compute_shards(self.plan, self.source, shards, self.progress)
+        groups = self._groups(shards)
+        return {layer.name: assemble(groups, layer.name, self.plan.ablation_name) for layer in self.plan.layers}
+
+    def stored(
+        self, store: str | Path, client: distributed.Client | None, device: str | torch.device | None
+    ) -> dict[str, xr.Dataset]:
+        """The layers' datasets, computed here or by workers on a device of theirs, and written to a store."""
+        self._say()
+        plan, source = self.plan, self.source
+        pool = None
+        if client is not None:
+            pool = _worker_pool(client, device)
+            plan.fingerprint["device"] = pool.device_type
+        with closing(PartialStudy(store, plan.fingerprint)) as study:
+            done = study.finished()
+            if done:
+                log.info("going on: %d of %d images are computed already", plan.images_in(done), len(source))
+            if pool is None:
+                compute_shards(plan, source, study, self.progress)
+            else:
+                # workers take the axes as they are
+                request = replace(plan.request, basis=None, axes=tuple(layer.basis for layer in plan.layers))
+                pool.compute(plan, self.model, source, request, study, self.progress)
+            write_study(store, self._groups(study))
+            study.remove()
+        return self.opened(store)
+
+    def opened(self, store: str | Path) -> dict[str, xr.Dataset]:
+        """The layers' datasets, from the store that has them."""
+        return {layer.name: open_study(store, layer.name, self.plan.ablation_name) for layer in self.plan.layers}
+
+    def _say(self) -> None:
+        plan = self.plan
+        for layer in plan.layers:
+            log.info("%s (%s), %d units: %s", layer.name, layer.site.text, len(layer.units), layer.engine.strategy)
+        start, stop = plan.shard_bounds[0]
+        log.info(
+            "on %s, %s; %d shards of %d images, %d at a time within %.1f GB", plan.network.device, plan.request.precision,
+            len(plan.shard_bounds), stop - start, plan.batch_size, plan.request.budget / 1e9,
+        )  # fmt: skip
+
+    def _groups(self, shards: Shards) -> dict[str, Group]:
+        """The study's groups from its shards, each layer proved."""
+        plan, source = self.plan, self.source
+        results = [ShardResult.from_arrays(shards.read(index)) for index in range(len(plan.shard_bounds))]
+        root, root_attrs = root_group(plan, source, [result.images for result in results])
+        groups: dict[str, Group] = {"": (root, {**root_attrs, **self.attrs})}
+        self._check_that_nothing_changes_nothing()
+        networks = PlainNetworks(self.model, plan.network.device)
+        replacements = plan.replacements(shards.read_replacements(), len(source))
+        for layer, replaced in zip(plan.layers, replacements, strict=True):
+            of_layer, (arrays, attrs) = layer_groups(plan, layer, [result.layers[layer.name] for result in results], root)
+            plain = PlainAblation(networks, source, layer.site, plan.request, layer.basis, replaced)
+            sets = [[unit] for unit in layer.units]
+            proof = compared_with_hooks(plain, sets, arrays["prediction"], sample=pairs_to_verify(len(source)), seed=0)
+            if proof.different:
+                log.warning("%s: %d of %d pairs differ from plain hooks", layer.name, proof.different, proof.compared)
+            groups[layer.name] = of_layer
+            groups[f"{layer.name}/{plan.ablation_name}"] = (arrays, {**attrs, **proof.attrs(), "null_check": "passed"})
+        return groups
+
+    def _check_that_nothing_changes_nothing(self) -> None:
+        """The null check: units replaced by what they are give exactly the baseline."""
+        plan = self.plan
+        labels = None if plan.request.labels == "predicted" else torch.as_tensor(self.source.labels[:1])
+        evaluation = plan.network.evaluate(plan.network.sample, labels, plan.sites, plan.needed, first_order=False)
+        base = evaluation.baseline
+        for layer, value in zip(plan.layers, evaluation.site_values, strict=True):
+            with torch.no_grad():
+                prediction, margin = layer.engine.evaluate(base, value)
+            same = torch.equal(prediction, base.prediction.expand_as(prediction))
+            if not (same and torch.equal(margin, base.margin.expand_as(margin))):
+                raise UnitlabError(
+                    f"replacing the units of {layer.name} by themselves changes the logits: the network does not give "
+                    "the same result twice; put it into a state in which it does"
+                )
 
 
 def _worker_pool(client: distributed.Client, device: str | torch.device | None) -> WorkerPool:
@@ -203,61 +272,21 @@ def _device_here(device: str | torch.device | None) -> torch.device:
 def is_finished(store: Path, plan: SweepPlan) -> bool:
     """Whether the store has all that is asked for; a store of something else is refused."""
     summary = study_summary(store)
-    for field in ("weights", "images", "pixels", "transform", "labels"):
+    for field in ROOT_FINGERPRINTS:
         there, asked = summary.attrs.get(f"fingerprint_{field}"), plan.fingerprint[field]
         if there != asked:
             raise UnitlabError(
                 f"{store} was computed with other {field} (fingerprint {str(there)[:12]}, now {asked[:12]}); "
                 "give another store, or remove this one"
             )
-    missing = [site for site in plan.sites if plan.ablation_name not in summary.layers.get(site.layer, ())]
-    if missing:
+    if any(plan.ablation_name not in summary.layers.get(layer.name, ()) for layer in plan.layers):
         return False
-    for site in plan.sites:
-        attrs = open_study(store, site.layer, plan.ablation_name).attrs
-        for field, asked in plan.layer_fingerprint(site).items():
+    for layer in plan.layers:
+        attrs = open_study(store, layer.name, plan.ablation_name).attrs
+        for field, asked in plan.layer_fingerprint(layer).items():
             if str(attrs.get(f"fingerprint_{field}")) != asked:
                 raise UnitlabError(
-                    f"{store} holds {site.layer}/{plan.ablation_name} with other {field} "
+                    f"{store} holds {layer.name}/{plan.ablation_name} with other {field} "
                     f"({attrs.get(f'fingerprint_{field}')}, now {asked}); give another store, or remove this one"
                 )
     return True
-
-
-def _groups(
-    plan: SweepPlan, source: ImageSource, shards: PartialStudy | HeldShards, attrs: dict[str, Any], model: nn.Module
-) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-    """The study's groups from its shards."""
-    held = [shards.read(index) for index in range(len(plan.shard_bounds))]
-    root_arrays, root_attrs = root_group(plan, source, held)
-    groups: dict[str, Any] = {"": (root_arrays, {**root_attrs, **attrs})}
-    replacements = plan.replacements(shards.read_replacements(), len(source))
-    networks = PlainNetworks(model, plan.network.device)
-    for number, (site, replaced) in enumerate(zip(plan.sites, replacements, strict=True)):
-        (layer_arrays, layer_attrs), (arrays, ablation_attrs) = layer_groups(plan, number, held, root_arrays)
-        proof = compared_with_hooks(
-            networks, source, site, [[unit] for unit in plan.units[number]], plan.ablation, plan.seed, arrays["prediction"],
-            sample=pairs_to_verify(len(source)), seed=0, memory=plan.memory, replaced=replaced, basis=plan.bases[number],
-        )  # fmt: skip
-        if proof.different:
-            log.warning("%s: %d of %d pairs differ from plain hooks", site.layer, proof.different, proof.compared)
-        _check_that_nothing_changes_nothing(plan, source, number)
-        groups[site.layer] = (layer_arrays, layer_attrs)
-        groups[f"{site.layer}/{plan.ablation_name}"] = (arrays, {**ablation_attrs, **proof.attrs(), "null_check": "passed"})
-    return groups
-
-
-def _check_that_nothing_changes_nothing(plan: SweepPlan, source: ImageSource, number: int) -> None:
-    """The null check: units replaced by what they are give exactly the baseline."""
-    labels = None if plan.labels == "predicted" else torch.as_tensor(source.labels[:1])
-    evaluation = plan.network.evaluate(plan.network.sample, labels, plan.sites, plan.needed, first_order=False)
-    with torch.no_grad():
-        prediction, margin = plan.engines[number].evaluate(evaluation.baseline, evaluation.site_values[number])
-    base = evaluation.baseline
-    if not (
-        torch.equal(prediction, base.prediction.expand_as(prediction)) and torch.equal(margin, base.margin.expand_as(margin))
-    ):
-        raise UnitlabError(
-            f"replacing the units of {plan.sites[number].layer} by themselves changes the logits: the network does not give "
-            "the same result twice; put it into a state in which it does"
-        )

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import reduce
 from itertools import chain, islice
-from typing import Any
+from operator import add
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from unitlab.compute.engine.ablation import Replacement, donor_of_image
 from unitlab.compute.engine.network import Evaluation
@@ -17,167 +23,234 @@ from unitlab.compute.engine.suffix import SuffixEngine
 from unitlab.compute.images.source import ImageBatch, ImageSource
 from unitlab.compute.images.thumbnails import padded
 from unitlab.compute.sweep.activations import ActivationStatistics
-from unitlab.compute.sweep.plan import SweepPlan
+from unitlab.compute.sweep.plan import LayerPlan, SweepPlan, UnitSums
 from unitlab.compute.sweep.progress import InterruptRequest, images_bar, interrupt_after_shard
-from unitlab.compute.sweep.study_arrays import RootShards
 from unitlab.errors import UnitlabError
 from unitlab.store.shards import PartialStudy
 
 log = logging.getLogger("unitlab")
 
+T = TypeVar("T")
 Advance = Callable[[int], object]
+Arrays = dict[str, Any]  # by name; numpy's, or what is read like them from a file
 
 
-class ShardComputation:
-    """Computes shards of a plan: the same plan, images and replacements give the same bytes, wherever and in any order."""
+@dataclass
+class ImageFacts:
+    """What a shard keeps of its images, whatever the layer; ``content`` is the SHA-256 of their pixels."""
 
-    def __init__(self, plan: SweepPlan, source: ImageSource, replacements: list[Replacement]) -> None:
-        self.plan, self.source, self.replacements = plan, source, replacements
-
-    def shards(self, bounds: Sequence[tuple[int, int]], advance: Advance) -> Generator[dict[str, np.ndarray], None, None]:
-        """Arrays of the images within each pair of bounds, named "variable" or "layer/variable".
-
-        ``advance`` hears how many images are done. The next images are read while a shard is computed or written.
-        """
-        for batches in _batches_by_shard(self.plan, self.source, bounds, thumbnails=True):
-            found, small = ShardParts(self.plan), []
-            for batch in batches:
-                self.add(batch.pixels, batch.positions, found)
-                small += batch.thumbnails
-                advance(len(batch.positions))
-            arrays, thumbnails = found.arrays(), padded(small)
-            yield arrays if thumbnails is None else {**arrays, "thumbnails": thumbnails}
-
-    def add(self, batch: torch.Tensor, positions: np.ndarray, found: ShardParts) -> None:
-        """Evaluate a batch and add what it gives to a shard's parts."""
-        parts = scored_parts(self.plan, self.source, self.replacements, batch, positions, first_order=self.plan.first_order)
-        for part, where, evaluation, scored in parts:
-            base = evaluation.baseline
-            found.root.add(part, base)
-            probabilities = evaluation.logits.softmax(1)
-            for number, stats in enumerate(found.statistics):
-                first_order = None if evaluation.first_order is None else evaluation.first_order[number]
-                value, at = evaluation.site_values[number], torch.as_tensor(where)
-                stats.add(value, at, base.labels, probabilities, first_order)
-                found.add_directions(number, value, self.replacements[number].of(where, value), at, base.labels, probabilities)
-                prediction, margin = scored[number]
-                drop = (base.margin - margin).half()
-                found.scores[number].append((prediction.cpu().numpy().astype(self.plan.prediction_dtype), drop.cpu().numpy()))
+    label: Any
+    baseline_prediction: Any
+    baseline_margin: Any
+    content: Any
+    thumbnails: Any = None
 
 
-def scored_parts(
-    plan: SweepPlan,
-    source: ImageSource,
-    replacements: list[Replacement],
-    batch: torch.Tensor,
-    positions: np.ndarray,
-    *,
-    first_order: bool,
-) -> Iterator[tuple[torch.Tensor, np.ndarray, Evaluation, list[tuple[torch.Tensor, torch.Tensor]]]]:
-    """Images, positions, evaluation and, for each engine, predictions and margins (set, image).
+@dataclass
+class LayerShard:
+    """What a shard keeps of a layer: what its ablations did, and statistics of its units and, with a basis, directions."""
 
-    The whole batch at once; where a GPU's memory runs out, it is halved and the engines take smaller bites.
+    ablation: Arrays = field(default_factory=dict)
+    units: Arrays = field(default_factory=dict)
+    directions: Arrays = field(default_factory=dict)
+
+
+@dataclass
+class ShardResult:
+    """What a shard gives. How its arrays are named where it is kept is known here alone."""
+
+    images: ImageFacts
+    layers: dict[str, LayerShard]
+
+    def to_arrays(self) -> Arrays:
+        arrays = {name: array for name, array in vars(self.images).items() if array is not None}
+        for layer, shard in self.layers.items():
+            for part, found in vars(shard).items():
+                arrays.update({f"{part}/{name}/{layer}": array for name, array in found.items()})
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Any]) -> ShardResult:
+        images: Arrays = {}
+        layers: dict[str, LayerShard] = defaultdict(LayerShard)
+        for key, array in arrays.items():
+            if "/" not in key:
+                images[key] = array
+                continue
+            part, name, layer = key.split("/", 2)
+            getattr(layers[layer], part)[name] = array
+        return cls(ImageFacts(**images), dict(layers))
+
+
+@dataclass
+class ScoredPart:
+    """Images that were evaluated together: a batch, or as much of it as a GPU's memory takes.
+
+    For each layer, what its units are replaced by, and predictions and margins (set, image).
     """
-    try:
-        found = _scored(plan, source, replacements, batch, positions, first_order)
-    except torch.OutOfMemoryError as error:
-        found, halves = None, _halves(batch, error)
-    # out of the except clause, whose error holds on to the memory
-    if found is not None:
-        yield batch, positions, *found
-        return
-    for engine in plan.engines:
-        if isinstance(engine, SuffixEngine):
-            engine.memory //= 2
-    begin = 0
-    for half in halves:
-        some = positions[begin : begin + len(half)]
-        yield from scored_parts(plan, source, replacements, half, some, first_order=first_order)
-        begin += len(half)
+
+    images: ImageBatch
+    evaluation: Evaluation
+    replaced: list[Tensor]
+    scored: list[tuple[Tensor, Tensor]]
 
 
-def _scored(
-    plan: SweepPlan,
-    source: ImageSource,
-    replacements: list[Replacement],
-    batch: torch.Tensor,
-    positions: np.ndarray,
-    first_order: bool,
-) -> tuple[Evaluation, list[tuple[torch.Tensor, torch.Tensor]]]:
-    with failure_names_images(source, positions):
-        labels = None if plan.labels == "predicted" else torch.as_tensor(source.labels[positions])
-        evaluation = plan.network.evaluate(batch, labels, plan.sites, plan.needed, first_order=first_order)
-        scored = []
-        with torch.no_grad():
-            for engine, value, replaced in zip(plan.engines, evaluation.site_values, replacements, strict=True):
-                scored.append(engine.evaluate(evaluation.baseline, replaced.of(positions, value)))
-        return evaluation, scored
+class LayerSums:
+    """What the images that came so far give of a layer."""
 
+    def __init__(self, layer: LayerPlan, plan: SweepPlan) -> None:
+        self.layer, self.dtype = layer, plan.prediction_dtype
+        self.units = ActivationStatistics(layer.units, plan.network.categories)
+        self.directions = None if layer.basis is None else ActivationStatistics(layer.units, plan.network.categories)
+        self.predictions: list[np.ndarray] = []
+        self.drops: list[np.ndarray] = []
+        self.removed, self.energy = np.zeros(len(layer.units)), np.zeros(())
 
-class ShardParts:
-    """What the batches of a shard have given so far."""
+    def add_scores(self, prediction: Tensor, drop: Tensor) -> None:
+        """Predictions and drops of the margin, (set, image)."""
+        self.predictions.append(prediction.cpu().numpy().astype(self.dtype))
+        self.drops.append(drop.half().cpu().numpy())
 
-    def __init__(self, plan: SweepPlan) -> None:
-        self.plan, self.root = plan, RootShards()
-        self.statistics = [ActivationStatistics(units, plan.network.categories) for units in plan.units]
-        self.rotated = [ActivationStatistics(units, plan.network.categories) for units in plan.units]
-        self.scores: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in plan.sites]
-        self.removed = [np.zeros(len(units)) for units in plan.units]
-        self.energy = [np.zeros(()) for _ in plan.sites]
-
-    def add_directions(
-        self,
-        number: int,
-        value: torch.Tensor,
-        replaced: torch.Tensor,
-        positions: torch.Tensor,
-        labels: torch.Tensor,
-        probabilities: torch.Tensor,
-    ) -> None:
-        """Squares of what is removed at one site, and the activations of directions."""
-        basis, units = self.plan.bases[number], self.plan.units[number]
-        change = value - replaced
-        if basis is not None:
-            self.rotated[number].add(basis.coordinates(value), positions, labels, probabilities, None)
+    def add_values(self, value: Tensor, change: Tensor, first_order: Tensor | None, *known: Tensor) -> None:
+        """The site's value, what the ablations take away from it, and what `ActivationStatistics` wants to know beside."""
+        basis = self.layer.basis
+        self.units.add(value, first_order, *known)
+        if basis is not None and self.directions is not None:
+            self.directions.add(basis.coordinates(value), None, *known)
             change = basis.coordinates(change)
         # map by map in the values' own precision, in float64 over the images
         squares = change.square()
         by_image = squares.flatten(2).sum(2) if squares.dim() > 2 else squares
         square = by_image.sum(0, dtype=torch.float64).cpu().numpy()
-        self.energy[number] = self.energy[number] + square.sum()
-        self.removed[number] += square[units]
+        self.energy = self.energy + square.sum()
+        self.removed += square[self.layer.units]
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        arrays = self.root.arrays()
-        for number, (site, stats, parts) in enumerate(zip(self.plan.sites, self.statistics, self.scores, strict=True)):
-            found = stats.arrays()
-            if self.plan.bases[number] is not None:
-                found.update({f"rotated/{name}": array for name, array in self.rotated[number].arrays().items()})
-            found["removed"], found["energy"] = self.removed[number], self.energy[number]
-            found["prediction"] = np.concatenate([part[0] for part in parts], 1)
-            found["label_margin_drop"] = np.concatenate([part[1] for part in parts], 1)
-            arrays.update({f"{site.layer}/{name}": array for name, array in found.items()})
-        return arrays
+    def result(self) -> LayerShard:
+        prediction, drop = np.concatenate(self.predictions, 1), np.concatenate(self.drops, 1)
+        return LayerShard(
+            {"prediction": prediction, "label_margin_drop": drop, "removed": self.removed, "energy": self.energy},
+            self.units.arrays(),
+            {} if self.directions is None else self.directions.arrays(),
+        )
+
+
+class ShardSums:
+    """What the images that came so far give: add, add, …, result."""
+
+    def __init__(self, plan: SweepPlan) -> None:
+        self.layers = [LayerSums(layer, plan) for layer in plan.layers]
+        self.facts: list[tuple[np.ndarray, ...]] = []
+        self.thumbnails: list[np.ndarray | None] = []
+        self.digest = hashlib.sha256()
+
+    def add(self, part: ScoredPart) -> None:
+        images, evaluation, base = part.images, part.evaluation, part.evaluation.baseline
+        self.facts.append(tuple(found.cpu().numpy() for found in (base.labels, base.prediction, base.margin.float())))
+        self.thumbnails += images.thumbnails
+        self.digest.update(images.pixels.contiguous().numpy().data)
+        known = (torch.as_tensor(images.positions), base.labels, evaluation.logits.softmax(1))
+        first_order: Sequence[Tensor | None] = evaluation.first_order or [None] * len(self.layers)
+        for sums, value, effect, replaced, (prediction, margin) in zip(
+            self.layers, evaluation.site_values, first_order, part.replaced, part.scored, strict=True
+        ):
+            sums.add_scores(prediction, base.margin - margin)
+            sums.add_values(value, value - replaced, effect, *known)
+
+    def result(self) -> ShardResult:
+        label, prediction, margin = (np.concatenate(parts) for parts in zip(*self.facts, strict=True))
+        content = np.frombuffer(self.digest.digest(), np.uint8)
+        facts = ImageFacts(label, prediction, margin, content, padded(self.thumbnails))
+        return ShardResult(facts, {sums.layer.name: sums.result() for sums in self.layers})
+
+
+class ShardComputation:
+    """Computes shards of a plan: the same plan, images and replacements give the same bytes, wherever and in any order."""
+
+    def __init__(
+        self, plan: SweepPlan, source: ImageSource, replacements: list[Replacement], *, for_study: bool = True
+    ) -> None:
+        self.plan, self.source, self.replacements = plan, source, replacements
+        self.for_study = for_study  # which has first-order effects and thumbnails
+
+    def shards(self, bounds: Sequence[tuple[int, int]], advance: Advance) -> Generator[ShardResult, None, None]:
+        """What the images within each pair of bounds give.
+
+        ``advance`` hears how many images are done. The next images are read while a shard is computed or written.
+        """
+        for batches in _batches_by_shard(self.plan, self.source, bounds, thumbnails=self.for_study):
+            sums = ShardSums(self.plan)
+            for batch in batches:
+                self.add(batch, sums)
+                advance(len(batch.positions))
+            yield sums.result()
+
+    def add(self, batch: ImageBatch, sums: ShardSums) -> None:
+        """Evaluate a batch with every ablation of every layer, and add what that gives."""
+        for part in in_halves(self._scored, batch, self.source):
+            sums.add(part)
+
+    def _scored(self, images: ImageBatch) -> ScoredPart:
+        plan, positions = self.plan, images.positions
+        labels = None if plan.request.labels == "predicted" else torch.as_tensor(self.source.labels[positions])
+        first_order = self.for_study and plan.network.graph is not None
+        try:
+            found = plan.network.evaluate(images.pixels, labels, plan.sites, plan.needed, first_order=first_order)
+            with torch.no_grad():
+                by = [some.of(positions, value) for some, value in zip(self.replacements, found.site_values, strict=True)]
+                scored = [layer.engine.evaluate(found.baseline, some) for layer, some in zip(plan.layers, by, strict=True)]
+        except torch.OutOfMemoryError:
+            for layer in plan.layers:
+                if isinstance(layer.engine, SuffixEngine):
+                    layer.engine.memory //= 2  # smaller bites, beside half as many images
+            raise
+        return ScoredPart(images, found, by, scored)
+
+
+def in_halves(work: Callable[[ImageBatch], T], batch: ImageBatch, source: ImageSource) -> Iterator[T]:
+    """``work`` of a batch at once or, where a GPU's memory runs out, of its halves, or theirs, in their order.
+
+    Raises
+    ------
+    UnitlabError
+        The network fails on some images, which are named; one image does not fit.
+    """
+    waiting = [batch]
+    while waiting:
+        images = waiting.pop()
+        try:
+            yield work(images)
+        except torch.OutOfMemoryError as error:
+            if len(images.positions) == 1:
+                raise UnitlabError("one image does not fit into the device's memory; compute on 'cpu'") from error
+            half = len(images.positions) // 2
+            log.warning("out of memory: going on with batches of %d images", half)
+            # in the next turns, when the error is gone, which holds on to the memory of what failed
+            waiting += [_part(images, slice(half, None)), _part(images, slice(half))]
+        except UnitlabError:
+            raise
+        except Exception as error:
+            ids = [source.ids[position] for position in images.positions[:3]]
+            raise UnitlabError(f"the network failed on images {ids} …: {type(error).__name__}: {error}") from error
+
+
+def _part(images: ImageBatch, some: slice) -> ImageBatch:
+    return ImageBatch(images.pixels[some], images.positions[some], images.thumbnails[some])
 
 
 def activation_sums(
     plan: SweepPlan, source: ImageSource, bounds: Sequence[tuple[int, int]], advance: Advance
-) -> Generator[dict[str, np.ndarray], None, None]:
-    """For each pair of bounds, sums over its images and positions, "layer" (unit), and their number, "layer/count"."""
+) -> Generator[list[UnitSums], None, None]:
+    """For each pair of bounds, sums over its images and positions, layer by layer."""
+
+    def of_images(images: ImageBatch) -> list[UnitSums]:
+        return [UnitSums.of(value) for value in plan.network.site_values(images.pixels, plan.sites)]
+
     for batches in _batches_by_shard(plan, source, bounds, thumbnails=False):
-        sums: dict[str, np.ndarray] = {}
+        sums: list[list[UnitSums]] = []
         for batch in batches:
-            with failure_names_images(source, batch.positions):
-                for values in _site_values(plan, batch.pixels):
-                    for site, value in zip(plan.sites, values, strict=True):
-                        flat = value.double().flatten(2) if value.dim() > 2 else value.double().unsqueeze(2)
-                        for name, part in (
-                            (site.layer, flat.sum((0, 2)).cpu().numpy()),
-                            (f"{site.layer}/count", np.asarray(flat.shape[0] * flat.shape[2])),
-                        ):
-                            sums[name] = sums[name] + part if name in sums else part
+            sums += in_halves(of_images, batch, source)
             advance(len(batch.positions))
-        yield sums
+        yield [reduce(add, of_layer) for of_layer in zip(*sums, strict=True)]
 
 
 def _batches_by_shard(
@@ -191,78 +264,44 @@ def _batches_by_shard(
             yield islice(stream, len(shard))
 
 
-def donor_values(plan: SweepPlan, source: ImageSource, donors: np.ndarray) -> dict[str, np.ndarray]:
-    """The sites' values on the donor images, "layer" (donor, unit, …)."""
-    found: dict[str, list[np.ndarray]] = {site.layer: [] for site in plan.sites}
-    for batch in source.stream([donor] for donor in donors):
-        with failure_names_images(source, batch.positions):
-            for values in _site_values(plan, batch.pixels):
-                for site, value in zip(plan.sites, values, strict=True):
-                    found[site.layer].append(value.cpu().numpy())
-    return {layer: np.concatenate(parts) for layer, parts in found.items()}
+def donor_values(plan: SweepPlan, source: ImageSource) -> dict[str, np.ndarray]:
+    """The sites' values on the donor images, layer → (donor, unit, …)."""
 
+    def of_images(images: ImageBatch) -> list[np.ndarray]:
+        return [value.cpu().numpy() for value in plan.network.site_values(images.pixels, plan.sites)]
 
-def _site_values(plan: SweepPlan, batch: torch.Tensor) -> Iterator[list[torch.Tensor]]:
-    """The sites' values for a batch, in halves where a GPU's memory runs out."""
-    try:
-        values = plan.network.site_values(batch, plan.sites)
-    except torch.OutOfMemoryError as error:
-        values, halves = [], _halves(batch, error)
-    if values:
-        yield values
-        return
-    for half in halves:
-        yield from _site_values(plan, half)
-
-
-def _halves(batch: torch.Tensor, error: torch.OutOfMemoryError) -> tuple[torch.Tensor, torch.Tensor]:
-    """What to go on with after an out-of-memory error."""
-    if len(batch) == 1:
-        raise UnitlabError("one image does not fit into the device's memory; compute on 'cpu'") from error
-    half = len(batch) // 2
-    log.warning("out of memory: going on with batches of %d images", half)
-    return batch[:half], batch[half:]
-
-
-@contextmanager
-def failure_names_images(source: ImageSource, positions: np.ndarray) -> Iterator[None]:
-    """Name the images on which the network fails."""
-    try:
-        yield
-    except (UnitlabError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        ids: list[Any] = [source.ids[i] for i in positions[:3]]
-        raise UnitlabError(f"the network failed on images {ids} …: {type(error).__name__}: {error}") from error
-
-
-log = logging.getLogger("unitlab")
+    donors = donor_of_image(len(source), plan.request.seed)[0]
+    found = [next(in_halves(of_images, batch, source)) for batch in source.stream([donor] for donor in donors)]
+    return {layer.name: np.concatenate(values) for layer, values in zip(plan.layers, zip(*found, strict=True), strict=True)}
 
 
 class HeldShards:
     """Shards of a sweep without a store, in memory; as `PartialStudy` has them on disk."""
 
     def __init__(self) -> None:
-        self.held: dict[int, dict[str, np.ndarray]] = {}
-        self.replacements: dict[str, np.ndarray] | None = None
+        self.held: dict[int, Arrays] = {}
+        self.replacements: Arrays | None = None
 
     def finished(self) -> list[int]:
         return sorted(self.held)
 
-    def write(self, index: int, arrays: dict[str, np.ndarray]) -> None:
+    def write(self, index: int, arrays: Arrays) -> None:
         self.held[index] = arrays
 
-    def read(self, index: int) -> dict[str, np.ndarray]:
+    def read(self, index: int) -> Arrays:
         return self.held[index]
 
-    def write_replacements(self, arrays: dict[str, np.ndarray]) -> None:
+    def write_replacements(self, arrays: Arrays) -> None:
         self.replacements = arrays
 
-    def read_replacements(self) -> dict[str, np.ndarray] | None:
+    def read_replacements(self) -> Arrays | None:
         return self.replacements
 
 
-def compute_shards(plan: SweepPlan, source: ImageSource, shards: PartialStudy | HeldShards, progress: bool) -> None:
+Shards = PartialStudy | HeldShards
+
+
+def compute_shards(plan: SweepPlan, source: ImageSource, shards: Shards, progress: bool) -> None:
     """Compute the shards that are not finished yet.
 
     Where they are kept on disk, the first Ctrl-C lets the shard end that is being computed.
@@ -279,25 +318,25 @@ def compute_shards(plan: SweepPlan, source: ImageSource, shards: PartialStudy | 
             images_bar(len(source), finished=plan.images_in(done), description=plan.description, shown=progress) as bar,
             closing(computation.shards([plan.shard_bounds[index] for index in left], bar.update)) as computed,
         ):
-            for index, arrays in zip(left, computed, strict=True):
-                shards.write(index, arrays)
+            for index, result in zip(left, computed, strict=True):
+                shards.write(index, result.to_arrays())
                 interrupt.heed()
 
 
 def unit_replacements(
-    plan: SweepPlan, source: ImageSource, shards: PartialStudy | HeldShards, interrupt: InterruptRequest, progress: bool
+    plan: SweepPlan, source: ImageSource, shards: Shards, interrupt: InterruptRequest, progress: bool
 ) -> list[Replacement]:
     """What units are replaced by: as a sweep that was cut off has kept it, or worked out and kept now."""
-    if plan.ablation == "mean" and shards.read_replacements() is None:
+    if plan.request.ablation == "mean" and shards.read_replacements() is None:
         shards.write_replacements(_means(plan, source, interrupt, progress))
-    elif plan.ablation == "resample" and shards.read_replacements() is None:
-        shards.write_replacements(donor_values(plan, source, donor_of_image(len(source), plan.seed)[0]))
+    elif plan.request.ablation == "resample" and shards.read_replacements() is None:
+        shards.write_replacements(donor_values(plan, source))
     return plan.replacements(shards.read_replacements(), len(source))
 
 
 def _means(plan: SweepPlan, source: ImageSource, interrupt: InterruptRequest, progress: bool) -> dict[str, np.ndarray]:
-    """Means of all sites' units, from one pass over the images."""
-    sums: list[Mapping[str, Any]] = []
+    """Means of all layers' units, from one pass over the images."""
+    sums = []
     with (
         images_bar(len(source), description=f"means of {plan.layers_text}", shown=progress) as bar,
         closing(activation_sums(plan, source, plan.shard_bounds, bar.update)) as computed,

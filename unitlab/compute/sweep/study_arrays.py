@@ -10,80 +10,63 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from unitlab.compute.engine.ablation import BatchBaseline
 from unitlab.compute.engine.layers import filter_attributes
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.images.thumbnails import PaddedThumbnails, common_shape
-from unitlab.compute.sweep.activations import reduced_statistics
-from unitlab.compute.sweep.plan import SweepPlan
+from unitlab.compute.sweep.activations import BY_IMAGE, reduced_statistics
+from unitlab.compute.sweep.plan import LayerPlan, SweepPlan
+from unitlab.compute.sweep.shards import Arrays, ImageFacts, LayerShard
 from unitlab.schema import SCHEMA_VERSION
 
 Group = tuple[dict[str, Any], dict[str, Any]]
 UNITS_AT_ONCE = 32
+# of the plan's fingerprint, what holds for the whole study
+ROOT_FINGERPRINTS = ("weights", "images", "pixels", "transform", "labels")
 
 
-class RootShards:
-    """What a shard keeps of the images, whatever the layer."""
-
-    def __init__(self) -> None:
-        self.parts: dict[str, list[np.ndarray]] = {"label": [], "baseline_prediction": [], "baseline_margin": []}
-        self.digest = hashlib.sha256()
-
-    def add(self, batch: Tensor, base: BatchBaseline) -> None:
-        self.digest.update(batch.contiguous().numpy().data)
-        self.parts["label"].append(base.labels.cpu().numpy())
-        self.parts["baseline_prediction"].append(base.prediction.cpu().numpy())
-        self.parts["baseline_margin"].append(base.margin.float().cpu().numpy())
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        arrays = {name: np.concatenate(parts) for name, parts in self.parts.items()}
-        arrays["content"] = np.frombuffer(self.digest.digest(), np.uint8)
-        return arrays
-
-
-class ShardRows:
-    """A (unit, image) variable spread over shards: rows are put together when they are read."""
+class UnitRows:
+    """A (unit, image) variable whose images are spread over shards: rows are put together when they are read."""
 
     def __init__(self, parts: Sequence[Any]) -> None:
         self.parts = parts
         self.shape = (parts[0].shape[0], sum(part.shape[1] for part in parts))
         self.dtype = parts[0].dtype
 
-    def __getitem__(self, rows: Any) -> np.ndarray:
+    def __getitem__(self, rows: slice) -> np.ndarray:
         return np.concatenate([np.asarray(part[rows]) for part in self.parts], axis=-1)
 
 
-class ShardImages:
+class ImageRows:
     """An (image, …) variable spread over shards: a block of rows is read from those that have it."""
 
     def __init__(self, parts: Sequence[Any]) -> None:
         self.parts = parts
-        self.starts = np.cumsum([0, *(part.shape[0] for part in parts)])
-        self.shape = (int(self.starts[-1]), *parts[0].shape[1:])
+        self.starts = np.cumsum([0, *(part.shape[0] for part in parts)]).tolist()
+        self.shape = (self.starts[-1], *parts[0].shape[1:])
         self.dtype = parts[0].dtype
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        numbers = range(self.shape[0])[rows]
-        found = [part[:0] for part in self.parts[:1]]
-        for start, part in zip(self.starts, self.parts, strict=False):
-            first, last = max(numbers.start - start, 0), min(numbers.stop - start, part.shape[0])
-            if first < last:
-                found.append(part[int(first) : int(last)])
-        return np.concatenate(found)
+        first, last, _ = rows.indices(self.shape[0])
+        return np.concatenate(
+            [
+                part[max(first - start, 0) : last - start]
+                for part, start, stop in zip(self.parts, self.starts, self.starts[1:], strict=False)
+                if start < last and first < stop
+            ]
+        )
 
 
-def root_group(plan: SweepPlan, source: ImageSource, shards: Sequence[Mapping[str, Any]]) -> Group:
+def root_group(plan: SweepPlan, source: ImageSource, facts: Sequence[ImageFacts]) -> Group:
     """Variables of the level "study" and the study's attributes."""
     arrays: dict[str, Any] = {
         "category": np.array(plan.categories, dtype=object),
         "category_index": np.arange(len(plan.categories), dtype=np.int32),
         "image": np.array(list(source.ids), dtype=object),
     }
-    for name in ("label", "baseline_prediction"):
-        arrays[name] = np.concatenate([shard[name] for shard in shards]).astype(np.int32)
-    arrays["baseline_margin"] = np.concatenate([shard["baseline_margin"] for shard in shards]).astype(np.float32)
+    arrays["label"] = np.concatenate([part.label for part in facts]).astype(np.int32)
+    arrays["baseline_prediction"] = np.concatenate([part.baseline_prediction for part in facts]).astype(np.int32)
+    arrays["baseline_margin"] = np.concatenate([part.baseline_margin for part in facts]).astype(np.float32)
     if source.clusters is not None:
         arrays["cluster"] = np.asarray(source.clusters, dtype=np.int32)
     count = np.bincount(arrays["label"], minlength=len(plan.categories)).astype(np.int32)
@@ -91,23 +74,19 @@ def root_group(plan: SweepPlan, source: ImageSource, shards: Sequence[Mapping[st
     correct = np.bincount(arrays["label"][right], minlength=len(plan.categories))
     with np.errstate(invalid="ignore"):
         arrays["n_images"], arrays["baseline_accuracy"] = count, correct / count
-    if all("thumbnails" in shard for shard in shards):
-        parts = [shard["thumbnails"] for shard in shards]
-        shape = common_shape(part.shape[1:] for part in parts)
-        arrays["thumbnails"] = ShardImages([PaddedThumbnails(part, shape) for part in parts])
-    content = hashlib.sha256(b"".join(np.asarray(shard["content"]).tobytes() for shard in shards)).hexdigest()
+    thumbnails = [part.thumbnails for part in facts if part.thumbnails is not None]
+    if len(thumbnails) == len(facts):
+        shape = common_shape(part.shape[1:] for part in thumbnails)
+        arrays["thumbnails"] = ImageRows([PaddedThumbnails(part, shape) for part in thumbnails])
+    content = hashlib.sha256(b"".join(np.asarray(part.content).tobytes() for part in facts)).hexdigest()
     attrs = {
         "unitlab_schema": SCHEMA_VERSION,
         "network": type(plan.network.module).__name__,
         "images": source.name,
-        "labels": plan.labels,
-        "default_layer": plan.sites[-1].layer,
+        "labels": plan.request.labels,
+        "default_layer": plan.layers[-1].name,
         "baseline_overall_accuracy": float(right.mean()),
-        "fingerprint_weights": plan.fingerprint["weights"],
-        "fingerprint_images": plan.fingerprint["images"],
-        "fingerprint_pixels": plan.fingerprint["pixels"],
-        "fingerprint_transform": plan.fingerprint["transform"],
-        "fingerprint_labels": plan.fingerprint["labels"],
+        **{f"fingerprint_{name}": plan.fingerprint[name] for name in ROOT_FINGERPRINTS},
         "fingerprint_content": content,
         "transform": source.transform_text,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -117,59 +96,52 @@ def root_group(plan: SweepPlan, source: ImageSource, shards: Sequence[Mapping[st
 
 
 def layer_groups(
-    plan: SweepPlan, number: int, shards: Sequence[Mapping[str, Any]], root: dict[str, Any]
+    plan: SweepPlan, layer: LayerPlan, shards: Sequence[LayerShard], root: Mapping[str, Any]
 ) -> tuple[Group, Group]:
-    """Groups "<layer>" and "<layer>/<ablation>" of one site."""
-    site = plan.sites[number]
-    own = [
-        {name.removeprefix(f"{site.layer}/"): array for name, array in shard.items() if name.startswith(f"{site.layer}/")}
-        for shard in shards
-    ]
-    units = np.array(plan.units[number], dtype=np.int32)
-    layer: dict[str, Any] = {"unit": units, **reduced_statistics(own, first_order=plan.first_order)}
-    for name in ("activation_mean", "activation_max"):
-        layer[name] = ShardRows([shard[name] for shard in own])
-    channels = plan.network.site_shape(site)[1]
+    """Groups "<layer>" and "<layer>/<ablation>" of one layer."""
+    site, channels, basis = layer.site, layer.shape[1], layer.basis
     filters = filter_attributes(plan.network.graph, site, channels)
-    layer.update({name: values[units] for name, values in filters.items()})
-    layer_attrs = {"layer": site.layer, "site": site.text, "site_call": site.call, "channels": channels}
-    ablation: dict[str, Any] = {
-        "unit": units,
-        "prediction": ShardRows([shard["prediction"] for shard in own]),
-        "label_margin_drop": ShardRows([shard["label_margin_drop"] for shard in own]),
+    of_units = {
+        **_activations([shard.units for shard in shards], first_order=plan.first_order),
+        **{name: values[layer.units] for name, values in filters.items()},
     }
-    ablation.update(counts_and_rates(ablation["prediction"], root))
-    energy = sum(np.asarray(shard["energy"]) for shard in own)
-    ablation["removed_energy"] = sum(np.asarray(shard["removed"]) for shard in own) / max(float(energy), 1e-300)
-    basis = plan.bases[number]
+    units = np.array(layer.units, dtype=np.int32)
+    prediction = UnitRows([shard.ablation["prediction"] for shard in shards])
+    energy = sum(np.asarray(shard.ablation["energy"]) for shard in shards)
+    removed = sum(np.asarray(shard.ablation["removed"]) for shard in shards)
+    ablation = {
+        "unit": units,
+        "prediction": prediction,
+        "label_margin_drop": UnitRows([shard.ablation["label_margin_drop"] for shard in shards]),
+        **counts_and_rates(prediction, root),
+        "removed_energy": removed / max(float(energy), 1e-300),
+    }
     if basis is not None:
-        ablation.update(_direction_activations(own, layer), basis=basis.matrix[units])
-    engine = plan.engines[number]
+        # what the layer's group tells of units, told of directions: they have no filters, and no gradient is kept of them
+        found = _activations([shard.directions for shard in shards], first_order=False)
+        unknown = {name: np.full_like(values, np.nan) for name, values in of_units.items() if name not in found}
+        ablation.update(unknown, **found, basis=basis.matrix[units])
+    request = plan.request
     attrs = {
         "ablation": plan.ablation_name,
-        **({} if basis is None else {"replacement": plan.ablation}),
-        "precision": plan.precision,
-        "strategy": engine.strategy,
-        "seed": plan.seed,
+        **({} if basis is None else {"replacement": request.ablation}),
+        "precision": request.precision,
+        "strategy": layer.engine.strategy,
+        "seed": request.seed,
         "batch_size": plan.batch_size,
-        **{f"fingerprint_{name}": value for name, value in plan.layer_fingerprint(site).items()},
+        **{f"fingerprint_{name}": value for name, value in plan.layer_fingerprint(layer).items()},
     }
-    return (layer, layer_attrs), (ablation, attrs)
+    layer_attrs = {"layer": layer.name, "site": site.text, "site_call": site.call, "channels": channels}
+    return ({"unit": units, **of_units}, layer_attrs), (ablation, attrs)
 
 
-def _direction_activations(shards: Sequence[Mapping[str, Any]], layer: Mapping[str, Any]) -> dict[str, Any]:
-    """What the layer's group tells of units, told of directions: they have no filters, and no gradient is kept of them."""
-    own = [
-        {name.removeprefix("rotated/"): array for name, array in shard.items() if name.startswith("rotated/")}
-        for shard in shards
-    ]
-    found: dict[str, Any] = dict(reduced_statistics(own, first_order=False))
-    for name in ("activation_mean", "activation_max"):
-        found[name] = ShardRows([shard[name] for shard in own])
-    return {**{name: np.full_like(layer[name], np.nan) for name in layer if name != "unit" and name not in found}, **found}
+def _activations(shards: Sequence[Arrays], *, first_order: bool) -> dict[str, Any]:
+    """Statistics over all shards, and what each image's activations are."""
+    found: dict[str, Any] = dict(reduced_statistics(shards, first_order=first_order))
+    return {**found, **{name: UnitRows([shard[name] for shard in shards]) for name in BY_IMAGE}}
 
 
-def counts_and_rates(prediction: ShardRows | np.ndarray, root: dict[str, Any]) -> dict[str, np.ndarray]:
+def counts_and_rates(prediction: UnitRows | np.ndarray, root: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Exact counts by class, and the rates that follow from them."""
     label, before = root["label"].astype(np.int64), root["baseline_prediction"]
     categories, units = len(root["category"]), prediction.shape[0]

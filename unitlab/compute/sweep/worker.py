@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from distributed import WorkerPlugin, get_worker
 
 from unitlab.compute.engine.torch_state import exact_float32
-from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
+from unitlab.compute.sweep.plan import SweepPlan, UnitSums, plan_sweep
+from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.shards import ShardComputation, activation_sums
 from unitlab.errors import UnitlabError
 from unitlab.store.shards import JoinedStudy, differing_field
@@ -63,12 +63,12 @@ class SweepPlugin(WorkerPlugin):
         self,
         name: str,
         payload: bytes,
-        request: Mapping[str, Any],
+        request: SweepRequest,
         fingerprint: Mapping[str, str],
         folder: Path,
     ) -> None:
         self.name = name
-        self.payload, self.request, self.fingerprint, self.folder = payload, dict(request), dict(fingerprint), folder
+        self.payload, self.request, self.fingerprint, self.folder = payload, request, dict(fingerprint), folder
 
     def setup(self, worker: Any) -> None:
         self.one_at_a_time, self.ended = threading.Lock(), threading.Event()
@@ -100,7 +100,7 @@ class SweepPlugin(WorkerPlugin):
                 f"the worker on {socket.gethostname()} cannot load network or images ({type(error).__name__}: {error}); "
                 "what they are made of must be installed there, or be on its PYTHONPATH"
             ) from error
-        plan = plan_sweep(model, source, device=device, **self.request)
+        plan = plan_sweep(model, source, self.request, device)
         plan.fingerprint["shard"] = self.fingerprint["shard"]  # bounds come with every task
         differing = differing_field(self.fingerprint, plan.fingerprint)
         if differing is not None:
@@ -120,9 +120,9 @@ class SweepPlugin(WorkerPlugin):
                 replacements = plan.replacements(study.read_replacements(), len(source))
                 self.computation = ShardComputation(plan, source, replacements)
             with closing(self.computation.shards([bounds], self._go_on)) as computed:
-                study.write(index, next(computed))
+                study.write(index, next(computed).to_arrays())
 
-    def sums(self, bounds: tuple[int, int], device: str) -> dict[str, np.ndarray]:
+    def sums(self, bounds: tuple[int, int], device: str) -> list[UnitSums]:
         """A shard's part of the means that units are replaced by."""
         with (
             self._prepared(device) as (plan, source),
@@ -140,7 +140,7 @@ def shard_on_worker(name: str, index: int, bounds: tuple[int, int], device: str)
     _sweep(name).shard(index, bounds, device)
 
 
-def sums_on_worker(name: str, index: int, bounds: tuple[int, int], device: str) -> dict[str, np.ndarray]:
+def sums_on_worker(name: str, index: int, bounds: tuple[int, int], device: str) -> list[UnitSums]:
     """Task: a shard's part of the means of the sweep ``name``."""
     return _sweep(name).sums(bounds, device)
 

@@ -1,0 +1,102 @@
+"""What a sweep is asked for: checked once, said by `unitlab.estimate`, sent to workers as it is."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+from unitlab.compute.engine.ablation import ABLATIONS
+from unitlab.compute.engine.directions import Basis
+from unitlab.errors import UnitlabError, check_seed
+
+LABELS = ("given", "predicted")
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True, eq=False)
+class SweepRequest:
+    """The keywords of `unitlab.ablate` that decide what is computed.
+
+    ``axes`` are the bases of the layers, worked out from ``basis`` already: what workers get in its place.
+
+    Raises
+    ------
+    UnitlabError
+        What no network and no images could make valid.
+    """
+
+    layer: str | Sequence[str]
+    units: Sequence[int] | None = None
+    ablation: str = "zero"
+    basis: Any = None
+    labels: str = "given"
+    precision: str = "float32"
+    batch_size: int | None = None
+    memory: str | int = "2 GB"
+    seed: int = 0
+    axes: tuple[Basis | None, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name, valid in (("ablation", ABLATIONS), ("labels", LABELS), ("precision", PRECISIONS)):
+            value = getattr(self, name)
+            if value not in valid:
+                raise UnitlabError(f"{name}={value!r} is not known; valid: {', '.join(map(repr, valid))}")
+        if self.batch_size is not None and (not isinstance(self.batch_size, int) or self.batch_size < 1):
+            raise UnitlabError(f"batch_size={self.batch_size!r} must be a positive number of images")
+        check_seed(self.seed)
+        # what the caller does to its lists later does not change what was checked
+        object.__setattr__(self, "layer", _names(self.layer))
+        object.__setattr__(self, "units", _numbers(self.units))
+        _ = self.budget
+
+    def __str__(self) -> str:
+        """What is not left at its default."""
+        given = ((field, " ".join(repr(getattr(self, field.name)).split())) for field in fields(self))
+        return ", ".join(f"{field.name}={text:.60}" for field, text in given if text != repr(field.default))
+
+    @property
+    def layers(self) -> list[str]:
+        """The names asked for, "all" among them."""
+        return [self.layer] if isinstance(self.layer, str) else list(self.layer)
+
+    @property
+    def one_layer(self) -> bool:
+        """Whether the answer is a dataset, and not one for each layer."""
+        return isinstance(self.layer, str) and self.layer != "all"
+
+    @cached_property
+    def budget(self) -> int:
+        """``memory`` in bytes."""
+        powers = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-zA-Z]*)\s*", str(self.memory))
+        if match is None or match[2].lower() not in powers:
+            raise UnitlabError(f"memory={self.memory!r} is not an amount of memory; give '2 GB', '512 MB' or a number of bytes")
+        amount = int(float(match[1]) * powers[match[2].lower()])
+        if amount < 64 * 10**6:
+            raise UnitlabError(f"memory={self.memory!r} is too little; give '64 MB' or more")
+        return amount
+
+
+def _names(layer: str | Sequence[str]) -> str | list[str]:
+    if isinstance(layer, str):
+        return layer
+    names = list(layer) if isinstance(layer, Iterable) else []
+    if not names:
+        raise UnitlabError(f"layer={layer!r} names no layer; give a module name such as 'layer4', a list of them, or 'all'")
+    return names
+
+
+def _numbers(units: Sequence[int] | None) -> list[int] | None:
+    if units is None:
+        return None
+    try:
+        chosen = [operator.index(unit) for unit in units]
+    except TypeError as error:
+        raise UnitlabError(f"units={units!r:.60} is not a list of unit numbers; give for example units=[3, 5]") from error
+    if not chosen:
+        raise UnitlabError("units=[] names no unit; leave it out for all units")
+    return chosen
