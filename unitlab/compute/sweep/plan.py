@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 import torch.fx
 from torch import Tensor, nn
 
-from unitlab.compute.engine.ablation import Baseline, Replacement, replacement_of
+from unitlab.compute.engine.ablation import Engine, Replacement, replacement_of
 from unitlab.compute.engine.directions import Basis, RotatedHookEngine, RotatedSuffixEngine, basis_of
 from unitlab.compute.engine.hooks import HookEngine
 from unitlab.compute.engine.layers import Site, layer_names
@@ -32,17 +32,6 @@ log = logging.getLogger("unitlab")
 SHARD_IMAGES = 512
 MOST_BATCH = 128
 PRINCIPAL_AXES_BATCH = 32
-
-
-class Engine(Protocol):
-    """How the ablations of one layer are evaluated on a batch."""
-
-    @property
-    def strategy(self) -> str: ...
-
-    def silence_together(self, sets: Sequence[Sequence[int]]) -> None: ...
-
-    def evaluate(self, base: Baseline, ablated: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -92,7 +81,7 @@ class SweepPlan:
 
     def __post_init__(self) -> None:
         self.sites = [layer.site for layer in self.layers]
-        self.needed = {node for engine in _suffix_engines(self.layers) for node in engine.needed}
+        self.needed = {node for layer in self.layers for node in layer.engine.needed}
         self.prediction_dtype = np.int16 if self.network.categories <= np.iinfo(np.int16).max else np.int32
 
     @property
