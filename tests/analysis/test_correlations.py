@@ -47,6 +47,14 @@ def test_an_attribute_of_the_reader_s_own(study: xr.Dataset) -> None:
     assert float(found.coefficient.iloc[0]) == pytest.approx(stats.pearsonr(own.iou, study.overall_drop).statistic)
 
 
+def test_measures_without_what_attributes_need(study: xr.Dataset) -> None:
+    less = study.drop_vars("l1_norm")
+    with pytest.raises(unitlab.UnitlabError, match="attributes needs 'l1_norm'"):
+        measures(less)
+    xr.testing.assert_identical(measures(less, damage_alone=True), unitlab.damage(less))
+    xr.testing.assert_identical(measures(study, damage_alone=True), measures(study))
+
+
 def test_part_whole_pairs_are_flagged(study: xr.Dataset) -> None:
     table = unitlab.correlations(study, ["overall_drop"], ["max_class_drop", "max_class_drop_crossfit"], n_boot=100)
     assert table.part_whole.all() and (table.resampled.str.contains("overall_drop and")).all()

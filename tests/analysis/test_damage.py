@@ -12,6 +12,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 import unitlab
+from unitlab.analysis.damage import ClusterCells, ImageCells, false_discoveries
+from unitlab.analysis.paired_images import PairedImages
 from unitlab.analysis.paired_tests import bonett_price, can_be_rejected, sign_flip_p_value
 from unitlab.analysis.splits import halves
 from unitlab.schema import VARIABLES
@@ -99,6 +101,32 @@ def test_clusters_of_one_image_change_nothing(study: xr.Dataset) -> None:
     one, other = unitlab.damage(study), unitlab.damage(alone)
     names = ["p_value", "q_value", "drop_low", "drop_high", "margin_p_value", "p_any", "max_z", "overall_drop"]
     xr.testing.assert_allclose(one[names], other[names], rtol=1e-9)
+
+
+def test_images_are_clusters_of_one(study: xr.Dataset) -> None:
+    images, changes = PairedImages(study, "damage"), (study.n_broken.values, study.n_fixed.values)
+    one, other = ImageCells(images, *changes), ClusterCells(images, *changes)
+    np.testing.assert_array_equal(one.n_changed, other.n_changed)
+    for name in ("p_value", "z", "design_effect"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-9)
+    drop = study.accuracy_drop.values
+    np.testing.assert_allclose(one.p_any(drop), other.p_any(drop), atol=1e-12)
+
+
+def test_classes_without_images_are_no_discoveries() -> None:
+    p = np.array([[0.001, np.nan], [0.9, np.nan]])
+    found = false_discoveries(p, np.array([[12, 0], [3, 0]]), np.array([[0.4, np.nan], [0.1, np.nan]]))
+    np.testing.assert_array_equal(found["q_value"], [[0.001, np.nan], [1, np.nan]])
+    assert found["testable"].tolist() == found["damaged"].tolist() == [[True, False], [False, False]]
+    assert found["n_damaged"].tolist() == [1, 0]
+
+
+def test_coordinates_of_the_reader_s_own_are_kept(study: xr.Dataset) -> None:
+    own = study.assign_coords(kind=("unit", [f"kind {unit % 2}" for unit in study.unit.values]))
+    own.unit.attrs["note"] = "as counted"
+    for found in (unitlab.damage(own), unitlab.attributes(own), unitlab.discrimination(own)):
+        assert found.kind.values.tolist() == own.kind.values.tolist() and found.unit.attrs["note"] == "as counted"
+        assert set(found.coords) == {"unit", "category", "category_index", "kind"}
 
 
 def test_cluster_tests_are_sign_flips_of_cluster_sums() -> None:

@@ -26,6 +26,11 @@ def drawn(figure: object) -> object:
     return hv.renderer("bokeh").get_plot(figure).state
 
 
+def test_the_module_shows_its_plots_and_nothing_else() -> None:
+    assert dir(plots) == sorted(plots.__all__)
+    assert all(callable(getattr(plots, name)) for name in dir(plots))
+
+
 def test_units_are_filled_where_significant(study: xr.Dataset) -> None:
     known = measures(study)
     figure = plots.units(study, unit=4)

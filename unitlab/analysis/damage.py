@@ -176,7 +176,11 @@ def margin_drops(images: PairedImages, level: float) -> dict[str, Array]:
 
 
 class ImageCells:
-    """What an ablation changes in every cell (unit, category), where each image is one observation: McNemar's test."""
+    """What an ablation changes in every cell (unit, category), where each image is one observation: McNemar's test.
+
+    ``n_changed`` counts the observations that change, ``z`` and ``p_value`` judge their sum, ``p_any`` the largest drop of a
+    unit; an interval is that of ``n_images / design_effect`` images, Student's t with ``degrees``, if any, or normal.
+    """
 
     design_effect: float | Array = 1.0
     degrees: Array | None = None
@@ -202,7 +206,7 @@ class ImageCells:
 
 
 class ClusterCells:
-    """The same where images come in clusters, each one observation: random signs of the cluster sums of flips."""
+    """The same where images come in clusters, each one observation: random signs of the sums of flips of every cluster."""
 
     def __init__(self, images: PairedImages, broken: Array, fixed: Array) -> None:
         self.n_images, self.broken, self.fixed = images.n_images, broken, fixed
@@ -228,9 +232,9 @@ class ClusterCells:
         self.degrees = np.maximum(n_blocks - 1, 1)
         self.design_effect = _design_effect(spread, flipped, net, self.n_images, n_blocks)
         self.z = np.where(square > 0, ratio(net, np.sqrt(square)), 0.0)
-        self.sums = {cell: tuple(counts[cell].tolist()) for cell in np.ndindex(*shape)}
+        self.sizes = {cell: tuple(counts[cell].tolist()) for cell in np.ndindex(*shape)}
         self.p_value = np.empty(shape)
-        for cell, sizes in self.sums.items():
+        for cell, sizes in self.sizes.items():
             self.p_value[cell] = sign_flip_p_value(sizes, int(net[cell]))
 
     def p_any(self, drop: Array) -> Array:
@@ -241,7 +245,7 @@ class ClusterCells:
                 continue
             log_below = 0.0
             for k in np.flatnonzero(self.n_images > 0):
-                distribution = sign_flip_distribution(self.sums[unit, k])
+                distribution = sign_flip_distribution(self.sizes[unit, k])
                 reach = len(distribution) // 2
                 # the tolerance keeps sums that give exactly the max drop out of "less than"
                 least = int(np.ceil(np.nanmax(row) * self.n_images[k] - 1e-9))

@@ -25,7 +25,8 @@ MARGIN_STRATA = 5
 def concentration(drops: Array) -> Array:
     """Effective number of damaged classes, (Σ d⁺)²/Σ (d⁺)² over the last axis; NaN where no drop is positive."""
     positive = np.where(drops > 0, drops, 0.0)
-    return ratio(positive.sum(-1) ** 2, (positive**2).sum(-1))
+    square = (positive**2).sum(-1)
+    return np.where(square > 0, ratio(positive.sum(-1) ** 2, square), np.nan)
 
 
 class Specificity:

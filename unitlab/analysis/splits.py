@@ -67,7 +67,7 @@ def crossfit_and_reliability(images: PairedImages, seed: int) -> tuple[Array, fl
     n_first = np.stack([np.bincount(images.position[one], minlength=images.n_categories) for one in half], 1)
     n_second = images.n_images[:, None] - n_first
     valid = (n_first > 0) & (n_second > 0)
-    some = valid.any(0)
+    usable = valid.any(0)
     in_both = None if valid.all() else valid[:, None]
     member = half.T.astype(np.float32)
     crossfit = np.full(images.ds.sizes["unit"], np.nan)
@@ -76,25 +76,30 @@ def crossfit_and_reliability(images: PairedImages, seed: int) -> tuple[Array, fl
         flips = images.flips(units).astype(np.float32)
         net = np.zeros((images.n_categories, len(flips), SPLITS), np.float32)
         total = np.zeros((images.n_categories, len(flips), 1), np.float32)
-        for k, of in images.class_slices():
-            np.matmul(flips[:, of], member[of], out=net[k])
-            total[k, :, 0] = flips[:, of].sum(1)
+        for k, some in images.class_slices():
+            np.matmul(flips[:, some], member[some], out=net[k])
+            total[k, :, 0] = flips[:, some].sum(1)
         first = net / np.maximum(n_first, 1)[:, None].astype(np.float32)
         second = np.subtract(total, net, out=net)
         second /= np.maximum(n_second, 1)[:, None].astype(np.float32)
         if in_both is not None:
             first *= in_both
             second *= in_both
-        if some.any():
-            onward = measured_elsewhere(first, second, in_both)[:, some].mean(1)
-            back = measured_elsewhere(second, first, in_both)[:, some].mean(1)
+        if usable.any():
+            onward = measured_elsewhere(first, second, in_both)[:, usable].mean(1)
+            back = measured_elsewhere(second, first, in_both)[:, usable].mean(1)
             crossfit[units] = (onward + back) / 2
         moments.add(first, second)
     return crossfit, moments.reliability(valid.sum(0))
 
 
 class _Moments:
-    """Sums from which the correlation of doubly centred drops follows, split by split."""
+    """Sums from which the correlation of doubly centred drops follows, split by split.
+
+    With x and y less their means over units and over classes, plus the mean of all (U units, K classes; R the sums over the
+    classes, C those over the units, T those over both): Σ xy − Σ RxRy/K − Σ CxCy/U + TxTy/(UK). So no drop is kept, and units
+    come in blocks. A class that has no image in a half is zero in both and is not counted in K.
+    """
 
     def __init__(self, n_categories: int, n_splits: int) -> None:
         self.products = np.zeros((3, n_splits))  # xx, xy, yy

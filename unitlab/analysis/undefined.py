@@ -25,4 +25,4 @@ def leading(values: Array) -> tuple[Array, Array]:
 def mean_of_defined(values: Array) -> Array:
     """Mean over the last axis of what is finite; NaN where nothing is."""
     finite = np.isfinite(values)
-    return ratio(np.where(finite, values, 0).sum(-1), finite.sum(-1))
+    return np.where(finite.any(-1), ratio(np.where(finite, values, 0).sum(-1), finite.sum(-1)), np.nan)

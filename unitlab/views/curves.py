@@ -10,7 +10,7 @@ import xarray as xr
 
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.schema import CURVE_VARIABLES
-from unitlab.views.look import GREY, SERIES, plain
+from unitlab.views.look import FIGURE, GREY, SERIES
 
 DASHES = ("solid", "dashed", "dotted", "dotdash", "dashdot")
 
@@ -83,7 +83,7 @@ def cumulative(
     title = f"{what[:1].upper()}{what[1:]}" + (f" ({first.attrs['layer']})" if first.attrs.get("layer") else "")
     return hv.Overlay([*bands, *lines]).opts(
         width=600, height=380, show_grid=True, title=title, legend_position="right" if len(lines) > 5 else free,
-        padding=0.03, active_tools=["pan"], hooks=[plain],
+        padding=0.03, **FIGURE,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 from PIL import Image
 
-from unitlab.analysis.requirements import require, unit_position
+from unitlab.analysis.requirements import class_positions, require, unit_position
 from unitlab.errors import UnitlabError
 
 Array = np.ndarray[Any, Any]
@@ -96,8 +96,7 @@ def top_images(
     if "thumbnails" not in ds:
         raise UnitlabError("the study keeps no thumbnails; compute it from images that have them to see its top images")
     place = unit_position(ds, unit)
-    names = ds["category"].values
-    index = {int(number): position for position, number in enumerate(ds["category_index"].values)}
+    names = ds["category"].values[class_positions(ds, ds["label"].values)]
     row = ds.isel(unit=place)
     pictures, captions, alternatives = [], [], []
     top, activation, maps = row["top_image"].values, row["top_activation"].values, row["top_map"].values
@@ -106,7 +105,7 @@ def top_images(
             break
         image = int(top[rank])
         pixels = ds["thumbnails"].isel(image=image).values
-        name = str(names[index[int(ds["label"].values[image])]])
+        name = str(names[image])
         pictures.append(picture_with_map(pixels, maps[rank], style=style, strength=strength))
         captions.append(f"{name} · {activation[rank]:.3g}")
         alternatives.append(f"top image {rank + 1} of unit {unit}: {name}, activation {activation[rank]:.3g}")

@@ -12,7 +12,7 @@ import pandas as pd
 from unitlab.analysis import ALPHA
 from unitlab.analysis.correlations import KINDS
 from unitlab.errors import UnitlabError, nearest_names
-from unitlab.views.look import GREY, SERIES, plain
+from unitlab.views.look import FIGURE, GREY, LEGEND_ABOVE, SERIES
 from unitlab.views.words import distinct, quantity, shortened
 
 MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle")
@@ -80,26 +80,14 @@ def intervals(
         extra = [hv.Dimension("name", label="of"), "low", "high", "fill"]
         dots = hv.Points(list(zip(*columns, strict=True)), [across, up], extra, label=label)
         style = {"color": colour, "line_color": colour, "line_width": 1.5, "marker": marker, "size": 8}
-        layers += [
-            ends.opts(color=colour, line_width=1.5),
-            dots.opts(fill_alpha=hv.dim("fill"), tools=["hover"], **style),
-        ]
+        layers += [ends.opts(color=colour, line_width=1.5), dots.opts(fill_alpha=hv.dim("fill"), tools=["hover"], **style)]
     labels = distinct(shortened(_label(row), 46) for row in rows)
+    height = max(LEAST_HEIGHT, 110 + len(rows) * max(ROW, ROW_OF_SEVERAL * len(named)))
+    ticks = list(zip(position.values(), labels, strict=True))
     return hv.Overlay(layers).opts(
-        width=700,
-        height=max(LEAST_HEIGHT, 110 + len(rows) * max(ROW, ROW_OF_SEVERAL * len(named))),
-        xlabel=xlabel or value,
-        ylabel="",
-        yticks=list(zip(position.values(), labels, strict=True)),
-        ylim=(-0.6, len(rows) - 0.4),
-        show_grid=True,
-        show_legend=len(named) > 1,
-        legend_position="top",
-        legend_opts={"ncols": 4, "border_line_alpha": 0, "padding": 0, "margin": 4, "location": "left"},
-        padding=0.05,
-        active_tools=["pan"],
-        hooks=[plain],
-    )
+        width=700, height=height, xlabel=xlabel or value, ylabel="", yticks=ticks, ylim=(-0.6, len(rows) - 0.4),
+        show_grid=True, show_legend=len(named) > 1, padding=0.05, **LEGEND_ABOVE, **FIGURE,
+    )  # fmt: skip
 
 
 def _check(label: str, table: pd.DataFrame, columns: list[str]) -> None:

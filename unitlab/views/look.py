@@ -1,4 +1,4 @@
-"""Colours and the plain look of every view."""
+"""How every view looks: its colours, and what the figures of HoloViews have in common."""
 
 from __future__ import annotations
 
@@ -19,3 +19,11 @@ def plain(plot: Any, _element: Any) -> None:
         axis.axis_label_text_font_style = "normal"
         axis.minor_tick_line_alpha = 0
         axis.major_tick_in = 0
+
+
+# a wheel over a figure scrolls the page until the reader picks the zoom
+FIGURE: dict[str, Any] = {"hooks": [plain], "active_tools": ["pan"]}
+LEGEND_ABOVE: dict[str, Any] = {
+    "legend_position": "top",
+    "legend_opts": {"ncols": 4, "border_line_alpha": 0, "padding": 0, "margin": 4, "location": "left"},
+}

@@ -20,17 +20,19 @@ from unitlab.views.findings import coefficient
 from unitlab.views.gallery import top_images as images
 from unitlab.views.intervals import correlations as correlations
 from unitlab.views.intervals import intervals as intervals
-from unitlab.views.look import BLUE, GREEN, GREY, ORANGE, plain
+from unitlab.views.look import BLUE, FIGURE, GREEN, GREY, LEGEND_ABOVE, ORANGE
 from unitlab.views.null_band import null_band
-from unitlab.views.seeds import seeds
+from unitlab.views.seeds import seeds as seeds
 from unitlab.views.words import distinct, isolated, quantity, shortened
 
 __all__ = ["classes", "confusion", "correlation", "correlations", "cumulative", "images", "intervals", "seeds", "units"]
 
-Array = np.ndarray[Any, Any]
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
-def dimension(name: str) -> tuple[hv.Dimension, float]:
+def _dimension(name: str) -> tuple[hv.Dimension, float]:
     """Axis of a variable of the schema, and what its values are multiplied with: drops are shown in points of 100."""
     shown = quantity(name)
     return hv.Dimension(name, label=shown.label, unit=shown.unit or None), shown.factor
@@ -84,28 +86,25 @@ def units(
     """
     known = _known(ds)
     chosen(known, [x, y, *([color] if color else [])], [("unit",)])
-    (across, by_x), (up, by_y) = dimension(x), dimension(y)
+    (across, by_x), (up, by_y) = _dimension(x), _dimension(y)
     values_x, values_y = known[x].values * by_x, known[y].values * by_y
     number, p = known["unit"].values, known["p_specific"].values
     damaged = known["max_class_drop"].values > 0
     worst = np.where(damaged, known["category"].values[known["max_class"].values].astype(str), "none")
-    extra = [
-        hv.Dimension("unit"),
-        hv.Dimension("worst", label="most damaged class"),
-        hv.Dimension("p", label="p, specific classes"),
-    ]
+    labelled = {"worst": "most damaged class", "p": "p, specific classes"}
+    extra = [hv.Dimension("unit"), *(hv.Dimension(name, label=label) for name, label in labelled.items())]
     columns: list[Any] = [values_x, values_y, number, worst, p]
     style: dict[str, Any] = {"color": BLUE}
     if color is not None:
-        shade, by_color = dimension(color)
+        shade, by_color = _dimension(color)
         extra.append(shade)
         columns.append(known[color].values * by_color)
         style = {
             "color": color,
             "cmap": "viridis",
             "colorbar": True,
-            "clabel": shade.pprint_label,
             "colorbar_position": "right",
+            "clabel": shade.pprint_label,
         }
     significant = p <= ALPHA
     layers: list[Any] = []
@@ -113,25 +112,17 @@ def units(
         band = null_band(values_x, known[f"{y}_null"].values * by_y)
         layers.append(hv.Area(band, across, up, label="95 % of chance").opts(color=GREY, alpha=0.25, line_alpha=0))
     for label, some, fill in (("significant", significant, 0.85), ("not significant", ~significant, 0.0)):
-        points = hv.Points(
-            [tuple(column[place] for column in columns) for place in np.flatnonzero(some)], [across, up], extra, label=label
-        )
+        rows = [tuple(column[place] for column in columns) for place in np.flatnonzero(some)]
+        points = hv.Points(rows, [across, up], extra, label=label)
         layers.append(points.opts(size=8, fill_alpha=fill, line_color=style["color"], line_width=1.5, tools=["hover"], **style))
     if unit is not None:
         place = unit_position(known, unit)
         mark = hv.Points(([values_x[place]], [values_y[place]]), [across, up], label=f"unit {unit}")
         layers.append(mark.opts(size=18, fill_alpha=0, line_color=ORANGE, line_width=3))
+    title = _titled(ds, f"{len(number)} units")
     return hv.Overlay(layers).opts(
-        width=600,
-        height=410,
-        hooks=[plain],
-        active_tools=["pan"],  # a wheel over the figure scrolls the page until the reader picks the zoom
-        legend_position="top",
-        legend_opts={"ncols": 4, "border_line_alpha": 0, "padding": 0, "margin": 4, "location": "left"},
-        show_grid=True,
-        title=_titled(ds, f"{len(number)} units"),
-        padding=0.06,
-    )
+        width=600, height=410, show_grid=True, title=title, padding=0.06, **LEGEND_ABOVE, **FIGURE
+    )  # fmt: skip
 
 
 def classes(ds: xr.Dataset, unit: int, *, n_damaged: int = 10, n_helped: int = 3) -> hv.Overlay:
@@ -179,9 +170,7 @@ def classes(ds: xr.Dataset, unit: int, *, n_damaged: int = 10, n_helped: int = 3
     return overlay.opts(
         hv.opts.Bars(invert_axes=True),
         hv.opts.Segments(invert_axes=True),
-        hv.opts.Overlay(
-            width=600, height=90 + 22 * len(shown), title=title, show_legend=False, active_tools=["pan"], hooks=[plain]
-        ),
+        hv.opts.Overlay(width=600, height=90 + 22 * len(shown), title=title, show_legend=False, **FIGURE),
     )
 
 
@@ -222,29 +211,20 @@ def confusion(ds: xr.Dataset, unit: int, category: str | None = None, *, most: i
     ]
     pairs = sorted(pairs, key=lambda pair: pair[1] - pair[2])[-most:]
     labels = distinct([pair[0] for pair in pairs])
-    kind, size = (
-        hv.Dimension("pair", label="class → other class"),
-        hv.Dimension("moved", label="images lost (negative: won)"),
-    )
-    right, left = (
-        hv.Bars([(name, pair[column]) for name, pair in zip(labels, pairs, strict=True)], kind, size, label=label).opts(
-            color=colour, line_alpha=0, fill_alpha=0.85
-        )
-        for column, label, colour in ((1, "lost to", ORANGE), (2, "won from", GREEN))
-    )
+    kind = hv.Dimension("pair", label="class → other class")
+    size = hv.Dimension("moved", label="images lost (negative: won)")
+    bars = []
+    for column, label, colour in ((1, "lost to", ORANGE), (2, "won from", GREEN)):
+        rows = [(name, pair[column]) for name, pair in zip(labels, pairs, strict=True)]
+        bars.append(hv.Bars(rows, kind, size, label=label).opts(color=colour, line_alpha=0, fill_alpha=0.85))
     title = _titled(ds, f"Unit {unit}: images moved" if pairs else f"Unit {unit} moves no image")
-    return (right * left).opts(
+    return hv.Overlay(bars).opts(
         hv.opts.Bars(invert_axes=True, tools=["hover"]),
         hv.opts.Overlay(
-            width=600,
-            height=120 + 22 * len(pairs),
-            title=title,
-            legend_position="bottom_right",
-            legend_opts={"border_line_alpha": 0},
-            active_tools=["pan"],
-            hooks=[plain],
+            width=600, height=120 + 22 * len(pairs), title=title,
+            legend_position="bottom_right", legend_opts={"border_line_alpha": 0}, **FIGURE,
         ),
-    )
+    )  # fmt: skip
 
 
 def correlation(ds: xr.Dataset, x: str = "class_selectivity", y: str = "max_class_drop_crossfit") -> hv.Overlay:
@@ -263,7 +243,7 @@ def correlation(ds: xr.Dataset, x: str = "class_selectivity", y: str = "max_clas
     """
     known = _known(ds)
     chosen(known, [x, y], [("unit",)])
-    (across, by_x), (up, by_y) = dimension(x), dimension(y)
+    (across, by_x), (up, by_y) = _dimension(x), _dimension(y)
     values_x, values_y = known[x].values.astype(float) * by_x, known[y].values.astype(float) * by_y
     line = fitted_line(values_x, values_y)
     band = hv.Area((line["x"], line["low"], line["high"]), across, [up, "high"]).opts(color=GREY, alpha=0.25, line_alpha=0)
@@ -271,13 +251,7 @@ def correlation(ds: xr.Dataset, x: str = "class_selectivity", y: str = "max_clas
     points = hv.Points((values_x, values_y, known["unit"].values), [across, up], "unit")
     points = points.opts(color=BLUE, fill_alpha=0.7, size=7, tools=["hover"])
     coefficients = f"Spearman {coefficient(line['spearman'])}, Pearson {coefficient(line['pearson'])}, {line['n_units']} units"
+    title = _titled(ds, coefficients)
     return (band * fit * points).opts(
-        width=600,
-        height=380,
-        show_grid=True,
-        title=_titled(ds, coefficients),
-        show_legend=False,
-        padding=0.06,
-        active_tools=["pan"],
-        hooks=[plain],
-    )
+        width=600, height=380, show_grid=True, title=title, show_legend=False, padding=0.06, **FIGURE
+    )  # fmt: skip

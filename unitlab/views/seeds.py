@@ -10,7 +10,7 @@ from unitlab.analysis import LEVEL
 from unitlab.analysis.training_choices import over_live_units, student_t_interval
 from unitlab.errors import UnitlabError
 from unitlab.schema import TRAINING_VARIABLES
-from unitlab.views.look import BLUE, ORANGE, plain
+from unitlab.views.look import BLUE, FIGURE, ORANGE
 
 
 def seeds(ds: xr.Dataset, name: str, *, level: float = LEVEL) -> hv.Overlay:
@@ -64,26 +64,15 @@ def seeds(ds: xr.Dataset, name: str, *, level: float = LEVEL) -> hv.Overlay:
     low, mean, high = (scale * interval[part].values for part in ("low", "mean", "high"))
     at = np.arange(len(arms)) + 0.32
     bars = hv.Segments([(x, a, x, b) for x, a, b in zip(at, low, high, strict=True)], [across, up, "at2", "high"])
-    middle = hv.Points(
-        [(x, m, arm, a, b) for x, m, arm, a, b in zip(at, mean, arms, low, high, strict=True)],
-        [across, up],
-        ["arm", "low", "high"],
-    )
+    middle = hv.Points(list(zip(at, mean, arms, low, high, strict=True)), [across, up], ["arm", "low", "high"])
     points = hv.Points(dots, [across, up], ["arm", "seed"])
     overlay = (
         points.opts(color=BLUE, size=8, fill_alpha=0.6, tools=["hover"])
         * bars.opts(color=ORANGE, line_width=2)
         * middle.opts(color=ORANGE, marker="diamond", size=11, tools=["hover"])
     )
+    title = f"{what}{len(numbers)} seeds each, {100 * level:g} % interval of their mean".capitalize()
     return overlay.opts(
-        width=520,
-        active_tools=["pan"],
-        height=320,
-        xticks=list(enumerate(arms)),
-        xlim=(-0.5, len(arms) - 0.4),
-        show_grid=True,
-        show_legend=False,
-        title=f"{what}{len(numbers)} seeds each, {100 * level:g} % interval of their mean".capitalize(),
-        padding=0.1,
-        hooks=[plain],
-    )
+        width=520, height=320, xticks=list(enumerate(arms)), xlim=(-0.5, len(arms) - 0.4), show_grid=True, show_legend=False,
+        title=title, padding=0.1, **FIGURE,
+    )  # fmt: skip
