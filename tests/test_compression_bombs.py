@@ -18,7 +18,7 @@ from bounded_memory import bounded_memory
 from numcodecs.zstd import Zstd
 
 from unitlab import UnitlabError, catalog, load
-from unitlab.store.files import MANIFEST, check_chunks, write_manifest
+from unitlab.store.files import MANIFEST, write_manifest
 from unitlab.store.study import open_study
 
 GIGABYTES = 8 << 30
@@ -98,7 +98,6 @@ BOMBS: dict[str, bytes] = {
     "second frame that tells no size": summed(Zstd(5).encode(bytes(64 * 10 * 8)) + zeros(GIGABYTES, -1)),
     "after a frame to skip": summed(skippable(100) + zeros(GIGABYTES)),
     "one byte too many": summed(zeros(64 * 10 * 8 + 1)),
-    "too short": summed(zeros(64 * 10 * 8 - 1)),
     "second frame after a checksum": summed(Zstd(5, checksum=True).encode(bytes(64 * 10 * 8)) + zeros(GIGABYTES)),
     "nothing": b"",
     "no frame": summed(bytes(20)),
@@ -129,42 +128,27 @@ def test_texts(store: Path, bomb: bytes) -> None:
         load(store)
 
 
-def test_frames_of_all_sizes_are_read(store: Path) -> None:
-    """Headers and blocks differ with size, content and settings."""
-    random = np.random.default_rng(0)
-    path = store / "frame"
-    for size in (1, 200, 255, 256, 257, 65535, 65536, 70000, 131072, 131073, 1_000_000):
-        for content in (bytes(size), random.bytes(size), random.bytes(size // 2) + bytes(size - size // 2)):
-            for codec in (Zstd(1), Zstd(5, checksum=True), Zstd(15)):
-                path.write_bytes(summed(codec.encode(content)))
-                check_chunks(path, chunk_bytes=size, exactly=True, inner_chunks=0)
-                with pytest.raises(UnitlabError, match=f"unpacks to {size:,} bytes, {size + 1:,} are expected"):
-                    check_chunks(path, chunk_bytes=size + 1, exactly=True, inner_chunks=0)
-
-
 def test_chunks_in_a_shard(store: Path) -> None:
     whole = open_study(store).activation_max.load()
     put(store, SHARDED, shard(store, lambda chunks: chunks))
     np.testing.assert_array_equal(open_study(store).activation_max.values, whole.values)
     for bomb in (zeros(GIGABYTES), zeros(GIGABYTES, -1)):
         put(store, SHARDED, shard(store, lambda chunks, bomb=bomb: [*chunks[:-1], summed(bomb)]))  # type: ignore[misc]
-        with bounded_memory(ROOM), pytest.raises(UnitlabError, match=f"{SHARDED}.*is refused: a chunk of it"):
+        with bounded_memory(ROOM), pytest.raises(UnitlabError, match=f"{SHARDED}' cannot be read"):
             open_study(store).activation_max.load()
 
 
-def test_indexes_that_make_few_bytes_many_chunks(store: Path) -> None:
+def test_indexes_that_do_not_fit(store: Path) -> None:
     content = shard(store, lambda chunks: chunks)
     numbers = list(struct.unpack("<22Q", content[-180:-4]))
-    missing, same, outside = numbers.copy(), numbers[:2] * 11, numbers.copy()
-    missing[4:6] = [2**64 - 1] * 2
+    outside = numbers.copy()
     outside[1] = 1 << 40
-    for index in (missing, same, outside):
-        put(store, SHARDED, content[:-180] + summed(struct.pack("<22Q", *index)))
-        with pytest.raises(UnitlabError, match=f"{SHARDED}.*missing or lies within another"):
-            open_study(store).activation_max.load()
-    put(store, SHARDED, summed(bytes(20)))
-    with pytest.raises(UnitlabError, match="too short for the index"):
+    put(store, SHARDED, content[:-180] + summed(struct.pack("<22Q", *outside)))
+    with bounded_memory(ROOM), pytest.raises(UnitlabError, match=f"{SHARDED}' cannot be read"):
         open_study(store).activation_max.load()
+    put(store, SHARDED, summed(bytes(20)))
+    with pytest.raises(UnitlabError, match=f"{SHARDED}.*absurd"):
+        open_study(store)
 
 
 def compressor(name: str, **configuration: Any) -> dict[str, Any]:
@@ -188,9 +172,9 @@ BLOSC = compressor("blosc", cname="zstd", clevel=5, shuffle="noshuffle", typesiz
         ({"codecs": [compressor("vlen-utf8"), ZSTD, CRC]}, "encoded with vlen-utf8"),
         ({"chunk_grid": compressor("regular", chunk_shape=[1 << 10, 1 << 10])}, "absurd"),
         ({"chunk_grid": compressor("regular", chunk_shape=[64, 1 << 10])}, "absurd"),
-        ({"chunk_key_encoding": compressor("default", separator=".")}, "does not read"),
-        ({"chunk_key_encoding": compressor("v2", separator="/")}, "does not read"),
-        ({"chunk_grid": compressor("rectilinear", chunk_shape=[64, 10])}, "does not read"),
+        ({"chunk_key_encoding": compressor("default", separator=".")}, r"the file \S+/accuracy_drop/c\.0\.0 is missing"),
+        ({"chunk_key_encoding": compressor("v2", separator="/")}, r"the file \S+/accuracy_drop/0/0 is missing"),
+        ({"chunk_grid": compressor("rectilinear", chunk_shape=[64, 10])}, "cannot be opened"),
     ],
 )
 def test_other_encodings(store: Path, changes: dict[str, Any], message: str) -> None:
@@ -204,20 +188,18 @@ def test_other_encodings(store: Path, changes: dict[str, Any], message: str) -> 
         path.write_text(json.dumps(content))
     seal(store)
     with pytest.raises(UnitlabError, match=message):
-        open_study(store)
+        open_study(store).accuracy_drop.load()
 
 
 def test_nested_shards_and_files_by_other_names(store: Path) -> None:
-    path = store / "conv3_2" / "zarr.json"
+    path = store / "zarr.json"
     before = path.read_text()
     content = json.loads(before)
-    member = content["consolidated_metadata"]["metadata"]["activation_max"]
+    member = content["consolidated_metadata"]["metadata"][SHARDED]
     sharding = member["codecs"][0]["configuration"]
     inner = compressor("sharding_indexed", **{**sharding, "chunk_shape": [1, 10000]})
     for changes, message in (
         ({"codecs": [inner]}, "encoded with sharding_indexed"),
-        ({"index_location": "start"}, "is refused"),
-        ({"index_codecs": [BYTES, ZSTD, CRC]}, "is refused"),
         ({"chunk_shape": [66, 10000]}, "absurd"),
         ({"chunk_shape": [6, 5000]}, "absurd"),
     ):
@@ -231,7 +213,7 @@ def test_nested_shards_and_files_by_other_names(store: Path) -> None:
     shutil.copytree(store / SHARDED / "c", store / SHARDED / "c" / "7")
     shutil.rmtree(store / SHARDED / "c" / "0")
     seal(store)
-    with pytest.raises(UnitlabError, match="called otherwise"):
+    with pytest.raises(UnitlabError, match="needs 1 files; the store has 1, or calls them otherwise"):
         open_study(store)
 
 

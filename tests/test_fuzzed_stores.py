@@ -174,13 +174,15 @@ VALUES = [
 
 
 def harm(store: Store, random: np.random.Generator) -> None:
-    """Other values in the metadata, in all its copies or in one, under a manifest that fits: as somebody who means harm."""
-    # readers use the copies that groups hold
-    groups = ["zarr.json", "conv3_2/zarr.json", "conv3_2/zero/zarr.json"]
-    metadata = groups if random.random() < 0.9 else [name for name in store.files if name.endswith("zarr.json")]
-    name = metadata[random.integers(len(metadata))]
+    """Other values in the metadata that readers use, or in a copy, under a manifest that fits: as somebody who means harm."""
+    # readers use what the root holds of everything
+    copies = [name for name in store.files if name.endswith("zarr.json")]
+    name = "zarr.json" if random.random() < 0.9 else copies[random.integers(len(copies))]
     content = json.loads(store.read(name))
     node, places = content, []
+    if name == "zarr.json" and random.random() < 0.7:
+        members = content["consolidated_metadata"]["metadata"]
+        node = members[list(members)[random.integers(len(members))]]
     while isinstance(node, dict | list) and node:
         key = list(node)[random.integers(len(node))] if isinstance(node, dict) else int(random.integers(len(node)))
         places.append((node, key))

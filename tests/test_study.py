@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
 import shutil
 import stat
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import zarr
 from simulated_study import LAYER, simulated_groups, simulated_study
 
 from unitlab import UnitlabError
-from unitlab.store.files import MANIFEST, read_manifest, write_manifest
+from unitlab.store.files import MANIFEST, LocalFiles, read_manifest, write_manifest
 from unitlab.store.study import assemble, check_files, open_study, study_summary
 from unitlab.store.writing import write_study
 
@@ -57,6 +58,69 @@ def test_any_part_is_read_as_from_memory(store: Path) -> None:
         for part in ({"unit": units, "image": images}, {"unit": slice(4, None, -2)}, {"unit": -1, "image": slice(3, 30, 4)}):
             for name in ("prediction", "activation_max"):
                 np.testing.assert_array_equal(found[name].isel(part).values, expected[name].isel(part).values)
+
+
+def test_rows_of_arrays_in_many_chunks_and_files(tmp_path: Path) -> None:
+    groups, random = simulated_groups(70, 5, 3000), np.random.default_rng(0)
+    pictures = groups[""][0]["thumbnails"] = random.integers(0, 256, (3000, 64, 64, 3), dtype=np.uint8)
+    prediction = groups[f"{LAYER}/zero"][0]["prediction"]
+    write_study(tmp_path / "study.zarr", groups)
+    assert len(list((tmp_path / "study.zarr" / "thumbnails" / "c").iterdir())) == 2
+    found = open_study(tmp_path / "study.zarr")
+    for numbers in (random.integers(0, 3000, 30), np.array([2999, 17, 2500, 17]), slice(2720, 2740), -1, slice(None, 5, -100)):
+        np.testing.assert_array_equal(found.thumbnails[numbers].values, pictures[numbers])
+        units = numbers if isinstance(numbers, slice | int) else numbers % 70
+        np.testing.assert_array_equal(found.prediction[units].values, prediction[units])
+
+
+def test_a_lazy_dataset_is_pickled_copied_and_assigned_to(store: Path) -> None:
+    ds = open_study(store)
+    xr.testing.assert_identical(pickle.loads(pickle.dumps(ds)).load(), read_everything(store))
+    copied = ds.copy()
+    copied.prediction[0] = -1
+    assert (copied.prediction[0] == -1).all() and not (read_everything(store).prediction[0] == -1).any()
+
+
+def test_xarray_reads_the_same_files_by_itself(store: Path) -> None:
+    """Whoever hands the files to xarray's own backend for zarr has the same comparison with the manifest."""
+    options = {"group": f"{LAYER}/zero", "chunks": None, "consolidated": True}
+    ds, whole = xr.open_zarr(LocalFiles(store), **options), read_everything(store)  # type: ignore[arg-type]
+    for name in ds.data_vars:
+        np.testing.assert_array_equal(ds[name].values, whole[name].values)
+    ds = xr.open_zarr(LocalFiles(store), **options)  # type: ignore[arg-type]
+    flip(store / LAYER / "zero/prediction/c/0/0")
+    (store / LAYER / "zero/n_fixed/c/0/0").unlink()
+    with pytest.raises(UnitlabError, match="the bytes of the file conv5_3/zero/prediction/c/0/0 are not those"):
+        ds.prediction.load()
+    with pytest.raises(UnitlabError, match="the file conv5_3/zero/n_fixed/c/0/0 is missing"):
+        ds.n_fixed.load()
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def test_a_file_is_compared_again_once_it_has_changed(tmp_path: Path) -> None:
+    path = tmp_path / "study.zarr"
+    write_study(path, simulated_groups(300, 5, 3000, thumbnails=False))
+    file, ds = path / f"{LAYER}/zero/label_margin_drop/c/0/0", open_study(path)
+    expected = ds.label_margin_drop[[3, 290]].values
+    before = file.read_bytes()
+    flip(file)
+    with pytest.raises(UnitlabError, match="the bytes of the file conv5_3/zero/label_margin_drop/c/0/0 are not those"):
+        ds.label_margin_drop[290].load()
+    file.unlink()
+    with pytest.raises(UnitlabError, match="label_margin_drop/c/0/0 is missing"):
+        ds.label_margin_drop[290].load()
+    (tmp_path / "aside").write_bytes(before)
+    file.symlink_to(tmp_path / "aside")
+    with pytest.raises(UnitlabError, match="symbolic link"):
+        ds.label_margin_drop[290].load()
+    file.unlink()
+    file.write_bytes(before)
+    np.testing.assert_array_equal(ds.label_margin_drop[[3, 290]].values, expected)
 
 
 def test_another_layer_and_ablation_are_added(store: Path) -> None:

@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
-from xarray.backends import BackendArray
-from xarray.core import indexing
 
 from unitlab.bundled_images import IMAGE_SETS, bundled_images
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.files import bundled_folder, home
 from unitlab.recipes import Recipe, known_recipes
-from unitlab.recipes.needs import is_url, what_is_needed
+from unitlab.recipes.needs import what_is_needed
 from unitlab.schema import VARIABLES, variable_attrs
-from unitlab.store.study import check_files, open_study, study_summary
+from unitlab.store.study import LazyArray, check_files, is_address, lazy, open_study, study_summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,20 +87,17 @@ def studies() -> pd.DataFrame:
     return table.sort_index()
 
 
-def path_of(name_or_path: str | Path) -> Path:
-    """Store of a name, path or address; of an address, the copy that is made of it here.
+def path_of(name_or_path: str | Path) -> str | Path:
+    """Store of a name or path; an address as it is given.
 
     Raises
     ------
     UnitlabError
-        An address that holds no study or cannot be read.
         No such study; a known one that is not computed yet, with the command that computes it.
     """
     text = str(name_or_path)
-    if isinstance(name_or_path, str) and is_url(text):
-        from unitlab.store.remote import downloaded_study
-
-        return downloaded_study(text)
+    if is_address(name_or_path):
+        return text
     if isinstance(name_or_path, Path) or os.sep in text or text.endswith(STORE) or text.startswith("."):
         return Path(name_or_path).expanduser()
     stores = stored_studies()
@@ -124,8 +119,8 @@ def load(name_or_path: str | Path, layer: str | None = None, ablation: str = "ze
     Parameters
     ----------
     name_or_path
-        A name that `studies` lists, the path of a store, or an http(s) address of one: it is copied here, once, and
-        every file compared with the store's manifest.
+        A name that `studies` lists, the path of a store, or an address of one ("https://…", "s3://…": the extra
+        "remote"), of which only what is looked at travels; every file is compared with the store's manifest.
     layer
         Default: the study's own default layer.
     ablation
@@ -152,9 +147,8 @@ def load(name_or_path: str | Path, layer: str | None = None, ablation: str = "ze
     ds = open_study(path_of(name_or_path), layer, ablation)
     images = str(ds.attrs.get("images"))
     if "thumbnails" not in ds and images in IMAGE_SETS:
-        dims = VARIABLES["thumbnails"].dims
-        lazy = indexing.LazilyIndexedArray(_BundledThumbnails(images, [str(i) for i in ds.image.values]))
-        ds["thumbnails"] = xr.Variable(dims, lazy, variable_attrs("thumbnails"))
+        pictures = lazy(_BundledThumbnails(images, [str(i) for i in ds.image.values]))
+        ds["thumbnails"] = xr.Variable(VARIABLES["thumbnails"].dims, pictures, variable_attrs("thumbnails"))
     return ds
 
 
@@ -177,7 +171,7 @@ def recipe(name: str) -> Recipe:
     return known[name]
 
 
-class _BundledThumbnails(BackendArray):
+class _BundledThumbnails(LazyArray):
     """Pictures of a bundled image set for the images of a study, read when asked."""
 
     def __init__(self, name: str, ids: list[str]) -> None:
@@ -185,10 +179,7 @@ class _BundledThumbnails(BackendArray):
         size, channels = (64, 3) if name == "emoji" else (28, 1)
         self.shape, self.dtype = (len(ids), size, size, channels), np.dtype(np.uint8)
 
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
-
-    def _read(self, key: tuple[Any, ...]) -> np.ndarray:
+    def read(self, key: tuple[Any, ...]) -> np.ndarray:
         found = bundled_images(self.name)
         if found.ids != self.ids:
             position = {name: place for place, name in enumerate(found.ids)}

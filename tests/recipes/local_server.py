@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
@@ -20,7 +21,7 @@ class Server:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                name = self.path.lstrip("/")
+                name = unquote(self.path.lstrip("/"))
                 server.asked.append(name)
                 if name in server.answers:
                     server.answers[name](self)

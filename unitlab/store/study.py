@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import xarray as xr
 import zarr
 from numcodecs.zstd import Zstd
 from xarray.backends import BackendArray
 from xarray.core import indexing
-from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
+from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, VLenUTF8Codec, ZstdCodec
+from zarr.core.array_spec import ArraySpec
+from zarr.core.buffer import Buffer
 
 from unitlab import schema
-from unitlab.errors import UnitlabError, nearest_names, write_failure
+from unitlab.errors import UnitlabError, nearest_names, what_it_says, write_failure
 from unitlab.schema import SCHEMA_VERSION, VARIABLES, variable_attrs
-from unitlab.store.files import Manifest, check_chunks, file_identity, read_manifest
+from unitlab.store.files import LocalFiles, StudyFiles
 from unitlab.store.swap import finish_swap, swap_lock
 
 Group = tuple[Mapping[str, Any], Mapping[str, Any]]
@@ -130,7 +133,7 @@ def open_study(path: str | Path, layer: str | None = None, ablation: str = "zero
     Parameters
     ----------
     path
-        The store.
+        The store: a folder, or an address that fsspec opens.
     layer
         Default: the study's own default layer.
     ablation
@@ -149,8 +152,9 @@ def open_study(path: str | Path, layer: str | None = None, ablation: str = "zero
         No study at ``path``; a damaged, cut, foreign or newer one (the message names the file); a layer or ablation
         that it does not have.
     """
-    manifest = _checked_manifest(Path(path))
-    summary = _summary(manifest)
+    files = _study_files(path)
+    metadata = _metadata(files)
+    summary = _summary(files, *metadata)
     layer = str(summary.attrs.get("default_layer")) if layer is None else layer
     if layer not in summary.layers:
         raise UnitlabError(f"the study {summary.name!r} has no layer {layer!r}. {nearest_names(layer, summary.layers)}")
@@ -159,26 +163,26 @@ def open_study(path: str | Path, layer: str | None = None, ablation: str = "zero
             f"the study {summary.name!r} has no ablation {ablation!r} of {layer!r}. "
             f"{nearest_names(ablation, summary.layers[layer])}"
         )
-    arrays: dict[str, Any] = {}
+    arrays: dict[str, StoredArray] = {}
     attrs: dict[str, Any] = {}
     for key in (f"{layer}/{ablation}", layer, ""):
-        group, found = _stored_group(manifest, key)
+        group, found = _stored_group(files, *metadata, key)
         # an ablation of directions has its own activations in the place of the layer's
         arrays = {**group, **arrays}
         attrs = {**found, **attrs}
     for level, key in (("study", ""), ("layer", layer), ("ablation", f"{layer}/{ablation}")):
         own = {name: array for name, array in arrays.items() if VARIABLES[name].level == level}
         sizes: dict[str, int] = {dim: arrays[dim].shape[0] for dim in ("unit", "category", "image") if dim in arrays}
-        schema.check(own, level, dims=sizes, where=f"{manifest.folder}, group {key!r}")
-    ds = _opened(arrays, attrs, manifest)
+        schema.check(own, level, dims=sizes, where=f"{files.where}, group {key!r}")
+    ds = _opened(arrays, attrs, files)
     ds.encoding["ablations"] = summary.layers
     return ds
 
 
 def open_group(path: str | Path, key: str) -> xr.Dataset:
     """One group of a store alone: ``""``, ``"<layer>"`` or ``"<layer>/<ablation>"``."""
-    manifest = _checked_manifest(Path(path))
-    return _opened(*_stored_group(manifest, key), manifest)
+    files = _study_files(path)
+    return _opened(*_stored_group(files, *_metadata(files), key), files)
 
 
 def study_summary(path: str | Path) -> StudySummary:
@@ -189,7 +193,8 @@ def study_summary(path: str | Path) -> StudySummary:
     UnitlabError
         No study at ``path``, or a damaged, cut, foreign or newer one.
     """
-    return _summary(_checked_manifest(Path(path)))
+    files = _study_files(path)
+    return _summary(files, *_metadata(files))
 
 
 def check_files(path: str | Path) -> None:
@@ -200,42 +205,50 @@ def check_files(path: str | Path) -> None:
     UnitlabError
         A file is missing, cut or changed; the message names it.
     """
-    _checked_manifest(Path(path)).check_bytes()
+    _study_files(path).check()
 
 
-def _opened(arrays: Mapping[str, StoredArray], attrs: Mapping[str, Any], manifest: Manifest) -> xr.Dataset:
-    values: dict[str, Any] = {}
-    for name, array in arrays.items():
-        lazy: Any = indexing.LazilyIndexedArray(array)
-        if VARIABLES[name].coordinate:
-            values[name] = np.asarray(lazy)
-        elif array.dtype.itemsize * int(np.prod(array.shape, dtype=np.int64)) <= CACHED_BYTES:
-            values[name] = indexing.MemoryCachedArray(indexing.CopyOnWriteArray(lazy))
-        else:
-            values[name] = indexing.CopyOnWriteArray(lazy)
+def is_address(path: str | Path) -> bool:
+    """Whether a store is given by an address, such as "https://…" or "s3://…"."""
+    return isinstance(path, str) and "://" in path
+
+
+def _opened(arrays: Mapping[str, StoredArray], attrs: Mapping[str, Any], files: StudyFiles) -> xr.Dataset:
+    values = {name: array.whole() if VARIABLES[name].coordinate else lazy(array) for name, array in arrays.items()}
     ds = _dataset(values, attrs)
-    ds.encoding["source"] = str(manifest.folder)
+    ds.encoding["source"] = files.where
     return ds
 
 
-def _checked_manifest(path: Path) -> Manifest:
-    """The manifest of a store whose metadata is whole and whose files are all there."""
-    folder = Path(os.path.abspath(path))
+def _study_files(path: str | Path) -> StudyFiles:
+    """The files of a store; in a folder, all of them are there."""
+    files = _remote_files(str(path)) if is_address(path) else _local_files(Path(os.path.abspath(path)))
+    if files.manifest.schema > SCHEMA_VERSION:
+        raise UnitlabError(
+            f"{files.where} was written by a newer unitlab (schema {files.manifest.schema}, this one reads up to "
+            f"{SCHEMA_VERSION}); install a newer unitlab"
+        )
+    if isinstance(files, LocalFiles):
+        files.check_presence()
+    return files
+
+
+def _remote_files(address: str) -> StudyFiles:
+    try:
+        from unitlab.store.remote import RemoteFiles
+    except ImportError as error:
+        raise UnitlabError(f"a study at an address needs {error.name}; install unitlab with its extra 'remote'") from error
+    return RemoteFiles(address.rstrip("/"))
+
+
+def _local_files(folder: Path) -> LocalFiles:
     if not os.path.lexists(folder):
         _recover(folder)
     try:
         _refuse_what_is_no_study(folder)
-        manifest = read_manifest(folder)
+        return LocalFiles(folder)
     except OSError as error:
         raise UnitlabError(f"{folder} cannot be read: {error.strerror} ({error.filename})") from error
-    if manifest.schema > SCHEMA_VERSION:
-        raise UnitlabError(
-            f"{folder} was written by a newer unitlab (schema {manifest.schema}, this one reads up to {SCHEMA_VERSION}); "
-            "install a newer unitlab"
-        )
-    manifest.check_presence()
-    manifest.check_bytes(name for name in manifest.files if name.endswith("zarr.json"))
-    return manifest
 
 
 def _recover(folder: Path) -> None:
@@ -271,25 +284,32 @@ def _refuse_what_is_no_study(folder: Path) -> None:
     raise UnitlabError(f"{folder} is a zarr store, but no study of unitlab (no attribute 'unitlab_schema')")
 
 
-def _group_json(manifest: Manifest, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Attributes and consolidated metadata (member → metadata) of a group."""
-    name = f"{key}/zarr.json" if key else "zarr.json"
-    if name not in manifest.files:
-        raise UnitlabError(f"{manifest.folder} is not a study: it has no group {key!r}")
-    try:
-        content = json.loads((manifest.folder / name).read_bytes())
+def _metadata(files: StudyFiles) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Attributes of the root, and the metadata of everything below it (path → metadata), as the root holds it."""
+    if "zarr.json" not in files.manifest.files:
+        raise UnitlabError(f"{files.where} is not a study: it has no zarr.json")
+    with _as_unitlab_error(f"{files.where} is not a study: zarr.json has another layout"):
+        content = json.loads(files.read("zarr.json"))
         attrs, members = content["attributes"], content["consolidated_metadata"]["metadata"]
         if not isinstance(attrs, dict) or not all(isinstance(member, dict) for member in members.values()):
             raise TypeError("attributes and members are expected as JSON objects")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UnitlabError(f"{manifest.folder} is not a study: {name} has another layout ({error})") from error
     return attrs, members
 
 
-def _summary(manifest: Manifest) -> StudySummary:
-    attrs, members = _group_json(manifest, "")
-    if attrs.get("unitlab_schema") != manifest.schema:
-        raise UnitlabError(f"{manifest.folder} is not a study: its attributes lack 'unitlab_schema'")
+@contextmanager
+def _as_unitlab_error(what: str) -> Iterator[None]:
+    """Whatever else goes wrong, at zarr or in what somebody made of a file, is told as a `UnitlabError`."""
+    try:
+        yield
+    except UnitlabError:
+        raise
+    except Exception as error:
+        raise UnitlabError(f"{what} ({what_it_says(error)})") from error
+
+
+def _summary(files: StudyFiles, attrs: dict[str, Any], members: Mapping[str, Any]) -> StudySummary:
+    if attrs.get("unitlab_schema") != files.manifest.schema:
+        raise UnitlabError(f"{files.where} is not a study: its attributes lack 'unitlab_schema'")
     layers: dict[str, list[str]] = {}
     for layer in attrs.get("layers", []):
         kinds = [name.split("/")[1] for name, member in members.items() if _is_group(member) and name.startswith(f"{layer}/")]
@@ -297,11 +317,10 @@ def _summary(manifest: Manifest) -> StudySummary:
     sizes = {}
     for name in ("category", "image"):
         if name not in members:
-            raise UnitlabError(f"{manifest.folder} lacks the variable '{name}'")
-        check_metadata(members[name], name, manifest)
-        sizes[name] = int(members[name]["shape"][0])
+            raise UnitlabError(f"{files.where} lacks the variable '{name}'")
+        sizes[name] = StoredArray(members[name], name, files).shape[0]
     return StudySummary(
-        str(attrs.get("name", manifest.folder.stem)), str(attrs.get("network", "")), str(attrs.get("images", "")),
+        str(attrs.get("name", PurePosixPath(files.where).stem)), str(attrs.get("network", "")), str(attrs.get("images", "")),
         layers, sizes["category"], sizes["image"], attrs,
     )  # fmt: skip
 
@@ -310,114 +329,84 @@ def _is_group(member: Mapping[str, Any]) -> bool:
     return member.get("node_type") == "group"
 
 
-def _stored_group(manifest: Manifest, key: str) -> tuple[dict[str, StoredArray], dict[str, Any]]:
-    attrs, members = _group_json(manifest, key)
-    own = [name for name, member in members.items() if not _is_group(member) and "/" not in name]
-    paths = {name: f"{key}/{name}" if key else name for name in own}
-    # before zarr, which builds the codecs of all members when it opens the group
-    for name, path in paths.items():
-        check_metadata(members[name], path, manifest)
-    try:
-        group = zarr.open_group(manifest.folder, mode="r", path=key, zarr_format=3, use_consolidated=True)
-        # all at once: to ask zarr for one costs it a millisecond
-        opened = dict(group.arrays())
-        arrays = {name: StoredArray(opened[name], path, manifest) for name, path in paths.items()}
-    except Exception as error:
-        raise UnitlabError(
-            f"{manifest.folder}: the group {key!r} cannot be opened ({type(error).__name__}: {error})"
-        ) from error
+def _stored_group(
+    files: StudyFiles, attrs: dict[str, Any], members: Mapping[str, Any], key: str
+) -> tuple[dict[str, StoredArray], dict[str, Any]]:
+    """Arrays and attributes of a group."""
+    if key:
+        if key not in members or not isinstance(members[key].get("attributes"), dict):
+            raise UnitlabError(f"{files.where} is not a study: it has no group {key!r}")
+        attrs = members[key]["attributes"]
+    paths = [path for path, member in members.items() if path.rpartition("/")[0] == key and not _is_group(member)]
+    arrays = {path.rpartition("/")[2]: StoredArray(members[path], path, files) for path in paths}
     return arrays, {name: value for name, value in attrs.items() if name != "coordinates"}
 
 
-CODECS = {"text": ["vlen-utf8", "zstd", "crc32c"], "numbers": ["bytes", "zstd", "crc32c"], "index": ["bytes", "crc32c"]}
-CHUNK_KEYS: dict[str, Any] = {"name": "default", "configuration": {"separator": "/"}}
+class LazyArray(BackendArray):
+    """What xarray reads when it is looked at, by the interface that its guide for backends describes."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self.read)
+
+    def read(self, key: tuple[Any, ...]) -> np.ndarray[Any, Any]:
+        """The part that an outer index selects, one number, list of numbers or slice a dimension."""
+        raise NotImplementedError
+
+
+def lazy(array: LazyArray) -> Any:
+    """Data of a variable: copied before it is assigned to, and kept once it was read, where it is small."""
+    read_late: Any = indexing.LazilyIndexedArray(array)
+    data = indexing.CopyOnWriteArray(read_late)
+    small = array.dtype.itemsize * math.prod(array.shape) <= CACHED_BYTES
+    return indexing.MemoryCachedArray(data) if small else data
+
+
+class StoredArray(LazyArray):
+    """One variable of a store, read by zarr; whatever goes wrong on the way is a `UnitlabError`."""
+
+    def __init__(self, metadata: dict[str, Any], path: str, files: StudyFiles) -> None:
+        self.metadata, self.path, self.files = metadata, path, files
+        with _as_unitlab_error(f"{files.where}: the variable '{path}' cannot be opened"):
+            accepted: Any = _zarr_metadata(metadata, path, files)
+            self.array = zarr.Array(zarr.AsyncArray(accepted, zarr.storage.StorePath(files, path)))
+        self.shape = self.array.shape
+        text = VARIABLES[path.rpartition("/")[2]].kind == "T"
+        self.dtype = np.dtype(object) if text else np.dtype(self.array.dtype)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # zarr would take its own codecs in the place of those here
+        return StoredArray, (self.metadata, self.path, self.files)
+
+    def read(self, key: tuple[Any, ...]) -> np.ndarray[Any, Any]:
+        with _as_unitlab_error(f"{self.files.where}: the variable '{self.path}' cannot be read"):
+            return np.asarray(self.array.oindex[key]).astype(self.dtype, copy=False)
+
+    def whole(self) -> np.ndarray[Any, Any]:
+        """All of it."""
+        return self.read((slice(None),) * len(self.shape))
+
+
 LARGEST_CHUNK = 1 << 28
 LARGEST_COORDINATE = 1 << 27
 LONGEST_TEXT = 1 << 16
 
 
-class StoredArray(BackendArray):
-    """One variable of a store, read when asked; whatever goes wrong on the way is a `UnitlabError`."""
+class BoundedZstd(ZstdCodec):
+    """Decodes into the room that the chunk has: zarr's own decodes whatever a small file unpacks to."""
 
-    def __init__(self, array: zarr.Array[Any], path: str, manifest: Manifest) -> None:
-        self.array, self.path, self.manifest = array, path, manifest
-        self.rows = StoredRows(array, manifest.folder / path)
-        self.shape: tuple[int, ...] = array.shape
-        text = VARIABLES[path.rpartition("/")[2]].kind == "T"
-        self.dtype = np.dtype(object) if text else np.dtype(array.dtype)
-        items = math.prod(array.chunks)
-        self.chunk_bytes = min(items * LONGEST_TEXT, LARGEST_CHUNK) if text else items * self.dtype.itemsize
-        self.inner_chunks = math.prod(array.shards) // items if array.shards else 0
-        self.bounded: dict[str, tuple[int, int, int]] = {}
-
-    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
-        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
-
-    def _read(self, key: tuple[Any, ...]) -> np.ndarray[Any, Any]:
-        forward = tuple(_without_negative_step(part, size) for part, size in zip(key, self.shape, strict=True))
-        files = self._files(forward[0] if forward else slice(None))
-        try:
-            self._bound(files)
-            if forward and self.rows.can_read(forward):
-                values = self.rows.rows(forward[0])
-            else:
-                values = np.asarray(self.array.oindex[forward])
-        except Exception as error:
-            self.manifest.check_same_store()
-            self.manifest.check_bytes(files)
-            if isinstance(error, UnitlabError):
-                raise
-            raise UnitlabError(
-                f"{self.manifest.folder}: the variable '{self.path}' cannot be read ({type(error).__name__}: {error})"
-            ) from error
-        # zarr reads a chunk that is missing as the fill value, and one that belongs elsewhere without a word
-        self.manifest.check_same_store()
-        try:
-            self.manifest.check_bytes_once(files)
-        except OSError as error:
-            raise UnitlabError(f"{self.manifest.folder} cannot be read any more ({error.strerror})") from error
-        return values.astype(self.dtype, copy=False)
-
-    def _bound(self, files: list[str]) -> None:
-        """zarr decodes whatever a chunk unpacks to: refuse what is larger than a chunk before it does."""
-        for name in files:
-            path = self.manifest.folder / name
-            now = file_identity(path)
-            if self.bounded.get(name) != now:
-                exactly = self.dtype != object
-                check_chunks(
-                    path, chunk_bytes=self.chunk_bytes, exactly=exactly, inner_chunks=self.inner_chunks, held=self._held(name)
-                )
-                self.bounded[name] = now
-
-    def _held(self, name: str) -> int:
-        """Chunks that a file holds: the last one has room for more."""
-        if not self.array.shards:
-            return 0
-        rows, chunk_rows = self.array.shards[0], self.array.chunks[0]
-        left = self.shape[0] - rows * int(name.removeprefix(f"{self.path}/c/").partition("/")[0])
-        return min(rows, left + chunk_rows - 1) // chunk_rows
-
-    def _files(self, rows: Any) -> list[str]:
-        """Files that hold some of the rows; a variable is split into files along its first dimension."""
-        prefix = f"{self.path}/c"
-        files = self.manifest.below(prefix)
-        if not self.shape or len(files) <= 1:
-            return files
-        outer = self.array.shards or self.array.chunks
-        touched = {int(block) for block in np.unique(np.arange(self.shape[0])[rows] // outer[0])}
-        return [name for name in files if int(name.removeprefix(f"{prefix}/").partition("/")[0]) in touched]
+    async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer:
+        dtype, items = chunk_spec.dtype.to_native_dtype(), math.prod(chunk_spec.shape)
+        text = dtype.kind not in "iufb"
+        room = np.zeros(min(items * LONGEST_TEXT, LARGEST_CHUNK) if text else items * dtype.itemsize, np.uint8)
+        await asyncio.to_thread(Zstd().decode, chunk_bytes.as_numpy_array(), room)
+        return chunk_spec.prototype.buffer.from_array_like(room)
 
 
-def _without_negative_step(part: Any, size: int) -> Any:
-    """zarr takes no slices that run backwards."""
-    if isinstance(part, slice) and (part.step or 1) < 0:
-        return np.arange(size)[part]
-    return part
-
-
-def check_metadata(metadata: dict[str, Any], path: str, manifest: Manifest) -> None:
-    """Refuse an array that unitlab cannot have written: codecs, shapes and dimensions.
+def _zarr_metadata(metadata: dict[str, Any], path: str, files: StudyFiles) -> dict[str, Any]:
+    """Metadata of an array, with the codecs that unitlab writes; refused where unitlab cannot have written it.
 
     Parameters
     ----------
@@ -425,7 +414,7 @@ def check_metadata(metadata: dict[str, Any], path: str, manifest: Manifest) -> N
         The array's zarr metadata.
     path
         Of the array inside the store.
-    manifest
+    files
         Of the store.
 
     Raises
@@ -433,145 +422,36 @@ def check_metadata(metadata: dict[str, Any], path: str, manifest: Manifest) -> N
     UnitlabError
         Another codec than unitlab's (objects, pickles), a shape that the store's files cannot hold, other dimensions.
     """
-    where = f"{manifest.folder}: the variable '{path}'"
+    where = f"{files.where}: the variable '{path}'"
     row = VARIABLES.get(path.rpartition("/")[2])
     if row is None:
         raise UnitlabError(f"{where} is unknown to this version of unitlab")
-    try:
-        shape = [int(size) for size in metadata["shape"]]
-        outer = [int(size) for size in metadata["chunk_grid"]["configuration"]["chunk_shape"]]
-        codecs, inner, index, at_end = metadata["codecs"], outer, CODECS["index"], True
-        if [codec["name"] for codec in codecs] == ["sharding_indexed"]:
-            sharding = codecs[0]["configuration"]
-            inner = [int(size) for size in sharding["chunk_shape"]]
-            codecs, index = sharding["codecs"], [codec["name"] for codec in sharding["index_codecs"]]
-            at_end = sharding.get("index_location", "end") == "end"
-        names = [codec["name"] for codec in codecs]
-        dims, kind = tuple(metadata["dimension_names"]), metadata["data_type"]
-        whole = (
-            metadata["zarr_format"] == 3
-            and metadata["chunk_grid"]["name"] == "regular"
-            and metadata["chunk_key_encoding"] == CHUNK_KEYS
-            and not metadata.get("storage_transformers")
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UnitlabError(f"{where} has metadata of another layout") from error
-    if not isinstance(kind, str) or not whole:
-        raise UnitlabError(f"{where} is stored in a way that unitlab does not read ({kind!r:.60})")
-    expected_names = CODECS["text" if row.kind == "T" else "numbers"]
-    if names != expected_names or index != CODECS["index"] or not at_end:
-        raise UnitlabError(
-            f"{where} is refused: it is encoded with {', '.join(map(str, names))}; unitlab reads {', '.join(expected_names)}"
-        )
-    if (kind == "string") != (row.kind == "T"):
-        raise UnitlabError(f"{where} holds {kind!r}, which is not what unitlab writes there")
-    if dims != row.dims or len(shape) != len(dims) or len(outer) != len(dims) or len(inner) != len(dims):
+    shape, outer, kind = metadata["shape"], metadata["chunk_grid"]["configuration"]["chunk_shape"], metadata["data_type"]
+    dims, codecs, inner = tuple(metadata["dimension_names"]), metadata["codecs"], outer
+    sharded = [codec["name"] for codec in codecs] == ["sharding_indexed"]
+    if sharded:
+        inner, codecs = codecs[0]["configuration"]["chunk_shape"], codecs[0]["configuration"]["codecs"]
+    names = [str(codec["name"]) for codec in codecs]
+    text = row.kind == "T"
+    expected = ["vlen-utf8" if text else "bytes", "zstd", "crc32c"]
+    if names != expected:
+        raise UnitlabError(f"{where} is refused: it is encoded with {', '.join(names)}; unitlab reads {', '.join(expected)}")
+    if not isinstance(kind, str) or (kind == "string") != text:
+        raise UnitlabError(f"{where} holds {kind!r:.60}, which is not what unitlab writes there")
+    if dims != row.dims or not len(shape) == len(dims) == len(outer) == len(inner):
         raise UnitlabError(f"{where} has the dimensions {dims}, expected {row.dims}")
-    items = math.prod(shape)
-    if min([*shape, *inner, *outer, 1]) < 0 or 0 in outer or 0 in inner or items > 1 << 45:
-        raise UnitlabError(f"{where} is refused: its shape {tuple(shape)} cannot be")
-    width = 1 if kind == "string" else _width(kind, where)
-    # in blocks of rows, none longer than the array
-    rows = max(shape[0], 1)
-    blocks = inner[1:] == outer[1:] == [max(size, 1) for size in shape[1:]] and inner[0] <= rows and outer[0] < rows + inner[0]
-    large = math.prod(inner) * width > LARGEST_CHUNK or (row.coordinate and items > LARGEST_COORDINATE)
-    if not blocks or outer[0] % inner[0] or large:
+    # in blocks of rows, none longer than the array, in files that hold at least the places of their chunks
+    there = {name: size for name, (size, _) in files.manifest.files.items() if name.startswith(f"{path}/c/")}
+    rows, row_shape = max(shape[0], 1), [max(size, 1) for size in shape[1:]]
+    blocks = inner[1:] == outer[1:] == row_shape and 0 < inner[0] <= rows and inner[0] <= outer[0] < rows + inner[0]
+    large = math.prod(inner) * (1 if text else np.dtype(kind).itemsize) > LARGEST_CHUNK
+    large = large or (row.coordinate and math.prod(shape) > LARGEST_COORDINATE)
+    if not blocks or large or (sharded and 16 * outer[0] // inner[0] > min(there.values(), default=0)):
         raise UnitlabError(f"{where} is refused: its shape {tuple(shape)} in chunks of {tuple(inner)} is absurd")
-    expected = -(-shape[0] // outer[0]) if items else 0
-    there = manifest.below(f"{path}/c")
-    if expected != len(there):
-        raise UnitlabError(f"{where} of shape {tuple(shape)} needs {expected} files, the store has {len(there)}")
-    if set(there) != {f"{path}/c/{number}{'/0' * (len(shape) - 1)}" for number in range(expected)}:
-        raise UnitlabError(f"{where} is refused: its files are called otherwise than unitlab calls them")
-
-
-def _width(kind: str, where: str) -> int:
-    try:
-        return np.dtype(kind).itemsize
-    except TypeError as error:
-        raise UnitlabError(f"{where} holds {kind!r}, which unitlab does not read") from error
-
-
-Array = np.ndarray[Any, Any]
-
-CHECKSUM = 4  # bytes
-MISSING = np.iinfo(np.uint64).max
-MOST_CHUNKS = 64  # zarr decodes many at once
-
-
-class StoredRows:
-    """``rows(numbers)`` of an array that is split along its first dimension alone and encoded as unitlab encodes."""
-
-    def __init__(self, array: zarr.Array[Any], folder: Path) -> None:
-        self.array, self.folder = array, folder
-        sharded = array.metadata.codecs if array.metadata.zarr_format == 3 else ()
-        self.supported = bool(
-            array.shards
-            and array.chunks[1:] == array.shards[1:] == array.shape[1:]
-            and len(sharded) == 1
-            and isinstance(sharded[0], ShardingCodec)
-            and _kinds(sharded[0].codecs) == [BytesCodec, ZstdCodec, Crc32cCodec]
-            and _kinds(sharded[0].index_codecs) == [BytesCodec, Crc32cCodec]
-            and sharded[0].index_location.value == "end"
-            and all(codec.endian is None or codec.endian.value == "little" for codec in _bytes_codecs(sharded[0]))
+    count = -(-shape[0] // outer[0]) if math.prod(shape) else 0
+    if len(there) != count or set(there) != {f"{path}/c/{number}{'/0' * len(row_shape)}" for number in range(count)}:
+        raise UnitlabError(
+            f"{where} of shape {tuple(shape)} needs {count} files; the store has {len(there)}, or calls them otherwise"
         )
-
-    def can_read(self, key: tuple[Any, ...]) -> bool:
-        """Whether the selection is of few numbered rows, each as a whole."""
-        if not self.supported or isinstance(key[0], slice):
-            return False
-        numbers = np.asarray(key[0])
-        if not numbers.size or numbers.min() < 0 or numbers.max() >= self.array.shape[0]:
-            return False
-        whole = all(
-            isinstance(part, slice) and part.indices(size) == (0, size, 1)
-            for part, size in zip(key[1:], self.array.shape[1:], strict=True)
-        )
-        return whole and len(np.unique(numbers // self.array.chunks[0])) <= MOST_CHUNKS
-
-    def rows(self, numbers: Any) -> Array:
-        """The row of a number, or those of several."""
-        wanted = np.atleast_1d(np.asarray(numbers))
-        chunk_rows = self.array.chunks[0]
-        assert self.array.shards is not None
-        per_shard = self.array.shards[0] // chunk_rows
-        found = np.empty((len(wanted), *self.array.shape[1:]), self.array.dtype)
-        chunks = wanted // chunk_rows
-        for shard in np.unique(chunks // per_shard):
-            inner = "/".join("0" * (self.array.ndim - 1))
-            with open(self.folder / f"c/{shard}{inner and '/' + inner}", "rb") as file:
-                index = _index(file, per_shard)
-                for chunk in np.unique(chunks[chunks // per_shard == shard]):
-                    here = chunks == chunk
-                    found[here] = self._chunk(file, *index[chunk - shard * per_shard])[wanted[here] - chunk * chunk_rows]
-        return found if np.ndim(numbers) else found[0]
-
-    def _chunk(self, file: Any, offset: int, size: int) -> Array:
-        if offset == MISSING:
-            return np.full(self.array.chunks, self.array.fill_value, self.array.dtype)
-        file.seek(int(offset))
-        values = np.empty(self.array.chunks, self.array.dtype)
-        Zstd().decode(_checked(file.read(int(size))), out=values.view(np.uint8))
-        return values
-
-
-def _index(file: Any, per_shard: int) -> Array:
-    """(chunk, 2): where each chunk of a shard begins, and its bytes."""
-    size = 16 * per_shard + CHECKSUM
-    file.seek(-size, 2)
-    return np.frombuffer(_checked(file.read(size)), "<u8").reshape(per_shard, 2)
-
-
-def _checked(stored: bytes) -> bytes:
-    content, checksum = stored[:-CHECKSUM], stored[-CHECKSUM:]
-    if google_crc32c.value(content) != int.from_bytes(checksum, "little"):
-        raise ValueError("a checksum does not match")
-    return content
-
-
-def _kinds(codecs: Any) -> list[type]:
-    return [type(codec) for codec in codecs]
-
-
-def _bytes_codecs(sharding: ShardingCodec) -> list[BytesCodec]:
-    return [codec for codec in (*sharding.codecs, *sharding.index_codecs) if isinstance(codec, BytesCodec)]
+    own = [VLenUTF8Codec() if text else BytesCodec.from_dict(codecs[0]), BoundedZstd(), Crc32cCodec()]
+    return {**metadata, "codecs": [ShardingCodec(chunk_shape=tuple(inner), codecs=own)] if sharded else own}

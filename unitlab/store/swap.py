@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from unitlab.errors import UnitlabError
-from unitlab.store.files import read_manifest
+from unitlab.store.files import LocalFiles
 
 SWAP_SECONDS = 30.0
 
@@ -45,7 +45,7 @@ def finish_swap(target: Path) -> None:
         return
     if not target.exists():
         try:
-            read_manifest(building).check_bytes()
+            LocalFiles(building).check()
             building.rename(target)
         except (UnitlabError, FileNotFoundError):
             previous.rename(target)

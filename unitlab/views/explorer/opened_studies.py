@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from unitlab.catalog import path_of, stored_studies
 from unitlab.errors import UnitlabError
 from unitlab.views.explorer.measured_study import MeasuredStudy
@@ -48,6 +50,6 @@ class OpenedStudies:
 
 def _is_named(source: StudySource, name: str) -> bool:
     try:
-        return source.path is not None and source.path.samefile(path_of(name))
+        return source.path is not None and Path(source.path).samefile(path_of(name))
     except (OSError, UnitlabError):
         return False

@@ -11,6 +11,7 @@ import xarray as xr
 from unitlab.catalog import load, path_of
 from unitlab.errors import UnitlabError
 from unitlab.recipes import known_recipes
+from unitlab.store.study import is_address
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class StudySource:
 
     given: Any
     name: str
-    path: Path | None
+    path: str | Path | None
     layers: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
@@ -28,7 +29,7 @@ class StudySource:
         if isinstance(ds_or_name, xr.Dataset):
             ds = ds_or_name
             stored = ds.encoding.get("source")
-            path = Path(stored) if stored and Path(stored).exists() else None
+            path = stored if stored and (is_address(stored) or Path(stored).exists()) else None
         elif isinstance(ds_or_name, str | Path):
             path = path_of(ds_or_name)
             ds = load(ds_or_name)
@@ -51,7 +52,7 @@ class StudySource:
 
     def remedy(self) -> str:
         """The command that helps where the store is not there any more; empty where it is."""
-        if self.path is None or self.path.exists():
+        if self.path is None or is_address(self.path) or Path(self.path).exists():
             return ""
         return f"unitlab compute {self.name}" if self.name in known_recipes() else "unitlab.studies()"
 
