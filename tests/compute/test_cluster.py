@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -10,10 +11,16 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
+import dask
 import distributed
 import numpy as np
 import pytest
@@ -28,9 +35,7 @@ from unitlab.cli import main
 from unitlab.compute.files.recipe_files import RecipeFiles
 from unitlab.compute.sweep import cluster as clusters
 from unitlab.compute.sweep import plan as planning
-from unitlab.compute.sweep.cluster import assigned_devices
-from unitlab.compute.sweep.fingerprints import SAMPLED_IMAGES
-from unitlab.compute.sweep.worker import WorkerFacts
+from unitlab.compute.sweep import worker as workers
 from unitlab.store.shards import JoinedStudy, PartialStudy
 
 # no dashboard, and every port chosen by the system
@@ -68,10 +73,10 @@ def network() -> torch.nn.Module:
     return FunctionalReLU().eval()
 
 
-def ablate(folder: Path, store: Path, layer: Any = "conv2", **options: Any) -> None:
+def ablate(folder: Path, store: Path, layer: Any = "conv2", at: int = 106, device: str | None = "cpu", **options: Any) -> None:
     unitlab.ablate(
-        network(), scripted_source(folder), layer,
-        store=store, batch_size=4, memory="64 MB", progress=False, device="cpu", **options,
+        network(), scripted_source(folder, at=at), layer,
+        store=store, batch_size=4, memory="64 MB", progress=False, device=device, **options,
     )  # fmt: skip
 
 
@@ -104,14 +109,38 @@ def test_principal_axes_are_worked_out_once_and_sent_to_the_workers(client: dist
     assert data_files(tmp_path / "workers.zarr") == data_files(tmp_path / "alone.zarr")
 
 
-def test_a_killed_worker_costs_its_shard(tmp_path: Path, client: Any, caplog: pytest.LogCaptureFixture) -> None:
+# both workers look at the first image for the shapes, and at those of the fingerprint
+SAMPLED = {int(position) for position in np.linspace(0, 127, planning.SAMPLED_IMAGES)}
+
+
+def reads(folder: Path) -> dict[int, list[int]]:
+    """The positions that each worker has read, by its process."""
+    notes = {
+        int(path.name): path.read_text().split() for path in (folder / "readers").iterdir() if path.name != str(os.getpid())
+    }
+    return {pid: [int(position) for position in positions] for pid, positions in notes.items()}
+
+
+def worker_that_reads(folder: Path, position: int) -> int:
+    """The process of a worker that comes to an image."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        for pid, positions in reads(folder).items():
+            if position in positions:
+                return pid
+        time.sleep(0.01)
+    raise AssertionError(f"no worker has read image {position}")
+
+
+def test_a_killed_worker_costs_its_shard(tmp_path: Path, client: Any) -> None:
     ablate(tmp_path, tmp_path / "one.zarr")
     pids = set(client.run(os.getpid).values())
     (tmp_path / "kill").touch()
-    with caplog.at_level(logging.INFO, logger="unitlab"):
-        ablate(tmp_path, tmp_path / "many.zarr", client=client)
-    lost = [record.getMessage() for record in caplog.records if "is gone" in record.getMessage()]
-    assert len(lost) == 1 and "images 104 to 108, is computed again" in lost[0]
+    (tmp_path / "readers").mkdir()
+    ablate(tmp_path, tmp_path / "many.zarr", client=client)
+    counts = Counter(chain.from_iterable(reads(tmp_path).values()))
+    again = {position for position, count in counts.items() if count > 1} - SAMPLED
+    assert 106 in again and again <= set(range(104, 108)) and counts[106] == 2
     client.wait_for_workers(2, timeout=60)
     assert len(pids - set(client.run(os.getpid).values())) == 1
     assert data_files(tmp_path / "many.zarr") == data_files(tmp_path / "one.zarr")
@@ -120,12 +149,9 @@ def test_a_killed_worker_costs_its_shard(tmp_path: Path, client: Any, caplog: py
 def test_workers_read_the_images_of_their_shards_and_no_others(tmp_path: Path, client: Any) -> None:
     (tmp_path / "readers").mkdir()
     ablate(tmp_path, tmp_path / "many.zarr", client=client)
-    one, other = ((tmp_path / "readers" / str(pid)).read_text().split() for pid in client.run(os.getpid).values())
-    # both look at the first image for the shapes, and at those of the fingerprint
-    sampled = {str(position) for position in np.linspace(0, 127, SAMPLED_IMAGES).astype(int)}
-    assert set(one) & set(other) <= sampled and set(one) | set(other) == {str(position) for position in range(128)}
-    reads = Counter(one + other)
-    assert all(count == (3 if position in sampled else 1) for position, count in reads.items())
+    one, other = reads(tmp_path).values()
+    assert set(one) & set(other) <= SAMPLED and set(one) | set(other) == set(range(128))
+    assert all(count == (3 if position in SAMPLED else 1) for position, count in Counter(one + other).items())
 
 
 def test_processes_of_a_loader_are_threads_in_a_worker(tmp_path: Path, client: Any) -> None:
@@ -151,13 +177,14 @@ with distributed.Client({address!r}, set_as_default=False) as client:
 """
 
 
+def sweep_command(client: distributed.Client, folder: Path) -> list[str]:
+    paths = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+    return [sys.executable, "-c", SWEEP.format(paths=paths, address=client.scheduler_info()["address"], folder=str(folder))]
+
+
 def test_ctrl_c_ends_with_the_current_shards_and_the_sweep_resumes(tmp_path: Path, client: Any) -> None:
     (tmp_path / "hold").touch()
-    code = SWEEP.format(
-        paths=[str(Path(__file__).parents[2]), str(Path(__file__).parents[1]), str(Path(__file__).parent)],
-        address=client.scheduler_info()["address"], folder=str(tmp_path),
-    )  # fmt: skip
-    with sweep_process([sys.executable, "-c", code]) as process:
+    with sweep_process(sweep_command(client, tmp_path)) as process:
         # one worker is held at images 104 to 108, the other one goes on
         wait_for_shards(process, tmp_path, 28)
         process.send_signal(signal.SIGINT)
@@ -167,6 +194,32 @@ def test_ctrl_c_ends_with_the_current_shards_and_the_sweep_resumes(tmp_path: Pat
         said += list(process.stderr)
     assert process.returncode == -signal.SIGINT, said
     assert (tmp_path / "many.zarr.partial" / "shard-000026.safetensors").exists() and not (tmp_path / "many.zarr").exists()
+    ablate(tmp_path, tmp_path / "many.zarr", client=client)
+    ablate(tmp_path, tmp_path / "one.zarr")
+    assert data_files(tmp_path / "many.zarr") == data_files(tmp_path / "one.zarr")
+
+
+def left_on(dask_worker: Any) -> list[str]:
+    """What is left of sweeps on a worker: plugins, and tasks."""
+    return [name for name in [*dask_worker.plugins, *dask_worker.state.tasks] if name.startswith("unitlab-")]
+
+
+def test_a_second_ctrl_c_stops_at_once_and_leaves_nothing_on_the_cluster(tmp_path: Path, client: Any) -> None:
+    (tmp_path / "hold").touch()
+    with sweep_process(sweep_command(client, tmp_path)) as process:
+        wait_for_shards(process, tmp_path, 28)
+        process.send_signal(signal.SIGINT)
+        said_until(process, "Ctrl-C again stops at once")
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+    assert (tmp_path / "hold").exists()
+    kept = {path.name for path in (tmp_path / "many.zarr.partial").glob("shard-*")}
+    (tmp_path / "hold").unlink()
+    until = time.monotonic() + 30
+    while any(client.run(left_on).values()):
+        assert time.monotonic() < until, client.run(left_on)
+        time.sleep(0.1)
+    assert {path.name for path in (tmp_path / "many.zarr.partial").glob("shard-*")} == kept and len(kept) >= 28
     ablate(tmp_path, tmp_path / "many.zarr", client=client)
     ablate(tmp_path, tmp_path / "one.zarr")
     assert data_files(tmp_path / "many.zarr") == data_files(tmp_path / "one.zarr")
@@ -196,6 +249,19 @@ def test_what_a_cluster_cannot_do_is_said(tmp_path: Path, client: Any) -> None:
         unitlab.ablate(network(), source, "conv2", store=tmp_path / "b.zarr", client=client, progress=False)
     with pytest.raises(UnitlabError, match="none of 2 Dask workers sees a GPU"):
         clusters.WorkerPool(client, "cuda")
+
+
+def test_workers_that_have_another_unitlab_or_none(tmp_path: Path, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torch_here.py").write_text("def count_gpus(): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import torch_here  # type: ignore[import-not-found]
+
+    with monkeypatch.context() as patched, pytest.raises(UnitlabError, match=r"worker tcp://.* lacks .*torch_here.*; install"):
+        patched.setattr(clusters, "count_gpus", torch_here.count_gpus)
+        ablate(tmp_path, tmp_path / "a.zarr", client=client)
+    monkeypatch.setattr(clusters, "__version__", "0.0.1")
+    with pytest.raises(UnitlabError, match=rf"worker tcp://.* has unitlab {unitlab.__version__}, here it is 0\.0\.1"):
+        ablate(tmp_path, tmp_path / "a.zarr", client=client)
 
 
 def test_a_network_that_the_workers_do_not_have(tmp_path: Path, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,26 +305,87 @@ def test_a_worker_writes_only_into_its_own_sweep(tmp_path: Path) -> None:
         worker.write(3, {"x": torch.arange(3).numpy()})
 
 
-def test_gpus_are_taken_in_turn() -> None:
-    def facts(host: str, gpus: int, visible: str = "") -> WorkerFacts:
-        return WorkerFacts(host, 1, gpus, visible, unitlab.__version__)
+def see_gpus(stack: contextlib.ExitStack, *names: str) -> None:
+    """Until the stack is closed, let this process believe that it sees GPUs; what is computed there, it computes as before."""
 
-    one_each = {"a": facts("left", 1, "0"), "b": facts("left", 1, "1"), "c": facts("right", 1, "0")}
-    assert assigned_devices(one_each, None) == {"a": "cuda:0", "b": "cuda:0", "c": "cuda:0"}
-    all_seen = {"a": facts("left", 2), "b": facts("left", 2), "c": facts("right", 2), "d": facts("left", 0)}
-    assert assigned_devices(all_seen, None) == {"a": "cuda:0", "b": "cuda:1", "c": "cuda:0"}
-    # a worker that comes later takes what is free, and nobody else moves
-    later = {"b": all_seen["b"], "c": all_seen["c"], "e": facts("left", 2)}
-    before = {"b": "cuda:1", "c": "cuda:0"}
-    assert assigned_devices(later, "cuda", before) == {"b": "cuda:1", "c": "cuda:0", "e": "cuda:0"}
-    assert assigned_devices(all_seen, "cpu") == dict.fromkeys("abcd", "cpu")
-    assert assigned_devices({"d": all_seen["d"]}, None) == {"d": "cpu"} and assigned_devices({"d": all_seen["d"]}, "cuda") == {}
+    def plan_sweep(*given: Any, device: str, **options: Any) -> planning.SweepPlan:
+        plan = planning.plan_sweep(*given, device="cpu", **options)
+        plan.fingerprint["device"] = device.partition(":")[0]
+        return plan
+
+    stack.enter_context(patch.object(torch.cuda, "is_available", lambda: bool(names)))
+    stack.enter_context(patch.object(torch.cuda, "device_count", lambda: len(names)))
+    stack.enter_context(patch.object(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(uuid=names[number])))
+    stack.enter_context(patch.object(workers, "plan_sweep", plan_sweep))
+
+
+def see_gpus_there(names: dict[str, list[str]], dask_worker: Any) -> None:
+    """As `see_gpus` in a worker, by its address; until this is called again."""
+    dask_worker.__dict__.setdefault("test_gpus", contextlib.ExitStack()).close()
+    if names:
+        see_gpus(dask_worker.test_gpus, *names.get(dask_worker.address, ()))
+
+
+def test_each_worker_has_a_gpu_of_its_own_while_there_are_enough(tmp_path: Path) -> None:
+    def take(*names: str, device: str = "cuda") -> tuple[str, str, contextlib.ExitStack]:
+        held = contextlib.ExitStack()
+        with contextlib.ExitStack() as stack:
+            see_gpus(stack, *names)
+            number, turn = workers.take_gpu(device, tmp_path, held)
+        return number, Path(turn.lock_file).name, held
+
+    first, second, third, fourth = (take("a", "b") for _ in range(4))
+    assert [worker[0] for worker in (first, second, third, fourth)] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+    assert first[1] == third[1] != second[1] == fourth[1]
+    # one that comes later has the place of one that went, and numbers say nothing about which GPU it is
+    second[2].close()
+    assert take("c", "b")[:2] == ("cuda:0", "gpu-c.lock") and take("a", "b")[:2] == ("cuda:1", "gpu-b.lock")
+    assert take("b", "a", device="cuda:1")[:2] == ("cuda:1", "gpu-a.lock")
+    assert take("d")[:2] == ("cuda:0", "gpu-d.lock")
+
+
+def test_two_workers_on_the_machine_of_one_gpu_take_turns(tmp_path: Path, client: Any) -> None:
+    ablate(tmp_path, tmp_path / "one.zarr")
+    client.run(see_gpus_there, {address: ["a"] for address in client.nthreads()})
+    (tmp_path / "readers").mkdir()
+    (tmp_path / "hold").touch()
+    counts = []
+
+    def count() -> None:
+        worker_that_reads(tmp_path, 42)
+        for _ in range(2):
+            counts.append(len(list((tmp_path / "many.zarr.partial").glob("shard-*"))))
+            time.sleep(1)
+        (tmp_path / "hold").unlink()
+
+    counting = threading.Thread(target=count)
+    counting.start()
+    try:
+        ablate(tmp_path, tmp_path / "many.zarr", device="cuda", at=42, client=client)
+    finally:
+        counting.join()
+        client.run(see_gpus_there, {})
+    assert len(counts) == 2 and 0 < counts[0] == counts[1] < 32, "the other one computes while the first one has the GPU"
+    assert data_files(tmp_path / "many.zarr") == data_files(tmp_path / "one.zarr")
+
+
+def test_workers_without_a_gpu_have_no_part_where_others_have_one(tmp_path: Path, client: Any) -> None:
+    ablate(tmp_path, tmp_path / "one.zarr")
+    pids = client.run(os.getpid)
+    client.run(see_gpus_there, {min(pids): ["a"]})
+    (tmp_path / "readers").mkdir()
+    try:
+        ablate(tmp_path, tmp_path / "many.zarr", device=None, client=client)
+    finally:
+        client.run(see_gpus_there, {})
+    assert set(reads(tmp_path)) == {pids[min(pids)]}
+    assert data_files(tmp_path / "many.zarr") == data_files(tmp_path / "one.zarr")
 
 
 def test_a_shard_that_kills_every_worker_ends_the_sweep_and_the_rest_is_kept(
-    tmp_path: Path, client: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cluster: Any, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clusters, "LOSSES", 2)  # as many as there are workers: a new one takes seconds
+    monkeypatch.setattr(cluster.scheduler, "allowed_failures", 1)  # a new worker takes seconds
     (tmp_path / "kill always").touch()
     with pytest.raises(UnitlabError, match=r"2 Dask workers in turn were lost while computing images 104 to 108.*memory="):
         ablate(tmp_path, tmp_path / "many.zarr", client=client)
@@ -293,39 +420,116 @@ def paused_worker(client: distributed.Client) -> Iterator[str]:
 
 
 def test_a_worker_that_dask_has_paused_is_not_waited_for(
-    tmp_path: Path, client: Any, paused_worker: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, client: Any, paused_worker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clusters, "NO_WORKER_SECONDS", 1.0)
-    meet, met = clusters.WorkerPool._meet_workers, []
-
-    def meet_late(pool: clusters.WorkerPool) -> None:
-        """It is paused in the moment in which it is given a shard."""
-        meet(pool)
-        met.append(paused_worker in pool.paused)
-        if len(met) <= 2:
-            pool.paused.clear()
-
-    monkeypatch.setattr(clusters.WorkerPool, "_meet_workers", meet_late)
-    (tmp_path / "hold").touch()
-    threading.Timer(3, (tmp_path / "hold").unlink).start()
+    pids = client.run(os.getpid)
+    (tmp_path / "readers").mkdir()
     ablate(tmp_path, tmp_path / "many.zarr", client=client)
-    assert all(met)
-    lost = [record.getMessage() for record in caplog.records if "is computed again" in record.getMessage()]
-    assert len(lost) == 1 and f"worker {paused_worker} is paused by Dask" in lost[0]
+    assert pids[paused_worker] not in reads(tmp_path) and len(reads(tmp_path)) == 1
     ablate(tmp_path, tmp_path / "one.zarr")
     assert data_files(tmp_path / "many.zarr") == data_files(tmp_path / "one.zarr")
+    monkeypatch.setattr(clusters, "NO_WORKER_SECONDS", 1.0)
     client.run(pause_at, 1e-9)
     wait_for_running(client, 0)
-    with pytest.raises(UnitlabError, match="no Dask worker for 1 s but 2 that Dask has paused, as their memory is full"):
+    with pytest.raises(UnitlabError, match="no Dask worker came within 1 s but 2 that Dask has paused, as their memory"):
         ablate(tmp_path, tmp_path / "never.zarr", client=client)
 
 
-def test_a_frozen_worker_is_not_waited_for_for_ever(tmp_path: Path, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clusters, "ANSWER_SECONDS", 2.0)
-    pid = min(client.run(os.getpid).values())
-    os.kill(pid, signal.SIGSTOP)
+@contextmanager
+def when_it_reads(folder: Path, position: int, then: Callable[[int], object]) -> Iterator[None]:
+    """Hold the worker that comes to an image until something was done with its process."""
+    (folder / "readers").mkdir()
+    (folder / "hold").touch()
+
+    def wait() -> None:
+        try:
+            then(worker_that_reads(folder, position))
+        finally:
+            (folder / "hold").unlink()
+
+    with ThreadPoolExecutor(1) as thread:
+        done = thread.submit(wait)
+        yield
+    done.result()
+
+
+def test_a_worker_that_dask_pauses_in_the_middle_ends_its_shard_and_gets_no_more(tmp_path: Path, client: Any) -> None:
+    def pause(pid: int) -> None:
+        client.run(pause_at, 1e-9, workers=[address for address, its in pids.items() if its == pid])
+        wait_for_running(client, 1)
+        paused.append(pid)
+
+    pids, paused = client.run(os.getpid), list[int]()
     try:
-        with pytest.raises(UnitlabError, match="Dask does not answer within 2 s: the scheduler or one of its workers hangs"):
-            ablate(tmp_path, tmp_path / "a.zarr", client=client)
+        with when_it_reads(tmp_path, 42, pause):
+            ablate(tmp_path, tmp_path / "many.zarr", at=42, client=client)
     finally:
-        os.kill(pid, signal.SIGCONT)
+        client.run(pause_at, 0.8)
+        wait_for_running(client, 2)
+    assert max(set(reads(tmp_path)[paused[0]]) - SAMPLED) == 43
+    ablate(tmp_path, tmp_path / "one.zarr")
+    assert data_files(tmp_path / "many.zarr") == data_files(tmp_path / "one.zarr")
+
+
+@pytest.fixture(scope="module")
+def changing_cluster() -> Iterator[distributed.LocalCluster]:
+    """One whose scheduler gives up a worker that it does not hear of for five seconds; workers import before it counts."""
+    with (
+        dask.config.set({"distributed.scheduler.worker-ttl": "1 s", "distributed.deploy.lost-worker-timeout": "5 minutes"}),
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, silence_logs=logging.CRITICAL, preload=["test_cluster"], **LOOPBACK
+        ) as found,
+    ):
+        yield found
+
+
+@pytest.fixture
+def changing_client(changing_cluster: distributed.LocalCluster) -> Iterator[distributed.Client]:
+    with distributed.Client(changing_cluster, set_as_default=False) as found:
+        yield found
+
+
+def test_the_only_worker_is_killed_and_comes_back(tmp_path: Path, changing_client: Any) -> None:
+    (tmp_path / "kill").touch()
+    ablate(tmp_path, tmp_path / "many.zarr", client=changing_client)
+    assert not (tmp_path / "kill").exists()
+    ablate(tmp_path, tmp_path / "one.zarr")
+    assert data_files(tmp_path / "many.zarr") == data_files(tmp_path / "one.zarr")
+
+
+def test_a_worker_that_comes_later_joins_in(tmp_path: Path, changing_cluster: Any, changing_client: Any) -> None:
+    def scale_up(_: int) -> None:
+        changing_cluster.scale(2)
+        worker_that_reads(tmp_path, 126)  # while the first one is held
+
+    with when_it_reads(tmp_path, 42, scale_up):
+        ablate(tmp_path, tmp_path / "many.zarr", at=42, client=changing_client)
+    ablate(tmp_path, tmp_path / "one.zarr")
+    assert data_files(tmp_path / "many.zarr") == data_files(tmp_path / "one.zarr")
+
+
+def test_a_frozen_worker_is_not_waited_for_for_ever(tmp_path: Path, changing_cluster: Any, changing_client: Any) -> None:
+    changing_cluster.scale(2)
+    changing_client.wait_for_workers(2, timeout=60)
+    frozen = []
+
+    def freeze(pid: int) -> None:
+        frozen.append(pid)
+        os.kill(pid, signal.SIGSTOP)
+
+    with when_it_reads(tmp_path, 42, freeze):
+        ablate(tmp_path, tmp_path / "many.zarr", at=42, client=changing_client)
+    assert 42 in set(chain.from_iterable(positions for pid, positions in reads(tmp_path).items() if pid not in frozen))
+    ablate(tmp_path, tmp_path / "one.zarr")
+    assert data_files(tmp_path / "many.zarr") == data_files(tmp_path / "one.zarr")
+
+
+def test_a_worker_that_is_frozen_before_is_waited_for_until_dask_ends_it(
+    tmp_path: Path, changing_cluster: Any, changing_client: Any
+) -> None:
+    changing_cluster.scale(2)
+    changing_client.wait_for_workers(2, timeout=60)
+    os.kill(min(changing_client.run(os.getpid).values()), signal.SIGSTOP)
+    ablate(tmp_path, tmp_path / "many.zarr", client=changing_client)
+    ablate(tmp_path, tmp_path / "one.zarr")
+    assert data_files(tmp_path / "many.zarr") == data_files(tmp_path / "one.zarr")

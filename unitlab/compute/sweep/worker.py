@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import itertools
 import pickle
 import socket
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from distributed import WorkerPlugin, get_worker
+from distributed import Status, Worker, WorkerPlugin, get_worker
+from filelock import FileLock, Timeout
 
 from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.sweep.plan import SweepPlan, UnitSums, plan_sweep
@@ -24,31 +26,30 @@ from unitlab.store.shards import JoinedStudy, differing_field
 from unitlab.version import __version__
 
 
-@dataclass(frozen=True)
-class WorkerFacts:
-    """What the sweep wants to know of a worker before it gives it work."""
-
-    host: str
-    threads: int
-    gpus: int
-    visible: str
-    unitlab: str
+def count_gpus() -> int:
+    """How many GPUs a worker sees."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def worker_facts(dask_worker: Any) -> WorkerFacts:
-    """Facts of a worker, which Dask gives to what it runs there."""
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return WorkerFacts(socket.gethostname(), dask_worker.state.nthreads, gpus, visible, __version__)
+def take_gpu(device: str, folder: Path, held: ExitStack) -> tuple[str, FileLock]:
+    """A GPU that as few other workers as possible have, until ``held`` is closed, and the lock by which they take turns."""
+    asked = torch.device(device).index
+    for others in itertools.count():
+        for number in range(count_gpus()) if asked is None else [asked]:
+            # the same number is another GPU where a worker has another CUDA_VISIBLE_DEVICES
+            gpu = folder / f"gpu-{torch.cuda.get_device_properties(number).uuid}"
+            with contextlib.suppress(Timeout):
+                held.enter_context(FileLock(f"{gpu}-{others}.lock", thread_local=False).acquire(timeout=0))
+                return f"cuda:{number}", FileLock(f"{gpu}.lock")
+    raise AssertionError("there is always another place")
 
 
+@dataclass
 class SweepPlugin(WorkerPlugin):
     """A sweep on a worker. Dask brings it to every worker once, to those that come later too.
 
     Parameters
     ----------
-    name
-        Of the sweep, as no other has it.
     payload
         The pickled network and image source.
     request
@@ -57,42 +58,59 @@ class SweepPlugin(WorkerPlugin):
         Of the plan that it must give.
     folder
         Where shards go.
+    device
+        What to compute on; "cuda": a GPU for each worker, or, where there are more workers, one that they use in turn.
+    resource
+        What Dask is told that workers have one of which can compute on that; each task takes it.
+    unitlab
+        The version that it must have.
     """
 
-    def __init__(
-        self,
-        name: str,
-        payload: bytes,
-        request: SweepRequest,
-        fingerprint: Mapping[str, str],
-        folder: Path,
-    ) -> None:
-        self.name = name
-        self.payload, self.request, self.fingerprint, self.folder = payload, request, dict(fingerprint), folder
+    payload: bytes
+    request: SweepRequest
+    fingerprint: dict[str, str]
+    folder: Path
+    device: str
+    resource: str
+    unitlab: str
 
-    def setup(self, worker: Any) -> None:
-        self.one_at_a_time, self.ended = threading.Lock(), threading.Event()
-        self.threads = worker.state.nthreads
+    async def setup(self, worker: Worker) -> None:
+        """Make ready to compute, and tell Dask so, where this worker can."""
+        self.ended, self.threads = threading.Event(), worker.state.nthreads
         self.plan: SweepPlan | None = None
         self.computation: ShardComputation | None = None
+        self.turn: AbstractContextManager[Any] = nullcontext()
+        self.held = ExitStack()
+        if self.unitlab != __version__:
+            raise UnitlabError(f"the Dask worker {worker.address} has unitlab {__version__}, here it is {self.unitlab}")
+        able = not self.device.startswith("cuda") or count_gpus() > 0
+        await worker.set_resources(**{self.resource: int(able)})
+        if worker.status is Status.running:
+            # Dask gives tasks for which it had no worker to one that begins to run, which this one did without the resource
+            worker.status = Status.paused
+            worker.status = Status.running
 
-    def teardown(self, worker: Any) -> None:
+    def teardown(self, worker: Worker) -> None:
         self.ended.set()
+        self.held.close()
 
     @contextmanager
-    def _prepared(self, device: str) -> Iterator[tuple[SweepPlan, Any]]:
-        """The plan and the images, in the state that torch is to compute in."""
+    def _prepared(self) -> Iterator[tuple[SweepPlan, Any, JoinedStudy]]:
+        """Plan, images and folder, in the state that torch is to compute in."""
         before = torch.get_num_threads()
-        with self.one_at_a_time, exact_float32():
+        study = JoinedStudy(self.folder, self.fingerprint)
+        if self.plan is None and self.device.startswith("cuda"):
+            self.device, self.turn = take_gpu(self.device, self.folder, self.held)
+        with self.turn, exact_float32():
             torch.set_num_threads(self.threads)
             try:
                 if self.plan is None:
-                    self.plan, self.source = self._plan(device)
-                yield self.plan, self.source
+                    self.plan, self.source = self._plan()
+                yield self.plan, self.source, study
             finally:
                 torch.set_num_threads(before)
 
-    def _plan(self, device: str) -> tuple[SweepPlan, Any]:
+    def _plan(self) -> tuple[SweepPlan, Any]:
         try:
             model, source = pickle.loads(self.payload)
         except Exception as error:
@@ -100,7 +118,7 @@ class SweepPlugin(WorkerPlugin):
                 f"the worker on {socket.gethostname()} cannot load network or images ({type(error).__name__}: {error}); "
                 "what they are made of must be installed there, or be on its PYTHONPATH"
             ) from error
-        plan = plan_sweep(model, source, self.request, device)
+        plan = plan_sweep(model, source, self.request, self.device)
         plan.fingerprint["shard"] = self.fingerprint["shard"]  # bounds come with every task
         differing = differing_field(self.fingerprint, plan.fingerprint)
         if differing is not None:
@@ -112,20 +130,19 @@ class SweepPlugin(WorkerPlugin):
         self.payload = b""
         return plan, source
 
-    def shard(self, index: int, bounds: tuple[int, int], device: str) -> None:
+    def shard(self, index: int, bounds: tuple[int, int]) -> None:
         """Compute a shard and write it to the sweep's folder."""
-        with self._prepared(device) as (plan, source):
-            study = JoinedStudy(self.folder, self.fingerprint)
+        with self._prepared() as (plan, source, study):
             if self.computation is None:
                 replacements = plan.replacements(study.read_replacements(), len(source))
                 self.computation = ShardComputation(plan, source, replacements)
             with closing(self.computation.shards([bounds], self._go_on)) as computed:
                 study.write(index, next(computed).to_arrays())
 
-    def sums(self, bounds: tuple[int, int], device: str) -> list[UnitSums]:
+    def sums(self, bounds: tuple[int, int]) -> list[UnitSums]:
         """A shard's part of the means that units are replaced by."""
         with (
-            self._prepared(device) as (plan, source),
+            self._prepared() as (plan, source, _),
             closing(activation_sums(plan, source, [bounds], self._go_on)) as computed,
         ):
             return next(computed)
@@ -135,17 +152,15 @@ class SweepPlugin(WorkerPlugin):
             raise UnitlabError("the sweep has ended")
 
 
-def shard_on_worker(name: str, index: int, bounds: tuple[int, int], device: str) -> None:
+def shard_on_worker(name: str, index: int, bounds: tuple[int, int]) -> None:
     """Task: compute a shard of the sweep ``name`` and write it."""
-    _sweep(name).shard(index, bounds, device)
+    _sweep(name).shard(index, bounds)
 
 
-def sums_on_worker(name: str, index: int, bounds: tuple[int, int], device: str) -> list[UnitSums]:
+def sums_on_worker(name: str, _: int, bounds: tuple[int, int]) -> list[UnitSums]:
     """Task: a shard's part of the means of the sweep ``name``."""
-    return _sweep(name).sums(bounds, device)
+    return _sweep(name).sums(bounds)
 
 
-def _sweep(name: str) -> SweepPlugin:
-    plugin = get_worker().plugins[name]
-    assert isinstance(plugin, SweepPlugin)
-    return plugin
+def _sweep(name: str) -> Any:
+    return get_worker().plugins[name]
