@@ -28,14 +28,18 @@ import torch
 from scripted_images import scripted_source
 from small_networks import FunctionalReLU
 from sweep_process import said_until, sweep_process, wait_for_shards
+from torch import nn
 
 import unitlab
 from unitlab import UnitlabError
 from unitlab.cli import main
 from unitlab.compute.files.recipe_files import RecipeFiles
+from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep import cluster as clusters
 from unitlab.compute.sweep import plan as planning
 from unitlab.compute.sweep import worker as workers
+from unitlab.compute.sweep.fingerprints import SAMPLED_IMAGES
+from unitlab.compute.sweep.request import SweepRequest
 from unitlab.store.shards import JoinedStudy, PartialStudy
 
 # no dashboard, and every port chosen by the system
@@ -110,7 +114,7 @@ def test_principal_axes_are_worked_out_once_and_sent_to_the_workers(client: dist
 
 
 # both workers look at the first image for the shapes, and at those of the fingerprint
-SAMPLED = {int(position) for position in np.linspace(0, 127, planning.SAMPLED_IMAGES)}
+SAMPLED = {int(position) for position in np.linspace(0, 127, SAMPLED_IMAGES)}
 
 
 def reads(folder: Path) -> dict[int, list[int]]:
@@ -256,7 +260,10 @@ def test_workers_that_have_another_unitlab_or_none(tmp_path: Path, client: Any, 
     monkeypatch.syspath_prepend(str(tmp_path))
     import torch_here  # type: ignore[import-not-found]
 
-    with monkeypatch.context() as patched, pytest.raises(UnitlabError, match=r"worker tcp://.* lacks .*torch_here.*; install"):
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(UnitlabError, match=r"worker tcp://.* has no such unitlab .*torch_here.*; install"),
+    ):
         patched.setattr(clusters, "count_gpus", torch_here.count_gpus)
         ablate(tmp_path, tmp_path / "a.zarr", client=client)
     monkeypatch.setattr(clusters, "__version__", "0.0.1")
@@ -308,8 +315,8 @@ def test_a_worker_writes_only_into_its_own_sweep(tmp_path: Path) -> None:
 def see_gpus(stack: contextlib.ExitStack, *names: str) -> None:
     """Until the stack is closed, let this process believe that it sees GPUs; what is computed there, it computes as before."""
 
-    def plan_sweep(*given: Any, device: str, **options: Any) -> planning.SweepPlan:
-        plan = planning.plan_sweep(*given, device="cpu", **options)
+    def plan_sweep(model: nn.Module, source: ImageSource, request: SweepRequest, device: str) -> planning.SweepPlan:
+        plan = planning.plan_sweep(model, source, request, "cpu")
         plan.fingerprint["device"] = device.partition(":")[0]
         return plan
 
@@ -474,8 +481,9 @@ def test_a_worker_that_dask_pauses_in_the_middle_ends_its_shard_and_gets_no_more
 @pytest.fixture(scope="module")
 def changing_cluster() -> Iterator[distributed.LocalCluster]:
     """One whose scheduler gives up a worker that it does not hear of for five seconds; workers import before it counts."""
+    settings = {"scheduler.worker-ttl": "1 s", "deploy.lost-worker-timeout": "5 minutes", "comm.timeouts.connect": "10 s"}
     with (
-        dask.config.set({"distributed.scheduler.worker-ttl": "1 s", "distributed.deploy.lost-worker-timeout": "5 minutes"}),
+        dask.config.set({f"distributed.{name}": value for name, value in settings.items()}),
         distributed.LocalCluster(
             n_workers=1, threads_per_worker=1, silence_logs=logging.CRITICAL, preload=["test_cluster"], **LOOPBACK
         ) as found,
@@ -533,3 +541,14 @@ def test_a_worker_that_is_frozen_before_is_waited_for_until_dask_ends_it(
     ablate(tmp_path, tmp_path / "many.zarr", client=changing_client)
     ablate(tmp_path, tmp_path / "one.zarr")
     assert data_files(tmp_path / "many.zarr") == data_files(tmp_path / "one.zarr")
+
+
+def test_a_scheduler_that_goes_is_said_and_what_is_finished_is_kept(
+    tmp_path: Path, changing_cluster: Any, changing_client: Any
+) -> None:
+    with (
+        pytest.raises(UnitlabError, match=r"scheduler does not answer any more \(.*\); run the same again"),
+        when_it_reads(tmp_path, 106, lambda _: changing_cluster.close()),
+    ):
+        ablate(tmp_path, tmp_path / "many.zarr", client=changing_client)
+    assert len(list((tmp_path / "many.zarr.partial").glob("shard-*"))) >= 25

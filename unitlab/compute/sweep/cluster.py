@@ -23,7 +23,7 @@ from unitlab.compute.sweep.plan import SweepPlan
 from unitlab.compute.sweep.progress import InterruptRequest, images_bar, interrupt_after_shard
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.shards import unit_replacements
-from unitlab.compute.sweep.worker import SweepPlugin, count_gpus, shard_on_worker, sums_on_worker
+from unitlab.compute.sweep.worker import SweepPlugin, count_gpus, on_worker
 from unitlab.errors import UnitlabError, what_it_says
 from unitlab.store.shards import PartialStudy
 from unitlab.version import __version__
@@ -106,7 +106,7 @@ class WorkerPool:
                 return []
             if isinstance(error, Exception):
                 raise UnitlabError(
-                    f"the Dask worker {address} lacks a module ({error}); install unitlab with its extra 'cluster' there"
+                    f"the Dask worker {address} has no such unitlab ({error}); install unitlab with its extra 'cluster' there"
                 )
         return list(found.values())
 
@@ -118,10 +118,9 @@ class WorkerPool:
         self.met = time.monotonic() if count else self.met
         if time.monotonic() > self.met + NO_WORKER_SECONDS:
             paused, address = len(self.client.nthreads()), self.client.scheduler_info(n_workers=0)["address"]
+            but = f" but {paused} that Dask has paused, as their memory is full" if paused else ""
             raise UnitlabError(
-                f"no Dask worker came within {NO_WORKER_SECONDS:.0f} s"
-                f"{f' but {paused} that Dask has paused, as their memory is full' if paused else ''}; start some: "
-                f"dask worker {address} --nthreads 1"
+                f"no Dask worker came within {NO_WORKER_SECONDS:.0f} s{but}; start some: dask worker {address} --nthreads 1"
             )
         return count
 
@@ -145,12 +144,12 @@ class WorkerPool:
             if plan.request.ablation == "mean" and study.read_replacements() is None:
                 sums: dict[int, Any] = {}
                 with images_bar(len(source), description=f"means of {plan.layers_text}", shown=progress) as bar:
-                    self._spread(plan, name, sums_on_worker, range(len(plan.shard_bounds)), sums.__setitem__, bar, stop)
+                    self._spread(plan, name, SweepPlugin.sums, range(len(plan.shard_bounds)), sums.__setitem__, bar, stop)
                 stop.heed()
                 study.write_replacements(plan.means(sums[index] for index in sorted(sums)))
             unit_replacements(plan, source, study, stop, progress)
             with images_bar(len(source), finished=plan.images_in(done), description=plan.description, shown=progress) as bar:
-                self._spread(plan, name, shard_on_worker, left, lambda index, _: _see(study, index), bar, stop)
+                self._spread(plan, name, SweepPlugin.shard, left, lambda index, _: _see(study, index), bar, stop)
             stop.heed()
 
     @contextmanager
@@ -169,7 +168,6 @@ class WorkerPool:
             ) from error
         log.info("sending network and images, %.1f MB, to each of %d workers once", len(payload) / 1e6, self._running())
         plugin = SweepPlugin(payload, request, plan.fingerprint, study.folder, self.device, self.resource, __version__)
-        del payload
         try:
             with _answering():
                 self.client.register_plugin(plugin, name)
@@ -180,50 +178,50 @@ class WorkerPool:
 
     @_answering()
     def _spread(
-        self, plan: SweepPlan, name: str, task: Callable[..., Any], numbers: Iterable[int],
+        self, plan: SweepPlan, name: str, work: Callable[..., Any], numbers: Iterable[int],
         take: Callable[[int, Any], object], bar: tqdm[Any], stop: InterruptRequest,
     ) -> None:  # fmt: skip
-        """Have tasks done, and take number and result of each that ends; after a stop, of those that are begun.
+        """Have work done, and take number and result of each that ends; after a stop, of those that are begun.
 
         Dask is given about one for each worker at a time, so that a stop waits for no more than that.
         """
-        left, begun = deque(numbers), dict[distributed.Future, int]()
+        left, begun, ended = deque(numbers), dict[distributed.Future, int](), dict[distributed.Future, int]()
         self.met = time.monotonic()
         try:
-            while begun or (left and not stop.made):
+            while begun or ended or (left and not stop.made):
                 workers = max(1, self._running())
                 while left and not stop.made and len(begun) < workers:
                     index = left.popleft()
                     future = self.client.submit(
-                        task, name, index, plan.shard_bounds[index],
-                        key=f"{name}-{task.__name__}-{index}", pure=False, resources={self.resource: 1},
+                        on_worker, name, work, index, plan.shard_bounds[index],
+                        key=f"{name}-{work.__name__}-{index}", pure=False, resources={self.resource: 1},
                     )  # fmt: skip
                     begun[future] = index
-                ended: set[distributed.Future] = set()
-                with contextlib.suppress(TimeoutError), self.client.as_current():
-                    ended = distributed.wait(list(begun), POLL_SECONDS, "FIRST_COMPLETED").done
-                for future in ended:
-                    index = begun.pop(future)
+                for future, index in ended.items():
                     take(index, _result(future, plan, index))
                     bar.update(plan.images_in([index]))
                 bar.refresh()
+                ended = {}
+                with contextlib.suppress(TimeoutError), self.client.as_current():
+                    done = distributed.wait(list(begun), POLL_SECONDS, "FIRST_COMPLETED").done
+                    ended = {future: begun.pop(future) for future in done}
         finally:
             with contextlib.suppress(Exception):
                 self.client.cancel(list(begun), force=True)
 
 
 def _result(future: distributed.Future, plan: SweepPlan, index: int) -> Any:
-    error = future.exception()
-    if error is None:
+    if future.status == "finished":
         return future.result()
+    error = future.exception()
     if isinstance(error, UnitlabError):
         raise error
     start, stop = plan.shard_bounds[index]
     if isinstance(error, distributed.KilledWorker):
         raise UnitlabError(
             f"{error.allowed_failures + 1} Dask workers in turn were lost while computing images {start} to {stop}, as happens "
-            f"where memory runs out; give workers more, or lower memory= (now {plan.request.budget / 1e9:.1f} GB); finished shards are "
-            "kept"
+            f"where memory runs out; give workers more, or lower memory= (now {plan.request.budget / 1e9:.1f} GB); finished "
+            "shards are kept"
         )
     raise UnitlabError(f"a Dask worker failed on images {start} to {stop} ({what_it_says(error)}); finished shards are kept")
 

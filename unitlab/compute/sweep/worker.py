@@ -6,8 +6,7 @@ import contextlib
 import itertools
 import pickle
 import socket
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +75,7 @@ class SweepPlugin(WorkerPlugin):
 
     async def setup(self, worker: Worker) -> None:
         """Make ready to compute, and tell Dask so, where this worker can."""
-        self.ended, self.threads = threading.Event(), worker.state.nthreads
+        self.ended, self.threads = False, worker.state.nthreads
         self.plan: SweepPlan | None = None
         self.computation: ShardComputation | None = None
         self.turn: AbstractContextManager[Any] = nullcontext()
@@ -91,7 +90,7 @@ class SweepPlugin(WorkerPlugin):
             worker.status = Status.running
 
     def teardown(self, worker: Worker) -> None:
-        self.ended.set()
+        self.ended = True
         self.held.close()
 
     @contextmanager
@@ -139,7 +138,7 @@ class SweepPlugin(WorkerPlugin):
             with closing(self.computation.shards([bounds], self._go_on)) as computed:
                 study.write(index, next(computed).to_arrays())
 
-    def sums(self, bounds: tuple[int, int]) -> list[UnitSums]:
+    def sums(self, index: int, bounds: tuple[int, int]) -> list[UnitSums]:
         """A shard's part of the means that units are replaced by."""
         with (
             self._prepared() as (plan, source, _),
@@ -148,19 +147,10 @@ class SweepPlugin(WorkerPlugin):
             return next(computed)
 
     def _go_on(self, _: int) -> None:
-        if self.ended.is_set():
+        if self.ended:
             raise UnitlabError("the sweep has ended")
 
 
-def shard_on_worker(name: str, index: int, bounds: tuple[int, int]) -> None:
-    """Task: compute a shard of the sweep ``name`` and write it."""
-    _sweep(name).shard(index, bounds)
-
-
-def sums_on_worker(name: str, _: int, bounds: tuple[int, int]) -> list[UnitSums]:
-    """Task: a shard's part of the means of the sweep ``name``."""
-    return _sweep(name).sums(bounds)
-
-
-def _sweep(name: str) -> Any:
-    return get_worker().plugins[name]
+def on_worker(name: str, work: Callable[..., Any], *given: Any) -> Any:
+    """Task: work of the sweep ``name``."""
+    return work(get_worker().plugins[name], *given)
