@@ -31,7 +31,7 @@ from unitlab.schema import CURVE_VARIABLES, described
 EVERY_K = 4096
 
 
-def cumulative(
+def cumulative(  # noqa: PLR0913  the public call
     model: nn.Module,
     images: Any,
     layer: str,

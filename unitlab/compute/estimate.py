@@ -118,7 +118,7 @@ class SweepEstimate:
         return "\n".join(lines)
 
 
-def estimate(
+def estimate(  # noqa: PLR0913  the public call
     model: nn.Module,
     images: Any,
     layer: str | Sequence[str],

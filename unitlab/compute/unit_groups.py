@@ -30,7 +30,7 @@ log = logging.getLogger("unitlab")
 Groups = Mapping[str, Iterable[int]] | Sequence[Iterable[int]]
 
 
-def ablate_groups(
+def ablate_groups(  # noqa: PLR0913  the public call
     model: nn.Module,
     images: Any,
     layer: str,

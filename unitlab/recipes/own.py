@@ -20,7 +20,7 @@ from unitlab.recipes.shipped import RECIPES
 _here: dict[str, Recipe] = {}
 
 
-def add_recipe(
+def add_recipe(  # noqa: PLR0913  the public call
     name: str,
     *,
     network: str | Callable[..., Any],

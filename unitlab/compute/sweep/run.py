@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("unitlab")
 
 
-def ablate(
+def ablate(  # noqa: PLR0913  the public call
     model: nn.Module,
     images: Any,
     layer: str | Sequence[str],
