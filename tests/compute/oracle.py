@@ -34,21 +34,17 @@ class HookedNetwork:
 
     Units are replaced in one forward for many of them: the images are repeated once for each unit, and a hook gives the site's
     every repetition with another unit replaced. In eval mode no row of a batch sees another.
-
-    In a ``chain``, the network and every Sequential in it hand one tensor from module to module. Then what is before the site's
-    block need not run on the repeated images: it runs on two, and the block is given all that it got when it was recorded. In a
-    network that is no chain the two would meet the many, which is an error of torch.
     """
 
-    def __init__(self, model: nn.Module, images: Tensor, sites: list[Site], *, chain: bool = False) -> None:
-        self.model, self.images, self.chain = model, images.to(next(model.parameters()).dtype), chain
+    def __init__(self, model: nn.Module, images: Tensor, sites: list[Site]) -> None:
+        self.model, self.images = model, images.to(next(model.parameters()).dtype)
         self.returned: dict[str, list[Tensor]] = {module: [] for module, _ in sites}
         self.given: dict[str, list[Tensor]] = {}
         with ExitStack() as hooks, torch.no_grad():
             for module, returned in self.returned.items():
                 keep = functools.partial(_keep_returned, returned)
                 hooks.callback(model.get_submodule(module).register_forward_hook(keep).remove)
-                if chain and (block := self._block(module)) != module and block not in self.given:
+                if (block := self._block(module)) != module and block not in self.given:
                     keep = functools.partial(_keep_given, self.given.setdefault(block, []))
                     hooks.callback(model.get_submodule(block).register_forward_pre_hook(keep).remove)
             model(self.images)
@@ -70,32 +66,45 @@ class HookedNetwork:
 
     def _logits(self, site: Site, units: list[Any], ablated: Tensor, basis: Tensor | None) -> Tensor:
         module, call = site
-        seen = itertools.count()
 
         def repeated(values: Tensor) -> Tensor:
             return values.repeat(len(units), *[1] * (values.dim() - 1))
 
-        def replace(_module: nn.Module, _inputs: object, _output: Tensor) -> Tensor | None:
-            if next(seen) != call:
-                return None
-            out = repeated(self.returned[module][call])
-            for rows, unit in zip(out.split(len(self.images)), units, strict=True):
-                if basis is None:
-                    rows[:, unit] = ablated.expand_as(rows)[:, unit]
-                else:
-                    v = basis[unit].to(out.dtype)
-                    along = torch.einsum("c,nc...->n...", v, rows - ablated)
-                    rows -= along.unsqueeze(1) * v.reshape(-1, *[1] * (out.dim() - 2))
-            return out
+        def run(images: Tensor, block: str) -> Tensor:
+            calls = itertools.count()
 
-        with ExitStack() as hooks, torch.no_grad():
-            hooks.callback(self.model.get_submodule(module).register_forward_hook(replace).remove)
-            if (block := self._block(module)) in self.given:
-                (given,) = self.given[block]
-                enter = self.model.get_submodule(block).register_forward_pre_hook(lambda *_: (repeated(given),))
-                hooks.callback(enter.remove)
-            logits = self.model(self.images[:2] if self.chain else repeated(self.images))
-        return logits.unflatten(0, (len(units), len(self.images)))
+            def replace(_module: nn.Module, _inputs: object, _output: Tensor) -> Tensor | None:
+                if next(calls) != call:
+                    return None
+                out = repeated(self.returned[module][call])
+                for rows, unit in zip(out.split(len(self.images)), units, strict=True):
+                    _replace(rows, unit, ablated, basis)
+                return out
+
+            with ExitStack() as hooks, torch.no_grad():
+                hooks.callback(self.model.get_submodule(module).register_forward_hook(replace).remove)
+                if block in self.given:
+                    (given,) = self.given[block]
+                    enter = self.model.get_submodule(block).register_forward_pre_hook(lambda *_: (repeated(given),))
+                    hooks.callback(enter.remove)
+                return self.model(images).unflatten(0, (len(units), len(self.images)))
+
+        # what is before the site's block need not run on all rows, where no other way leads around it: there, torch refuses to
+        # add or concatenate two images and many
+        try:
+            return run(self.images[:2], self._block(module))
+        except RuntimeError:
+            return run(repeated(self.images), "")
+
+
+def _replace(rows: Tensor, unit: Any, ablated: Tensor, basis: Tensor | None) -> None:
+    """One unit (or several) of all images, in place."""
+    if basis is None:
+        rows[:, unit] = ablated.expand_as(rows)[:, unit]
+    else:
+        v = basis[unit].to(rows.dtype)
+        along = torch.einsum("c,nc...->n...", v, rows - ablated)
+        rows -= along.unsqueeze(1) * v.reshape(-1, *[1] * (rows.dim() - 2))
 
 
 def replacement_values(values: Tensor, ablation: str, donors: np.ndarray | None) -> Tensor:
@@ -111,9 +120,8 @@ def replacement_values(values: Tensor, ablation: str, donors: np.ndarray | None)
 class Oracle:
     """Logits by plain hooks: in float64, which is the oracle, and in the network's own precision."""
 
-    def __init__(self, model: nn.Module, images: Tensor, sites: list[Site], *, chain: bool = False) -> None:
-        networks = (copy.deepcopy(model).double(), model)
-        self.networks = [HookedNetwork(network, images, sites, chain=chain) for network in networks]
+    def __init__(self, model: nn.Module, images: Tensor, sites: list[Site]) -> None:
+        self.networks = [HookedNetwork(network, images, sites) for network in (copy.deepcopy(model).double(), model)]
 
     def logits(
         self,

@@ -46,17 +46,14 @@ def source_of(pixels: torch.Tensor, classes: int) -> ImageSource:
 
 
 @functools.lru_cache(1)
-def recorded(model: nn.Module, pixels: torch.Tensor, sites: tuple[str, ...], chain: bool) -> tuple[Oracle, dict[str, Site]]:
+def recorded(model: nn.Module, pixels: torch.Tensor, sites: tuple[str, ...]) -> tuple[Oracle, dict[str, Site]]:
     """The oracle of one network, for all kinds of ablations and both precisions, and what it calls the sites."""
     parts = {site: site.partition("#") for site in sites}
     named = {site: (module, int(call or 1) - 1) for site, (module, _, call) in parts.items()}
-    return Oracle(model, pixels, list(named.values()), chain=chain), named
+    return Oracle(model, pixels, list(named.values())), named
 
 
-def check(
-    network: tuple[nn.Module, torch.Tensor], layers: list[str], classes: int, units: list[int] | None, kind: str, *,
-    chain: bool = False,
-) -> None:  # fmt: skip
+def check(network: tuple[nn.Module, torch.Tensor], layers: list[str], classes: int, units: list[int] | None, kind: str) -> None:
     """Both precisions of one kind of ablation, all layers in one pass, against the oracle of each layer."""
     model, pixels = network
     donors, chosen = donor_of_image(len(pixels), 0)
@@ -66,7 +63,7 @@ def check(
             model, source_of(pixels, classes), layers, units=units, ablation=kind, precision=precision, device="cpu",
             progress=False,
         )  # fmt: skip
-        oracle, sites = recorded(model, pixels, tuple(ds.attrs["site"] for ds in found.values()), chain)
+        oracle, sites = recorded(model, pixels, tuple(ds.attrs["site"] for ds in found.values()))
         for layer, ds in found.items():
             numbers = ds.unit.values.tolist()
             if layer not in exact:
@@ -164,7 +161,7 @@ def torchvision_network(name: str, size: int) -> tuple[nn.Module, torch.Tensor]:
 @pytest.mark.parametrize(("name", "size", "layers"), TORCHVISION, ids=[row[0] for row in TORCHVISION])
 @pytest.mark.usefixtures("few_verified")
 def test_torchvision_networks(name: str, size: int, layers: tuple[str, ...], ablation: str) -> None:
-    check(torchvision_network(name, size), list(layers), TOLD_APART, [0, 7, 11, 19], ablation, chain=True)
+    check(torchvision_network(name, size), list(layers), TOLD_APART, [0, 7, 11, 19], ablation)
 
 
 BUNDLED = {
@@ -188,4 +185,4 @@ def bundled(name: str) -> tuple[nn.Module, torch.Tensor, int]:
 @pytest.mark.usefixtures("few_verified")
 def test_bundled_networks(name: str, ablation: str) -> None:
     model, pixels, classes = bundled(name)
-    check((model, pixels), list(BUNDLED[name][1]), classes, [0, 3, 9, 14, 20, 31], ablation, chain=True)
+    check((model, pixels), list(BUNDLED[name][1]), classes, [0, 3, 9, 14, 20, 31], ablation)
