@@ -18,7 +18,7 @@ from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageBatch, ImageSource
 from unitlab.compute.sweep.activations import BY_IMAGE, TOP, TOP_IMAGES
-from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
+from unitlab.compute.sweep.plan import SweepPlan, UnitSums, plan_sweep
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.run import is_finished
 from unitlab.compute.sweep.shards import ShardComputation, ShardResult, ShardSums, donor_values
@@ -222,7 +222,7 @@ class _Measured:
         self._measure_bytes(found[0])
 
     def _read(self, count: int) -> ImageBatch:
-        """So many images, and the time to read one by as many threads as a sweep has for it."""
+        """So many images; ``read`` is then the time that one takes as many threads as a sweep has for it."""
         positions = np.unique(np.linspace(0, len(self.source) - 1, min(count, len(self.source))).round().astype(int))
         begin = time.perf_counter()
         read = [next(self.source.stream([[position]], thumbnails=True)) for position in positions]
@@ -238,8 +238,7 @@ class _Measured:
         if self.plan.request.ablation != "mean":
             return None
         values = self.plan.network.site_values(batch, self.plan.sites)
-        means = [value.double().mean((0, *range(2, value.dim()))).cpu().numpy() for value in values]
-        return {layer.name: mean for layer, mean in zip(self.plan.layers, means, strict=True)}
+        return self.plan.means([[UnitSums.of(value) for value in values]])
 
     def _sweep(self, batch: ImageBatch) -> ShardResult:
         sums = ShardSums(self.plan)

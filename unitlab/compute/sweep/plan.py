@@ -77,17 +77,14 @@ class SweepPlan:
     # what every batch asks for
     sites: list[Site] = field(init=False)
     needed: set[torch.fx.Node] = field(init=False)  # whose values the engines read
+    first_order: bool = field(init=False)  # whether gradients can be had
     prediction_dtype: type[np.signedinteger[Any]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.sites = [layer.site for layer in self.layers]
         self.needed = {node for layer in self.layers for node in layer.engine.needed}
+        self.first_order = self.network.graph is not None
         self.prediction_dtype = np.int16 if self.network.categories <= np.iinfo(np.int16).max else np.int32
-
-    @property
-    def first_order(self) -> bool:
-        """Whether gradients can be had."""
-        return self.network.graph is not None
 
     @property
     def layers_text(self) -> str:
@@ -112,7 +109,7 @@ class SweepPlan:
         return sum(self.shard_bounds[index][1] - self.shard_bounds[index][0] for index in shards)
 
     def for_images(self, count: int) -> SweepPlan:
-        """The plan for so many images, of which a part of those planned for may be left."""
+        """The same for so many images: those that it was made for, or some of them."""
         return replace(self, shard_bounds=_shard_bounds(count, self.batch_size))
 
     def means(self, sums: Iterable[list[UnitSums]]) -> dict[str, np.ndarray]:

@@ -192,18 +192,19 @@ class ShardComputation:
     def _scored(self, images: ImageBatch) -> ScoredPart:
         plan, positions = self.plan, images.positions
         labels = None if plan.request.labels == "predicted" else torch.as_tensor(self.source.labels[positions])
-        first_order = self.for_study and plan.network.graph is not None
+        first_order, replaced, scored = self.for_study and plan.first_order, [], []
         try:
             found = plan.network.evaluate(images.pixels, labels, plan.sites, plan.needed, first_order=first_order)
             with torch.no_grad():
-                by = [some.of(positions, value) for some, value in zip(self.replacements, found.site_values, strict=True)]
-                scored = [layer.engine.evaluate(found.baseline, some) for layer, some in zip(plan.layers, by, strict=True)]
+                for layer, value, replacement in zip(plan.layers, found.site_values, self.replacements, strict=True):
+                    replaced.append(replacement.of(positions, value))
+                    scored.append(layer.engine.evaluate(found.baseline, replaced[-1]))
         except torch.OutOfMemoryError:
             for layer in plan.layers:
                 if isinstance(layer.engine, SuffixEngine):
                     layer.engine.memory //= 2  # smaller bites, beside half as many images
             raise
-        return ScoredPart(images, found, by, scored)
+        return ScoredPart(images, found, replaced, scored)
 
 
 def in_halves(work: Callable[[ImageBatch], T], batch: ImageBatch, source: ImageSource) -> Iterator[T]:
