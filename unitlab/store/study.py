@@ -221,7 +221,7 @@ def _opened(arrays: Mapping[str, StoredArray], attrs: Mapping[str, Any], files: 
 
 
 def _study_files(path: str | Path) -> StudyFiles:
-    """The files of a store; in a folder, all of them are there."""
+    """The files of a store; in a folder, all of them are there, and those with metadata are as they were written."""
     files = _remote_files(str(path)) if is_address(path) else _local_files(Path(os.path.abspath(path)))
     if files.manifest.schema > SCHEMA_VERSION:
         raise UnitlabError(
@@ -230,6 +230,9 @@ def _study_files(path: str | Path) -> StudyFiles:
         )
     if isinstance(files, LocalFiles):
         files.check_presence()
+        for name in files.manifest.files:
+            if name.endswith("zarr.json"):
+                files.whole(name)
     return files
 
 
