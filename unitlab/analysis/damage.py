@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,13 @@ from unitlab.analysis import ALPHA, LEVEL
 from unitlab.analysis.accuracies import balanced_accuracy, class_counts
 from unitlab.analysis.paired_images import PairedImages
 from unitlab.analysis.paired_tests import (
-    benjamini_hochberg,
     bonett_price,
-    can_be_rejected,
+    discrete_benjamini_hochberg,
     fair_binomial_cdf,
     mcnemar,
+    mcnemar_p_values,
     sign_flip_distribution,
-    sign_flip_p_value,
+    sign_flip_p_values,
     student_quantile,
     student_tail,
 )
@@ -49,13 +50,13 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0) -> xr.Dataset
     -------
     xarray.Dataset
         Drops are fractions of images, positive = damage. Over ``unit, category``: ``accuracy_drop``, ``drop_low``,
-        ``drop_high``, ``p_value``, ``q_value``, ``testable``, ``damaged``, ``precision_drop``, ``balanced_accuracy_drop``,
+        ``drop_high``, ``p_value``, ``q_value``, ``damaged``, ``precision_drop``, ``balanced_accuracy_drop``,
         ``margin_drop`` (logits) with ``margin_drop_low``, ``margin_drop_high``, ``margin_p_value``, ``n_broken``, ``n_fixed``.
         Over ``unit``: ``overall_drop``, ``max_class_drop`` with ``max_class_drop_null``, ``max_class`` (position along
         category), ``max_class_drop_crossfit`` with ``max_class_drop_crossfit_null``, ``max_z``, ``p_any``, ``p_specific``,
         ``n_damaged``, ``concentration`` with ``concentration_null``. One number: ``reliability``. Attributes: the study's,
-        ``level``, ``seed``, ``n_tested`` of ``n_cells``. Each variable's attributes hold its definition. Where the study has
-        ``cluster``, splits, intervals and tests go by cluster.
+        ``level``, ``seed``, ``n_tested`` of ``n_cells`` (the cells in which enough images change for a p of 0.05). Each
+        variable's attributes hold its definition. Where the study has ``cluster``, splits, intervals and tests go by cluster.
 
     Raises
     ------
@@ -64,8 +65,8 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0) -> xr.Dataset
 
     Notes
     -----
-    McNemar (1947); Bonett and Price, J. Educ. Behav. Stat. 37 (2012); Gilbert, Appl. Stat. 54 (2005); Besag and Clifford,
-    Biometrika 78 (1991).
+    McNemar (1947); Bonett and Price, J. Educ. Behav. Stat. 37 (2012); Döhler, Durand and Roquain,
+    Electron. J. Stat. 12 (2018); Besag and Clifford, Biometrika 78 (1991).
 
     Examples
     --------
@@ -93,7 +94,7 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0) -> xr.Dataset
         **margin_drops(images, level),
         **paired_intervals(cells, level),
         **tests,
-        **false_discoveries(tests["p_value"], cells.n_changed, drop),
+        **false_discoveries(tests["p_value"], cells, drop),
         **largest,
         "max_class_drop_null": specific.limit,
         "max_class_drop_crossfit": crossfit,
@@ -103,7 +104,8 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0) -> xr.Dataset
         "concentration_null": specific.concentration,
         "reliability": np.array(reliability),
     }
-    counts = {"n_tested": int(values["testable"].sum()), "n_cells": int(np.isfinite(values["p_value"]).sum())}
+    some = np.isfinite(values["p_value"])
+    counts = {"n_tested": int((np.exp2(1.0 - cells.n_changed[some]) <= ALPHA).sum()), "n_cells": int(some.sum())}
     return described_like(ds, values, {"level": level, "seed": seed, "n_splits": SPLITS, **counts})
 
 
@@ -124,12 +126,11 @@ def exact_tests(cells: Cells, drop: Array) -> dict[str, Array]:
     }
 
 
-def false_discoveries(p: Array, n_changed: Array, drop: Array) -> dict[str, Array]:
-    """Which cells can be rejected at all, their q, and which are damaged; ``p`` is NaN for classes without images."""
-    testable = can_be_rejected(np.where(np.isnan(p), np.nan, np.exp2(1.0 - n_changed)))
-    q = np.where(testable, benjamini_hochberg(np.where(testable, p, np.nan)), np.where(np.isnan(p), np.nan, 1.0))
-    damaged = testable & (q <= ALPHA) & (drop > 0)
-    return {"q_value": q, "testable": testable, "damaged": damaged, "n_damaged": damaged.sum(1).astype(np.int32)}
+def false_discoveries(p: Array, cells: Cells, drop: Array) -> dict[str, Array]:
+    """The cells' q, and which are damaged; ``p`` is NaN for classes without images."""
+    q = discrete_benjamini_hochberg(p, cells.attainable(np.isfinite(p)))
+    damaged = (q <= ALPHA) & (drop > 0)
+    return {"q_value": q, "damaged": damaged, "n_damaged": damaged.sum(1).astype(np.int32)}
 
 
 def largest_drop(drop: Array) -> dict[str, Array]:
@@ -191,6 +192,11 @@ class ImageCells:
         self.z = np.where(self.n_changed > 0, ratio(broken - fixed, np.sqrt(self.n_changed)), 0.0)
         self.p_value = mcnemar(broken, fixed)
 
+    def attainable(self, some: Array) -> Iterator[tuple[Array, int]]:
+        """The p-values that ``some`` of the cells can have, and how many cells."""
+        for m, count in zip(*np.unique(self.n_changed[some], return_counts=True), strict=True):
+            yield mcnemar_p_values(int(m)), int(count)
+
     def p_any(self, drop: Array) -> Array:
         """1 − Πk P(drop of k < max drop) with breaks ~ Bin(m, ½), in whole numbers."""
         some = self.n_images > 0
@@ -232,10 +238,16 @@ class ClusterCells:
         self.degrees = np.maximum(n_blocks - 1, 1)
         self.design_effect = _design_effect(spread, flipped, net, self.n_images, n_blocks)
         self.z = np.where(square > 0, ratio(net, np.sqrt(square)), 0.0)
-        self.sizes = {cell: tuple(counts[cell].tolist()) for cell in np.ndindex(*shape)}
-        self.p_value = np.empty(shape)
-        for cell, sizes in self.sizes.items():
-            self.p_value[cell] = sign_flip_p_value(sizes, int(net[cell]))
+        sizes, kind = np.unique(counts.reshape(-1, counts.shape[2]), axis=0, return_inverse=True)
+        self.sizes, self.kind = [tuple(one) for one in sizes.tolist()], kind.reshape(shape)
+        chances = [sign_flip_p_values(one) for one in self.sizes]
+        start = np.cumsum([0, *map(len, chances)])
+        self.p_value = np.concatenate(chances)[start[self.kind] + np.abs(net).astype(np.int64)]
+
+    def attainable(self, some: Array) -> Iterator[tuple[Array, int]]:
+        """As for single images."""
+        for number, count in zip(*np.unique(self.kind[some], return_counts=True), strict=True):
+            yield sign_flip_p_values(self.sizes[number]), int(count)
 
     def p_any(self, drop: Array) -> Array:
         """1 − Πk P(Σ of signed cluster sums of k < max drop · n)."""
@@ -245,7 +257,7 @@ class ClusterCells:
                 continue
             log_below = 0.0
             for k in np.flatnonzero(self.n_images > 0):
-                distribution = sign_flip_distribution(self.sizes[unit, k])
+                distribution = sign_flip_distribution(self.sizes[self.kind[unit, k]])
                 reach = len(distribution) // 2
                 # the tolerance keeps sums that give exactly the max drop out of "less than"
                 least = int(np.ceil(np.nanmax(row) * self.n_images[k] - 1e-9))

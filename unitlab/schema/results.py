@@ -32,10 +32,8 @@ DAMAGE = (
          "Two-sided exact paired test that the ablation changes nothing: McNemar; where images come in clusters, sign flips "
          "of cluster sums. NaN for a class without images."),
     _damage("q_value", CELL, "f", "1", "q",
-         "Benjamini–Hochberg over the cells whose smallest attainable p, 2^(1−m), can be rejected at all at 0.05 (Tarone; "
-         "Gilbert 2005); 1 for the other cells."),
-    _damage("testable", CELL, "b", "1", "testable",
-         "Whether enough images (clusters) of the class change for the exact test to be able to reject."),
+         "p adjusted for false discoveries over all cells with images: step-down Benjamini–Hochberg for discrete tests "
+         "(Döhler, Durand and Roquain 2018), which knows the p-values that each cell's exact test can attain."),
     _damage("damaged", CELL, "b", "1", "damaged", "q ≤ 0.05 and accuracy drop > 0."),
     _damage("max_class_drop", UNIT, "f", "1", "max class drop",
          "The largest accuracy drop over classes. Biased upward: it is positive under pure chance."),
