@@ -32,6 +32,7 @@ from unitlab.schema import described_like
 Array = np.ndarray[Any, Any]
 
 KEPT = ("n_images", "baseline_accuracy", "n_broken", "n_fixed", "accuracy_drop", "overall_drop")
+SMALL = 0.25  # added to the variance of a class's lost images, so that one with few changes does not lead
 
 
 def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0) -> xr.Dataset:
@@ -82,9 +83,9 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0) -> xr.Dataset
     drop = ds["accuracy_drop"].values
     broken, fixed = (ds[name].values.astype(np.int64) for name in ("n_broken", "n_fixed"))
     cells = (ClusterCells if images.clustered else ImageCells)(images, broken, fixed)
-    tests, largest = exact_tests(cells, drop), largest_drop(drop)
+    tests, largest = exact_tests(cells), largest_drop(drop)
     crossfit, reliability = crossfit_and_reliability(images, seed)
-    specific = Specificity(images, largest["max_class_drop"], seed)
+    specific = Specificity(images, seed)
     values: dict[str, Array] = {
         **{name: ds[name].values for name in KEPT},
         "n_broken": broken,
@@ -116,14 +117,12 @@ def paired_intervals(cells: Cells, level: float) -> dict[str, Array]:
     return {"drop_low": low, "drop_high": high}
 
 
-def exact_tests(cells: Cells, drop: Array) -> dict[str, Array]:
+def exact_tests(cells: Cells) -> dict[str, Array]:
     """Tests that a cell, and that any cell of a unit, does not change; the largest studentised drop."""
     some = cells.n_images > 0
-    return {
-        "p_value": np.where(some, cells.p_value, np.nan),
-        "p_any": cells.p_any(drop),
-        "max_z": leading(np.where(some, cells.z, np.nan))[0],
-    }
+    max_z = leading(np.where(some, cells.z, np.nan))[0]
+    p_any = cells.p_any(max_z) if some.any() else np.full(len(max_z), np.nan)
+    return {"p_value": np.where(some, cells.p_value, np.nan), "p_any": p_any, "max_z": max_z}
 
 
 def false_discoveries(p: Array, cells: Cells, drop: Array) -> dict[str, Array]:
@@ -179,7 +178,7 @@ def margin_drops(images: PairedImages, level: float) -> dict[str, Array]:
 class ImageCells:
     """What an ablation changes in every cell (unit, category), where each image is one observation: McNemar's test.
 
-    ``n_changed`` counts the observations that change, ``z`` and ``p_value`` judge their sum, ``p_any`` the largest drop of a
+    ``n_changed`` counts the observations that change, ``z`` and ``p_value`` judge their sum, ``p_any`` the largest z of a
     unit; an interval is that of ``n_images / design_effect`` images, Student's t with ``degrees``, if any, or normal.
     """
 
@@ -189,7 +188,7 @@ class ImageCells:
     def __init__(self, images: PairedImages, broken: Array, fixed: Array) -> None:
         self.n_images, self.broken, self.fixed = images.n_images, broken, fixed
         self.n_changed = broken + fixed
-        self.z = np.where(self.n_changed > 0, ratio(broken - fixed, np.sqrt(self.n_changed)), 0.0)
+        self.z = (broken - fixed) / np.sqrt(self.n_changed + SMALL)
         self.p_value = mcnemar(broken, fixed)
 
     def attainable(self, some: Array) -> Iterator[tuple[Array, int]]:
@@ -197,18 +196,13 @@ class ImageCells:
         for m, count in zip(*np.unique(self.n_changed[some], return_counts=True), strict=True):
             yield mcnemar_p_values(int(m)), int(count)
 
-    def p_any(self, drop: Array) -> Array:
-        """1 − Πk P(drop of k < max drop) with breaks ~ Bin(m, ½), in whole numbers."""
-        some = self.n_images > 0
-        if not some.any():
-            return np.full(len(drop), np.nan)
-        m, net, classes = self.n_changed[:, some], (self.broken - self.fixed)[:, some], self.n_images[some]
-        lead = (net / classes).argmax(1)[:, None]
-        top, size = np.take_along_axis(net, lead, 1), classes[lead]
-        # (2B − m)·size < top·n  ⇔  B ≤ ceil((top·n + m·size)/(2·size)) − 1
-        most = -((-(top * classes + m * size)) // (2 * size)) - 1
+    def p_any(self, max_z: Array) -> Array:
+        """1 − Πk P(z of k < max z) with breaks ~ Bin(m, ½)."""
+        m = self.n_changed[:, self.n_images > 0]
+        least = _least(max_z[:, None], np.sqrt(m + SMALL))
+        # 2B − m < least  ⇔  B ≤ ceil((least + m)/2) − 1
         with np.errstate(divide="ignore"):
-            return -np.expm1(np.log(fair_binomial_cdf(most, m)).sum(1))
+            return -np.expm1(np.log(fair_binomial_cdf((least + m + 1) // 2 - 1, m)).sum(1))
 
 
 class ClusterCells:
@@ -237,9 +231,10 @@ class ClusterCells:
         self.n_changed = counts.sum(2)
         self.degrees = np.maximum(n_blocks - 1, 1)
         self.design_effect = _design_effect(spread, flipped, net, self.n_images, n_blocks)
-        self.z = np.where(square > 0, ratio(net, np.sqrt(square)), 0.0)
+        self.z = net / np.sqrt(square + SMALL)
         sizes, kind = np.unique(counts.reshape(-1, counts.shape[2]), axis=0, return_inverse=True)
         self.sizes, self.kind = [tuple(one) for one in sizes.tolist()], kind.reshape(shape)
+        self.deviation = np.sqrt(sizes @ np.arange(1, counts.shape[2] + 1) ** 2 + SMALL)
         chances = [sign_flip_p_values(one) for one in self.sizes]
         start = np.cumsum([0, *map(len, chances)])
         self.p_value = np.concatenate(chances)[start[self.kind] + np.abs(net).astype(np.int64)]
@@ -249,22 +244,22 @@ class ClusterCells:
         for number, count in zip(*np.unique(self.kind[some], return_counts=True), strict=True):
             yield sign_flip_p_values(self.sizes[number]), int(count)
 
-    def p_any(self, drop: Array) -> Array:
-        """1 − Πk P(Σ of signed cluster sums of k < max drop · n)."""
-        found = np.full(len(drop), np.nan)
-        for unit, row in enumerate(drop):
-            if np.isnan(row).all():
-                continue
+    def p_any(self, max_z: Array) -> Array:
+        """1 − Πk P(z of k < max z) with random signs of the cluster sums."""
+        found = np.empty(len(max_z))
+        for unit, kinds in enumerate(self.kind[:, self.n_images > 0]):
             log_below = 0.0
-            for k in np.flatnonzero(self.n_images > 0):
-                distribution = sign_flip_distribution(self.sizes[self.kind[unit, k]])
-                reach = len(distribution) // 2
-                # the tolerance keeps sums that give exactly the max drop out of "less than"
-                least = int(np.ceil(np.nanmax(row) * self.n_images[k] - 1e-9))
-                below = float(distribution[: max(0, least + reach)].sum())
+            for kind, deviation in zip(kinds, self.deviation[kinds], strict=True):
+                below_all = sign_flip_distribution(self.sizes[kind])
+                below = float(below_all[: max(0, int(_least(max_z[unit], deviation)) + len(below_all) // 2)].sum())
                 log_below += np.log(min(below, 1.0)) if below > 0 else -np.inf
             found[unit] = -np.expm1(log_below)
         return found
+
+
+def _least(max_z: Array, deviation: Array) -> Array:
+    """The least whole sum that gives ``max_z``; the tolerance keeps the observed one out of "less than"."""
+    return np.ceil(max_z * deviation - 1e-9).astype(np.int64)
 
 
 Cells = ImageCells | ClusterCells
