@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from fractions import Fraction
+from itertools import product
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -9,12 +13,11 @@ from scipy import stats
 from simulated_study import simulated_study
 from sklearn.metrics import balanced_accuracy_score, precision_score
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 
 import unitlab
-from unitlab.analysis.damage import ClusterCells, ImageCells, false_discoveries
+from unitlab.analysis.damage import ClusterCells, ImageCells
 from unitlab.analysis.paired_images import PairedImages
-from unitlab.analysis.paired_tests import bonett_price, can_be_rejected, sign_flip_p_value
+from unitlab.analysis.paired_tests import bonett_price, discrete_benjamini_hochberg, mcnemar_p_values, sign_flip_p_values
 from unitlab.analysis.splits import halves
 from unitlab.schema import VARIABLES
 
@@ -59,18 +62,71 @@ def test_cells_agree_with_statsmodels_and_sklearn(study: xr.Dataset) -> None:
                 assert [float(cell.margin_drop_low), float(cell.margin_drop_high)] == pytest.approx(list(interval), rel=1e-6)
 
 
-def test_q_values_are_benjamini_hochberg_over_the_cells_that_can_be_rejected(study: xr.Dataset) -> None:
-    found = unitlab.damage(study)
-    changed = (study.n_broken + study.n_fixed).values
-    least = 2.0 ** (1 - changed)
-    k = next(k for k in range(1, least.size + 1) if (least <= 0.05 / k).sum() <= k)
-    expected = least <= 0.05 / k
-    assert (found.testable.values == expected).all() and 0 < expected.sum() < expected.size
-    adjusted = multipletests(found.p_value.values[expected], method="fdr_bh")[1]
-    np.testing.assert_allclose(found.q_value.values[expected], adjusted, atol=1e-12)
-    assert (found.q_value.values[~expected] == 1).all()
-    assert found.attrs["n_tested"] == expected.sum() and found.attrs["n_cells"] == expected.size
+def totals_of_signs(sums: tuple[int, ...]) -> list[int]:
+    signs = np.array(list(product((-1, 1), repeat=len(sums)))).reshape(2 ** len(sums), len(sums))
+    return np.abs(signs @ np.array(sums, int)).tolist()
+
+
+def adjusted_by_hand(cells: list[tuple[tuple[int, ...], int]]) -> list[float]:
+    """q of cells that are given as the sums that change and their total, one p and one cell at a time, in fractions."""
+    totals = [totals_of_signs(sums) for sums, _ in cells]
+    attainable = [{Fraction(sum(t >= reached for t in of), len(of)) for reached in set(of)} for of in totals]
+    p = [Fraction(sum(t >= abs(total) for t in of), len(of)) for of, (_, total) in zip(totals, cells, strict=True)]
+    order = sorted(range(len(p)), key=p.__getitem__)
+    q, highest = [0.0] * len(p), 0.0
+    for rank, cell in enumerate(order, start=1):
+        odds = 0.0
+        for chances in attainable:
+            below = max((one for one in chances if one <= p[cell]), default=Fraction(0))
+            odds += float(below / (1 - below)) if below < 1 else np.inf
+        highest = max(highest, odds / rank)
+        q[cell] = min(1.0, highest)
+    return q
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_q_values_are_those_of_all_signs_gone_through(seed: int) -> None:
+    """Single images and clusters; cells without changes, ties, and p-values that every cell attains."""
+    random = np.random.default_rng(seed)
+    largest = 1 if seed % 2 else 3
+    sums = [tuple(random.integers(1, largest + 1, random.integers(0, 10)).tolist()) for _ in range(40)]
+    biased = [random.choice([-1, 1], len(one), p=[0.05, 0.95] if random.random() < 0.5 else [0.5, 0.5]) for one in sums]
+    cells = [(one, int((np.array(one, int) * signs).sum())) for one, signs in zip(sums, biased, strict=True)]
+    counts = [tuple(one.count(size) for size in range(1, largest + 1)) for one in sums]
+    p = [sign_flip_p_values(count)[abs(total)] for count, (_, total) in zip(counts, cells, strict=True)]
+    expected = adjusted_by_hand(cells)
+    assert 0.0 < min(expected) <= 0.05 < max(expected) == 1.0 and len(set(p)) < len(p)
+    kinds = Counter(counts)
+    some = np.array([[*p, np.nan]])
+    found = discrete_benjamini_hochberg(some, [(sign_flip_p_values(one), count) for one, count in kinds.items()])
+    np.testing.assert_allclose(found, [[*expected, np.nan]], rtol=1e-9)
+    if largest == 1:
+        # the same from the binomial distribution
+        kinds = Counter(len(one) for one in sums)
+        binomial = discrete_benjamini_hochberg(some, [(mcnemar_p_values(m), count) for m, count in kinds.items()])
+        np.testing.assert_allclose(binomial, found, rtol=1e-9)
+
+
+@pytest.mark.parametrize("clusters", [None, 60])
+def test_damaged_cells_are_those_with_a_small_q(clusters: int | None) -> None:
+    ds = simulated_study(6, 6, 180, 3, flip_rate=0.04, specific_unit=4, specific_category=2, clusters=clusters)
+    found = unitlab.damage(ds)
+    flips = flips_of(ds)
+    group = np.arange(180) if clusters is None else ds.cluster.values
+    cells = []
+    for unit, category in np.ndindex(6, 6):
+        of = ds.label.values == category
+        changed = [int(flips[unit, of & (group == c)].sum()) for c in np.unique(group[of])]
+        cells.append((tuple(abs(one) for one in changed if one), sum(changed)))
+    np.testing.assert_allclose(found.q_value.values.ravel(), adjusted_by_hand(cells), rtol=1e-9)
+    np.testing.assert_array_equal(found.damaged, (found.q_value <= 0.05) & (found.accuracy_drop > 0))
     assert found.damaged.values[4, 2] and found.n_damaged.values[4] >= 1
+    assert found.attrs["n_tested"] == sum(len(sums) >= 6 for sums, _ in cells) and found.attrs["n_cells"] == 36
+
+
+def test_nothing_is_found_where_nothing_changes() -> None:
+    found = unitlab.damage(simulated_study(3, 4, 80, 0, flip_rate=0.0))
+    assert (found.q_value == 1).all() and not found.damaged.any() and found.attrs["n_tested"] == 0
 
 
 def test_unit_measures_follow_from_the_cells(study: xr.Dataset) -> None:
@@ -80,14 +136,14 @@ def test_unit_measures_follow_from_the_cells(study: xr.Dataset) -> None:
     np.testing.assert_array_equal(found.max_class, drop.argmax(1))
     broken, fixed = study.n_broken.values, study.n_fixed.values
     m = broken + fixed
-    z = np.divide(broken - fixed, np.sqrt(m), where=m > 0, out=np.zeros(m.shape))
+    z = (broken - fixed) / np.sqrt(m + 0.25)
     np.testing.assert_allclose(found.max_z, z.max(1))
     for unit in range(len(drop)):
         below = 1.0
-        for category, n in enumerate(study.n_images.values):
-            possible = [(2 * b - m[unit, category]) / n for b in range(m[unit, category] + 1)]
-            chances = stats.binom.pmf(range(m[unit, category] + 1), m[unit, category], 0.5)
-            below *= sum(p for d, p in zip(possible, chances, strict=True) if d < drop[unit].max() - 1e-12)
+        for changed in m[unit]:
+            possible = [(2 * b - changed) / np.sqrt(changed + 0.25) for b in range(changed + 1)]
+            chances = stats.binom.pmf(range(changed + 1), changed, 0.5)
+            below *= sum(p for d, p in zip(possible, chances, strict=True) if d < z[unit].max() - 1e-12)
         assert float(found.p_any[unit]) == pytest.approx(1 - below, abs=1e-9)
     positive = np.clip(drop, 0, None)
     with np.errstate(invalid="ignore"):
@@ -109,16 +165,14 @@ def test_images_are_clusters_of_one(study: xr.Dataset) -> None:
     np.testing.assert_array_equal(one.n_changed, other.n_changed)
     for name in ("p_value", "z", "design_effect"):
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-9)
-    drop = study.accuracy_drop.values
-    np.testing.assert_allclose(one.p_any(drop), other.p_any(drop), atol=1e-12)
+    np.testing.assert_allclose(one.p_any(one.z.max(1)), other.p_any(other.z.max(1)), atol=1e-12)
 
 
 def test_classes_without_images_are_no_discoveries() -> None:
-    p = np.array([[0.001, np.nan], [0.9, np.nan]])
-    found = false_discoveries(p, np.array([[12, 0], [3, 0]]), np.array([[0.4, np.nan], [0.1, np.nan]]))
-    np.testing.assert_array_equal(found["q_value"], [[0.001, np.nan], [1, np.nan]])
-    assert found["testable"].tolist() == found["damaged"].tolist() == [[True, False], [False, False]]
-    assert found["n_damaged"].tolist() == [1, 0]
+    p = np.array([[2.0**-11, np.nan], [1.0, np.nan]])
+    attainable = [(mcnemar_p_values(12), 1), (mcnemar_p_values(3), 1)]
+    np.testing.assert_allclose(discrete_benjamini_hochberg(p, attainable), [[1 / (2**11 - 1), np.nan], [1, np.nan]])
+    assert np.isnan(discrete_benjamini_hochberg(np.full((1, 2), np.nan), [])).all()
 
 
 def test_coordinates_of_the_reader_s_own_are_kept(study: xr.Dataset) -> None:
@@ -152,7 +206,7 @@ def test_cluster_tests_are_sign_flips_of_cluster_sums() -> None:
 def test_sign_flips_of_single_images_are_mcnemar() -> None:
     for broken, fixed in [(0, 1), (5, 0), (7, 2), (3, 3)]:
         expected = mcnemar([[0, broken], [fixed, 0]], exact=True).pvalue
-        assert sign_flip_p_value((broken + fixed,), broken - fixed) == pytest.approx(expected)
+        assert sign_flip_p_values((broken + fixed,))[abs(broken - fixed)] == pytest.approx(expected)
 
 
 def test_bonett_price_is_their_worked_formula() -> None:
@@ -264,8 +318,3 @@ def test_confusion_counts_every_moved_image(study: xr.Dataset) -> None:
     np.testing.assert_array_equal(found.n_won.sum("predicted"), study.n_fixed[4])
     with pytest.raises(unitlab.UnitlabError, match="no unit 99"):
         unitlab.confusion(study, 99)
-
-
-def test_testable_is_empty_where_nothing_can_be_rejected() -> None:
-    assert not can_be_rejected(np.full(10, 0.5)).any()
-    assert can_be_rejected(np.array([0.001])).all()

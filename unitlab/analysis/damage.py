@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,13 @@ from unitlab.analysis import ALPHA, LEVEL
 from unitlab.analysis.accuracies import balanced_accuracy, class_counts
 from unitlab.analysis.paired_images import PairedImages
 from unitlab.analysis.paired_tests import (
-    benjamini_hochberg,
     bonett_price,
-    can_be_rejected,
+    discrete_benjamini_hochberg,
     fair_binomial_cdf,
     mcnemar,
+    mcnemar_p_values,
     sign_flip_distribution,
-    sign_flip_p_value,
+    sign_flip_p_values,
     student_quantile,
     student_tail,
 )
@@ -31,6 +32,7 @@ from unitlab.schema import described_like
 Array = np.ndarray[Any, Any]
 
 KEPT = ("n_images", "baseline_accuracy", "n_broken", "n_fixed", "accuracy_drop", "overall_drop")
+SMALL = 0.25  # added to the variance of a class's lost images, so that one with few changes does not lead
 
 
 def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0) -> xr.Dataset:
@@ -49,13 +51,13 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0) -> xr.Dataset
     -------
     xarray.Dataset
         Drops are fractions of images, positive = damage. Over ``unit, category``: ``accuracy_drop``, ``drop_low``,
-        ``drop_high``, ``p_value``, ``q_value``, ``testable``, ``damaged``, ``precision_drop``, ``balanced_accuracy_drop``,
+        ``drop_high``, ``p_value``, ``q_value``, ``damaged``, ``precision_drop``, ``balanced_accuracy_drop``,
         ``margin_drop`` (logits) with ``margin_drop_low``, ``margin_drop_high``, ``margin_p_value``, ``n_broken``, ``n_fixed``.
         Over ``unit``: ``overall_drop``, ``max_class_drop`` with ``max_class_drop_null``, ``max_class`` (position along
         category), ``max_class_drop_crossfit`` with ``max_class_drop_crossfit_null``, ``max_z``, ``p_any``, ``p_specific``,
         ``n_damaged``, ``concentration`` with ``concentration_null``. One number: ``reliability``. Attributes: the study's,
-        ``level``, ``seed``, ``n_tested`` of ``n_cells``. Each variable's attributes hold its definition. Where the study has
-        ``cluster``, splits, intervals and tests go by cluster.
+        ``level``, ``seed``, ``n_tested`` of ``n_cells`` (the cells in which enough images change for a p of 0.05). Each
+        variable's attributes hold its definition. Where the study has ``cluster``, splits, intervals and tests go by cluster.
 
     Raises
     ------
@@ -64,8 +66,8 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0) -> xr.Dataset
 
     Notes
     -----
-    McNemar (1947); Bonett and Price, J. Educ. Behav. Stat. 37 (2012); Gilbert, Appl. Stat. 54 (2005); Besag and Clifford,
-    Biometrika 78 (1991).
+    McNemar (1947); Bonett and Price, J. Educ. Behav. Stat. 37 (2012); Döhler, Durand and Roquain,
+    Electron. J. Stat. 12 (2018); Besag and Clifford, Biometrika 78 (1991).
 
     Examples
     --------
@@ -81,9 +83,9 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0) -> xr.Dataset
     drop = ds["accuracy_drop"].values
     broken, fixed = (ds[name].values.astype(np.int64) for name in ("n_broken", "n_fixed"))
     cells = (ClusterCells if images.clustered else ImageCells)(images, broken, fixed)
-    tests, largest = exact_tests(cells, drop), largest_drop(drop)
+    tests, largest = exact_tests(cells), largest_drop(drop)
     crossfit, reliability = crossfit_and_reliability(images, seed)
-    specific = Specificity(images, largest["max_class_drop"], seed)
+    specific = Specificity(images, seed)
     values: dict[str, Array] = {
         **{name: ds[name].values for name in KEPT},
         "n_broken": broken,
@@ -93,7 +95,7 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0) -> xr.Dataset
         **margin_drops(images, level),
         **paired_intervals(cells, level),
         **tests,
-        **false_discoveries(tests["p_value"], cells.n_changed, drop),
+        **false_discoveries(tests["p_value"], cells, drop),
         **largest,
         "max_class_drop_null": specific.limit,
         "max_class_drop_crossfit": crossfit,
@@ -103,7 +105,8 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0) -> xr.Dataset
         "concentration_null": specific.concentration,
         "reliability": np.array(reliability),
     }
-    counts = {"n_tested": int(values["testable"].sum()), "n_cells": int(np.isfinite(values["p_value"]).sum())}
+    some = np.isfinite(values["p_value"])
+    counts = {"n_tested": int((np.exp2(1.0 - cells.n_changed[some]) <= ALPHA).sum()), "n_cells": int(some.sum())}
     return described_like(ds, values, {"level": level, "seed": seed, "n_splits": SPLITS, **counts})
 
 
@@ -114,22 +117,19 @@ def paired_intervals(cells: Cells, level: float) -> dict[str, Array]:
     return {"drop_low": low, "drop_high": high}
 
 
-def exact_tests(cells: Cells, drop: Array) -> dict[str, Array]:
+def exact_tests(cells: Cells) -> dict[str, Array]:
     """Tests that a cell, and that any cell of a unit, does not change; the largest studentised drop."""
     some = cells.n_images > 0
-    return {
-        "p_value": np.where(some, cells.p_value, np.nan),
-        "p_any": cells.p_any(drop),
-        "max_z": leading(np.where(some, cells.z, np.nan))[0],
-    }
+    max_z = leading(np.where(some, cells.z, np.nan))[0]
+    p_any = cells.p_any(max_z) if some.any() else np.full(len(max_z), np.nan)
+    return {"p_value": np.where(some, cells.p_value, np.nan), "p_any": p_any, "max_z": max_z}
 
 
-def false_discoveries(p: Array, n_changed: Array, drop: Array) -> dict[str, Array]:
-    """Which cells can be rejected at all, their q, and which are damaged; ``p`` is NaN for classes without images."""
-    testable = can_be_rejected(np.where(np.isnan(p), np.nan, np.exp2(1.0 - n_changed)))
-    q = np.where(testable, benjamini_hochberg(np.where(testable, p, np.nan)), np.where(np.isnan(p), np.nan, 1.0))
-    damaged = testable & (q <= ALPHA) & (drop > 0)
-    return {"q_value": q, "testable": testable, "damaged": damaged, "n_damaged": damaged.sum(1).astype(np.int32)}
+def false_discoveries(p: Array, cells: Cells, drop: Array) -> dict[str, Array]:
+    """The cells' q, and which are damaged; ``p`` is NaN for classes without images."""
+    q = discrete_benjamini_hochberg(p, cells.attainable(np.isfinite(p)))
+    damaged = (q <= ALPHA) & (drop > 0)
+    return {"q_value": q, "damaged": damaged, "n_damaged": damaged.sum(1).astype(np.int32)}
 
 
 def largest_drop(drop: Array) -> dict[str, Array]:
@@ -178,7 +178,7 @@ def margin_drops(images: PairedImages, level: float) -> dict[str, Array]:
 class ImageCells:
     """What an ablation changes in every cell (unit, category), where each image is one observation: McNemar's test.
 
-    ``n_changed`` counts the observations that change, ``z`` and ``p_value`` judge their sum, ``p_any`` the largest drop of a
+    ``n_changed`` counts the observations that change, ``z`` and ``p_value`` judge their sum, ``p_any`` the largest z of a
     unit; an interval is that of ``n_images / design_effect`` images, Student's t with ``degrees``, if any, or normal.
     """
 
@@ -188,21 +188,21 @@ class ImageCells:
     def __init__(self, images: PairedImages, broken: Array, fixed: Array) -> None:
         self.n_images, self.broken, self.fixed = images.n_images, broken, fixed
         self.n_changed = broken + fixed
-        self.z = np.where(self.n_changed > 0, ratio(broken - fixed, np.sqrt(self.n_changed)), 0.0)
+        self.z = (broken - fixed) / np.sqrt(self.n_changed + SMALL)
         self.p_value = mcnemar(broken, fixed)
 
-    def p_any(self, drop: Array) -> Array:
-        """1 − Πk P(drop of k < max drop) with breaks ~ Bin(m, ½), in whole numbers."""
-        some = self.n_images > 0
-        if not some.any():
-            return np.full(len(drop), np.nan)
-        m, net, classes = self.n_changed[:, some], (self.broken - self.fixed)[:, some], self.n_images[some]
-        lead = (net / classes).argmax(1)[:, None]
-        top, size = np.take_along_axis(net, lead, 1), classes[lead]
-        # (2B − m)·size < top·n  ⇔  B ≤ ceil((top·n + m·size)/(2·size)) − 1
-        most = -((-(top * classes + m * size)) // (2 * size)) - 1
+    def attainable(self, some: Array) -> Iterator[tuple[Array, int]]:
+        """The p-values that ``some`` of the cells can have, and how many cells."""
+        for m, count in zip(*np.unique(self.n_changed[some], return_counts=True), strict=True):
+            yield mcnemar_p_values(int(m)), int(count)
+
+    def p_any(self, max_z: Array) -> Array:
+        """1 − Πk P(z of k < max z) with breaks ~ Bin(m, ½)."""
+        m = self.n_changed[:, self.n_images > 0]
+        least = _least(max_z[:, None], np.sqrt(m + SMALL))
+        # 2B − m < least  ⇔  B ≤ ceil((least + m)/2) − 1
         with np.errstate(divide="ignore"):
-            return -np.expm1(np.log(fair_binomial_cdf(most, m)).sum(1))
+            return -np.expm1(np.log(fair_binomial_cdf((least + m + 1) // 2 - 1, m)).sum(1))
 
 
 class ClusterCells:
@@ -231,28 +231,35 @@ class ClusterCells:
         self.n_changed = counts.sum(2)
         self.degrees = np.maximum(n_blocks - 1, 1)
         self.design_effect = _design_effect(spread, flipped, net, self.n_images, n_blocks)
-        self.z = np.where(square > 0, ratio(net, np.sqrt(square)), 0.0)
-        self.sizes = {cell: tuple(counts[cell].tolist()) for cell in np.ndindex(*shape)}
-        self.p_value = np.empty(shape)
-        for cell, sizes in self.sizes.items():
-            self.p_value[cell] = sign_flip_p_value(sizes, int(net[cell]))
+        self.z = net / np.sqrt(square + SMALL)
+        sizes, kind = np.unique(counts.reshape(-1, counts.shape[2]), axis=0, return_inverse=True)
+        self.sizes, self.kind = [tuple(one) for one in sizes.tolist()], kind.reshape(shape)
+        self.deviation = np.sqrt(sizes @ np.arange(1, counts.shape[2] + 1) ** 2 + SMALL)
+        chances = [sign_flip_p_values(one) for one in self.sizes]
+        start = np.cumsum([0, *map(len, chances)])
+        self.p_value = np.concatenate(chances)[start[self.kind] + np.abs(net).astype(np.int64)]
 
-    def p_any(self, drop: Array) -> Array:
-        """1 − Πk P(Σ of signed cluster sums of k < max drop · n)."""
-        found = np.full(len(drop), np.nan)
-        for unit, row in enumerate(drop):
-            if np.isnan(row).all():
-                continue
+    def attainable(self, some: Array) -> Iterator[tuple[Array, int]]:
+        """As for single images."""
+        for number, count in zip(*np.unique(self.kind[some], return_counts=True), strict=True):
+            yield sign_flip_p_values(self.sizes[number]), int(count)
+
+    def p_any(self, max_z: Array) -> Array:
+        """1 − Πk P(z of k < max z) with random signs of the cluster sums."""
+        found = np.empty(len(max_z))
+        for unit, kinds in enumerate(self.kind[:, self.n_images > 0]):
             log_below = 0.0
-            for k in np.flatnonzero(self.n_images > 0):
-                distribution = sign_flip_distribution(self.sizes[unit, k])
-                reach = len(distribution) // 2
-                # the tolerance keeps sums that give exactly the max drop out of "less than"
-                least = int(np.ceil(np.nanmax(row) * self.n_images[k] - 1e-9))
-                below = float(distribution[: max(0, least + reach)].sum())
+            for kind, deviation in zip(kinds, self.deviation[kinds], strict=True):
+                below_all = sign_flip_distribution(self.sizes[kind])
+                below = float(below_all[: max(0, int(_least(max_z[unit], deviation)) + len(below_all) // 2)].sum())
                 log_below += np.log(min(below, 1.0)) if below > 0 else -np.inf
             found[unit] = -np.expm1(log_below)
         return found
+
+
+def _least(max_z: Array, deviation: Array) -> Array:
+    """The least whole sum that gives ``max_z``; the tolerance keeps the observed one out of "less than"."""
+    return np.ceil(max_z * deviation - 1e-9).astype(np.int64)
 
 
 Cells = ImageCells | ClusterCells

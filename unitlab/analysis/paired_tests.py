@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
@@ -9,9 +10,9 @@ from typing import Any
 import numpy as np
 import scipy
 
-from unitlab.analysis import ALPHA
-
 Array = np.ndarray[Any, Any]
+
+ROUNDING = 1e-9  # two chances that differ by less of themselves are equal
 
 
 def student_quantile(probability: float, degrees: Any) -> Any:
@@ -47,12 +48,13 @@ def sign_flip_distribution(counts: tuple[int, ...]) -> Array:
     return total
 
 
-def sign_flip_p_value(counts: tuple[int, ...], observed: int) -> float:
-    """Two-sided exact p-value: P(|T| ≥ |observed|) under random signs."""
-    if observed == 0:
-        return 1.0
+@lru_cache(maxsize=65536)
+def sign_flip_p_values(counts: tuple[int, ...]) -> Array:
+    """Two-sided exact p-values P(|T| ≥ t) under random signs, for t = 0, 1, … up to the largest."""
     distribution = sign_flip_distribution(counts)
-    return min(1.0, float(2 * distribution[len(distribution) // 2 + abs(observed) :].sum()))
+    p = np.minimum(1.0, 2 * distribution[len(distribution) // 2 :][::-1].cumsum()[::-1])
+    p[0] = 1.0
+    return p
 
 
 def mcnemar(n_broken: Array, n_fixed: Array) -> Array:
@@ -63,6 +65,11 @@ def mcnemar(n_broken: Array, n_fixed: Array) -> Array:
     pairs, where = np.unique(m * width + least, return_inverse=True)
     p = np.minimum(1.0, 2 * fair_binomial_cdf(pairs % width, pairs // width))
     return p[where].reshape(m.shape)
+
+
+def mcnemar_p_values(m: int) -> Array:
+    """Every p-value that McNemar's test can give where ``m`` images change."""
+    return np.minimum(1.0, 2 * fair_binomial_cdf(np.arange(m // 2 + 1), np.array(m)))
 
 
 def bonett_price(n_broken: Array, n_fixed: Array, n: Array, level: float, degrees: Array | None = None) -> tuple[Array, Array]:
@@ -78,16 +85,6 @@ def bonett_price(n_broken: Array, n_fixed: Array, n: Array, level: float, degree
     return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
 
 
-def can_be_rejected(least_p: Array, alpha: float = ALPHA) -> Array:
-    """Tests that can be rejected at all: p* ≤ α/K, K the smallest that at most K tests satisfy (Tarone; Gilbert 2005)."""
-    ordered = np.sort(least_p[np.isfinite(least_p)])
-    k = np.arange(1, len(ordered) + 1)
-    enough = np.searchsorted(ordered, alpha / k, side="right") <= k
-    if not enough.any():
-        return np.zeros(least_p.shape, bool)
-    return np.asarray(least_p <= alpha / k[np.argmax(enough)])
-
-
 def benjamini_hochberg(p: Array) -> Array:
     """Adjusted p-values (Benjamini and Hochberg 1995): the least of p·n/rank over this and all larger ones. NaN stays NaN and
     is not counted."""
@@ -98,4 +95,26 @@ def benjamini_hochberg(p: Array) -> Array:
     adjusted = np.empty(len(known))
     adjusted[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
     q[some] = adjusted
+    return q
+
+
+def discrete_benjamini_hochberg(p: Array, attainable: Iterable[tuple[Array, int]]) -> Array:
+    """Adjusted p-values of exact tests that can attain few values only (Döhler, Durand and Roquain 2018, step-down: DBH-SD).
+
+    ``attainable``: the p-values that a test can give under its null, each the chance of one as small, and how many tests are of
+    that kind; all tests whose ``p`` is not NaN. With F the step functions of these chances, the i-th smallest p has the largest
+    of Σ F(pⱼ)/(1 − F(pⱼ))/j over j ≤ i.
+    """
+    q, some = np.full(p.shape, np.nan), np.isfinite(p)
+    values, where, n = np.unique(p[some], return_inverse=True, return_counts=True)
+    # the sum rises where a test attains another value; equal chances of different tests differ by rounding
+    rise = np.zeros(len(values) + 1)
+    for chances, count in attainable:
+        steps = np.unique(chances[chances < 1 - ROUNDING])
+        odds = steps / (1 - steps)
+        np.add.at(rise, np.searchsorted(values, steps * (1 - ROUNDING)), count * np.diff(odds, prepend=0.0))
+    odds = np.where(values < 1 - ROUNDING, rise[:-1].cumsum(), np.inf)
+    # of equal p-values the first has the largest quotient
+    first = np.cumsum(n) - n + 1
+    q[some] = np.minimum(np.maximum.accumulate(odds / first), 1.0)[where]
     return q

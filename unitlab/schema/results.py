@@ -32,10 +32,8 @@ DAMAGE = (
          "Two-sided exact paired test that the ablation changes nothing: McNemar; where images come in clusters, sign flips "
          "of cluster sums. NaN for a class without images."),
     _damage("q_value", CELL, "f", "1", "q",
-         "Benjamini–Hochberg over the cells whose smallest attainable p, 2^(1−m), can be rejected at all at 0.05 (Tarone; "
-         "Gilbert 2005); 1 for the other cells."),
-    _damage("testable", CELL, "b", "1", "testable",
-         "Whether enough images (clusters) of the class change for the exact test to be able to reject."),
+         "p adjusted for false discoveries over all cells with images: step-down Benjamini–Hochberg for discrete tests "
+         "(Döhler, Durand and Roquain 2018), which knows the p-values that each cell's exact test can attain."),
     _damage("damaged", CELL, "b", "1", "damaged", "q ≤ 0.05 and accuracy drop > 0."),
     _damage("max_class_drop", UNIT, "f", "1", "max class drop",
          "The largest accuracy drop over classes. Biased upward: it is positive under pure chance."),
@@ -53,13 +51,15 @@ DAMAGE = (
          "(99 shuffles, as for p_specific; six splits each, fewer than of the value itself, which makes it about 3 % too wide "
          "rather than too narrow)."),
     _damage("max_z", UNIT, "f", "1", "max studentised drop",
-         "The largest (broken − fixed)/√(broken + fixed) over classes (over cluster sums s: Σs/√Σs²); the raw maximum favours "
-         "small classes, this one does not."),
+         "The largest (broken − fixed)/√(broken + fixed + ¼) over classes (over cluster sums s: Σs/√(Σs² + ¼)); the raw "
+         "maximum favours small classes, this one does not."),
     _damage("p_any", UNIT, "f", "1", "p, any class",
-         "Chance of a max class drop as large if no class changes: 1 − Πk P(drop of k < max class drop) under random signs."),
+         "Chance of a max studentised drop as large if no class changes: 1 − Πk P(that of k < max_z) under random signs."),
     _damage("p_specific", UNIT, "f", "1", "p, specific classes",
-         "Chance of a max class drop as large if flips fall on images regardless of class: classes shuffled among images "
-         "right (wrong) at the baseline within strata of baseline margin, by cluster; up to 999 shuffles."),
+         "Chance of a max of (net − mean)/√(variance + ¼) over classes as large if flips fall on images regardless of class, "
+         "net = broken − fixed, mean and variance those of the shuffle: classes change places among images right (wrong) at "
+         "the baseline within up to twenty strata of baseline margin, by cluster. 999 shuffles; up to 20 · units − 1 while a "
+         "unit is neither reached by 20 of them nor sure to be found among all units (Besag and Clifford 1991)."),
     _damage("n_damaged", UNIT, "i", "classes", "damaged classes", "Classes with q ≤ 0.05 and drop > 0."),
     _damage("concentration", UNIT, "f", "classes", "concentration of damage",
          "Effective number of damaged classes, (Σ d⁺)²/Σ (d⁺)²; NaN where no drop is positive."),

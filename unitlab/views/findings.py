@@ -109,5 +109,8 @@ def study_finding(known: xr.Dataset) -> str:
         f"none costs more than {points(float(overall[place]))} points of overall accuracy (unit {int(known['unit'][place])})"
     )
     cells = int(known["damaged"].values.sum())
-    tested = f"{cells:,} of {known.attrs['n_tested']:,} testable unit–class pairs are damaged at q ≤ {ALPHA:g}"
-    return f"{first}, and {second}. {tested[0].upper()}{tested[1:]}."
+    few = known.attrs["n_cells"] - known.attrs["n_tested"]
+    return (
+        f"{first}, and {second}. {cells:,} of {known.attrs['n_cells']:,} unit–class pairs are damaged at q ≤ {ALPHA:g}; in "
+        f"{few:,} too few images change for p ≤ {ALPHA:g}."
+    )

@@ -225,7 +225,7 @@ def provenance(ds: xr.Dataset, known: xr.Dataset) -> str:
     settings = known.attrs
     statistics = (
         f"{100 * float(settings.get('level', LEVEL)):g} % intervals, tests by {'cluster' if 'cluster' in ds else 'image'}",
-        f"{settings['n_tested']:,} of {settings['n_cells']:,} unit–class pairs testable",
+        f"in {settings['n_tested']:,} of {settings['n_cells']:,} unit–class pairs enough images change for p ≤ {ALPHA:g}",
         f"{settings['n_splits']} splits, seed {settings['seed']}",
         f"reliability {number(float(known['reliability']))}",
     )
