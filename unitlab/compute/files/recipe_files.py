@@ -87,9 +87,7 @@ class RecipeFiles:
         found = labelled_files(
             folder, folders=recipe.images.folders or names, count=recipe.images.categories, name=recipe.images.name
         )
-        categories = names or found.folders
-        ids = [path.relative_to(found.root).as_posix() for path in found.files]
-        return picture_files(recipe.images.name, found.files, found.labels, categories, self._transform(), ids)
+        return picture_files(recipe.images.name, found, names or found.folders, self._transform(), None)
 
     def attrs(self) -> dict[str, Any]:
         """What the study says of the files: call it after `model` and `images`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,13 +18,14 @@ from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import Compose
 
 from unitlab.bundled_images import IMAGE_SETS, bundled_images
-from unitlab.compute.images.folders import SUFFIXES, pictures_by_class, subfolders
+from unitlab.compute.images.folders import SUFFIXES, LabelledFiles, in_order, pictures_by_class, subfolders
 from unitlab.compute.images.reading import LoaderWorkers, loader_workers, read_ahead, read_by_workers
 from unitlab.compute.images.source import ImageSource, refuse_random, transform_text
 from unitlab.errors import UnitlabError, nearest_names
 
 Transform = Callable[[Any], Tensor] | None
 Names = Sequence[str] | None
+log = logging.getLogger("unitlab")
 # decoding and resizing leave Python's lock free, so that threads do what processes would
 PICTURE_THREADS = min(8, os.cpu_count() or 1)
 
@@ -48,8 +50,8 @@ def images(
         From a PIL picture (or the dataset's image) to a float tensor (channel, row, column). Default for pictures:
         RGB in 0..1, all of one size. It must be repeatable.
     categories
-        Class names in the order of the network's logits. Default: the folders' names, sorted, or the dataset's
-        ``classes``. Classes without images are allowed.
+        Class names in the order of the network's logits. Default: the folders' names, sorted (numbers as numbers, where
+        torchvision's ``ImageFolder`` has 0, 1, 10, 2), or the dataset's ``classes``. Classes without images are allowed.
     ids
         A text for each image; default the path inside the folder, or the position.
 
@@ -110,26 +112,26 @@ def _folder(folder: Path, transform: Transform, categories: Names, ids: Names) -
         near = nearest_names(str(folder), IMAGE_SETS)
         raise UnitlabError(f"{folder} is not a folder; give one with a folder per class, or a bundled set. {near}")
     found = subfolders(folder)
-    classes = [path.name for path in found] if categories is None else list(categories)
+    classes, notes = in_order(path.name for path in found) if categories is None else (list(categories), [])
     files, labels = pictures_by_class(found, classes, "category")
     if not files:
         raise UnitlabError(f"{folder} holds no images; expected {folder}/CLASS/PICTURE with one of {sorted(SUFFIXES)}")
     _same_length(ids, len(files))
-    ids = ids if ids is not None else [path.relative_to(folder).as_posix() for path in files]
-    return picture_files(folder.name, files, labels, classes, transform, ids)
+    return picture_files(folder.name, LabelledFiles(folder, files, labels, classes, notes), classes, transform, ids)
 
 
-def picture_files(
-    name: str, files: Sequence[Path], labels: Sequence[int], categories: Sequence[str], transform: Transform, ids: Sequence[str]
-) -> ImageSource:
-    """A source of picture files with the label of each."""
-    found = ImageSource(
-        name, ids, np.array(labels, dtype=np.int64), categories, partial(_loaded, pil_loader, files),
+def picture_files(name: str, found: LabelledFiles, categories: Sequence[str], transform: Transform, ids: Names) -> ImageSource:
+    """A source of picture files with the label of each; default ids are the paths inside their root."""
+    ids = ids if ids is not None else [path.relative_to(found.root).as_posix() for path in found.files]
+    source = ImageSource(
+        name, ids, np.array(found.labels, dtype=np.int64), categories, partial(_loaded, pil_loader, found.files),
         transform_text=transform_text(transform), transform=transform, thumbnails=True,
-        threads=PICTURE_THREADS,
+        threads=PICTURE_THREADS, notes=found.notes,
     )  # fmt: skip
-    found.refuse_changing()
-    return found
+    for note in found.notes:
+        log.info("%s: %s", name, note)
+    source.refuse_changing()
+    return source
 
 
 def _dataset(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
@@ -22,6 +22,7 @@ class LabelledFiles:
     files: list[Path]
     labels: list[int]
     folders: list[str]
+    notes: list[str] = field(default_factory=list)
 
 
 def labelled_files(folder: Path, *, folders: Sequence[str] | str, count: int, name: str) -> LabelledFiles:
@@ -33,7 +34,8 @@ def labelled_files(folder: Path, *, folders: Sequence[str] | str, count: int, na
         A folder per class, perhaps some levels down where there is nothing else; torchvision's ``Places365``
         folder.
     folders
-        Names of the classes' folders in the order of the logits; "wnids": ImageNet's; "": whichever are there, sorted.
+        Names of the classes' folders in the order of the logits; "wnids": ImageNet's; "": whichever are there, sorted as
+        `in_order` does.
     count
         How many classes are expected; 0 where any number will do.
     name
@@ -50,7 +52,7 @@ def labelled_files(folder: Path, *, folders: Sequence[str] | str, count: int, na
         return _places_files(folder, count)
     root = _class_level(folder)
     found = subfolders(root, "._")
-    wanted = [path.name for path in found]
+    wanted, notes = in_order(path.name for path in found)
     if folders == "wnids":
         wanted = resources.files("unitlab.recipes").joinpath("imagenet_wnids.txt").read_text(encoding="ascii").split()
     elif folders:
@@ -63,7 +65,14 @@ def labelled_files(folder: Path, *, folders: Sequence[str] | str, count: int, na
     files, labels = pictures_by_class(found, wanted, f"class of {name}")
     if not files:
         raise UnitlabError(f"{folder} holds no pictures; expected {folder}/CLASS/PICTURE with one of {sorted(SUFFIXES)}")
-    return LabelledFiles(root, files, labels, wanted)
+    return LabelledFiles(root, files, labels, wanted, [] if folders else notes)
+
+
+def in_order(names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Names of folders as the classes' order takes them, numbers as numbers, and a note where that is another than the text's."""
+    by_text = sorted(names)
+    found = sorted(by_text, key=int) if all(name.isdecimal() for name in by_text) else by_text
+    return found, [] if found == by_text else [f"classes in the order of their numbers ({', '.join(found[:3])}, …)"]
 
 
 def subfolders(folder: Path, hidden: str = ".") -> list[Path]:

@@ -67,6 +67,8 @@ class ImageSource:
         Processes that read instead of threads.
     told
         Called for each image that arrives; see `watched`.
+    notes
+        What was decided about the images without being asked for.
     """
 
     name: str
@@ -82,6 +84,7 @@ class ImageSource:
     threads: int = 0
     workers: LoaderWorkers | None = None
     told: Callable[[], None] | None = None
+    notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self.ids, self.categories = [str(i) for i in self.ids], [str(c) for c in self.categories]
@@ -105,7 +108,7 @@ class ImageSource:
         return len(self.ids)
 
     def __repr__(self) -> str:
-        return f"<{self.name}: {len(self)} images, {len(self.categories)} classes>"
+        return f"<{'; '.join([f'{self.name}: {len(self)} images, {len(self.categories)} classes', *self.notes])}>"
 
     @property
     def read_together(self) -> int:
