@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -52,7 +51,7 @@ def test_folders_that_are_numbers_are_in_the_order_of_numbers(numbered, caplog):
     with caplog.at_level(logging.INFO, "unitlab"):
         source = unitlab.images(numbered)
     assert source.categories == NUMBERS
-    level = [int(round(255 * float(image.mean()))) for image in source.at(range(12))]
+    level = [round(255 * float(image.mean())) for image in source.at(range(12))]
     assert level == [10 * label for label in source.labels]
     assert "order of their numbers" in repr(source) and "order of their numbers" in caplog.text
     given = unitlab.images(numbered, categories=AS_TEXT)
@@ -92,3 +91,62 @@ def test_an_unfinished_sweep_of_numbers_sorted_as_text_is_refused_too(numbered, 
         ablated(unitlab.images(numbered, categories=AS_TEXT), 12, tmp_path / "old.zarr")
     with pytest.raises(UnitlabError, match=r"categories=\['0', '1', '10', '11', '2'"):
         ablated(unitlab.images(numbered), 12, tmp_path / "old.zarr")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes with two pictures each."""
+    for name in ("cat/a", "cat/b", "dog/a", "dog/b"):
+        picture(tmp_path / "photos" / f"{name}.png")
+    return tmp_path / "photos"
+
+
+def test_what_archives_and_systems_leave_is_skipped_and_counted(photos, caplog):
+    picture(photos / "__MACOSX" / "cat" / "._a.png")
+    for junk in ("cat/._a.png", "dog/._b.png", "cat/.DS_Store", "dog/Thumbs.db", "dog/__MACOSX/x.png", "dog/new.heic"):
+        (photos / junk).parent.mkdir(exist_ok=True)
+        (photos / junk).write_bytes(b"no picture")
+    with caplog.at_level(logging.INFO, "unitlab"):
+        source = unitlab.images(photos)
+    assert source.ids == ["cat/a.png", "cat/b.png", "dog/a.png", "dog/b.png"] and source.categories == ["cat", "dog"]
+    for said in (repr(source), caplog.text):
+        assert "5 files skipped (2 ._*, 1 .DS_Store, " in said and "1 Thumbs.db" in said and "1 .heic" in said
+    assert len(source.at(range(4))) == 4
+
+
+@pytest.mark.parametrize(
+    ("parts", "meant"), [(("train", "val"), "val"), (("test", "train"), "train"), (("Validation",), "Valid")]
+)
+def test_parts_of_a_data_set_are_no_classes(tmp_path, parts, meant):
+    for part in parts:
+        picture(tmp_path / part / "cat" / "a.png")
+    with pytest.raises(UnitlabError, match=rf"unitlab\.images\('.*{meant}"):
+        unitlab.images(tmp_path)
+    with pytest.raises(UnitlabError, match=rf"unitlab\.images\('.*{meant}"):
+        unitlab.images(tmp_path, categories=["cat"])
+    assert unitlab.images(tmp_path, categories=parts).categories == list(parts)
+    assert unitlab.images(tmp_path / parts[-1]).categories == ["cat"]
+
+
+def test_classes_that_are_called_as_parts_are(tmp_path):
+    for name in ("test", "train", "val"):
+        picture(tmp_path / name / "a.png")
+    assert unitlab.images(tmp_path).categories == ["test", "train", "val"]
+
+
+def test_further_kinds_of_files_and_linked_folders_are_read(photos, tmp_path):
+    (photos / "cat" / "c.jfif").write_bytes(picture(tmp_path / "x.jpg", 200).read_bytes())
+    picture(photos / "dog" / "c.avif", 200)
+    picture(tmp_path / "elsewhere" / "d.png", 250)
+    (photos / "dog" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(photos / "dog")  # a circle
+    source = unitlab.images(photos)
+    assert [i for i in source.ids if "c." in i or "d." in i] == ["cat/c.jfif", "dog/c.avif", "dog/linked/d.png"]
+    level = dict(zip(source.ids, (255 * source.at(range(len(source))).mean((1, 2, 3))).tolist(), strict=True))
+    assert abs(level["cat/c.jfif"] - 200) < 2 and abs(level["dog/c.avif"] - 200) < 4 and level["dog/linked/d.png"] == 250
+
+
+def test_kinds_that_pillow_cannot_read_are_counted_and_named(photos, monkeypatch):
+    (photos / "dog" / "c.avif").write_bytes(b"no picture")
+    monkeypatch.setattr(Image, "registered_extensions", lambda: {".jpg": "JPEG"})
+    assert "1 file skipped (1 .avif)" in repr(unitlab.images(photos))

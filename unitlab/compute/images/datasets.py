@@ -18,7 +18,7 @@ from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import Compose
 
 from unitlab.bundled_images import IMAGE_SETS, bundled_images
-from unitlab.compute.images.folders import SUFFIXES, LabelledFiles, in_order, pictures_by_class, subfolders
+from unitlab.compute.images.folders import SUFFIXES, LabelledFiles, in_order, pictures_by_class, refuse_parts, subfolders
 from unitlab.compute.images.reading import LoaderWorkers, loader_workers, read_ahead, read_by_workers
 from unitlab.compute.images.source import ImageSource, refuse_random, transform_text
 from unitlab.errors import UnitlabError, nearest_names
@@ -112,12 +112,13 @@ def _folder(folder: Path, transform: Transform, categories: Names, ids: Names) -
         near = nearest_names(str(folder), IMAGE_SETS)
         raise UnitlabError(f"{folder} is not a folder; give one with a folder per class, or a bundled set. {near}")
     found = subfolders(folder)
+    refuse_parts(folder, found, categories)
     classes, notes = in_order(path.name for path in found) if categories is None else (list(categories), [])
-    files, labels = pictures_by_class(found, classes, "category")
+    files, labels, skipped = pictures_by_class(found, classes, "category")
     if not files:
         raise UnitlabError(f"{folder} holds no images; expected {folder}/CLASS/PICTURE with one of {sorted(SUFFIXES)}")
     _same_length(ids, len(files))
-    return picture_files(folder.name, LabelledFiles(folder, files, labels, classes, notes), classes, transform, ids)
+    return picture_files(folder.name, LabelledFiles(folder, files, labels, classes, notes + skipped), classes, transform, ids)
 
 
 def picture_files(name: str, found: LabelledFiles, categories: Sequence[str], transform: Transform, ids: Names) -> ImageSource:

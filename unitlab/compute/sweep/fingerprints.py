@@ -54,7 +54,7 @@ def source_fingerprints(source: ImageSource, few: Tensor) -> dict[str, str]:
 
 
 def as_in_study(source: ImageSource, attrs: Mapping[str, Any], where: object = "the study") -> ImageSource:
-    """The images by the rules that a study was computed under; ``attrs`` are its attributes, or an unfinished sweep's fingerprint.
+    """The images by the rules of a study; ``attrs`` are its attributes, or the fingerprint of an unfinished sweep.
 
     Raises
     ------
@@ -68,8 +68,8 @@ def as_in_study(source: ImageSource, attrs: Mapping[str, Any], where: object = "
         as_text = replace(source, categories=text_order, labels=place[source.labels])
         if source_fingerprints(as_text, sampled_images(as_text))["images"] == there.get("images"):
             raise UnitlabError(
-                f"{where} has its numbered classes sorted as text, and the images at hand have them sorted as numbers; where the "
-                f"network's logits are in the text's order, give unitlab.images(..., categories={text_order})"
+                f"{where} has its numbered classes sorted as text, and the images at hand have them sorted as numbers; where "
+                f"the network's logits are in the text's order, give unitlab.images(..., categories={text_order})"
             )
     return source
 
