@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.models import ResNet18_Weights
 
 import unitlab
 from unitlab import UnitlabError
@@ -150,3 +151,30 @@ def test_kinds_that_pillow_cannot_read_are_counted_and_named(photos, monkeypatch
     (photos / "dog" / "c.avif").write_bytes(b"no picture")
     monkeypatch.setattr(Image, "registered_extensions", lambda: {".jpg": "JPEG"})
     assert "1 file skipped (1 .avif)" in repr(unitlab.images(photos))
+
+
+# facts of ILSVRC2012: wnid → number and torchvision's name
+IMAGENET = {
+    "n01440764": (0, "tench"),
+    "n02123045": (281, "tabby"),
+    "n03126707": (517, "crane"),
+    "n15075141": (999, "toilet tissue"),
+}
+
+
+def test_wordnet_ids_are_understood_beside_the_names_of_torchvision(tmp_path):
+    names = list(ResNet18_Weights.DEFAULT.meta["categories"])
+    for wnid in reversed(IMAGENET):
+        picture(tmp_path / wnid / "a.png")
+    source = unitlab.images(tmp_path, categories=names)
+    assert source.labels.tolist() == [number for number, _ in IMAGENET.values()] and source.categories == names
+    assert ablated(source, 1000).label.values.tolist() == [0, 281, 517, 999]
+    # by name, whatever the order of the logits, and however many there are
+    some = ["toilet tissue", "another", *[name for _, name in IMAGENET.values() if name != "toilet tissue"]]
+    assert unitlab.images(tmp_path, categories=some).labels.tolist() == [2, 3, 4, 0]
+    assert unitlab.images(tmp_path, categories=list(IMAGENET)).labels.tolist() == [0, 1, 2, 3]
+    with pytest.raises(UnitlabError, match="'n15075141' that is no category"):
+        unitlab.images(tmp_path, categories=names[:-1])
+    picture(tmp_path / "n00000001" / "a.png")
+    with pytest.raises(UnitlabError, match="'n00000001' that is no category"):
+        unitlab.images(tmp_path, categories=names)

@@ -51,7 +51,8 @@ def images(
         RGB in 0..1, all of one size. It must be repeatable.
     categories
         Class names in the order of the network's logits. Default: the folders' names, sorted (numbers as numbers, where
-        torchvision's ``ImageFolder`` has 0, 1, 10, 2), or the dataset's ``classes``. Classes without images are allowed.
+        torchvision's ``ImageFolder`` has 0, 1, 10, 2), or the dataset's ``classes``. Classes without images are allowed;
+        folders of ImageNet may be called by their WordNet ids (n01440764) where ``categories`` has torchvision's names.
     ids
         A text for each image; default the path inside the folder, or the position.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from PIL import Image
+from torchvision.models import ResNet18_Weights
 
 from unitlab.errors import UnitlabError, nearest_names
 
@@ -62,7 +64,7 @@ def labelled_files(folder: Path, *, folders: Sequence[str] | str, count: int, na
     found = subfolders(root, "._")
     wanted, notes = in_order(path.name for path in found)
     if folders == "wnids":
-        wanted = resources.files("unitlab.recipes").joinpath("imagenet_wnids.txt").read_text(encoding="ascii").split()
+        wanted = _wnids()
     elif folders:
         wanted = list(folders)
     elif count and len(found) != count:
@@ -103,9 +105,12 @@ def refuse_parts(folder: Path, found: Sequence[Path], categories: Sequence[str] 
 def pictures_by_class(folders: Iterable[Path], classes: Sequence[str], what: str) -> tuple[list[Path], list[int], list[str]]:
     """The pictures in some folders, at any depth, the label of each, and a note of the files that are none.
 
-    The label is the place of the folder's name in ``classes``.
+    The label is the place of the folder's name in ``classes``; of a WordNet id of ImageNet, also of torchvision's name for it.
     """
-    number = {name: place for place, name in enumerate(classes)}
+    folders, number = list(folders), {name: place for place, name in enumerate(classes)}
+    if any(folder.name not in number and re.fullmatch(r"n\d{8}", folder.name) for folder in folders):
+        names = zip(_wnids(), ResNet18_Weights.IMAGENET1K_V1.meta["categories"], strict=True)
+        number = {**{wnid: number[name] for wnid, name in names if name in number}, **number}
     readable = SUFFIXES | (FURTHER_SUFFIXES & set(Image.registered_extensions()))
     files: list[Path] = []
     labels: list[int] = []
@@ -126,6 +131,11 @@ def pictures_by_class(folders: Iterable[Path], classes: Sequence[str], what: str
         labels += [number[folder.name]] * len(pictures)
     kinds = ", ".join(f"{count} {kind}" for kind, count in skipped.most_common())
     return files, labels, [f"{skipped.total()} file{'s' * (skipped.total() > 1)} skipped ({kinds})"] if skipped else []
+
+
+def _wnids() -> list[str]:
+    """WordNet ids of ImageNet's classes, in the order of the logits."""
+    return resources.files("unitlab.recipes").joinpath("imagenet_wnids.txt").read_text(encoding="ascii").split()
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
