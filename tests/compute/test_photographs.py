@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import struct
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.datasets import ImageFolder
 from torchvision.models import ResNet18_Weights
+from torchvision.transforms import ToTensor
 
 import unitlab
 from unitlab import UnitlabError
@@ -178,3 +183,197 @@ def test_wordnet_ids_are_understood_beside_the_names_of_torchvision(tmp_path):
     picture(tmp_path / "n00000001" / "a.png")
     with pytest.raises(UnitlabError, match="'n00000001' that is no category"):
         unitlab.images(tmp_path, categories=names)
+
+
+# how a picture is read
+
+GREY = np.arange(0, 65536, 1366, dtype=np.uint16)[:48].reshape(6, 8)
+COLOURS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+
+
+def read_one(tmp_path, content, name="x.png", **keywords):
+    """The tensor and the thumbnail of one file."""
+    path = tmp_path / "one" / "a" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        content.save(path)
+    batch = next(unitlab.images(tmp_path / "one", **keywords).stream([[0]], thumbnails=True))
+    path.unlink()
+    return batch.pixels[0], batch.thumbnails[0]
+
+
+def encoded(image, kind, **keywords):
+    file = io.BytesIO()
+    image.save(file, kind, **keywords)
+    return file.getvalue()
+
+
+def in_0_to_1(rows):
+    return torch.from_numpy(np.ascontiguousarray(rows)).permute(2, 0, 1).float() / 255
+
+
+# (orientation → what undoes it, of rows and columns), from the EXIF standard
+TURNED = {
+    1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1], 5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1), 7: lambda a: a[::-1, ::-1].swapaxes(0, 1), 8: lambda a: np.rot90(a),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize("kind", ["png", "webp", "tiff"])
+def test_pictures_are_upright_for_network_thumbnail_and_transform(tmp_path, orientation, kind):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(Image.fromarray(COLOURS), kind, exif=exif, **({"lossless": True} if kind == "webp" else {}))
+    expected, seen = TURNED[orientation](COLOURS), []
+
+    def transform(picture):
+        seen.append(np.array(picture))
+        return in_0_to_1(seen[-1])
+
+    for given in (None, transform):
+        pixels, thumbnail = read_one(tmp_path, content, f"x.{kind}", transform=given)
+        assert torch.equal(pixels, in_0_to_1(expected)) and np.array_equal(thumbnail, expected)
+    assert all(np.array_equal(picture, expected) for picture in seen)
+
+
+def test_a_damaged_exif_block_says_nothing(tmp_path):
+    exif = b"garbage that is no directory"
+    assert read_one(tmp_path, encoded(Image.new("RGB", (8, 6), "red"), "png", exif=exif))[0].shape == (3, 6, 8)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "palette with alpha"])
+def test_what_is_transparent_is_on_white(tmp_path, mode):
+    alpha = np.linspace(0, 255, 48).astype(np.uint8).reshape(6, 8)
+    colours = np.repeat(COLOURS[..., :1], 3, 2) if mode == "LA" else COLOURS
+    if mode == "P":
+        flat = Image.fromarray(COLOURS).quantize(4)
+        content, colours = encoded(flat, "png", transparency=2), np.asarray(flat.convert("RGB"))
+        alpha = np.where(np.asarray(flat) == 2, 0, 255)
+    elif mode == "palette with alpha":
+        flat = Image.fromarray(COLOURS).quantize(4)
+        steps = np.array([0, 100, 200, 255])
+        content, colours = encoded(flat, "png", transparency=bytes(steps.tolist())), np.asarray(flat.convert("RGB"))
+        alpha = steps[np.asarray(flat)]
+    else:
+        image = Image.fromarray(np.dstack([COLOURS, alpha]))
+        if mode == "LA":
+            image = Image.merge("LA", [Image.fromarray(COLOURS[..., 0]), Image.fromarray(alpha)])
+        content = encoded(image, "png")
+    share = alpha[..., None] / 255
+    expected = share * colours + (1 - share) * 255
+    pixels, thumbnail = read_one(tmp_path, content)
+    assert np.abs(255 * pixels.permute(1, 2, 0).numpy() - expected).max() <= 1
+    assert np.abs(thumbnail - expected).max() <= 1
+    assert (alpha == 0).any() and (np.round(255 * pixels.permute(1, 2, 0).numpy())[alpha == 0] == 255).all()
+
+
+def test_cmyk_is_read_as_its_marker_says(tmp_path):
+    ink = (0, 200, 255, 10)  # Adobe's files hold 255 minus the ink, others the ink
+    expected = np.array([(255 - part) * (255 - ink[3]) / 255 for part in ink[:3]])
+    adobe = encoded(Image.new("CMYK", (16, 16), ink), "jpeg", quality=100)
+    negative = encoded(Image.new("CMYK", (16, 16), tuple(255 - part for part in ink)), "jpeg", quality=100)
+    start = negative.index(b"\xff\xee")
+    plain = negative[:start] + negative[start + 2 + int.from_bytes(negative[start + 2 : start + 4], "big") :]
+    assert b"Adobe" in adobe and b"Adobe" not in plain
+    tiff = encoded(Image.new("CMYK", (16, 16), ink), "tiff")
+    for content, name in ((adobe, "x.jpg"), (plain, "x.jpg"), (tiff, "x.tif")):
+        pixels, thumbnail = read_one(tmp_path, content, name)
+        assert np.abs(255 * pixels.mean((1, 2)).numpy() - expected).max() < 2
+        assert np.abs(thumbnail.mean((0, 1)) - expected).max() < 2
+
+
+def tiff(values, bits, order="<"):
+    """A TIFF of grey values with 12 or 16 bits each, as the standard has it."""
+    height, width = values.shape
+    if bits == 12:
+        packed = "".join(f"{value:012b}" for value in values.flat)
+        data = int(packed, 2).to_bytes(len(packed) // 8, "big")
+    else:
+        data = values.astype(f"{order}u2").tobytes()
+    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1), (278, height), (279, len(data))]
+    entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags)
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8 + len(data))
+    return head + data + struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff", "big-endian tiff", "12 bits", "pgm"])
+def test_grey_of_16_bits_is_scaled_by_its_depth(tmp_path, kind):
+    content, name, most = encoded(Image.fromarray(GREY), "png"), "x.png", 65535
+    if "tiff" in kind:
+        content, name = tiff(GREY, 16, ">" if "big" in kind else "<"), "x.tif"
+    elif kind == "12 bits":
+        content, name, most = tiff(GREY >> 4, 12), "x.tif", 4095
+    elif kind == "pgm":
+        content, name = b"P5 8 6 65535\n" + GREY.astype(">u2").tobytes(), "x.pgm"
+    expected = (GREY >> 4 if most == 4095 else GREY) / most
+    pixels, thumbnail = read_one(tmp_path, content, name)
+    assert pixels.shape == (3, 6, 8) and np.abs(pixels.numpy() - expected).max() < 1e-5
+    assert np.abs(thumbnail - 255 * expected[..., None]).max() <= 0.51
+    seen = read_one(tmp_path, content, name, transform=lambda picture: in_0_to_1(np.array(picture)))[0]
+    assert np.abs(255 * seen.numpy() - 255 * expected).max() <= 0.51
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_values_without_a_range_need_a_transform(tmp_path, dtype):
+    content = encoded(Image.fromarray(GREY.astype(dtype)), "tiff")
+    with pytest.raises(UnitlabError, match=r"a/x\.tif.*transform=lambda"):
+        read_one(tmp_path, content, "x.tif")
+    scaled = lambda picture: torch.from_numpy(np.array(picture, np.float32) / 65535).expand(3, -1, -1)  # noqa: E731
+    pixels, thumbnail = read_one(tmp_path, content, "x.tif", transform=scaled)
+    assert np.abs(pixels.numpy() - GREY / 65535).max() < 1e-6
+    assert thumbnail.min() == 0 and thumbnail.max() == 255
+
+
+@pytest.fixture
+def sideways(photos):
+    """Two of the four pictures are read otherwise than before: one turned by EXIF, one transparent."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(COLOURS).save(photos / "cat" / "a.png", exif=exif)
+    Image.fromarray(np.dstack([COLOURS, COLOURS[..., 0]])).save(photos / "dog" / "b.png")
+    return photos
+
+
+def test_a_study_says_how_pictures_were_read_and_older_ones_go_on_as_they_were(sideways, tmp_path, monkeypatch):
+    def before(source):
+        return source.as_before()
+
+    (sideways / "dog" / "c.avif").write_bytes(encoded(Image.fromarray(COLOURS), "avif"))
+    now = unitlab.images(sideways)
+    ds = ablated(now, 2, tmp_path / "new.zarr")
+    assert "upright" in ds.attrs["reading"] and ds.attrs["fingerprint_reading"]
+    ablated(now, 2, tmp_path / "new.zarr")
+    assert unitlab.verify(tmp_path / "new.zarr", Classes(2).eval(), now).different == 0
+
+    # torchvision's own reader, which is what older versions used
+    old = before(now)
+    theirs = ImageFolder(sideways, ToTensor(), is_valid_file=lambda path: path.endswith(".png"))
+    assert old.ids == unitlab.images(theirs).ids and torch.equal(old.at(range(4)), unitlab.images(theirs).at(range(4)))
+    store = tmp_path / "old.zarr"
+    attrs = ablated(old, 2, store).attrs
+    assert "reading" not in attrs and "fingerprint_reading" not in attrs
+    for images in (now, old):
+        assert unitlab.verify(store, Classes(2).eval(), images).different == 0
+        assert unitlab.estimate(Classes(2).eval(), images, "conv", store=store, device="cpu").complete
+        assert ablated(images, 2, store).attrs["fingerprint_content"] == attrs["fingerprint_content"]
+    with pytest.raises(UnitlabError, match=r"other (pixels|images|reading)"):
+        ablated(old, 2, tmp_path / "new.zarr")
+
+    def cut_off(*_args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("unitlab.compute.sweep.run.write_study", cut_off)
+        ablated(old, 2, tmp_path / "cut.zarr")
+    assert ablated(now, 2, tmp_path / "cut.zarr").attrs["fingerprint_content"] == attrs["fingerprint_content"]
+
+
+def test_parts_of_the_images_are_read_by_the_same_rules(sideways):
+    source = unitlab.images(sideways)
+    part = source.subset([3, 0])
+    assert torch.equal(part.at([0, 1]), source.at([3, 0]))
+    assert torch.equal(part.as_before().at([0, 1]), source.as_before().at([3, 0]))
+    assert not torch.equal(part.as_before().at([0, 1]), part.at([0, 1]))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, SequentialSampler, Subset, TensorDataset
 from torchvision.datasets import DatasetFolder
@@ -18,7 +19,16 @@ from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import Compose
 
 from unitlab.bundled_images import IMAGE_SETS, bundled_images
-from unitlab.compute.images.folders import SUFFIXES, LabelledFiles, in_order, pictures_by_class, refuse_parts, subfolders
+from unitlab.compute.images.folders import (
+    FURTHER_SUFFIXES,
+    SUFFIXES,
+    LabelledFiles,
+    in_order,
+    pictures_by_class,
+    refuse_parts,
+    subfolders,
+)
+from unitlab.compute.images.pictures import READING, picture_file
 from unitlab.compute.images.reading import LoaderWorkers, loader_workers, read_ahead, read_by_workers
 from unitlab.compute.images.source import ImageSource, refuse_random, transform_text
 from unitlab.errors import UnitlabError, nearest_names
@@ -48,7 +58,8 @@ def images(
         tensors in memory, nothing is read ahead.
     transform
         From a PIL picture (or the dataset's image) to a float tensor (channel, row, column). Default for pictures:
-        RGB in 0..1, all of one size. It must be repeatable.
+        RGB in 0..1, all of one size. It must be repeatable. Pictures of a folder come to it upright (EXIF), in RGB,
+        what is transparent on white, grey of 16 bits scaled by its depth; floats as they are, which need a transform.
     categories
         Class names in the order of the network's logits. Default: the folders' names, sorted (numbers as numbers, where
         torchvision's ``ImageFolder`` has 0, 1, 10, 2), or the dataset's ``classes``. Classes without images are allowed;
@@ -125,10 +136,12 @@ def _folder(folder: Path, transform: Transform, categories: Names, ids: Names) -
 def picture_files(name: str, found: LabelledFiles, categories: Sequence[str], transform: Transform, ids: Names) -> ImageSource:
     """A source of picture files with the label of each; default ids are the paths inside their root."""
     ids = ids if ids is not None else [path.relative_to(found.root).as_posix() for path in found.files]
+    new = np.array([path.suffix.lower() in FURTHER_SUFFIXES for path in found.files])
     source = ImageSource(
-        name, ids, np.array(found.labels, dtype=np.int64), categories, partial(_loaded, pil_loader, found.files),
-        transform_text=transform_text(transform), transform=transform, thumbnails=True,
-        threads=PICTURE_THREADS, notes=found.notes,
+        name, ids, np.array(found.labels, dtype=np.int64), categories, partial(_loaded, picture_file, found.files),
+        transform_text=transform_text(transform), transform=transform, thumbnails=True, threads=PICTURE_THREADS,
+        notes=found.notes, reading=READING, read_before=partial(_loaded, pil_loader, found.files),
+        new=new if new.any() else None,
     )  # fmt: skip
     for note in found.notes:
         log.info("%s: %s", name, note)
@@ -171,6 +184,7 @@ def _dataset(
         name, ids, labels, classes, read,
         transform_text=f"{transform_text(getattr(inner, 'transform', None))}, {transform_text(transform)}",
         transform=Compose(steps) if steps else None, thumbnails=True, threads=threads, workers=workers,
+        reading=READING if not plain and transform is None and isinstance(read(0), Image.Image) else "",
     )  # fmt: skip
     found.refuse_changing()
     return found

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from unitlab.compute.images.pictures import in_8_bits, upright, values
 from unitlab.compute.images.reading import LoaderWorkers, read_ahead, read_by_workers
 from unitlab.compute.images.thumbnails import small, small_tensors
 from unitlab.errors import UnitlabError
@@ -69,6 +70,10 @@ class ImageSource:
         Called for each image that arrives; see `watched`.
     notes
         What was decided about the images without being asked for.
+    reading
+        By which rules pictures are made upright and brought to RGB; "": `read` and `transform` alone say.
+    read_before, new
+        What ``read`` was before there were such rules, and which images were not found then; see `as_before`.
     """
 
     name: str
@@ -85,6 +90,9 @@ class ImageSource:
     workers: LoaderWorkers | None = None
     told: Callable[[], None] | None = None
     notes: Sequence[str] = ()
+    reading: str = ""
+    read_before: Callable[[int], Any] | None = None
+    new: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         self.ids, self.categories = [str(i) for i in self.ids], [str(c) for c in self.categories]
@@ -120,7 +128,14 @@ class ImageSource:
         at = np.asarray(positions, dtype=np.int64)
         clusters = None if self.clusters is None else self.clusters[at]
         ids, read = [self.ids[i] for i in at], partial(_read_at, self.read, at)
-        return replace(self, ids=ids, labels=self.labels[at], read=read, clusters=clusters)
+        before = None if self.read_before is None else partial(_read_at, self.read_before, at)
+        new = None if self.new is None else self.new[at]
+        return replace(self, ids=ids, labels=self.labels[at], read=read, clusters=clusters, read_before=before, new=new)
+
+    def as_before(self) -> ImageSource:
+        """The images as studies have them that say nothing of ``reading``."""
+        before = replace(self, reading="", read=self.read_before or self.read, read_before=None, new=None)
+        return before if self.new is None else before.subset(np.flatnonzero(~self.new))
 
     def watched(self, told: Callable[[], None]) -> ImageSource:
         """The same images; ``told()`` is called for each one that arrives, and may raise to end the reading."""
@@ -201,9 +216,14 @@ class ImageSource:
         try:
             image = self.read(position)
             as_it_is = self.transform is None and isinstance(image, Tensor)
+            if self.reading and isinstance(image, Image.Image):
+                image = upright(image)
+                image = image if self.transform is None else in_8_bits(image)
             # before the transform, which may work in place; of tensors that have none, for a whole batch later
             thumbnail = small(image) if thumbnails and not as_it_is else None
-            tensor = _plain_tensor(image if self.transform is None else self.transform(image))
+            tensor = image if self.transform is None else self.transform(image)
+            if isinstance(tensor, Image.Image):
+                tensor = values(tensor if self.reading else tensor.convert("RGB"))
         except UnitlabError:
             raise
         except Exception as error:
@@ -232,13 +252,6 @@ class ImageSource:
                 "give a transform that makes all sizes equal, such as the weights' own transforms()"
             )
         return tensor
-
-
-def _plain_tensor(picture: Any) -> Tensor:
-    """Values of a picture from 0 to 1, float32 (channel, row, column); anything else as it is."""
-    if not isinstance(picture, Image.Image):
-        return picture
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 255
 
 
 def _read_at(read: Callable[[int], Any], at: np.ndarray, position: int) -> Any:

@@ -62,6 +62,8 @@ def as_in_study(source: ImageSource, attrs: Mapping[str, Any], where: object = "
         Classes whose numbers were sorted as text there.
     """
     there = {name.removeprefix("fingerprint_"): value for name, value in attrs.items()}
+    if "images" in there and "reading" not in there and source.reading:
+        source = source.as_before()
     text_order = sorted(source.categories)
     if text_order != list(source.categories) and all(name.isdecimal() for name in text_order):
         place = np.array([text_order.index(name) for name in source.categories])

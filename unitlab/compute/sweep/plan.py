@@ -169,6 +169,7 @@ def plan_sweep(
         "weights": weights_fingerprint(model),
         **source_fingerprints(source, few),
         "transform": text_fingerprint(source.transform_text),
+        **({"reading": text_fingerprint(source.reading)} if source.reading else {}),
         "labels": request.labels,
         "layer": ", ".join(f"{layer.name}={layer.site.text}" for layer in layers),
         "ablation": request.ablation,

@@ -275,10 +275,10 @@ def is_finished(store: Path, plan: SweepPlan) -> bool:
     """Whether the store has all that is asked for; a store of something else is refused."""
     summary = study_summary(store)
     for field in ROOT_FINGERPRINTS:
-        there, asked = summary.attrs.get(f"fingerprint_{field}"), plan.fingerprint[field]
+        there, asked = summary.attrs.get(f"fingerprint_{field}"), plan.fingerprint.get(field)
         if there != asked:
             raise UnitlabError(
-                f"{store} was computed with other {field} (fingerprint {str(there)[:12]}, now {asked[:12]}); "
+                f"{store} was computed with other {field} (fingerprint {str(there)[:12]}, now {str(asked)[:12]}); "
                 "give another store, or remove this one"
             )
     if any(plan.ablation_name not in summary.layers.get(layer.name, ()) for layer in plan.layers):
