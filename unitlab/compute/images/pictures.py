@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,8 +18,8 @@ DEEP = ("F", "I")  # what has no range of its own
 
 def picture_file(path: Path | str) -> Image.Image:
     """The picture in a file, decoded."""
-    picture = Image.open(io.BytesIO(Path(path).read_bytes()))
-    picture.load()
+    with Image.open(path) as picture:
+        picture.load()
     return picture
 
 
