@@ -377,3 +377,72 @@ def test_parts_of_the_images_are_read_by_the_same_rules(sideways):
     assert torch.equal(part.at([0, 1]), source.at([3, 0]))
     assert torch.equal(part.as_before().at([0, 1]), source.as_before().at([3, 0]))
     assert not torch.equal(part.as_before().at([0, 1]), part.at([0, 1]))
+
+
+# what cannot be read
+
+
+def cut(path, share):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+
+
+@pytest.fixture
+def noisy(tmp_path):
+    """Twelve pictures of two classes, of noise, so that their files are long."""
+    random = np.random.default_rng(0)
+    for position in range(12):
+        path = tmp_path / "noisy" / "ab"[position % 2] / f"{position:02d}.{'jpg' if position < 6 else 'png'}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "noisy"
+
+
+def test_damaged_files_are_all_named_before_a_sweep(noisy, monkeypatch):
+    cut(noisy / "b" / "05.jpg", 0.7)
+    cut(noisy / "a" / "10.png", 0.7)
+    (noisy / "b" / "11.png").write_bytes(b"no picture")
+    tail = noisy / "a" / "04.jpg"
+    tail.write_bytes(tail.read_bytes() + bytes(10_000))  # as cameras add their own data
+    source = unitlab.images(noisy)
+    monkeypatch.setattr("unitlab.compute.sweep.run.plan_sweep", lambda *_: pytest.fail("the sweep began"))
+    with pytest.raises(
+        UnitlabError, match=r"3 files cannot be read.*a/10\.png.*b/05\.jpg.*b/11\.png.*unreadable='skip'"
+    ) as told:
+        ablated(source, 2)
+    assert "04.jpg" not in str(told.value)
+    with pytest.raises(UnitlabError, match="3 files cannot be read"):
+        unitlab.estimate(Classes(2).eval(), source, "conv", device="cpu")
+    cut(noisy / "a" / "00.jpg", 0.7)
+    with pytest.raises(UnitlabError, match="4 files cannot be read"):  # one of those that are read at once
+        unitlab.images(noisy)
+
+
+def test_a_later_failure_names_all_that_cannot_be_decoded(noisy):
+    for name in ("a/08.png", "b/09.png", "b/11.png"):  # ends as it should, with a hole before
+        content = bytearray((noisy / name).read_bytes())
+        content[500:9000] = bytes(8500)
+        (noisy / name).write_bytes(content)
+    source = unitlab.images(noisy)
+    source.refuse_damaged()
+    with pytest.raises(UnitlabError, match=r"08\.png.*2 more cannot be read: b/09\.png, b/11\.png"):
+        list(source.batches(0, 12, 5))
+
+
+def test_unreadable_files_are_left_out_where_that_is_asked_for(noisy, monkeypatch):
+    ids = [f"image {position}" for position in range(12)]
+    for name in ("a/00.jpg", "b/11.png"):
+        cut(noisy / name, 0.7)
+    source = unitlab.images(noisy, unreadable="skip", ids=ids)
+    assert source.ids == ids[1:-1] and source.labels.tolist() == [0] * 5 + [1] * 5
+    assert "2 unreadable left out (a/00.jpg, b/11.png)" in repr(source)
+    assert ablated(source, 2).sizes["image"] == 10
+    read = []
+    monkeypatch.setattr("unitlab.compute.images.pictures.picture_file", read.append)
+    again = unitlab.images(noisy, unreadable="skip")
+    assert not read and len(again) == 10
+    for given in ({"source": noisy, "unreadable": "ignore"}, {"source": "emoji", "unreadable": "drop"}):
+        with pytest.raises(UnitlabError, match="unreadable="):
+            unitlab.images(**given)
+    with pytest.raises(UnitlabError, match="unreadable='skip'"):
+        unitlab.images(ImageFolder(noisy), unreadable="skip")

@@ -176,6 +176,7 @@ def estimate_of(
 ) -> SweepEstimate:
     """`estimate`, of a request."""
     source = as_in_store(images if isinstance(images, ImageSource) else image_source(images), store)
+    source.refuse_damaged()
     with exact_float32():
         plan = plan_sweep(model, source, request, device)
         complete = store is not None and Path(store).exists() and is_finished(Path(store), plan)

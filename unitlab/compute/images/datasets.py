@@ -28,9 +28,9 @@ from unitlab.compute.images.folders import (
     refuse_parts,
     subfolders,
 )
-from unitlab.compute.images.pictures import READING, picture_file
+from unitlab.compute.images.pictures import READING, damage, decoding_failure, picture_file
 from unitlab.compute.images.reading import LoaderWorkers, loader_workers, read_ahead, read_by_workers
-from unitlab.compute.images.source import ImageSource, refuse_random, transform_text
+from unitlab.compute.images.source import MOST_NAMED, ImageSource, UnreadableFile, refuse_random, transform_text
 from unitlab.errors import UnitlabError, nearest_names
 
 Transform = Callable[[Any], Tensor] | None
@@ -46,6 +46,7 @@ def images(
     transform: Callable[[Any], Tensor] | None = None,
     categories: Sequence[str] | None = None,
     ids: Sequence[str] | None = None,
+    unreadable: str = "refuse",
 ) -> ImageSource:
     """Images to measure a network on.
 
@@ -66,6 +67,9 @@ def images(
         folders of ImageNet may be called by their WordNet ids (n01440764) where ``categories`` has torchvision's names.
     ids
         A text for each image; default the path inside the folder, or the position.
+    unreadable
+        "refuse": a sweep first looks for damaged files by their headers and ends, and names them. "skip": the files of a
+        folder are decoded here and now, and those that cannot be are left out and named.
 
     Returns
     -------
@@ -82,11 +86,13 @@ def images(
     >>> unitlab.images("fashion_mnist")
     <fashion_mnist: 10000 images, 10 classes>
     """
+    if unreadable not in ("refuse", "skip") or (unreadable == "skip" and not isinstance(source, str | Path)):
+        raise UnitlabError(f"unreadable={unreadable!r} is 'refuse', or for a folder of pictures 'skip'")
     if isinstance(source, str) and source in IMAGE_SETS and not Path(source).is_dir():
         return _bundled(source, transform, categories, ids)
     refuse_random(transform)
     if isinstance(source, str | Path):
-        return _folder(Path(source), transform, categories, ids)
+        return _folder(Path(source), transform, categories, ids, skip=unreadable == "skip")
     if isinstance(source, DataLoader):
         drawn_by = source.sampler if type(source.batch_sampler) in (BatchSampler, type(None)) else source.batch_sampler
         if not isinstance(drawn_by, SequentialSampler):
@@ -119,7 +125,7 @@ def _bundled(name: str, transform: Transform, categories: Names, ids: Names) -> 
     )  # fmt: skip
 
 
-def _folder(folder: Path, transform: Transform, categories: Names, ids: Names) -> ImageSource:
+def _folder(folder: Path, transform: Transform, categories: Names, ids: Names, *, skip: bool) -> ImageSource:
     if not folder.is_dir():
         near = nearest_names(str(folder), IMAGE_SETS)
         raise UnitlabError(f"{folder} is not a folder; give one with a folder per class, or a bundled set. {near}")
@@ -130,6 +136,13 @@ def _folder(folder: Path, transform: Transform, categories: Names, ids: Names) -
     if not files:
         raise UnitlabError(f"{folder} holds no images; expected {folder}/CLASS/PICTURE with one of {sorted(SUFFIXES)}")
     _same_length(ids, len(files))
+    if skip:
+        failures = list(read_ahead(lambda at: decoding_failure(files[at]), range(len(files)), PICTURE_THREADS, 64))
+        left_out = [path.relative_to(folder).as_posix() for path, why in zip(files, failures, strict=True) if why]
+        skipped += [f"{len(left_out)} unreadable left out ({', '.join(left_out[:MOST_NAMED])})"] if left_out else []
+        kept = [at for at, why in enumerate(failures) if not why]
+        files, labels = [files[at] for at in kept], [labels[at] for at in kept]
+        ids = None if ids is None else [ids[at] for at in kept]
     return picture_files(folder.name, LabelledFiles(folder, files, labels, classes, notes + skipped), classes, transform, ids)
 
 
@@ -141,7 +154,7 @@ def picture_files(name: str, found: LabelledFiles, categories: Sequence[str], tr
         name, ids, np.array(found.labels, dtype=np.int64), categories, partial(_loaded, picture_file, found.files),
         transform_text=transform_text(transform), transform=transform, thumbnails=True, threads=PICTURE_THREADS,
         notes=found.notes, reading=READING, read_before=partial(_loaded, pil_loader, found.files),
-        new=new if new.any() else None,
+        new=new if new.any() else None, damage=partial(_damage, found.files),
     )  # fmt: skip
     for note in found.notes:
         log.info("%s: %s", name, note)
@@ -203,7 +216,11 @@ def _loaded(loader: Callable[[Any], Any], files: Sequence[Path | str], position:
     try:
         return loader(files[position])
     except Exception as error:
-        raise UnitlabError(f"the image file {files[position]} cannot be read ({error}); remove or replace it") from error
+        raise UnreadableFile(f"the image file {files[position]} cannot be read ({error}); remove or replace it") from error
+
+
+def _damage(files: Sequence[Path], position: int) -> str:
+    return damage(files[position])
 
 
 def _item(dataset: Any, name: str, part: int, position: int) -> Any:

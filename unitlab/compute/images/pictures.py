@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch import Tensor
 # Studies keep this text: other rules need another text, and studies without one were read by `ImageSource.as_before`.
 READING = "upright by EXIF, transparency on white, CMYK by its marker, grey of 16 bits by its depth"
 ORIENTATION, BITS_PER_SAMPLE = 0x0112, 258
+ENDS, TAIL = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}, 4096
 DEEP = ("F", "I")  # what has no range of its own
 
 
@@ -60,3 +63,31 @@ def values(picture: Image.Image) -> Tensor:
     if picture.mode.startswith("I;16"):
         return torch.from_numpy(np.asarray(picture) / np.float32(65535)).expand(3, -1, -1)
     return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 255
+
+
+def damage(path: Path | str) -> str:
+    """What is wrong with a file by its header and end marker; decoded is only what has no end marker, as after its own end."""
+    try:
+        with open(path, "rb") as file, Image.open(file) as picture:
+            kind = picture.format or ""
+            file.seek(-min(TAIL, file.seek(0, os.SEEK_END)), os.SEEK_END)
+            if ENDS.get(kind, b"") in file.read():
+                return ""
+        return decoding_failure(path)
+    except Exception as error:
+        return str(error)
+
+
+def decoding_failure(path: Path | str) -> str:
+    """Why a file cannot be decoded; "" where it can."""
+    found = os.stat(path)
+    return _decoding_failure(str(path), found.st_size, found.st_mtime_ns)
+
+
+@cache
+def _decoding_failure(path: str, _size: int, _changed: int) -> str:
+    try:
+        picture_file(path)
+    except Exception as error:
+        return str(error)
+    return ""

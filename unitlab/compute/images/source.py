@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import re
 from collections import Counter
@@ -9,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -22,11 +23,18 @@ from unitlab.compute.images.thumbnails import small, small_tensors
 from unitlab.errors import UnitlabError
 
 READ_TWICE = 4
+MOST_NAMED = 20
+REMEDY = "replace or remove them, or leave them out by unitlab.images(..., unreadable='skip')"
+log = logging.getLogger("unitlab")
 # torchvision's transforms that draw something and do not say so in the first word of their name
 DRAWING = {
     "AugMix", "AutoAugment", "ColorJitter", "CutMix", "ElasticTransform", "GaussianBlur", "GaussianNoise", "MixUp",
     "RandAugment", "ScaleJitter", "TrivialAugmentWide",
 }  # fmt: skip
+
+
+class UnreadableFile(UnitlabError):
+    """A picture file that cannot be decoded."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,8 @@ class ImageSource:
         By which rules pictures are made upright and brought to RGB; "": `read` and `transform` alone say.
     read_before, new
         What ``read`` was before there were such rules, and which images were not found then; see `as_before`.
+    damage
+        What is wrong with the file of the image at a position, found without decoding it; "" where nothing is.
     """
 
     name: str
@@ -93,6 +103,7 @@ class ImageSource:
     reading: str = ""
     read_before: Callable[[int], Any] | None = None
     new: np.ndarray | None = None
+    damage: Callable[[int], str] | None = None
 
     def __post_init__(self) -> None:
         self.ids, self.categories = [str(i) for i in self.ids], [str(c) for c in self.categories]
@@ -130,7 +141,10 @@ class ImageSource:
         ids, read = [self.ids[i] for i in at], partial(_read_at, self.read, at)
         before = None if self.read_before is None else partial(_read_at, self.read_before, at)
         new = None if self.new is None else self.new[at]
-        return replace(self, ids=ids, labels=self.labels[at], read=read, clusters=clusters, read_before=before, new=new)
+        damage = None if self.damage is None else partial(_read_at, self.damage, at)
+        return replace(
+            self, ids=ids, labels=self.labels[at], read=read, clusters=clusters, read_before=before, new=new, damage=damage
+        )
 
     def as_before(self) -> ImageSource:
         """The images as studies have them that say nothing of ``reading``."""
@@ -170,7 +184,11 @@ class ImageSource:
                 pixels: list[Tensor] = []
                 made: list[np.ndarray | None] = []
                 for position in positions:
-                    tensor, thumbnail = next(images)
+                    try:
+                        tensor, thumbnail = next(images)
+                    except UnreadableFile as error:
+                        left = np.concatenate(wanted)
+                        self._name_others(error, left[np.flatnonzero(left == position)[-1] + 1 :])
                     if self.told is not None:
                         self.told()
                     pixels.append(self._of_one_size(int(position), tensor))
@@ -181,10 +199,38 @@ class ImageSource:
                     made = small_tensors(batch)
                 yield ImageBatch(batch, positions, made)
 
+    def refuse_damaged(self) -> None:
+        """Refuse files without a header or an end marker, all of them at once."""
+        if self.damage is None:
+            return
+        found = list(read_ahead(self.damage, range(len(self)), self.threads, 4 * self.threads))
+        wrong = [f"{name} ({why})" for name, why in zip(self.ids, found, strict=True) if why]
+        if wrong:
+            raise UnitlabError(f"{self.name}: {len(wrong)} files cannot be read: {_some(wrong)}; {REMEDY}")
+
+    def _name_others(self, error: UnreadableFile, positions: np.ndarray) -> NoReturn:
+        """Raise the error with what else cannot be read among the images that are left."""
+        log.warning("%s; reading the other %d images for what else cannot be read", error, len(positions))
+
+        def failure(position: int) -> bool:
+            try:
+                self.read(position)
+            except UnreadableFile:
+                return True
+            return False
+
+        failed = read_ahead(failure, positions, self.threads, 4 * self.threads)
+        further = [self.ids[position] for position, wrong in zip(positions, failed, strict=True) if wrong]
+        raise UnreadableFile(f"{error}. {len(further)} more cannot be read: {_some(further)}" if further else error) from error
+
     def refuse_changing(self) -> None:
         """Refuse a source whose first images differ from one reading to the next, as with hidden augmentation."""
         for position in range(min(READ_TWICE, len(self))):
-            first, again = self._image(position)[0], self._image(position)[0]
+            try:
+                first, again = self._image(position)[0], self._image(position)[0]
+            except UnreadableFile:
+                self.refuse_damaged()  # which names all that are as bad
+                raise
             self._refuse_infinite(first.unsqueeze(0), [position])
             if not torch.equal(first, again):
                 raise UnitlabError(
@@ -252,6 +298,10 @@ class ImageSource:
                 "give a transform that makes all sizes equal, such as the weights' own transforms()"
             )
         return tensor
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:MOST_NAMED]) + (" …" if len(names) > MOST_NAMED else "")
 
 
 def _read_at(read: Callable[[int], Any], at: np.ndarray, position: int) -> Any:

@@ -151,6 +151,7 @@ def run_sweep(
             "that this process and all workers see under the same path"
         )
     source = as_in_store(source, store)
+    source.refuse_damaged()
     with exact_float32():
         plan = plan_sweep(model, source, request, device if client is None else _device_here(device))
         sweep = _Sweep(plan, model, source, attrs or {}, progress)
