@@ -446,3 +446,23 @@ def test_unreadable_files_are_left_out_where_that_is_asked_for(noisy, monkeypatc
             unitlab.images(**given)
     with pytest.raises(UnitlabError, match="unreadable='skip'"):
         unitlab.images(ImageFolder(noisy), unreadable="skip")
+
+
+# what belongs together
+
+
+def test_clusters_are_given_for_each_image_or_by_its_id(noisy, tmp_path):
+    patients = ["p1", "p2", "p1", "p3", "p3", "p2", "p1", "p1", "p2", "p3", "p4", "p4"]
+    expected = [0, 1, 0, 2, 2, 1, 0, 0, 1, 2, 3, 3]
+    source = unitlab.images(noisy, clusters=patients)
+    assert source.clusters.tolist() == expected
+    numbers = unitlab.images(noisy, clusters=np.array([7, 5, 7, 3, 3, 5, 7, 7, 5, 3, 9, 9]))
+    assert numbers.clusters.tolist() == expected
+    by_id = unitlab.images(noisy, clusters=lambda name: name.partition("/")[2][:1])  # "00.jpg" … "11.png"
+    assert [by_id.clusters[by_id.ids.index(name)] for name in ("a/00.jpg", "b/09.png", "a/10.png", "b/11.png")] == [0, 0, 1, 1]
+    assert ablated(source, 2, tmp_path / "study.zarr").cluster.values.tolist() == expected
+    for wrong, message in ((patients[:-1], "11 clusters are given for 12"), ([[1]] * 12, "names or numbers")):
+        with pytest.raises(UnitlabError, match=message):
+            unitlab.images(noisy, clusters=wrong)
+    with pytest.raises(UnitlabError, match="its own clusters"):
+        unitlab.images("emoji", clusters=lambda name: name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def images(
     categories: Sequence[str] | None = None,
     ids: Sequence[str] | None = None,
     unreadable: str = "refuse",
+    clusters: Sequence[Any] | Callable[[str], Any] | None = None,
 ) -> ImageSource:
     """Images to measure a network on.
 
@@ -70,6 +72,9 @@ def images(
     unreadable
         "refuse": a sweep first looks for damaged files by their headers and ends, and names them. "skip": the files of a
         folder are decoded here and now, and those that cannot be are left out and named.
+    clusters
+        What belongs together, as pictures of one object, patient or film do, which statistics then take as one: a name or
+        number for each image, or a function of its id, such as ``lambda id: id.split("_")[0]``.
 
     Returns
     -------
@@ -89,10 +94,17 @@ def images(
     if unreadable not in ("refuse", "skip") or (unreadable == "skip" and not isinstance(source, str | Path)):
         raise UnitlabError(f"unreadable={unreadable!r} is 'refuse', or for a folder of pictures 'skip'")
     if isinstance(source, str) and source in IMAGE_SETS and not Path(source).is_dir():
+        if clusters is not None:
+            raise UnitlabError(f"'{source}' comes with its own clusters; leave them out")
         return _bundled(source, transform, categories, ids)
+    found = _images(source, transform, categories, ids, skip=unreadable == "skip")
+    return found if clusters is None else replace(found, clusters=_clusters(clusters, found))
+
+
+def _images(source: Any, transform: Transform, categories: Names, ids: Names, *, skip: bool) -> ImageSource:
     refuse_random(transform)
     if isinstance(source, str | Path):
-        return _folder(Path(source), transform, categories, ids, skip=unreadable == "skip")
+        return _folder(Path(source), transform, categories, ids, skip=skip)
     if isinstance(source, DataLoader):
         drawn_by = source.sampler if type(source.batch_sampler) in (BatchSampler, type(None)) else source.batch_sampler
         if not isinstance(drawn_by, SequentialSampler):
@@ -250,6 +262,20 @@ def _integers(labels: list[Any], name: str) -> np.ndarray:
 
 def _each(read: Callable[[int], Any], positions: list[int]) -> list[Any]:
     return [read(position) for position in positions]
+
+
+def _clusters(given: Sequence[Any] | Callable[[str], Any], source: ImageSource) -> np.ndarray:
+    """A number for each image, the same for what belongs together, counted in the order of the images."""
+    names = [given(name) for name in source.ids] if callable(given) else list(given)
+    if len(names) != len(source):
+        raise UnitlabError(
+            f"{len(names)} clusters are given for {len(source)} images; give one for each, or a function of the id"
+        )
+    try:
+        number = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    except TypeError as error:
+        raise UnitlabError(f"clusters must be names or numbers; got {type(names[0]).__name__}") from error
+    return np.array([number[name] for name in names], dtype=np.int64)
 
 
 def _same_length(ids: Sequence[str] | None, count: int) -> None:
