@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import logging
 import struct
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils.data import TensorDataset
 from torchvision.datasets import ImageFolder
 from torchvision.models import ResNet18_Weights
 from torchvision.transforms import ToTensor
@@ -466,3 +468,63 @@ def test_clusters_are_given_for_each_image_or_by_its_id(noisy, tmp_path):
             unitlab.images(noisy, clusters=wrong)
     with pytest.raises(UnitlabError, match="its own clusters"):
         unitlab.images("emoji", clusters=lambda name: name)
+
+
+# labelled images in memory
+
+BATCH = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+LABELS = [0, 2, 1, 4, 4, 0]
+
+
+class Items(list):
+    """As Hugging Face's datasets: items by position, columns by name, and their features."""
+
+    def __init__(self, key, label):
+        super().__init__({key: Image.fromarray(COLOURS + np.uint8(k)), label: LABELS[k]} for k in range(6))
+        self.features = {key: None, label: SimpleNamespace(names=list("abcde"))}
+
+    def __getitem__(self, asked):
+        return [item[asked] for item in self] if isinstance(asked, str) else super().__getitem__(asked)
+
+
+def test_labels_without_names_are_positions_of_the_logits():
+    source = unitlab.images(TensorDataset(BATCH, torch.tensor(LABELS)))
+    ds = ablated(source, 9)
+    assert ds.category.values.tolist() == [f"class {k}" for k in range(9)] and ds.label.values.tolist() == LABELS
+    assert ds.n_images.values.tolist() == [2, 1, 1, 0, 2, 0, 0, 0, 0]
+    named = unitlab.images(TensorDataset(BATCH, torch.tensor(LABELS)), categories=list("abcde"))
+    for refused in (named, source):
+        with pytest.raises(UnitlabError, match="classes apart"):
+            ablated(refused, 9 if refused is named else 4)
+
+
+@pytest.mark.parametrize("kind", ["tensors", "arrays", "one-hot", "one-hot floats", "list of labels"])
+def test_two_arrays_are_images_and_labels(kind):
+    one_hot = np.eye(6, dtype=np.int64)[LABELS]
+    labels = {"tensors": torch.tensor(LABELS), "arrays": np.array(LABELS), "one-hot": one_hot, "list of labels": LABELS}
+    pair = (BATCH if kind == "tensors" else BATCH.numpy(), labels.get(kind, one_hot.astype(np.float32)))
+    source = unitlab.images(pair)
+    assert source.labels.tolist() == LABELS and torch.equal(source.at(range(6)), BATCH)
+    assert len(source.categories) == (6 if "one-hot" in kind else 5)
+    with pytest.raises(UnitlabError, match="5 labels are given for 6 images"):
+        unitlab.images((pair[0], pair[1][:5]))
+    if "one-hot" in kind:
+        with pytest.raises(UnitlabError, match="one integer for each image"):
+            unitlab.images((pair[0], pair[1] + pair[1]))
+
+
+@pytest.mark.parametrize(("key", "label"), [("image", "label"), ("img", "fine_label")])
+def test_items_as_hugging_face_has_them(key, label):
+    source = unitlab.images(Items(key, label))
+    assert source.labels.tolist() == LABELS and source.categories == list("abcde")
+    expected = torch.stack([in_0_to_1(COLOURS + np.uint8(k)) for k in range(6)])
+    assert torch.equal(source.at(range(6)), expected) and len(source.at([3])) == 1
+
+    def processor(picture):
+        return {"pixel_values": [np.moveaxis(np.asarray(picture, np.float32), 2, 0) / 127.5 - 1]}
+
+    for given in (processor, lambda picture: {"pixel_values": torch.as_tensor(processor(picture)["pixel_values"][0])[None]}):
+        found = unitlab.images(Items(key, label), transform=given).at(range(6))
+        assert found.shape == (6, 3, 6, 8) and torch.allclose(found, 2 * expected - 1, atol=1e-6)
+    with pytest.raises(UnitlabError, match="has none of"):
+        unitlab.images(Items("photograph", label))

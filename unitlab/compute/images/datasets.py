@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from unitlab.errors import UnitlabError, nearest_names
 
 Transform = Callable[[Any], Tensor] | None
 Names = Sequence[str] | None
+ITEM_KEYS = (("image", "img", "pixel_values"), ("label", "labels", "fine_label"))
 log = logging.getLogger("unitlab")
 # decoding and resizing leave Python's lock free, so that threads do what processes would
 PICTURE_THREADS = min(8, os.cpu_count() or 1)
@@ -56,7 +57,8 @@ def images(
     ----------
     source
         A folder with a folder per class; a torchvision dataset; any torch ``Dataset``, or a ``DataLoader`` in its own
-        order, of (image, label); or a bundled set: "emoji", "fashion_mnist". The next images are read while a batch is
+        order, of (image, label) or, as Hugging Face has them, {"image": …, "label": …}; two arrays, images and labels; or a
+        bundled set: "emoji", "fashion_mnist". Labels are numbers, or one-hot. The next images are read while a batch is
         worked on: by threads, or by the processes of a ``DataLoader`` with ``num_workers``; with ``num_workers=0``, and of
         tensors in memory, nothing is read ahead.
     transform
@@ -113,6 +115,10 @@ def _images(source: Any, transform: Transform, categories: Names, ids: Names, *,
                 "repeated: give the dataset itself, or a DataLoader with shuffle=False"
             )
         return _dataset(source.dataset, transform, categories, ids, source)
+    if isinstance(source, tuple | list) and len(source) == 2 and getattr(source[0], "ndim", 0) > 2 and np.ndim(source[1]):
+        if len(source[0]) != len(source[1]):
+            raise UnitlabError(f"{len(source[1])} labels are given for {len(source[0])} images; give one for each")
+        source = TensorDataset(*map(torch.as_tensor, source))
     if not hasattr(source, "__getitem__") or not hasattr(source, "__len__"):
         raise UnitlabError(
             f"images cannot be taken from a {type(source).__name__}; give a folder per class, a torch Dataset or DataLoader of "
@@ -191,12 +197,13 @@ def _dataset(
     threads = 0 if loader is not None or isinstance(inner, TensorDataset) else PICTURE_THREADS if plain else 1
     targets = getattr(inner, "targets", None)
     if targets is not None and len(targets) == len(inner) and getattr(inner, "target_transform", None) is None:
-        labels = _integers([targets[index] for index in at], name)
+        labels, count = _integers([targets[index] for index in at], name)
     else:
-        labels = _integers(_labels(dataset, name, threads, workers), name)
-    classes = list(categories if categories is not None else getattr(inner, "classes", ()))
-    if not classes:
-        classes = [f"class {index}" for index in range(int(labels.max()) + 1)]
+        labels, count = _integers(_labels(dataset, name, threads, workers), name)
+    classes = list(categories if categories is not None else getattr(inner, "classes", None) or _feature_names(inner))
+    named = bool(classes)
+    if not named:
+        classes = [f"class {index}" for index in range(count)]
     files = [inner.samples[index][0] for index in at] if isinstance(inner, DatasetFolder) else []
     if ids is None:
         ids = [os.path.relpath(path, inner.root) for path in files] or list(map(str, range(len(dataset))))
@@ -206,7 +213,7 @@ def _dataset(
         read, steps = partial(_loaded, inner.loader, files), [inner.transform, transform]
     steps = [step for step in steps if step is not None]
     found = ImageSource(
-        name, ids, labels, classes, read,
+        name, ids, labels, classes, read, named=named,
         transform_text=f"{transform_text(getattr(inner, 'transform', None))}, {transform_text(transform)}",
         transform=Compose(steps) if steps else None, thumbnails=True, threads=threads, workers=workers,
         reading=READING if not plain and transform is None and isinstance(read(0), Image.Image) else "",
@@ -239,13 +246,20 @@ def _item(dataset: Any, name: str, part: int, position: int) -> Any:
     """The image (``part`` 0) or the label (1) of an item."""
     try:
         found = dataset[position]
+        if isinstance(found, Mapping):
+            return found[next(key for key in ITEM_KEYS[part] if key in found)]
         return (found[0], found[1])[part]
+    except StopIteration as error:
+        raise UnitlabError(f"{name}: item {position} has none of {ITEM_KEYS[part]}; it has {sorted(found)}") from error
     except Exception as error:
         raise UnitlabError(f"{name}: item {position} cannot be read as (image, label): {error}") from error
 
 
 def _labels(dataset: Any, name: str, threads: int, workers: LoaderWorkers | None) -> list[Any]:
-    """Labels of a dataset, item by item."""
+    """Labels of a dataset, item by item; of Hugging Face's the whole column, for which no picture is decoded."""
+    column = next((key for key in ITEM_KEYS[1] if key in (getattr(dataset, "features", None) or ())), None)
+    if column is not None:
+        return list(dataset[column])
     label = partial(_item, dataset, name, 1)
     if workers is None:
         return list(read_ahead(label, range(len(dataset)), threads, ahead=2 * threads))
@@ -253,11 +267,21 @@ def _labels(dataset: Any, name: str, threads: int, workers: LoaderWorkers | None
     return [target for chunk in chunks for target in chunk]
 
 
-def _integers(labels: list[Any], name: str) -> np.ndarray:
+def _feature_names(dataset: Any) -> Sequence[str]:
+    """Class names of a dataset of Hugging Face."""
+    features = getattr(dataset, "features", None) or {}
+    return next((features[key].names for key in ITEM_KEYS[1] if hasattr(features.get(key), "names")), ())
+
+
+def _integers(labels: list[Any], name: str) -> tuple[np.ndarray, int]:
+    """Labels as int64, those of one-hot rows by their place, and how many classes that makes."""
     found = np.asarray([label.item() if isinstance(label, Tensor) and label.numel() == 1 else label for label in labels])
+    rows = found.ndim == 2 and isinstance(labels[0], Tensor | np.ndarray) and found.dtype.kind in "iufb"
+    if rows and np.isin(found, (0, 1)).all() and (found.sum(1) == 1).all():
+        return found.argmax(1).astype(np.int64), found.shape[1]
     if found.ndim != 1 or found.dtype.kind not in "iu":
         raise UnitlabError(f"{name}: labels must be one integer for each image; got {found.dtype} of shape {found.shape}")
-    return found.astype(np.int64)
+    return found.astype(np.int64), int(found.max()) + 1
 
 
 def _each(read: Callable[[int], Any], positions: list[int]) -> list[Any]:

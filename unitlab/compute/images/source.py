@@ -6,7 +6,7 @@ import logging
 import multiprocessing
 import re
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
@@ -65,7 +65,8 @@ class ImageSource:
     transform_text
         What is done to the images, as text for the fingerprint.
     transform
-        From what ``read`` gives to a float tensor, or to a picture, whose values from 0 to 1 are taken; default as it is.
+        From what ``read`` gives to a float tensor, to {"pixel_values": tensor} as Hugging Face's processors, or to a
+        picture, whose values from 0 to 1 are taken; default as it is.
     thumbnails
         Whether small pictures can be made of what ``read`` gives.
     clusters
@@ -82,6 +83,8 @@ class ImageSource:
         By which rules pictures are made upright and brought to RGB; "": `read` and `transform` alone say.
     read_before, new
         What ``read`` was before there were such rules, and which images were not found then; see `as_before`.
+    named
+        Whether somebody named the classes; else there may be more of them than labels tell.
     damage
         What is wrong with the file of the image at a position, found without decoding it; "" where nothing is.
     """
@@ -104,6 +107,7 @@ class ImageSource:
     read_before: Callable[[int], Any] | None = None
     new: np.ndarray | None = None
     damage: Callable[[int], str] | None = None
+    named: bool = True
 
     def __post_init__(self) -> None:
         self.ids, self.categories = [str(i) for i in self.ids], [str(c) for c in self.categories]
@@ -268,6 +272,9 @@ class ImageSource:
             # before the transform, which may work in place; of tensors that have none, for a whole batch later
             thumbnail = small(image) if thumbnails and not as_it_is else None
             tensor = image if self.transform is None else self.transform(image)
+            if isinstance(tensor, Mapping) and "pixel_values" in tensor:  # of Hugging Face's processors: a batch of one
+                tensor = torch.as_tensor(np.asarray(tensor["pixel_values"]))
+                tensor = tensor[0] if tensor.dim() == 4 and len(tensor) == 1 else tensor
             if isinstance(tensor, Image.Image):
                 tensor = values(tensor if self.reading else tensor.convert("RGB"))
         except UnitlabError:

@@ -265,7 +265,7 @@ def _categories(source: ImageSource, logits: int, labels: str) -> list[str]:
     """Names of the network's classes."""
     if len(source.categories) == logits:
         return list(source.categories)
-    if labels == "predicted":
+    if labels == "predicted" or (not source.named and len(source.categories) < logits):
         return [f"class {index}" for index in range(logits)]
     raise UnitlabError(
         f"the network tells {logits} classes apart and the images have {len(source.categories)} "
