@@ -18,6 +18,7 @@ from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageBatch, ImageSource
 from unitlab.compute.sweep.activations import BY_IMAGE, TOP, TOP_IMAGES
+from unitlab.compute.sweep.fingerprints import as_in_store
 from unitlab.compute.sweep.plan import SweepPlan, UnitSums, plan_sweep
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.run import is_finished
@@ -174,7 +175,8 @@ def estimate_of(
     device: str | torch.device | None = None,
 ) -> SweepEstimate:
     """`estimate`, of a request."""
-    source = images if isinstance(images, ImageSource) else image_source(images)
+    source = as_in_store(images if isinstance(images, ImageSource) else image_source(images), store)
+    source.refuse_damaged()
     with exact_float32():
         plan = plan_sweep(model, source, request, device)
         complete = store is not None and Path(store).exists() and is_finished(Path(store), plan)

@@ -16,7 +16,7 @@ from unitlab.compute.engine.torch_state import choose_device
 from unitlab.compute.files.recipe_files import RecipeFiles
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
-from unitlab.compute.sweep.fingerprints import sampled_images, source_fingerprints, weights_fingerprint
+from unitlab.compute.sweep.fingerprints import as_in_study, sampled_images, source_fingerprints, weights_fingerprint
 from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, Proof, compared_with_hooks
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.errors import UnitlabError, check_seed
@@ -79,7 +79,7 @@ def verify(
         files = RecipeFiles(catalog.recipe(str(ds.attrs["recipe"])))
         model = files.model() if model is None else model
         images = files.images() if images is None else images
-    source = images if isinstance(images, ImageSource) else image_source(images)
+    source = as_in_study(images if isinstance(images, ImageSource) else image_source(images), ds.attrs)
     fingerprints = {"weights": weights_fingerprint(model), **source_fingerprints(source, sampled_images(source))}
     for name, now in fingerprints.items():
         there = str(ds.attrs.get(f"fingerprint_{name}"))

@@ -177,6 +177,14 @@ def finished_shards(store: str | Path, fingerprint: Mapping[str, str]) -> list[i
         return []
 
 
+def unfinished_fingerprint(store: str | Path) -> dict[str, Any]:
+    """Of the sweep whose shards are beside a store; empty where there is none that can be read."""
+    try:
+        return dict(json.loads((shard_folder(store) / FINGERPRINT).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
 def remove_left_shards(store: str | Path, fingerprint: Mapping[str, str]) -> None:
     """Remove the shards of a finished study, where its sweep was killed before it did; those of another sweep stay."""
     if shard_folder(store).exists():

@@ -24,7 +24,7 @@ from unitlab.compute.images.folders import labelled_files
 from unitlab.compute.images.source import ImageSource
 from unitlab.errors import UnitlabError
 from unitlab.files import bundled_folder
-from unitlab.recipes import Recipe, Transform, needs
+from unitlab.recipes import RECIPES, Recipe, Transform, needs
 
 
 class RecipeFiles:
@@ -87,9 +87,9 @@ class RecipeFiles:
         found = labelled_files(
             folder, folders=recipe.images.folders or names, count=recipe.images.categories, name=recipe.images.name
         )
-        categories = names or found.folders
-        ids = [path.relative_to(found.root).as_posix() for path in found.files]
-        return picture_files(recipe.images.name, found.files, found.labels, categories, self._transform(), ids)
+        source = picture_files(recipe.images.name, found, names or found.folders, self._transform(), None)
+        # published networks are measured as they were published
+        return source.as_before() if recipe.name in RECIPES else source
 
     def attrs(self) -> dict[str, Any]:
         """What the study says of the files: call it after `model` and `images`."""

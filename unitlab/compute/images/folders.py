@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+
+from PIL import Image
+from torchvision.models import ResNet18_Weights
 
 from unitlab.errors import UnitlabError, nearest_names
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+# read where this Pillow can; studies without reading rules of their own are without them
+FURTHER_SUFFIXES = {".jfif", ".jpe", ".avif"}
+PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+JUNK = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
 MOST_LEVELS = 4
 PLACES_CATEGORIES, PLACES_LABELS, PLACES_PICTURES = "categories_places365.txt", "places365_val.txt", ("val_256", "val_large")
 
@@ -22,6 +32,7 @@ class LabelledFiles:
     files: list[Path]
     labels: list[int]
     folders: list[str]
+    notes: list[str] = field(default_factory=list)
 
 
 def labelled_files(folder: Path, *, folders: Sequence[str] | str, count: int, name: str) -> LabelledFiles:
@@ -33,7 +44,8 @@ def labelled_files(folder: Path, *, folders: Sequence[str] | str, count: int, na
         A folder per class, perhaps some levels down where there is nothing else; torchvision's ``Places365``
         folder.
     folders
-        Names of the classes' folders in the order of the logits; "wnids": ImageNet's; "": whichever are there, sorted.
+        Names of the classes' folders in the order of the logits; "wnids": ImageNet's; "": whichever are there, sorted as
+        `in_order` does.
     count
         How many classes are expected; 0 where any number will do.
     name
@@ -50,9 +62,9 @@ def labelled_files(folder: Path, *, folders: Sequence[str] | str, count: int, na
         return _places_files(folder, count)
     root = _class_level(folder)
     found = subfolders(root, "._")
-    wanted = [path.name for path in found]
+    wanted, notes = in_order(path.name for path in found)
     if folders == "wnids":
-        wanted = resources.files("unitlab.recipes").joinpath("imagenet_wnids.txt").read_text(encoding="ascii").split()
+        wanted = _wnids()
     elif folders:
         wanted = list(folders)
     elif count and len(found) != count:
@@ -60,31 +72,83 @@ def labelled_files(folder: Path, *, folders: Sequence[str] | str, count: int, na
             f"{root} has {len(found)} folders, {name} has {count} classes and a folder for each: the folders' order gives the "
             "classes their numbers, so all must be there (they may be empty)"
         )
-    files, labels = pictures_by_class(found, wanted, f"class of {name}")
+    files, labels, skipped = pictures_by_class(found, wanted, f"class of {name}")
     if not files:
         raise UnitlabError(f"{folder} holds no pictures; expected {folder}/CLASS/PICTURE with one of {sorted(SUFFIXES)}")
-    return LabelledFiles(root, files, labels, wanted)
+    return LabelledFiles(root, files, labels, wanted, ([] if folders else notes) + skipped)
+
+
+def in_order(names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Names of folders in the order of the classes, numbers as numbers, and a note where text would sort otherwise."""
+    by_text = sorted(names)
+    found = sorted(by_text, key=int) if all(name.isdecimal() for name in by_text) else by_text
+    return found, [] if found == by_text else [f"classes in the order of their numbers ({', '.join(found[:3])}, …)"]
 
 
 def subfolders(folder: Path, hidden: str = ".") -> list[Path]:
-    """Folders in a folder by name, but those whose names begin with one of ``hidden``."""
-    found = (path for path in folder.iterdir() if path.is_dir() and path.name[0] not in hidden)
+    """Folders in a folder by name, but those whose names begin with one of ``hidden``, and what macOS leaves in archives."""
+    found = (path for path in folder.iterdir() if path.is_dir() and path.name[0] not in hidden and path.name not in JUNK)
     return sorted(found, key=lambda path: path.name)
 
 
-def pictures_by_class(folders: Iterable[Path], classes: Sequence[str], what: str) -> tuple[list[Path], list[int]]:
-    """The pictures in some folders, at any depth, and the label of each: the place of the folder's name in ``classes``."""
-    number = {name: place for place, name in enumerate(classes)}
+def refuse_parts(folder: Path, found: Sequence[Path], categories: Sequence[str] | None) -> None:
+    """Refuse a folder whose folders are the parts of a data set, and not classes."""
+    parts = [path for path in found if path.name.casefold() in PARTS and subfolders(path)]
+    if parts and (len(parts) > 1 or len(found) == 1) and not {path.name for path in parts} & set(categories or ()):
+        meant = next((path for path in parts if path.name.casefold().startswith("val")), parts[-1])
+        raise UnitlabError(
+            f"{folder} holds {' and '.join(path.name for path in parts)}, which look like parts of a data set and not like "
+            f"classes; give the part that is meant, such as unitlab.images({str(meant)!r})"
+        )
+
+
+def pictures_by_class(folders: Iterable[Path], classes: Sequence[str], what: str) -> tuple[list[Path], list[int], list[str]]:
+    """The pictures in some folders, at any depth, the label of each, and a note of the files that are none.
+
+    The label is the place of the folder's name in ``classes``; of a WordNet id of ImageNet, also of torchvision's name for it.
+    """
+    folders, number = list(folders), {name: place for place, name in enumerate(classes)}
+    if any(folder.name not in number and re.fullmatch(r"n\d{8}", folder.name) for folder in folders):
+        names = zip(_wnids(), ResNet18_Weights.IMAGENET1K_V1.meta["categories"], strict=True)
+        number = {**{wnid: number[name] for wnid, name in names if name in number}, **number}
+    readable = SUFFIXES | (FURTHER_SUFFIXES & set(Image.registered_extensions()))
     files: list[Path] = []
     labels: list[int] = []
+    skipped: Counter[str] = Counter()
     for folder in folders:
         if folder.name not in number:
             near = nearest_names(folder.name, classes)
             raise UnitlabError(f"{folder.parent} has a folder {folder.name!r} that is no {what}. {near}")
-        pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        files += pictures
+        pictures = []
+        for path in _files_below(folder):
+            if path.name.startswith("._") or path.name in JUNK:
+                skipped["._*" if path.name.startswith("._") else path.name] += 1
+            elif path.suffix.lower() in readable:
+                pictures.append(path)
+            else:
+                skipped[path.suffix.lower() or path.name] += 1
+        files += sorted(pictures)
         labels += [number[folder.name]] * len(pictures)
-    return files, labels
+    kinds = ", ".join(f"{count} {kind}" for kind, count in skipped.most_common())
+    return files, labels, [f"{skipped.total()} file{'s' * (skipped.total() > 1)} skipped ({kinds})"] if skipped else []
+
+
+def _wnids() -> list[str]:
+    """WordNet ids of ImageNet's classes, in the order of the logits."""
+    return resources.files("unitlab.recipes").joinpath("imagenet_wnids.txt").read_text(encoding="ascii").split()
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Files at any depth, through links to folders, each folder once."""
+    seen = set()
+    for here, inner, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:
+            inner.clear()
+            continue
+        seen.add(real)
+        inner[:] = sorted(name for name in inner if name not in JUNK)
+        yield from (path for name in names if (path := Path(here, name)).is_file())
 
 
 def _class_level(folder: Path) -> Path:

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import re
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from unitlab.compute.images.pictures import in_8_bits, upright, values
 from unitlab.compute.images.reading import LoaderWorkers, read_ahead, read_by_workers
 from unitlab.compute.images.thumbnails import small, small_tensors
 from unitlab.errors import UnitlabError
 
 READ_TWICE = 4
+MOST_NAMED = 20
+REMEDY = "replace or remove them, or leave them out by unitlab.images(..., unreadable='skip')"
+log = logging.getLogger("unitlab")
 # torchvision's transforms that draw something and do not say so in the first word of their name
 DRAWING = {
     "AugMix", "AutoAugment", "ColorJitter", "CutMix", "ElasticTransform", "GaussianBlur", "GaussianNoise", "MixUp",
     "RandAugment", "ScaleJitter", "TrivialAugmentWide",
 }  # fmt: skip
+
+
+class UnreadableFile(UnitlabError):
+    """A picture file that cannot be decoded."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,8 @@ class ImageSource:
     transform_text
         What is done to the images, as text for the fingerprint.
     transform
-        From what ``read`` gives to a float tensor, or to a picture, whose values from 0 to 1 are taken; default as it is.
+        From what ``read`` gives to a float tensor, to {"pixel_values": tensor} as Hugging Face's processors, or to a
+        picture, whose values from 0 to 1 are taken; default as it is.
     thumbnails
         Whether small pictures can be made of what ``read`` gives.
     clusters
@@ -67,6 +77,16 @@ class ImageSource:
         Processes that read instead of threads.
     told
         Called for each image that arrives; see `watched`.
+    notes
+        What was decided about the images without being asked for.
+    reading
+        By which rules pictures are made upright and brought to RGB; "": `read` and `transform` alone say.
+    read_before, new
+        What ``read`` was before there were such rules, and which images were not found then; see `as_before`.
+    named
+        Whether somebody named the classes; else there may be more of them than labels tell.
+    damage
+        What is wrong with the file of the image at a position, found without decoding it; "" where nothing is.
     """
 
     name: str
@@ -82,6 +102,12 @@ class ImageSource:
     threads: int = 0
     workers: LoaderWorkers | None = None
     told: Callable[[], None] | None = None
+    notes: Sequence[str] = ()
+    reading: str = ""
+    read_before: Callable[[int], Any] | None = None
+    new: np.ndarray | None = None
+    damage: Callable[[int], str] | None = None
+    named: bool = True
 
     def __post_init__(self) -> None:
         self.ids, self.categories = [str(i) for i in self.ids], [str(c) for c in self.categories]
@@ -105,7 +131,7 @@ class ImageSource:
         return len(self.ids)
 
     def __repr__(self) -> str:
-        return f"<{self.name}: {len(self)} images, {len(self.categories)} classes>"
+        return f"<{'; '.join([f'{self.name}: {len(self)} images, {len(self.categories)} classes', *self.notes])}>"
 
     @property
     def read_together(self) -> int:
@@ -117,7 +143,17 @@ class ImageSource:
         at = np.asarray(positions, dtype=np.int64)
         clusters = None if self.clusters is None else self.clusters[at]
         ids, read = [self.ids[i] for i in at], partial(_read_at, self.read, at)
-        return replace(self, ids=ids, labels=self.labels[at], read=read, clusters=clusters)
+        before = None if self.read_before is None else partial(_read_at, self.read_before, at)
+        new = None if self.new is None else self.new[at]
+        damage = None if self.damage is None else partial(_read_at, self.damage, at)
+        return replace(
+            self, ids=ids, labels=self.labels[at], read=read, clusters=clusters, read_before=before, new=new, damage=damage
+        )
+
+    def as_before(self) -> ImageSource:
+        """The images as studies have them that say nothing of ``reading``."""
+        before = replace(self, reading="", read=self.read_before or self.read, read_before=None, new=None)
+        return before if self.new is None else before.subset(np.flatnonzero(~self.new))
 
     def watched(self, told: Callable[[], None]) -> ImageSource:
         """The same images; ``told()`` is called for each one that arrives, and may raise to end the reading."""
@@ -152,7 +188,11 @@ class ImageSource:
                 pixels: list[Tensor] = []
                 made: list[np.ndarray | None] = []
                 for position in positions:
-                    tensor, thumbnail = next(images)
+                    try:
+                        tensor, thumbnail = next(images)
+                    except UnreadableFile as error:
+                        left = np.concatenate(wanted)
+                        self._name_others(error, left[np.flatnonzero(left == position)[-1] + 1 :])
                     if self.told is not None:
                         self.told()
                     pixels.append(self._of_one_size(int(position), tensor))
@@ -163,10 +203,38 @@ class ImageSource:
                     made = small_tensors(batch)
                 yield ImageBatch(batch, positions, made)
 
+    def refuse_damaged(self) -> None:
+        """Refuse files without a header or an end marker, all of them at once."""
+        if self.damage is None:
+            return
+        found = list(read_ahead(self.damage, range(len(self)), self.threads, 4 * self.threads))
+        wrong = [f"{name} ({why})" for name, why in zip(self.ids, found, strict=True) if why]
+        if wrong:
+            raise UnitlabError(f"{self.name}: {len(wrong)} files cannot be read: {_some(wrong)}; {REMEDY}")
+
+    def _name_others(self, error: UnreadableFile, positions: np.ndarray) -> NoReturn:
+        """Raise the error with what else cannot be read among the images that are left."""
+        log.warning("%s; reading the other %d images for what else cannot be read", error, len(positions))
+
+        def failure(position: int) -> bool:
+            try:
+                self.read(position)
+            except UnreadableFile:
+                return True
+            return False
+
+        failed = read_ahead(failure, positions, self.threads, 4 * self.threads)
+        further = [self.ids[position] for position, wrong in zip(positions, failed, strict=True) if wrong]
+        raise UnreadableFile(f"{error}. {len(further)} more cannot be read: {_some(further)}" if further else error) from error
+
     def refuse_changing(self) -> None:
         """Refuse a source whose first images differ from one reading to the next, as with hidden augmentation."""
         for position in range(min(READ_TWICE, len(self))):
-            first, again = self._image(position)[0], self._image(position)[0]
+            try:
+                first, again = self._image(position)[0], self._image(position)[0]
+            except UnreadableFile:
+                self.refuse_damaged()  # which names all that are as bad
+                raise
             self._refuse_infinite(first.unsqueeze(0), [position])
             if not torch.equal(first, again):
                 raise UnitlabError(
@@ -198,9 +266,17 @@ class ImageSource:
         try:
             image = self.read(position)
             as_it_is = self.transform is None and isinstance(image, Tensor)
+            if self.reading and isinstance(image, Image.Image):
+                image = upright(image)
+                image = image if self.transform is None else in_8_bits(image)
             # before the transform, which may work in place; of tensors that have none, for a whole batch later
             thumbnail = small(image) if thumbnails and not as_it_is else None
-            tensor = _plain_tensor(image if self.transform is None else self.transform(image))
+            tensor = image if self.transform is None else self.transform(image)
+            if isinstance(tensor, Mapping) and "pixel_values" in tensor:  # of Hugging Face's processors: a batch of one
+                tensor = torch.as_tensor(np.asarray(tensor["pixel_values"]))
+                tensor = tensor[0] if tensor.dim() == 4 and len(tensor) == 1 else tensor
+            if isinstance(tensor, Image.Image):
+                tensor = values(tensor if self.reading else tensor.convert("RGB"))
         except UnitlabError:
             raise
         except Exception as error:
@@ -231,11 +307,8 @@ class ImageSource:
         return tensor
 
 
-def _plain_tensor(picture: Any) -> Tensor:
-    """Values of a picture from 0 to 1, float32 (channel, row, column); anything else as it is."""
-    if not isinstance(picture, Image.Image):
-        return picture
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 255
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:MOST_NAMED]) + (" …" if len(names) > MOST_NAMED else "")
 
 
 def _read_at(read: Callable[[int], Any], at: np.ndarray, position: int) -> Any:

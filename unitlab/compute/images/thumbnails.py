@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from unitlab.compute.images.pictures import DEEP, in_8_bits
+
 THUMBNAIL = 64
 
 Shape = tuple[int, int, int]
@@ -21,7 +23,9 @@ def small(image: Any) -> np.ndarray | None:
         return small_tensors(image.unsqueeze(0))[0]
     if not isinstance(image, Image.Image):
         return None
-    picture = image.convert("RGB")
+    if image.mode in DEEP:
+        return small(torch.from_numpy(np.array(image, np.float32))[None])
+    picture = in_8_bits(image).convert("RGB")
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     return np.asarray(picture)
 

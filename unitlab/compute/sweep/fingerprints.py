@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from unitlab.compute.images.source import ImageSource
+from unitlab.errors import UnitlabError
+from unitlab.store.shards import unfinished_fingerprint
+from unitlab.store.study import study_summary
 
 SAMPLED_IMAGES = 8
 
@@ -44,3 +51,35 @@ def source_fingerprints(source: ImageSource, few: Tensor) -> dict[str, str]:
     digest.update(f"], {list(source.categories)!r}, {tuple(few.shape[1:])!r})".encode())
     digest.update(np.ascontiguousarray(source.labels, dtype=np.int64).tobytes())
     return {"images": digest.hexdigest(), "pixels": hashlib.sha256(few.contiguous().numpy().tobytes()).hexdigest()}
+
+
+def as_in_study(source: ImageSource, attrs: Mapping[str, Any], where: object = "the study") -> ImageSource:
+    """The images by the rules of a study; ``attrs`` are its attributes, or the fingerprint of an unfinished sweep.
+
+    Raises
+    ------
+    UnitlabError
+        Classes whose numbers were sorted as text there.
+    """
+    there = {name.removeprefix("fingerprint_"): value for name, value in attrs.items()}
+    if "images" in there and "reading" not in there and source.reading:
+        source = source.as_before()
+    text_order = sorted(source.categories)
+    if text_order != list(source.categories) and all(name.isdecimal() for name in text_order):
+        place = np.array([text_order.index(name) for name in source.categories])
+        as_text = replace(source, categories=text_order, labels=place[source.labels])
+        if source_fingerprints(as_text, sampled_images(as_text))["images"] == there.get("images"):
+            raise UnitlabError(
+                f"{where} has its numbered classes sorted as text, and the images at hand have them sorted as numbers; where "
+                f"the network's logits are in the text's order, give unitlab.images(..., categories={text_order})"
+            )
+    return source
+
+
+def as_in_store(source: ImageSource, store: str | Path | None) -> ImageSource:
+    """`as_in_study` of the study, finished or not, that is in a store; the images as they are where there is none."""
+    if store is None:
+        return source
+    if Path(store).exists():
+        return as_in_study(source, study_summary(store).attrs, store)
+    return as_in_study(source, unfinished_fingerprint(store), store)

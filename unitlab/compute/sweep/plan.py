@@ -166,6 +166,7 @@ def plan_sweep(
         "weights": weights_fingerprint(model),
         **source_fingerprints(source, few),
         "transform": text_fingerprint(source.transform_text),
+        **({"reading": text_fingerprint(source.reading)} if source.reading else {}),
         "labels": request.labels,
         "layer": ", ".join(f"{layer.name}={layer.site.text}" for layer in layers),
         "ablation": request.ablation,
@@ -261,7 +262,7 @@ def _categories(source: ImageSource, logits: int, labels: str) -> list[str]:
     """Names of the network's classes."""
     if len(source.categories) == logits:
         return list(source.categories)
-    if labels == "predicted":
+    if labels == "predicted" or (not source.named and len(source.categories) < logits):
         return [f"class {index}" for index in range(logits)]
     raise UnitlabError(
         f"the network tells {logits} classes apart and the images have {len(source.categories)} "

@@ -17,6 +17,7 @@ from torch import nn
 from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
+from unitlab.compute.sweep.fingerprints import as_in_store
 from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
 from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, compared_with_hooks, pairs_to_verify
 from unitlab.compute.sweep.request import SweepRequest
@@ -149,6 +150,8 @@ def run_sweep(
             "client= is given without store=: workers write their shards beside the store; give store=PATH, on a file system "
             "that this process and all workers see under the same path"
         )
+    source = as_in_store(source, store)
+    source.refuse_damaged()
     with exact_float32():
         plan = plan_sweep(model, source, request, device if client is None else _device_here(device))
         sweep = _Sweep(plan, model, source, attrs or {}, progress)
@@ -273,10 +276,10 @@ def is_finished(store: Path, plan: SweepPlan) -> bool:
     """Whether the store has all that is asked for; a store of something else is refused."""
     summary = study_summary(store)
     for field in ROOT_FINGERPRINTS:
-        there, asked = summary.attrs.get(f"fingerprint_{field}"), plan.fingerprint[field]
+        there, asked = summary.attrs.get(f"fingerprint_{field}"), plan.fingerprint.get(field)
         if there != asked:
             raise UnitlabError(
-                f"{store} was computed with other {field} (fingerprint {str(there)[:12]}, now {asked[:12]}); "
+                f"{store} was computed with other {field} (fingerprint {str(there)[:12]}, now {str(asked)[:12]}); "
                 "give another store, or remove this one"
             )
     if any(plan.ablation_name not in summary.layers.get(layer.name, ()) for layer in plan.layers):

@@ -22,7 +22,7 @@ from unitlab.schema import SCHEMA_VERSION
 Group = tuple[dict[str, Any], dict[str, Any]]
 UNITS_AT_ONCE = 32
 # of the plan's fingerprint, what holds for the whole study
-ROOT_FINGERPRINTS = ("weights", "images", "pixels", "transform", "labels")
+ROOT_FINGERPRINTS = ("weights", "images", "pixels", "transform", "reading", "labels")
 
 
 class UnitRows:
@@ -86,9 +86,10 @@ def root_group(plan: SweepPlan, source: ImageSource, facts: Sequence[ImageFacts]
         "labels": plan.request.labels,
         "default_layer": plan.layers[-1].name,
         "baseline_overall_accuracy": float(right.mean()),
-        **{f"fingerprint_{name}": plan.fingerprint[name] for name in ROOT_FINGERPRINTS},
+        **{f"fingerprint_{name}": plan.fingerprint[name] for name in ROOT_FINGERPRINTS if name in plan.fingerprint},
         "fingerprint_content": content,
         "transform": source.transform_text,
+        **({"reading": source.reading} if source.reading else {}),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": f"python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}",
     }

@@ -37,7 +37,7 @@ LABELS = {
     "pixel_nearest_neighbour_accuracy": "accuracy of a nearest neighbour on pixels", "images": "images", "labels": "labels",
     "layer": "layer", "site": "site", "ablation": "ablation", "precision": "precision", "strategy": "computed by",
     "baseline_overall_accuracy": "accuracy before ablation", "created": "study computed", "versions": "computed with",
-    "unitlab_version": "unitlab of the study", "transform": "transform",
+    "unitlab_version": "unitlab of the study", "transform": "transform", "reading": "pictures read",
 }  # fmt: skip
 
 
