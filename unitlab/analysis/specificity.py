@@ -46,7 +46,7 @@ class Specificity:
         self.start = np.concatenate([[0], *(counts for counts, _, _ in entries)]).cumsum()
         self.column = np.concatenate([columns for _, columns, _ in entries])
         self.value = np.concatenate([values for _, _, values in entries])
-        self.stratum = self.blocks.strata(np.bincount(self.column, minlength=self.blocks.n))
+        self.stratum = self.blocks.strata(np.bincount(self.column, minlength=self.blocks.n) > 0)
         self.halves = _Halves(self.blocks, self.n_images, np.random.default_rng(seed))
         self.n_units = len(self.start) - 1
         self._moments()
@@ -178,16 +178,15 @@ class _Blocks:
         # classes keep their numbers of right and wrong images, since blocks change places with their like only
         self.kind = np.unique(np.stack([found % 2, size]), axis=1, return_inverse=True)[1].reshape(-1)
 
-    def strata(self, n_flips: Array) -> Array:
-        """Which blocks change places: of one kind and with about the same baseline margin; ``n_flips`` of each block by all
-        units say where the margin must be told finely."""
+    def strata(self, flipped: Array) -> Array:
+        """Which blocks change places: of one kind, and of about the same baseline margin, told finely where units flip any."""
         stratum, first = np.zeros(self.n, np.int64), 0
         for kind in range(int(self.kind.max(initial=-1)) + 1):
-            some = np.flatnonzero(self.kind == kind)
-            flipped = np.repeat(self.margin[some], n_flips[some])
+            some = self.kind == kind
+            margin = self.margin[some & flipped]
             shares = np.arange(1, MARGIN_STRATA) / MARGIN_STRATA
             # equal margins stay in one stratum: ranks would order them by class
-            edges = np.quantile(flipped, shares) if len(flipped) else shares[:0]
+            edges = np.quantile(margin, shares) if len(margin) else shares[:0]
             fine = np.searchsorted(edges, self.margin[some], side="right")
             joined = _joined(np.bincount(fine, minlength=len(edges) + 1))
             stratum[some] = first + joined[fine]
