@@ -532,15 +532,13 @@ def test_a_frozen_worker_is_not_waited_for_for_ever(tmp_path: Path, changing_clu
     assert data_files(tmp_path / "many.zarr") == data_files(tmp_path / "one.zarr")
 
 
-def test_a_worker_that_is_frozen_before_is_waited_for_until_dask_ends_it(
-    tmp_path: Path, changing_cluster: Any, changing_client: Any
+def test_a_worker_that_hangs_before_the_sweep_is_waited_for_until_dask_ends_it(
+    client: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    changing_cluster.scale(2)
-    changing_client.wait_for_workers(2, timeout=60)
-    os.kill(min(changing_client.run(os.getpid).values()), signal.SIGSTOP)
-    ablate(tmp_path, tmp_path / "many.zarr", client=changing_client)
-    ablate(tmp_path, tmp_path / "one.zarr")
-    assert data_files(tmp_path / "many.zarr") == data_files(tmp_path / "one.zarr")
+    run, hangs = client.run, [{"tcp://127.0.0.1:1": OSError("timed out")}]
+    monkeypatch.setattr(client, "run", lambda *given, **options: hangs.pop() if hangs else run(*given, **options))
+    assert clusters.WorkerPool(client, None).device_type == "cpu" and not hangs
+    assert "the Dask worker tcp://127.0.0.1:1 does not answer (OSError: timed out)" in caplog.text
 
 
 def test_a_scheduler_that_goes_is_said_and_what_is_finished_is_kept(

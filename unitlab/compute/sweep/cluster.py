@@ -185,12 +185,13 @@ class WorkerPool:
 
         Dask is given about one for each worker at a time, so that a stop waits for no more than that.
         """
-        left, begun, ended = deque(numbers), dict[distributed.Future, int](), dict[distributed.Future, int]()
-        self.met = time.monotonic()
+        left, begun = deque(numbers), dict[distributed.Future, int]()
+        ended: dict[distributed.Future, int] = {}
+        self.met, workers = time.monotonic(), self._running()
         try:
             while begun or ended or (left and not stop.made):
-                workers = max(1, self._running())
-                while left and not stop.made and len(begun) < workers:
+                # the next ones first, so that no worker waits while results are looked at
+                while left and not stop.made and len(begun) < max(1, workers):
                     index = left.popleft()
                     future = self.client.submit(
                         on_worker, name, work, index, plan.shard_bounds[index],
@@ -201,7 +202,7 @@ class WorkerPool:
                     take(index, _result(future, plan, index))
                     bar.update(plan.images_in([index]))
                 bar.refresh()
-                ended = {}
+                ended, workers = {}, self._running()
                 with contextlib.suppress(TimeoutError), self.client.as_current():
                     done = distributed.wait(list(begun), POLL_SECONDS, "FIRST_COMPLETED").done
                     ended = {future: begun.pop(future) for future in done}
