@@ -244,7 +244,7 @@ class ImageSource:
 
     def _refuse_changed(self, position: int, tensor: Tensor) -> None:
         """Refuse an image that is not what it was when it was read first."""
-        found = zlib.crc32(tensor.detach().contiguous().flatten().view(torch.uint8).numpy())
+        found = zlib.crc32(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data)
         if self._sums[position] not in (-1, found):
             raise self._changed(position)
         self._sums[position] = found
