@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.utils.data import TensorDataset
+from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.models import ResNet18_Weights
 from torchvision.transforms import ToTensor
@@ -528,3 +529,29 @@ def test_items_as_hugging_face_has_them(key, label):
         assert found.shape == (6, 3, 6, 8) and torch.allclose(found, 2 * expected - 1, atol=1e-6)
     with pytest.raises(UnitlabError, match="has none of"):
         unitlab.images(Items("photograph", label))
+
+
+# what the four images that are read twice at once do not show
+
+
+@pytest.mark.parametrize("ablation", ["zero", "mean"])
+def test_a_transform_that_seldom_draws_is_found_when_images_are_read_again(noisy, ablation):
+    calls = []
+
+    def seldom_noisy(picture):
+        calls.append(picture)
+        pixels = in_0_to_1(np.array(picture))
+        return pixels + 0.01 if len(calls) > 8 + 8 and len(calls) % 5 == 0 else pixels
+
+    source = unitlab.images(noisy, transform=seldom_noisy)
+    with pytest.raises(UnitlabError, match=r"image '[ab]/.*' differs when it is read again.*transform \(.*seldom_noisy"):
+        unitlab.ablate(Classes(2).eval(), source, "conv", ablation=ablation, progress=False, device="cpu")
+
+
+def test_a_network_of_one_channel_and_pictures_of_three(photos):
+    network = Classes(2, channels=1).eval()
+    with pytest.raises(UnitlabError, match=r"one channel.*transform=.*Grayscale"):
+        unitlab.ablate(network, photos, "conv", progress=False, device="cpu")
+    given = transforms.Compose([transforms.Grayscale(), transforms.ToTensor()])
+    source = unitlab.images(photos, transform=given)
+    assert unitlab.ablate(network, source, "conv", progress=False, device="cpu").sizes["unit"] == 4

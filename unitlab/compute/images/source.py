@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -112,6 +113,7 @@ class ImageSource:
     def __post_init__(self) -> None:
         self.ids, self.categories = [str(i) for i in self.ids], [str(c) for c in self.categories]
         self._shape: tuple[int, ...] | None = None
+        self._sums = np.full(len(self.ids), -1, np.int64)  # checksums of the images' values, as they were read first
         name, labels = self.name, self.labels
         if not self.ids:
             raise UnitlabError(f"{name} holds no images; give a folder per class with pictures in it")
@@ -196,6 +198,7 @@ class ImageSource:
                     if self.told is not None:
                         self.told()
                     pixels.append(self._of_one_size(int(position), tensor))
+                    self._refuse_changed(int(position), tensor)
                     made.append(thumbnail)
                 batch = torch.stack(pixels)
                 self._refuse_infinite(batch, positions)
@@ -237,10 +240,20 @@ class ImageSource:
                 raise
             self._refuse_infinite(first.unsqueeze(0), [position])
             if not torch.equal(first, again):
-                raise UnitlabError(
-                    f"{self.name}: image {self.ids[position]!r} differs when it is read again; unitlab needs images that can "
-                    "be repeated: leave out the augmentation"
-                )
+                raise self._changed(position)
+
+    def _refuse_changed(self, position: int, tensor: Tensor) -> None:
+        """Refuse an image that is not what it was when it was read first."""
+        found = zlib.crc32(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data)
+        if self._sums[position] not in (-1, found):
+            raise self._changed(position)
+        self._sums[position] = found
+
+    def _changed(self, position: int) -> UnitlabError:
+        return UnitlabError(
+            f"{self.name}: image {self.ids[position]!r} differs when it is read again; unitlab needs images that can be "
+            f"repeated: leave out the augmentation in the transform ({self.transform_text:.300}) or in the dataset"
+        )
 
     def _images(
         self, positions: np.ndarray, ahead: int, thumbnails: bool

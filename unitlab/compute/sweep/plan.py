@@ -149,7 +149,17 @@ def plan_sweep(
     if request.ablation == "resample" and len(source) < 2:
         raise UnitlabError("ablation='resample' takes a unit's map from another image; give two images or more")
     few = sampled_images(source)
-    network = Network(model, choose_device(device), few[:1].clone())
+    try:
+        network = Network(model, choose_device(device), few[:1].clone())
+    except UnitlabError as error:
+        modules = model.modules() if isinstance(model, nn.Module) else ()
+        first = next((module for module in modules if isinstance(module, nn.Conv2d)), None)
+        if first is None or first.in_channels != 1 or few.shape[1] != 3:
+            raise
+        raise UnitlabError(
+            f"{error}; the network takes one channel and the images have three (RGB): give for example transform="
+            "transforms.Compose([transforms.Grayscale(), transforms.ToTensor()]), of torchvision.transforms"
+        ) from error
     categories = _categories(source, network.categories, request.labels)
     layers = _layers(network, source, request)
     # what `ActivationStatistics` sums over units and classes: three arrays of float64
