@@ -127,9 +127,10 @@ class LiveNetwork:
     def _built(self, progress: Progress, passes: int) -> tuple[Any, Any]:
         """Network and images; ``progress`` counts the images that ``passes`` passes read."""
         from unitlab.compute.files.recipe_files import RecipeFiles
+        from unitlab.compute.sweep.fingerprints import as_in_study
 
         files = RecipeFiles(self.recipe)
-        source = files.images()
+        source = as_in_study(files.images(), self.ds.attrs)
         return files.model(), source.watched(_counter(progress, passes * len(source)))
 
     def _check(self, found: xr.Dataset, *, images: bool = True) -> None:
