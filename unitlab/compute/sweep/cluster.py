@@ -186,29 +186,33 @@ class WorkerPool:
         Dask is given about one for each worker at a time, so that a stop waits for no more than that.
         """
         left, begun = deque(numbers), dict[distributed.Future, int]()
-        ended: dict[distributed.Future, int] = {}
+        ended: dict[int, Any] = {}
         self.met, workers = time.monotonic(), self._running()
         try:
             while begun or ended or (left and not stop.made):
                 # the next ones first, so that no worker waits while results are looked at
                 while left and not stop.made and len(begun) < max(1, workers):
                     index = left.popleft()
-                    future = self.client.submit(
+                    begun[self.client.submit(
                         on_worker, name, work, index, plan.shard_bounds[index],
                         key=f"{name}-{work.__name__}-{index}", pure=False, resources={self.resource: 1},
-                    )  # fmt: skip
-                    begun[future] = index
-                for future, index in ended.items():
-                    take(index, _result(future, plan, index))
+                    )] = index  # fmt: skip
+                for index, result in ended.items():
+                    take(index, result)
                     bar.update(plan.images_in([index]))
                 bar.refresh()
-                ended, workers = {}, self._running()
-                with contextlib.suppress(TimeoutError), self.client.as_current():
-                    done = distributed.wait(list(begun), POLL_SECONDS, "FIRST_COMPLETED").done
-                    ended = {future: begun.pop(future) for future in done}
+                workers = self._running()
+                # a result that is here already is not computed again should its worker die now
+                ended = {(index := begun.pop(future)): _result(future, plan, index) for future in self._ended(list(begun))}
         finally:
             with contextlib.suppress(Exception):
                 self.client.cancel(list(begun), force=True)
+
+    def _ended(self, begun: list[distributed.Future]) -> set[distributed.Future]:
+        """Those that have ended, waiting a moment for one."""
+        with contextlib.suppress(TimeoutError), self.client.as_current():
+            return set(distributed.wait(begun, POLL_SECONDS, "FIRST_COMPLETED").done)
+        return set()
 
 
 def _result(future: distributed.Future, plan: SweepPlan, index: int) -> Any:
