@@ -9,6 +9,7 @@ import sys
 import tomllib
 import venv
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("unitlab_ablation-*.whl"))
 
 
+def environment_with(packages: Iterable[str], folder: Path) -> Path:
+    """The Python of a new environment with these packages, installed by this one's pip, which need not compile them all."""
+    venv.create(folder)
+    python = folder / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", python, "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "--no-compile", *packages], check=True)
+    return python
+
+
 def test_the_wheel_carries_data_and_notebooks(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for needed in ("images/emoji.zip", "weights/vgg_emoji.safetensors", "studies/vgg_emoji.zarr/manifest.json", "README.md"):
@@ -39,9 +49,7 @@ def test_the_wheel_carries_data_and_notebooks(wheel: Path) -> None:
 
 
 def test_the_wheel_loads_a_study_in_an_environment_of_its_own(wheel: Path, tmp_path: Path) -> None:
-    venv.create(tmp_path / "env", with_pip=True)
-    python = tmp_path / "env" / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(wheel)], check=True)
+    python = environment_with([str(wheel)], tmp_path / "env")
     code = (
         "import unitlab, importlib.util\n"
         "assert importlib.util.find_spec('torch') is None\n"
@@ -54,7 +62,7 @@ def test_the_wheel_loads_a_study_in_an_environment_of_its_own(wheel: Path, tmp_p
     assert done.returncode == 0, done.stderr
     where, count, damaging = done.stdout.split()
     assert where.startswith(str(tmp_path)) and int(count) == 4 and damaging == "True"
-    listed = subprocess.run([tmp_path / "env" / "bin" / "unitlab", "list"], capture_output=True, text=True, cwd=tmp_path)
+    listed = subprocess.run([python.with_name("unitlab"), "list"], capture_output=True, text=True, cwd=tmp_path)
     assert listed.returncode == 0 and "resnet_emoji" in listed.stdout
 
 
@@ -65,9 +73,7 @@ def test_the_oldest_xarray_and_zarr_open_a_study_without_a_warning(tmp_path: Pat
     oldest = {name: bound for text in stated for name, bound in re.findall(r"^([a-z]+)>=([\d.]+)", text)}
     wanted = [f"{name}=={oldest[name]}.*" for name in ("numpy", "pandas")]
     wanted += [f"{name}=={oldest[name]}" for name in ("xarray", "zarr")]
-    venv.create(tmp_path / "env", with_pip=True)
-    python = tmp_path / "env" / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted], check=True)
+    python = environment_with(wanted, tmp_path / "env")
     store = bundled_folder() / "studies" / "vgg_fashion.zarr"
     code = (
         "import sys, xarray\n"
