@@ -15,7 +15,8 @@ from unitlab.files import bundled_folder, home
 from unitlab.recipes import Recipe, known_recipes
 from unitlab.recipes.needs import what_is_needed
 from unitlab.schema import VARIABLES, variable_attrs
-from unitlab.store.study import LazyArray, check_files, is_address, lazy, open_study, study_summary
+from unitlab.store.arrays import LazyArray, lazy
+from unitlab.store.study import check_files, is_address, open_study, study_summary
 
 if TYPE_CHECKING:
     import pandas as pd
