@@ -54,6 +54,10 @@ class PairedImages:
         """Float64, (unit, image)."""
         return self._ordered("label_margin_drop", units).astype(np.float64)
 
+    def activations(self, name: str, units: slice) -> Array:
+        """``activation_mean`` or ``activation_max``, (unit, image)."""
+        return self._ordered(name, units)
+
     def _ordered(self, name: str, units: slice) -> Array:
         values = self.ds[name][units].values
         return values if self.in_order else values.take(self.order, axis=1)
