@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import statsmodels.api as sm
@@ -16,7 +18,7 @@ from unitlab.analysis.correlations import measures
 from unitlab.analysis.jackknife import fisher_z, image_groups, jackknife_variance, unit_groups
 from unitlab.analysis.left_out_images import MEASURED, LeftOutImages
 from unitlab.analysis.paired_images import PairedImages
-from unitlab.analysis.regression import _folds
+from unitlab.analysis.regression import _fit, _folds
 
 
 @pytest.fixture(scope="module")
@@ -229,8 +231,9 @@ def test_regression_agrees_with_scikit_learn_and_statsmodels(study: xr.Dataset, 
     columns = [xr.broadcast(known[name], target)[0].transpose(*target.dims).values.ravel() for name in x]
     table = np.stack([target.values.ravel(), *columns], 1)
     unit = np.repeat(np.arange(30), len(table) // 30)
+    category = np.tile(np.arange(len(table) // 30), 30)
     complete = np.isfinite(table).all(1)
-    table, unit = table[complete], unit[complete]
+    table, unit, category = table[complete], unit[complete], category[complete]
     table = (table - table.mean(0)) / table.std(0)
     fold = _folds(unit, 4, np.random.default_rng(1))
     assert all(len(set(fold[unit == u])) == 1 for u in np.unique(unit))
@@ -238,10 +241,37 @@ def test_regression_agrees_with_scikit_learn_and_statsmodels(study: xr.Dataset, 
     mean = np.array([table[fold != f, 0].mean() for f in fold])
     expected = 1 - ((table[:, 0] - predicted) ** 2).sum() / ((table[:, 0] - mean) ** 2).sum()
     assert found.attrs["r2"] == pytest.approx(expected)
-    fit = sm.OLS(table[:, 0], sm.add_constant(table[:, 1:])).fit(cov_type="cluster", cov_kwds={"groups": unit}, use_t=True)
+    model = sm.OLS(table[:, 0], sm.add_constant(table[:, 1:]))
+    ways = [[unit], [category], [unit, category]] if target.ndim == 2 else [[unit]]
+    fits = [
+        model.fit(cov_type="cluster", cov_kwds={"groups": np.stack(way, 1).squeeze()}, use_t=True) for way in ways
+    ]  # fmt: skip
+    fit = fits[-1]
     np.testing.assert_allclose(found.coefficient, fit.params[1:], rtol=1e-9)
-    np.testing.assert_allclose(found[["coefficient_low", "coefficient_high"]], fit.conf_int()[1:], rtol=1e-6)
+    # the two-way error (only its own where it is the largest), with Student's t of the fewer clusters
+    half = stats.t.ppf(0.975, min(len(set(one)) for one in ways[-1]) - 1) * np.max([one.bse[1:] for one in fits], axis=0)
+    np.testing.assert_allclose(found.coefficient_low, fit.params[1:] - half, rtol=1e-6)
+    np.testing.assert_allclose(found.coefficient_high, fit.params[1:] + half, rtol=1e-6)
+    assert found.attrs["covers"] == ("units and classes" if target.ndim == 2 else "units")
     assert found.attrs["r2_in_sample"] == pytest.approx(fit.rsquared)
+
+
+@pytest.mark.parametrize("name", ["vgg_emoji", "vgg_fashion"])
+def test_noise_that_classes_share_is_rarely_clear_of_zero(name: str) -> None:
+    drop = unitlab.load(name).accuracy_drop.values
+    y = ((drop - drop.mean()) / drop.std()).ravel()
+    clusters = [one.ravel() for one in np.indices(drop.shape)]
+    n = int(os.environ.get("UNITLAB_SIMULATE", "0")) * 20 or 150
+    clear = {1: 0, 2: 0}
+    for seed in range(n):
+        random = np.random.default_rng(seed)
+        noise = np.sqrt(0.7) * random.normal(size=drop.shape) + np.sqrt(0.3) * random.normal(size=drop.shape[1])
+        for ways in clear:
+            _, low, high, _ = _fit(y, noise.reshape(-1, 1), clusters[:ways])
+            clear[ways] += bool(low[0] > 0 or high[0] < 0)
+    if "UNITLAB_SIMULATE" in os.environ:
+        print(f"\n| {name} | {clear[1] / n:.3f} | {clear[2] / n:.3f} |", end="")
+    assert clear[2] / n <= 0.06 + (0 if n >= 2000 else 0.03) and clear[1] > clear[2]
 
 
 def test_the_attribute_that_carries_the_signal_is_found(study: xr.Dataset) -> None:
