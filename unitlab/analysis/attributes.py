@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from unitlab.analysis.mutual_information import ChanceInformation, activation_bins, plug_in_information
-from unitlab.analysis.requirements import class_positions, require
+from unitlab.analysis.requirements import class_positions, require, require_all_images
 from unitlab.analysis.undefined import leading, ratio
 from unitlab.schema import VARIABLES, described_like
 
@@ -35,12 +35,13 @@ def attributes(ds: xr.Dataset) -> xr.Dataset:
         Over ``unit``: ``class_selectivity``, ``class_selectivity_max``, ``max_class_correlation``,
         ``max_correlation_class`` (position along category), ``l1_norm``, ``l2_norm``, ``l1_norm_folded``,
         ``l2_norm_folded``, ``batch_norm_scale``, ``mutual_information`` (bits), ``top_precision``, ``fraction_active``,
-        ``mean_activation``, ``max_activation``, ``first_order_margin_drop_overall`` (logits). Over ``unit, category``:
-        ``class_activation``, ``class_correlation``, ``class_selectivity_by_class``, ``first_order_margin_drop``. Each
-        variable's attributes hold its definition, and ``n_undefined``, the number of units for which it is NaN (over classes
-        also ``n_undefined_cells``); the dataset's hold ``n_dead``. The first-order estimates are left out where the study was
-        computed without them. Class selectivity is NaN for directions, whose coordinates are signed; `unitlab.discrimination`
-        has measures for both.
+        ``mean_activation``, ``max_activation``, ``first_order_margin_drop_overall`` (logits), and how far the ablation is from
+        the unit's own activations, ``ablated_distance`` and ``ablated_typicality`` (not for directions). Over
+        ``unit, category``: ``class_activation``, ``class_correlation``, ``class_selectivity_by_class``,
+        ``first_order_margin_drop``. Each variable's attributes hold its definition, and ``n_undefined``, the number of units
+        for which it is NaN (over classes also ``n_undefined_cells``); the dataset's hold ``n_dead``. The first-order estimates
+        are left out where the study was computed without them. Class selectivity is NaN for directions, whose coordinates are
+        signed; `unitlab.discrimination` has measures for both.
 
     Raises
     ------
@@ -63,6 +64,7 @@ def attributes(ds: xr.Dataset) -> xr.Dataset:
     )
     label = class_positions(ds, ds["label"].values)
     n = np.bincount(label, minlength=ds.sizes["category"])
+    require_all_images(ds, n, "attributes")
     mean, peak = ds["activation_mean"].values, ds["activation_max"].values
     dead = ~(ds["fraction_active"].values > 0)
     best, best_class = leading(ds["class_correlation"].values)
@@ -75,6 +77,7 @@ def attributes(ds: xr.Dataset) -> xr.Dataset:
         "class_selectivity_by_class": selectivity(ds["class_activation"].values.astype(float), n, by_class=True),
         "mutual_information": _information(mean, label, ds["cluster"].values if "cluster" in ds else None),
         "top_precision": _top_precision(ds["top_image"].values, ds["top_activation"].values, label),
+        **_ablated(ds, mean),
     }
     found["mutual_information"][dead] = np.nan
     if "basis" in ds:
@@ -97,6 +100,27 @@ def attributes(ds: xr.Dataset) -> xr.Dataset:
 def _information(mean: Array, label: Array, cluster: Array | None) -> Array:
     chance, bins = ChanceInformation(label, cluster), map(activation_bins, mean)
     return np.array([plug_in_information(one, label)[0] - chance.of(one) for one in bins])
+
+
+def is_signed(ds: xr.Dataset) -> bool:
+    """Whether activations are below zero, too, so that class means are no strengths: directions, sites before a ReLU."""
+    return "basis" in ds or bool((ds["class_activation"].values < 0).any())
+
+
+def _ablated(ds: xr.Dataset, mean: Array) -> dict[str, Array]:
+    """How far the activation that an ablation leaves is from the unit's own, by the spatial means of the images."""
+    kind, ordered = ds.attrs.get("ablation", ""), np.sort(mean.astype(np.float64), axis=1)
+    if kind not in ("zero", "mean", "resample") or "basis" in ds:
+        return {}
+    centre, spread = ordered.mean(1, keepdims=True), ordered.std(1, keepdims=True)
+    left = {"zero": np.zeros_like(centre), "mean": centre, "resample": ordered}[kind]
+    # shares of the images at or below, and at or above
+    n = ordered.shape[1]
+    below = np.stack([np.searchsorted(own, one, side="right") for own, one in zip(ordered, left, strict=True)]) / n
+    above = 1 - np.stack([np.searchsorted(own, one, side="left") for own, one in zip(ordered, left, strict=True)]) / n
+    with np.errstate(invalid="ignore", divide="ignore"):
+        distance = np.sqrt(((left - centre) ** 2).mean(1)) / spread[:, 0]
+    return {"ablated_distance": distance, "ablated_typicality": np.minimum(2 * np.minimum(below, above), 1).mean(1)}
 
 
 def own_attributes(ds: xr.Dataset) -> dict[str, xr.DataArray]:

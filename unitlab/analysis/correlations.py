@@ -155,8 +155,8 @@ def correlations(  # noqa: PLR0913
     ['overall_drop', 'max_class_drop_crossfit']
     """
     check_seed(seed)
-    wanted, beside, kept = (_names(some) for some in (x, given, held))
-    asked_y = list(Y) if y is None else _names(y)
+    wanted, beside, kept = (named(some) for some in (x, given, held))
+    asked_y = list(Y) if y is None else named(y)
     second = ds if other is None else other
     _check_same_units(ds, second)
     only = [*(wanted or X), *beside, *kept]
@@ -177,10 +177,10 @@ def correlations(  # noqa: PLR0913
     units = unit_groups(studies, random)
     rows = []
     pairs = [(a, b) for a in xs for b in ys]
-    for a, b in _bar(pairs, "correlations", progress):
+    for a, b in shown_progress(pairs, "correlations", progress):
         columns = [side_x.column(a), side_y.column(b), *(side_x.column(name) for name in beside)]
         covered = _covers([side_x.sampling(a), side_y.sampling(b), *map(side_x.sampling, beside)], kept)
-        row = {"x": a, "y": b, **_estimates(columns, units, left_out[0].share, bool(covered))}
+        row = {"x": a, "y": b, **estimates(columns, units, left_out[0].share, bool(covered))}
         row["part_whole"] = (a != b or other is not None) and a in OF_DROPS and b in OF_DROPS
         rows.append({**row, "covers": covered})
     table = pd.DataFrame(rows)
@@ -192,11 +192,12 @@ def correlations(  # noqa: PLR0913
     return table
 
 
-def _names(names: str | Iterable[str] | None) -> list[str]:
+def named(names: str | Iterable[str] | None) -> list[str]:
+    """One name or several, as a list."""
     return [] if names is None else [names] if isinstance(names, str) else list(names)
 
 
-def _bar(steps: Sequence[Any], what: str, shown: bool) -> Iterable[Any]:
+def shown_progress(steps: Sequence[Any], what: str, shown: bool) -> Iterable[Any]:
     """``steps`` with a progress bar, once they take more than two seconds."""
     from tqdm.auto import tqdm
 
@@ -273,7 +274,7 @@ def _covers(sides: Sequence[tuple[str, str]], held: Sequence[str]) -> str:
     return f"units, and images of {', '.join(dict.fromkeys(measured))}" if measured else "units"
 
 
-def _estimates(columns: Sequence[Array], units: Array, share: Array, covered: bool) -> dict[str, Any]:
+def estimates(columns: Sequence[Array], units: Array, share: Array, covered: bool) -> dict[str, Any]:
     """Both correlations of the first two columns (all and without each group, unit), given the others, with intervals."""
     whole = np.stack([column[0] for column in columns])
     both = np.isfinite(whole).all(0)

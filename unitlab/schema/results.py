@@ -109,6 +109,13 @@ ATTRIBUTES = (
          "above zero). NaN for a dead unit."),
     _attributes("first_order_margin_drop_overall", UNIT, "f", "logit", "first-order margin drop, all images",
          "Mean over all images of the first-order estimate of the margin lost to a zero ablation."),
+    _attributes("ablated_distance", UNIT, "f", "1", "distance of the ablated activation",
+         "Root of the mean square of (spatial mean activation under the ablation − the unit's mean) / standard deviation over "
+         "images: 0 for a mean ablation, 1 for one that resamples; the more, the further zero is from what the unit ever does. "
+         "The map's pattern, and the other units' activations, are not looked at. NaN for a constant unit."),
+    _attributes("ablated_typicality", UNIT, "f", "1", "typicality of the ablated activation",
+         "Twice the share of the images whose spatial mean activation is at or below (at or above, if that is smaller) what "
+         "the ablation leaves, at most 1: 0 where no image has one as extreme, about ½ for an ablation that resamples."),
     _discrimination("class_d_prime", CELL, "f", "1", "class d′",
          "|μ₁ − μ₀| / √((σ₁² + σ₀²)/2) of the spatial mean activation, images of the class against all others; the same for v "
          "and −v. NaN for a constant unit, and for a class without images or without others."),
