@@ -58,6 +58,11 @@ def attributes(ds: xr.Dataset) -> xr.Dataset:
     >>> unitlab.attributes(unitlab.load("vgg_emoji")).class_selectivity.dims
     ('unit',)
     """
+    return attributes_with(ds, information=True)
+
+
+def attributes_with(ds: xr.Dataset, *, information: bool) -> xr.Dataset:
+    """`attributes`, without the mutual information where it is not asked for: it takes longer than all others."""
     needed = [name for name in STORED if name != "first_order_margin_drop"]
     require(
         ds, [*needed, "label", "n_images", "activation_mean", "activation_max", "top_image", "top_activation"], "attributes"
@@ -75,11 +80,12 @@ def attributes(ds: xr.Dataset) -> xr.Dataset:
         "max_class_correlation": best,
         "max_correlation_class": best_class,
         "class_selectivity_by_class": selectivity(ds["class_activation"].values.astype(float), n, by_class=True),
-        "mutual_information": _information(mean, label, ds["cluster"].values if "cluster" in ds else None),
         "top_precision": _top_precision(ds["top_image"].values, ds["top_activation"].values, label),
         **_ablated(ds, mean),
     }
-    found["mutual_information"][dead] = np.nan
+    if information:
+        bits = _information(mean, label, ds["cluster"].values if "cluster" in ds else None)
+        found["mutual_information"] = np.where(dead, np.nan, bits)
     if "basis" in ds:
         # coordinates along directions are signed, whatever their means happen to be
         for name in ("class_selectivity", "class_selectivity_max", "class_selectivity_by_class"):

@@ -11,7 +11,7 @@ import scipy
 import xarray as xr
 
 from unitlab.analysis import LEVEL
-from unitlab.analysis.attributes import attributes, own_attributes
+from unitlab.analysis.attributes import attributes_with, own_attributes
 from unitlab.analysis.damage import damage, largest_drop
 from unitlab.analysis.jackknife import correlation_interval, fisher_z, image_groups, jackknife_variance, unit_groups
 from unitlab.analysis.left_out_images import MEASURED, LeftOutImages
@@ -52,11 +52,12 @@ def measures(ds: xr.Dataset, *, seed: int = 0, damage_alone: bool = False, only:
     known = xr.Dataset()
     if quickly is None or not quickly <= {*QUICK, *own_attributes(ds)}:
         try:
-            known = attributes(ds)
+            known = attributes_with(ds, information=quickly is None or "mutual_information" in quickly)
         except UnitlabError:
             if not damage_alone:
                 raise
-    if quickly is not None and quickly <= {*QUICK, *own_attributes(ds), *known.data_vars}:
+    without = {"first_order_margin_drop_overall"}  # where the study has none
+    if quickly is not None and quickly <= {*QUICK, *own_attributes(ds), *known.data_vars, *without}:
         found = _quick_damage(ds, seed)
     else:
         found = damage(ds, seed=seed)
