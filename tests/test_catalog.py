@@ -36,9 +36,13 @@ def test_thumbnails_come_from_the_bundled_images() -> None:
 
 
 def test_what_is_computed_comes_before_what_is_bundled(own_home: Path) -> None:
-    write_study(own_home / "studies" / "vgg_emoji.zarr", simulated_groups())
+    write_study(own_home / "studies" / "vgg_emoji.zarr", simulated_groups(layer="conv5_3"))
     assert unitlab.studies().loc["vgg_emoji", "where"] == "computed"
-    assert unitlab.load("vgg_emoji").attrs["layer"] == "conv5_3"
+    assert unitlab.load("vgg_emoji", "conv5_3").sizes["image"] == 60
+    # another layer than the recipe's default does not take its place
+    assert unitlab.load("vgg_emoji").sizes["image"] == 4428
+    write_study(own_home / "studies" / "vgg_emoji.zarr", simulated_groups(layer="conv5_2"))
+    assert unitlab.load("vgg_emoji").sizes["image"] == 60
 
 
 def test_unknown_names() -> None:

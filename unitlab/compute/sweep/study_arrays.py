@@ -21,8 +21,15 @@ from unitlab.schema import SCHEMA_VERSION
 
 Group = tuple[dict[str, Any], dict[str, Any]]
 UNITS_AT_ONCE = 32
-# of the plan's fingerprint, what holds for the whole study
-ROOT_FINGERPRINTS = ("weights", "images", "pixels", "transform", "reading", "labels")
+# of the plan's fingerprint, what holds for the whole study, and what it means where it differs
+ROOT_FINGERPRINTS = {
+    "weights": "a network with other weights",
+    "images": "other images or classes",
+    "pixels": "images with other pixels (changed files, or a transform that differs)",
+    "transform": "another transform of the images",
+    "reading": "images read by other rules (orientation, transparency, depth)",
+    "labels": "other labels",
+}
 
 
 class UnitRows:
