@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ from unitlab.cli import main
 def test_list_and_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     assert "vgg_emoji" in capsys.readouterr().out
+    assert main(["info", "resnet_emoji"]) == 0
+    assert "undefined: l1_norm, l2_norm (the layer's output is no filter's own" in capsys.readouterr().out
     assert main(["info", "vgg_fashion"]) == 0
     shown = capsys.readouterr().out
     assert "conv3_2 (default), zero: all 64 units at features.relu3_2" in shown and " 0 different" in shown
@@ -112,6 +116,12 @@ def test_errors_end_with_2_and_a_message(capsys: pytest.CaptureFixture[str]) -> 
         assert main(arguments) == 2
         shown = capsys.readouterr().err
         assert shown.startswith("unitlab: ") and "Traceback" not in shown
+
+
+def test_who_has_read_enough_sees_no_traceback() -> None:
+    command = f"{sys.executable} -m unitlab info vgg_fashion | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout.startswith("vgg_fashion: VGG style") and not done.stderr
 
 
 def test_a_flipped_byte_fails_verification(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,6 +15,7 @@ import numpy as np
 import xarray as xr
 
 from unitlab import catalog
+from unitlab.analysis.attributes import undefined_attributes
 from unitlab.analysis.requirements import units_in
 from unitlab.analysis.undefined import leading
 from unitlab.errors import UnitlabError, units_named
@@ -39,13 +41,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     given = _parser().parse_args(arguments)
     try:
-        return int(given.run(given))
+        code = int(given.run(given))
+        sys.stdout.flush()
+        return code
     except UnitlabError as error:
         print(f"unitlab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("unitlab: stopped; the same command goes on from here", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # who reads has enough, as of '| head'; nothing is to be written at the end either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -132,7 +140,10 @@ def _described(path: str | Path) -> Iterator[str]:
                     f"within float noise, {ds.attrs.get('verified_different')} different"
                 )
             units = units_named(ds.unit.values, int(ds.attrs.get("channels", ds.sizes["unit"])))
+            undefined = undefined_attributes(ds)
             yield f"  {layer}{default}, {ablation}: {units} at {ds.attrs.get('site')}, {ds.attrs.get('precision')}; {proof}"
+            if undefined:
+                yield f"    undefined: {undefined}"
     for name, value in sorted(found.attrs.items()):
         if name not in ("name", "network", "images", "layers", "default_layer"):
             yield f"  {name} = {value}"

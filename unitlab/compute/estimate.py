@@ -23,6 +23,7 @@ from unitlab.compute.sweep.plan import SweepPlan, UnitSums, plan_sweep
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.run import plans_left
 from unitlab.compute.sweep.shards import ShardComputation, ShardResult, ShardSums, donor_values
+from unitlab.compute.sweep.study_arrays import undefined_attributes
 from unitlab.files import bytes_text
 from unitlab.store.shards import finished_shards
 
@@ -34,12 +35,14 @@ BYTES_BY_CLASS = 3 * 4 + 8 + 3 * 4
 
 @dataclass(frozen=True)
 class LayerEstimate:
-    """One layer of a sweep: where it is, how many units it has and how their ablation is evaluated."""
+    """One layer of a sweep: where it is, how many units it has, how their ablation is evaluated, and which attributes none of
+    them is going to have."""
 
     layer: str
     site: str
     units: int
     strategy: str
+    undefined: str
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ class SweepEstimate:
         lines = [
             f"{self.description}: {self.images:,} images of {shape}, {self.categories:,} classes",
             *(f"  {x.layer:<{width}}  {x.site:<{sites}}  {x.units:>5} units  {x.strategy}" for x in self.layers),
+            *(f"  undefined for {x.layer}: {x.undefined}" for x in self.layers if x.undefined),
             f"asked    {self.request}",
             f"on {self.device}{threads}, {self.precision}; batches of {self.batch_size} images, {shards}",
             f"passes   {self.passes:.2f} (sweep / plain evaluation, {1000 * self.seconds_per_pass:.2g} ms an image; "
@@ -191,7 +195,10 @@ def estimate_of(
     return SweepEstimate(
         description=plan.description, request=request,
         layers=tuple(
-            LayerEstimate(layer.name, layer.site.text, len(layer.units), layer.engine.strategy) for layer in plan.layers
+            LayerEstimate(
+                layer.name, layer.site.text, len(layer.units), layer.engine.strategy, undefined_attributes(plan, layer)
+            )
+            for layer in plan.layers
         ),
         device=str(plan.network.device), threads=torch.get_num_threads(), precision=request.precision,
         images=len(source), finished_images=len(source) - left, image_shape=tuple(plan.network.sample.shape[1:]),

@@ -22,7 +22,7 @@ from unitlab.compute.sweep.plan import LayerPlan, SweepPlan, plan_sweep
 from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, compared_with_hooks, pairs_to_verify
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.shards import HeldShards, ShardResult, Shards, compute_shards
-from unitlab.compute.sweep.study_arrays import ROOT_FINGERPRINTS, Group, layer_groups, root_group
+from unitlab.compute.sweep.study_arrays import ROOT_FINGERPRINTS, Group, layer_groups, root_group, undefined_attributes
 from unitlab.errors import UnitlabError, before_and_now, units_named
 from unitlab.store.shards import PartialStudy, remove_left_shards
 from unitlab.store.study import assemble, open_study, study_summary
@@ -217,6 +217,9 @@ class _Sweep:
         plan = self.plan
         for layer in plan.layers:
             log.info("%s (%s), %d units: %s", layer.name, layer.site.text, len(layer.units), layer.engine.strategy)
+            undefined = undefined_attributes(plan, layer)
+            if undefined:
+                log.info("  undefined for %s: %s", layer.name, undefined)
         start, stop = plan.shard_bounds[0]
         log.info(
             "on %s, %s; %d shards of %d images, %d at a time within %.1f GB", plan.network.device, plan.request.precision,
