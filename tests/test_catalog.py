@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from simulated_study import simulated_groups
 
 import unitlab
@@ -93,3 +94,14 @@ def test_plain_xarray_opens_a_study_without_a_warning() -> None:
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd="/")
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[0]) == float(unitlab.load("vgg_fashion").accuracy_drop.max())
+
+
+def test_networks_come_by_name() -> None:
+    network, again = (unitlab.network(name) for name in ("vgg_emoji", "vgg_emoji+units"))
+    assert not network.training
+    for one, other in zip(network.state_dict().values(), again.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(UnitlabError, match=r"no recipe 'vgg_emojis' to compute\. Did you mean 'vgg_emoji'"):
+        unitlab.network("vgg_emojis")
+    with pytest.raises(UnitlabError, match="comes with its weights"):
+        unitlab.network("vgg_emoji", weights=__file__)

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+import torch
 
 import unitlab
 from unitlab.cli import main
@@ -25,6 +26,8 @@ def test_twenty_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         numbers.append(number)
     name = "efficientnet_lite0_imagenet"
     assert main(["compute", name, "--images", str(folder), "--units", "720-735", "--device", "cpu"]) == 0
+    with torch.no_grad():
+        assert unitlab.network(name)(torch.zeros(1, 3, 224, 224)).shape == (1, 1000)
     ds = unitlab.load(f"{name}+units")
     assert sorted(ds.label.values.tolist()) == sorted(numbers)
     assert int((ds.baseline_prediction == ds.label).sum()) == 16
