@@ -105,7 +105,21 @@ def undefined_attributes(ds: xr.Dataset) -> str:
 
 
 def own_attributes(ds: xr.Dataset) -> dict[str, xr.DataArray]:
-    """Numbers of the units that are none of the schema's: those that the reader has added."""
+    """Numbers of the units that are none of the schema's: those that the reader has added.
+
+    Raises
+    ------
+    UnitlabError
+        One number for each unit, along another dimension, as `xarray.Dataset.assign` makes of a bare series.
+    """
+    known = {dim for row in VARIABLES.values() for dim in row.dims}
+    for name, variable in ds.data_vars.items():
+        dims = variable.dims
+        if name not in VARIABLES and len(dims) == 1 and dims[0] not in known and len(variable) == ds.sizes["unit"]:
+            raise UnitlabError(
+                f"'{name}' has a number for each unit, but along '{dims[0]}'; say that they are the units': "
+                f"ds.assign({name}=('unit', values))"
+            )
     return {
         str(name): variable
         for name, variable in ds.data_vars.items()

@@ -284,6 +284,12 @@ def _refuse_what_is_no_study(folder: Path) -> None:
         ours = "unitlab_schema" in attrs
     except (ValueError, KeyError, TypeError) as error:
         raise UnitlabError(f"{folder} is damaged: the files zarr.json and manifest.json cannot be read") from error
+    if ours and (folder / "prediction" / "zarr.json").exists():
+        # a study has no variables beside its groups that depend on a layer
+        raise UnitlabError(
+            f"{folder} was written by xarray, not by unitlab: it has no manifest to compare its files with. Open it with "
+            f"ds = xarray.open_zarr({str(folder)!r}) and give the dataset: unitlab.damage(ds), unitlab.explore(ds) …"
+        )
     if ours:
         raise UnitlabError(f"{folder} is not whole: the file manifest.json is missing")
     raise UnitlabError(f"{folder} is a zarr store, but no study of unitlab (no attribute 'unitlab_schema')")
