@@ -34,7 +34,10 @@ KINDS = ("spearman", "pearson")
 Y = ("overall_drop", "max_class_drop_crossfit")
 QUICK = ("accuracy_drop", "overall_drop", "max_class_drop", "max_class_drop_crossfit")  # damage that needs no tests
 POSITIONS = ("max_class", "max_correlation_class")  # numbers of classes are no measures
-OF_FILTERS = {"l1_norm", "l2_norm", "l1_norm_folded", "l2_norm_folded", "batch_norm_scale"}  # depend on no image
+# depend on no image
+OF_FILTERS = {
+    "l1_norm", "l2_norm", "l1_norm_folded", "l2_norm_folded", "batch_norm_scale", "outgoing_l1_norm", "outgoing_l2_norm",
+}  # fmt: skip
 # the study keeps too little to measure these without some images
 HELD = {"max_class_correlation", "first_order_margin_drop_overall"}
 OF_DROPS = {
