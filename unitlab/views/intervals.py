@@ -63,8 +63,9 @@ def intervals(
     named = {"": tables} if isinstance(tables, pd.DataFrame) else dict(tables) if isinstance(tables, Mapping) else {}
     if not named or not all(isinstance(table, pd.DataFrame) for table in named.values()):
         raise UnitlabError(
-            f"plots.intervals takes a table (pandas.DataFrame) of estimates, or several by label; given: {type(tables).__name__}. "
-            "unitlab.correlations and unitlab.regression give such tables, ds[['overall_drop', …]].to_dataframe() makes one"
+            f"plots.intervals takes a table (pandas.DataFrame) of estimates, or several by label; given: "
+            f"{type(tables).__name__}. unitlab.correlations and unitlab.regression give such "
+            "tables, ds[['overall_drop', …]].to_dataframe() makes one"
         )
     rows = list(dict.fromkeys(row for table in named.values() for row in table.index))
     if not rows:
