@@ -13,7 +13,14 @@ import xarray as xr
 
 from unitlab.analysis.attributes import is_signed
 from unitlab.analysis.correlations import correlations, estimates, left_out_images, named, shown_progress
-from unitlab.analysis.jackknife import correlation_interval, fisher_z, jackknife_variance, t_interval, unit_groups
+from unitlab.analysis.jackknife import (
+    correlation_interval,
+    fisher_z,
+    jackknife_variance,
+    t_interval,
+    unit_groups,
+    variance_over_splits,
+)
 from unitlab.analysis.left_out_images import MEASURED, LeftOutImages
 from unitlab.analysis.paired_tests import benjamini_hochberg
 from unitlab.analysis.splits import spearman_brown
@@ -88,8 +95,8 @@ def reliability(ds: xr.Dataset, of: str | Iterable[str] = OF_HALVES, *, seed: in
     rows = {}
     for name in names:
         mean = mean_of_defined(np.array([one[0] for one in r[name]]))
-        several = mean_of_defined(np.stack(r[name][:SPLITS_OF_INTERVAL], 1))
-        variance = jackknife_variance(fisher_z(several[0]), fisher_z(several[1:]), left_out.share)
+        several = fisher_z(np.stack(r[name][:SPLITS_OF_INTERVAL], 1))
+        variance = variance_over_splits(several[0], several[1:], left_out.share)
         low, high, _ = correlation_interval(mean, [variance])
         values = [float(spearman_brown(value)) for value in (mean, low, high)]
         rows[name] = dict(zip(("reliability", "low", "high"), values, strict=True)) | {"n": count[name]}
