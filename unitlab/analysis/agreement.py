@@ -80,7 +80,7 @@ def reliability(ds: xr.Dataset, of: str | Iterable[str] = OF_HALVES, *, seed: in
     for name in names:
         if name not in valid:
             raise UnitlabError(f"{name!r} cannot be measured on half the images. {nearest_names(name, valid)}")
-    left_out = left_out_images([ds], seed)[0]
+    left_out = left_out_images([ds], seed, "reliability")[0]
     whole = LeftOutImages(left_out.images, seed=seed)
     r: dict[str, list[Array]] = {name: [] for name in names}
     count = dict.fromkeys(names, 0)
@@ -210,7 +210,7 @@ def selective_damage(ds: xr.Dataset, *, seed: int = 0, progress: bool = True) ->
     """
     check_seed(seed)
     random = np.random.default_rng(seed)
-    left_out = left_out_images([ds], seed)[0]
+    left_out = left_out_images([ds], seed, "selective_damage")[0]
     whole = LeftOutImages(left_out.images, seed=seed)
     name = "class_auc" if is_signed(ds) else "class_selectivity_by_class"
     halves_ = [one for _ in range(SPLITS) for half in [left_out.half(random)] for one in (half, ~half)]
@@ -328,6 +328,8 @@ def _of_half(source: LeftOutImages, names: list[str], half: Array) -> dict[str, 
 
 def _pearson(x: Array, y: Array) -> Array:
     """Correlation of each row of ``x`` with that of ``y``."""
+    if not x.shape[1]:
+        return np.full(len(x), np.nan)
     x, y = (side - side.mean(1, keepdims=True, dtype=float) for side in (x, y))
     return ratio((x * y).sum(1), np.sqrt((x**2).sum(1) * (y**2).sum(1)))
 
@@ -335,7 +337,7 @@ def _pearson(x: Array, y: Array) -> Array:
 def _agreement_of_cells(one: xr.Dataset, other: xr.Dataset, seed: int) -> dict[str, Any]:
     if not np.array_equal(one["category"].values, other["category"].values):
         raise UnitlabError("the two studies have other classes; leave accuracy_drop out of what is compared")
-    left_out = left_out_images([one, other], seed)
+    left_out = left_out_images([one, other], seed, "agreement")
     columns = [of.cells_of("accuracy_drop").reshape(1 + of.n_groups, -1) for of in left_out]
     units = np.repeat(unit_groups([one, other], np.random.default_rng(seed)), one.sizes["category"])
     return {**estimates(columns, units, left_out[0].share, True), "covers": "units and images"}
