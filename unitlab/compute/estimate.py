@@ -14,11 +14,12 @@ import torch
 from numcodecs.zstd import Zstd
 from torch import nn
 
+from unitlab.compute.engine.outputs import Output
 from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageBatch, ImageSource
 from unitlab.compute.sweep.activations import BY_IMAGE, TOP, TOP_IMAGES
-from unitlab.compute.sweep.fingerprints import as_in_store
+from unitlab.compute.sweep.fingerprints import as_in_store, output_in_store
 from unitlab.compute.sweep.plan import SweepPlan, UnitSums, plan_sweep
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.run import is_finished
@@ -134,12 +135,13 @@ def estimate(  # noqa: PLR0913  the public call
     batch_size: int | None = None,
     memory: str | int = "2 GB",
     seed: int = 0,
+    output: Output = None,
 ) -> SweepEstimate:
     """What `unitlab.ablate`, called alike, is going to do and to take; nothing is written.
 
     Parameters
     ----------
-    model, images, layer, units, ablation, basis, labels, store, device, precision, batch_size, memory, seed
+    model, images, layer, units, ablation, basis, labels, store, device, precision, batch_size, memory, seed, output
         As for `unitlab.ablate`.
 
     Returns
@@ -161,7 +163,7 @@ def estimate(  # noqa: PLR0913  the public call
     """
     request = SweepRequest(
         layer, units=units, ablation=ablation, basis=basis, labels=labels,
-        precision=precision, batch_size=batch_size, memory=memory, seed=seed,
+        precision=precision, batch_size=batch_size, memory=memory, seed=seed, output=output,
     )  # fmt: skip
     return estimate_of(model, images, request, store=store, device=device)
 
@@ -177,6 +179,7 @@ def estimate_of(
     """`estimate`, of a request."""
     source = as_in_store(images if isinstance(images, ImageSource) else image_source(images), store)
     source.refuse_damaged()
+    request = output_in_store(request, store)
     with exact_float32():
         plan = plan_sweep(model, source, request, device)
         complete = store is not None and Path(store).exists() and is_finished(Path(store), plan)

@@ -14,10 +14,11 @@ import torch
 import xarray as xr
 from torch import nn
 
+from unitlab.compute.engine.outputs import Output
 from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
-from unitlab.compute.sweep.fingerprints import as_in_store
+from unitlab.compute.sweep.fingerprints import as_in_store, output_in_store
 from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
 from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, compared_with_hooks, pairs_to_verify
 from unitlab.compute.sweep.request import SweepRequest
@@ -53,6 +54,7 @@ def ablate(  # noqa: PLR0913  the public call
     memory: str | int = "2 GB",
     progress: bool = True,
     seed: int = 0,
+    output: Output = None,
     attrs: dict[str, Any] | None = None,
     client: distributed.Client | None = None,
 ) -> xr.Dataset | dict[str, xr.Dataset]:
@@ -61,7 +63,8 @@ def ablate(  # noqa: PLR0913  the public call
     Parameters
     ----------
     model
-        An image classifier that returns logits (image, category). It comes back as it was.
+        An image classifier; ``output`` tells how its logits are found. It comes back as it was: hooks of yours are not called
+        and have no part in the study.
     images
         What `unitlab.images` returns, or anything that it takes.
     layer
@@ -92,6 +95,11 @@ def ablate(  # noqa: PLR0913  the public call
         Show a progress bar.
     seed
         Of the donors of ``ablation="resample"`` and of ``basis="random"``.
+    output
+        Which element of what the network returns has the logits: a name, an index, or a function of what it returns, whose
+        result is taken for logits as it is. Default: ``logits`` of an object or dict, the first of a tuple, or the tensor;
+        of probabilities, what is before the final softmax or sigmoid; of one logit z, two classes (−z/2, z/2). What was
+        decided is in the log and in the attribute ``output``.
     attrs
         Further attributes of the study (its name, the network's accuracy …).
     client
@@ -124,7 +132,7 @@ def ablate(  # noqa: PLR0913  the public call
     """
     request = SweepRequest(
         layer, units=units, ablation=ablation, basis=basis, labels=labels,
-        precision=precision, batch_size=batch_size, memory=memory, seed=seed,
+        precision=precision, batch_size=batch_size, memory=memory, seed=seed, output=output,
     )  # fmt: skip
     found = run_sweep(model, images, request, store=store, device=device, progress=progress, attrs=attrs, client=client)
     return next(iter(found.values())) if request.one_layer else found
@@ -150,7 +158,7 @@ def run_sweep(
             "client= is given without store=: workers write their shards beside the store; give store=PATH, on a file system "
             "that this process and all workers see under the same path"
         )
-    source = as_in_store(source, store)
+    source, request = as_in_store(source, store), output_in_store(request, store)
     source.refuse_damaged()
     with exact_float32():
         plan = plan_sweep(model, source, request, device if client is None else _device_here(device))
@@ -226,7 +234,7 @@ class _Sweep:
         root, root_attrs = root_group(plan, source, [result.images for result in results])
         groups: dict[str, Group] = {"": (root, {**root_attrs, **self.attrs})}
         self._check_that_nothing_changes_nothing()
-        networks = PlainNetworks(self.model, plan.network.device)
+        networks = PlainNetworks(self.model, plan.network.device, plan.network.reading)
         replacements = plan.replacements(shards.read_replacements(), len(source))
         for layer, replaced in zip(plan.layers, replacements, strict=True):
             of_layer, (arrays, attrs) = layer_groups(plan, layer, [result.layers[layer.name] for result in results], root)

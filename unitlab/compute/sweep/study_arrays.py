@@ -22,7 +22,7 @@ from unitlab.schema import SCHEMA_VERSION
 Group = tuple[dict[str, Any], dict[str, Any]]
 UNITS_AT_ONCE = 32
 # of the plan's fingerprint, what holds for the whole study
-ROOT_FINGERPRINTS = ("weights", "images", "pixels", "transform", "reading", "labels")
+ROOT_FINGERPRINTS = ("weights", "images", "pixels", "transform", "reading", "labels", "output")
 
 
 class UnitRows:
@@ -88,6 +88,7 @@ def root_group(plan: SweepPlan, source: ImageSource, facts: Sequence[ImageFacts]
         "baseline_overall_accuracy": float(right.mean()),
         **{f"fingerprint_{name}": plan.fingerprint[name] for name in ROOT_FINGERPRINTS if name in plan.fingerprint},
         "fingerprint_content": content,
+        **plan.output_attrs,
         "transform": source.transform_text,
         **({"reading": source.reading} if source.reading else {}),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
