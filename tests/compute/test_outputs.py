@@ -311,6 +311,59 @@ def test_a_network_that_returns_its_auxiliary_logits_in_eval_mode() -> None:
     assert found.attrs["output"] == "the element 'logits' of GoogLeNetOutputs"
 
 
+def hugging_face(kind: str, **options: Any) -> tuple[nn.Module, Any]:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {
+        "ResNet": {"embedding_size": 8, "hidden_sizes": [8, 12], "depths": [1, 1]},
+        "ConvNext": {"num_stages": 2, "hidden_sizes": [8, 12], "depths": [1, 1]},
+        "DeiT": {
+            "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24, "image_size": 32,
+            "patch_size": 8,
+        },
+    }[kind]  # fmt: skip
+    return transformers, getattr(transformers, f"{kind}Config")(**sizes, num_labels=CLASSES, **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "layer"),
+    [
+        ("ResNet", "ForImageClassification", "resnet.encoder.stages.0"),
+        ("ConvNext", "ForImageClassification", "convnext.encoder.stages.0.layers.0.dwconv"),
+        ("DeiT", "ForImageClassificationWithTeacher", "deit.embeddings.patch_embeddings.projection"),
+    ],
+)
+def test_hugging_face_networks(kind: str, head: str, layer: str) -> None:
+    transformers, config = hugging_face(kind)
+    model = getattr(transformers, kind + head)(config)
+    images = source(size=32, count=6)
+    found = ablate(model, images, layer, units=[0, 1, 5])
+    assert found.attrs["output"].startswith("the element 'logits' of ") and found.attrs["verified_different"] == 0
+
+    class ByHand(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = model.eval()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inside(x).logits
+
+    assert_exact(ByHand(), images.at(range(6)), f"inside.{layer}", 0, [0, 1, 5], found.prediction.values)
+    assert unitlab.verify(found, model, images, sample=8, device="cpu").different == 0
+
+
+def test_a_network_without_a_classifier_is_refused_with_what_it_returns() -> None:
+    transformers, config = hugging_face("ResNet")
+    backbone = transformers.ResNetModel(config)
+    with pytest.raises(UnitlabError, match=r"'last_hidden_state': \(2, 12, .*'pooler_output': \(2, 12, 1, 1\); say which"):
+        ablate(backbone, source(size=32, count=6), "encoder.stages.0")
+    images = source(12, 32, 12)
+    found = ablate(backbone, images, "encoder.stages.0", units=[0], output="pooler_output")
+    assert found.attrs["output"] == (
+        "the element 'pooler_output' of BaseModelOutputWithPoolingAndNoAttention; squeezed from (image, 12, 1, 1)"
+    )
+
+
 def test_an_unfinished_study_of_other_output_is_refused(tmp_path: Path) -> None:
     store = tmp_path / "study.zarr"
     model = returning(lambda z: (z, -z))

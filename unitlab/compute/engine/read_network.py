@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,9 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from unitlab.compute.engine.company import alone_logits, same, same_in_float64, what_couples
+from unitlab.compute.engine.foreign_hooks import value_changing_hooks
 from unitlab.compute.engine.outputs import ENDINGS, SMALLEST, Output, Reading, ValuesBefore, as_returned, output_text
 from unitlab.compute.engine.working_copy import floating_dtype, working_copy
 from unitlab.errors import UnitlabError, what_it_says
+
+log = logging.getLogger("unitlab")
 
 LOGITS_WANTED = "logits (image, category) are wanted: give output=, a name, an index or a function of what it returns"
 
@@ -54,6 +58,13 @@ def read_network(model: nn.Module, device: torch.device, few: Tensor, asked: Out
     with torch.no_grad():
         decision = _Decision(module, company, few, asked)
         reading = decision.reading()
+        changing = value_changing_hooks(model, module, lambda: decision.returned_for(company))
+    if changing:
+        log.warning(
+            "hooks of yours change values and have no part in the study: %s; make what they do a module of the network, if it "
+            "is to be studied with it", ", ".join(changing),
+        )  # fmt: skip
+    with torch.no_grad():
         module = reading.of(module)
         together = decision.returned if reading.plain else module(company)
         alone = alone_logits(module, company[:1])
@@ -63,7 +74,10 @@ def read_network(model: nn.Module, device: torch.device, few: Tensor, asked: Out
             reading = replace(reading, columns=together.shape[1], plain=False, text=text)
             module = reading.of(working_copy(model, device))
             together, alone = module(company), module(company[:1])
-        if not same(together[:1], alone) and not same_in_float64(model, device, reading, company):
+        # what draws something may draw the same twice
+        draws = any(layer.training for layer in module.modules())
+        equal = all(same(together[:1], module(company[:1]) if more else alone) for more in range(1 + 8 * draws))
+        if not equal and not same_in_float64(model, device, reading, company):
             raise UnitlabError(what_couples(module, company))
     return ReadNetwork(module, reading, alone)
 
@@ -79,7 +93,7 @@ class _Decision:
         self.said = [f"images given as {self.argument}"] if self.argument else []
 
     def reading(self) -> Reading:
-        self.returned = self._returned(self.company)
+        self.returned = self.returned_for(self.company)
         found = Reading(self.argument, self._element(self.returned))
         values = _taken(found, self.returned)
         columns = self._columns(values)
@@ -95,7 +109,8 @@ class _Decision:
         plain = found == Reading() and self.parameters == 1
         return replace(found, plain=plain, text="; ".join(self.said) or Reading.text)
 
-    def _returned(self, images: Tensor) -> Any:
+    def returned_for(self, images: Tensor) -> Any:
+        """What the network returns."""
         try:
             return self.module(**{self.argument: images}) if self.argument else self.module(images)
         except Exception as error:
@@ -167,7 +182,7 @@ class _Decision:
         if cut is not None:
             return cut
         if within and flat.shape[1] == 1:
-            more = _taken(found, self._returned(self.few))
+            more = _taken(found, self.returned_for(self.few))
             if bool(((more >= 0) & (more <= 1)).all()):
                 raise UnitlabError(
                     "the network returns one value within [0, 1] for each image, and no final sigmoid is found: a probability "
@@ -184,7 +199,7 @@ class _Decision:
             if name and type(module).__name__.lower() in ENDINGS[ending]
         ]
         with ValuesBefore(ending) as values:
-            result = _taken(found, self._returned(self.company))
+            result = _taken(found, self.returned_for(self.company))
         for handle in handles:
             handle.remove()
         if id(result) not in values.known:
