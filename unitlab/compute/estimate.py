@@ -19,6 +19,7 @@ from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageBatch, ImageSource
 from unitlab.compute.sweep.activations import BY_IMAGE, TOP, TOP_IMAGES
+from unitlab.compute.sweep.baseline import Baseline, measured_baseline
 from unitlab.compute.sweep.fingerprints import as_in_store, output_in_store
 from unitlab.compute.sweep.plan import SweepPlan, UnitSums, plan_sweep
 from unitlab.compute.sweep.request import SweepRequest
@@ -27,6 +28,7 @@ from unitlab.compute.sweep.shards import ShardComputation, ShardResult, ShardSum
 from unitlab.store.shards import finished_shards
 
 FEWEST_IMAGES = 4
+ESTIMATED_IMAGES = 64  # of the baseline
 MEASURED_SECONDS = 8.0
 # Bytes of the counts, rates and means by unit and class that a finished study has.
 BYTES_BY_CLASS = 3 * 4 + 8 + 3 * 4
@@ -70,6 +72,8 @@ class SweepEstimate:
         Bytes of the shards, and of the study.
     complete
         Whether the store has all this already.
+    baseline
+        Accuracy on 64 images spread over all classes, with chance and what is recorded; None for ``labels="predicted"``.
     """
 
     description: str
@@ -94,6 +98,7 @@ class SweepEstimate:
     disk_while_computing: int
     disk_finished: int
     complete: bool
+    baseline: Baseline | None
 
     def __str__(self) -> str:
         threads = f", {self.threads} thread{'s' if self.threads > 1 else ''}" if self.device == "cpu" else ""
@@ -115,6 +120,9 @@ class SweepEstimate:
             f"memory   {_bytes(self.memory)} at most, besides the network ({_bytes(self.network_bytes)} of weights)",
             f"disk     {_bytes(self.disk_while_computing)} while computing, about {_bytes(self.disk_finished)} for the study",
         ]
+        if self.baseline is not None:
+            lines.insert(1, f"baseline {self.baseline}")
+            lines += [self.baseline.warning] if self.baseline.warning else []
         if self.complete:
             lines.append("The store has all this already: nothing is left to compute.")
         return "\n".join(lines)
@@ -175,6 +183,7 @@ def estimate_of(
     *,
     store: str | Path | None = None,
     device: str | torch.device | None = None,
+    attrs: dict[str, Any] | None = None,
 ) -> SweepEstimate:
     """`estimate`, of a request."""
     source = as_in_store(images if isinstance(images, ImageSource) else image_source(images), store)
@@ -185,6 +194,7 @@ def estimate_of(
         complete = store is not None and Path(store).exists() and is_finished(Path(store), plan)
         done = finished_shards(store, plan.fingerprint) if store is not None and not complete else []
         measured = _Measured(plan, source)
+        baseline = measured_baseline(plan, source, attrs, ESTIMATED_IMAGES)
     left = 0 if complete else len(source) - plan.images_in(done)
     tensors = [*plan.network.module.parameters(), *plan.network.module.buffers()]
     return SweepEstimate(
@@ -200,6 +210,7 @@ def estimate_of(
         memory=request.budget, network_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
         disk_while_computing=len(source) * measured.shard_bytes_per_image + len(plan.shard_bounds) * measured.shard_bytes,
         disk_finished=measured.study_bytes, complete=complete,
+        baseline=baseline,
     )  # fmt: skip
 
 

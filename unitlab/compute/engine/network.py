@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.fx
 from torch import Tensor, nn
@@ -144,6 +145,16 @@ class Network:
         values = {node: value.detach() if isinstance(value, Tensor) else value for node, value in values.items()}
         baseline = BatchBaseline(images, values, labels, prediction, margin)
         return Evaluation(baseline, detached, [value.detach() for value in site_values], gradients)
+
+    def predictions(self, images: Tensor) -> np.ndarray:
+        """Predicted classes of a batch."""
+        images = self.ready(images)
+        with torch.no_grad():
+            if self.graph is None:
+                logits = self.module(images)
+            else:
+                logits = self._prefix(self.graph, images, len(self.graph.nodes), {self.graph.output})[self.graph.output]
+        return logits.argmax(1).cpu().numpy()
 
     def site_values(self, images: Tensor, sites: list[Site]) -> list[Tensor]:
         """The sites' values for a batch; the network runs up to the last of them."""

@@ -18,8 +18,10 @@ from unitlab.compute.engine.outputs import Output
 from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
+from unitlab.compute.sweep.baseline import measured_baseline, say_baseline
 from unitlab.compute.sweep.fingerprints import as_in_store, output_in_store
 from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
+from unitlab.compute.sweep.progress import within_one_bar
 from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, compared_with_hooks, pairs_to_verify
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.shards import HeldShards, ShardResult, Shards, compute_shards
@@ -92,7 +94,8 @@ def ablate(  # noqa: PLR0913  the public call
     memory
         Bytes for the sweep besides the network, as a number or "2 GB".
     progress
-        Show a progress bar.
+        Show a progress bar and, first, the accuracy on 256 images of all classes, beside chance and what is recorded: an
+        accuracy that is not above chance, or far under the recorded one, is warned of whether or not it is shown.
     seed
         Of the donors of ``ablation="resample"`` and of ``basis="random"``.
     output
@@ -101,7 +104,7 @@ def ablate(  # noqa: PLR0913  the public call
         of probabilities, what is before the final softmax or sigmoid; of one logit z, two classes (−z/2, z/2). What was
         decided is in the log and in the attribute ``output``.
     attrs
-        Further attributes of the study (its name, the network's accuracy …).
+        Further attributes of the study: its name, "top1_accuracy", the accuracy that is recorded for the network …
     client
         A `distributed.Client`: its workers compute the shards, each one at a time with as many threads as the worker has,
         on a GPU each where they see any. ``store`` must be on a file system that all of them share.
@@ -184,6 +187,7 @@ class _Sweep:
     def held(self) -> dict[str, xr.Dataset]:
         """The layers' datasets, in memory."""
         self._say()
+        self._say_baseline()
         shards = HeldShards()
         compute_shards(self.plan, self.source, shards, self.progress)
         groups = self._groups(shards)
@@ -203,6 +207,8 @@ class _Sweep:
             done = study.finished()
             if done:
                 log.info("going on: %d of %d images are computed already", plan.images_in(done), len(source))
+            else:
+                self._say_baseline()
             if pool is None:
                 compute_shards(plan, source, study, self.progress)
             else:
@@ -226,6 +232,14 @@ class _Sweep:
             "on %s, %s; %d shards of %d images, %d at a time within %.1f GB", plan.network.device, plan.request.precision,
             len(plan.shard_bounds), stop - start, plan.batch_size, plan.request.budget / 1e9,
         )  # fmt: skip
+
+    def _say_baseline(self) -> None:
+        # a sweep that another one makes has its setup checked there
+        if within_one_bar():
+            return
+        baseline = measured_baseline(self.plan, self.source, self.attrs)
+        if baseline is not None:
+            say_baseline(baseline, self.progress)
 
     def _groups(self, shards: Shards) -> dict[str, Group]:
         """The study's groups from its shards, each layer proved."""
