@@ -18,7 +18,7 @@ import unitlab
 from unitlab import cli
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.networks import bundled_network
-from unitlab.compute.sweep.baseline import Baseline, measured_baseline, sampled_positions
+from unitlab.compute.sweep.baseline import Baseline, _reordered, _reversed, measured_baseline, sampled_positions
 from unitlab.compute.sweep.plan import plan_sweep
 from unitlab.compute.sweep.request import SweepRequest
 
@@ -150,6 +150,21 @@ def test_bgr_for_rgb_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     (line,) = (line for line in caplog.messages if "RECOGNISES" in line)
     assert "far under the recorded 61.4%" in line and "not above chance" not in line
     assert "with the channels reversed (BGR for RGB)" in line
+
+
+@pytest.mark.parametrize("classes", [2, 7, 20])
+def test_no_order_and_no_reversal_is_found_in_noise(classes: int) -> None:
+    random = np.random.default_rng(2)
+    found = 0
+    for _ in range(200):
+        labels, predicted = random.integers(0, classes, (2, 10 * classes))
+        found += _reordered(labels, predicted) > 0
+    assert found <= 200 * 0.03
+    flags = random.integers(0, 2, (500, 2, 40)).astype(bool)
+    assert np.mean([_reversed(*pair) > 0 for pair in flags]) <= 0.02
+    # a network that is right, with its classes turned round
+    labels = np.arange(10 * classes) % classes
+    assert _reordered(labels, (labels + 1) % classes) == 1.0 and _reordered(labels, labels) == 0.0
 
 
 def source() -> ImageSource:

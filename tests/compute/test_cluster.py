@@ -35,6 +35,7 @@ from unitlab import UnitlabError
 from unitlab.cli import main
 from unitlab.compute.files.recipe_files import RecipeFiles
 from unitlab.compute.images.source import ImageSource
+from unitlab.compute.sweep import baseline
 from unitlab.compute.sweep import cluster as clusters
 from unitlab.compute.sweep import plan as planning
 from unitlab.compute.sweep import worker as workers
@@ -66,6 +67,7 @@ def client(cluster: distributed.LocalCluster) -> Iterator[distributed.Client]:
 @pytest.fixture(autouse=True)
 def one_thread_and_small_shards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(planning, "SHARD_IMAGES", 4)
+    monkeypatch.setattr(baseline, "BASELINE_IMAGES", 8)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
