@@ -83,6 +83,31 @@ def test_a_network_that_compiles_itself() -> None:
     assert model._compiled_call_impl is not None
 
 
+def test_a_forward_that_is_compiled() -> None:
+    @torch.compile(backend="eager")
+    def compiled(x: Tensor, layer: nn.Module) -> Tensor:
+        return F.relu(layer(x))
+
+    class Compiled(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(compiled(compiled(x, self.conv1), self.conv2).mean((2, 3)))
+
+    class Decorated(Compiled):
+        @torch.compile(backend="eager")
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(F.relu(self.conv2(F.relu(self.conv1(x)))).mean((2, 3)))
+
+    class Plain(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(F.relu(self.conv2(F.relu(self.conv1(x)))).mean((2, 3)))
+
+    for model in (Compiled().eval(), Decorated().eval()):
+        with torch.no_grad():
+            model(torch.randn(4, 3, 17, 17))
+        for layer in ("conv1", "conv2"):
+            assert_right(model, layer, Plain().eval())
+
+
 def test_a_compiled_part_is_taken_out_of_its_wrapper() -> None:
     model = Small().eval()
     model.conv1 = torch.compile(model.conv1)

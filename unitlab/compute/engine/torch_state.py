@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -35,7 +36,7 @@ def choose_device(device: str | torch.device | None) -> torch.device:
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """torch as the sweep needs it, whatever the caller set: float32 products in float32 (no TF32, no bfloat16, no autocast),
-    gradients to be had, deterministic convolutions, tensors on the CPU by default. All is restored on leaving."""
+    nothing compiled, gradients to be had, deterministic convolutions, tensors on the CPU by default. All is restored on leaving."""
     backends: Any = torch.backends
     operations = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul]
     operations += [backends.mkldnn.conv, backends.mkldnn.rnn]
@@ -58,6 +59,9 @@ def exact_float32() -> Iterator[None]:
             where.fp32_precision = "ieee"
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
+        # what is compiled does not see hooks that come later; who has compiled nothing does not pay for the import
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         for device in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
