@@ -17,7 +17,7 @@ from torch.utils.data import TensorDataset
 
 import unitlab
 from unitlab import UnitlabError
-from unitlab.compute.engine.outputs import as_returned
+from unitlab.compute.engine.user_network.outputs import as_returned
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep import plan as planning
 from unitlab.compute.sweep.request import SweepRequest

@@ -13,8 +13,8 @@ import xarray as xr
 from torch import nn
 
 from unitlab.analysis.accuracies import balanced_accuracy, class_counts
-from unitlab.compute.engine.outputs import Output
 from unitlab.compute.engine.torch_state import exact_float32
+from unitlab.compute.engine.user_network.outputs import Output
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.plan import SweepPlan, plan_sweep

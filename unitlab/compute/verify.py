@@ -12,9 +12,9 @@ from torch import nn
 from unitlab import catalog
 from unitlab.compute.engine.directions import Basis
 from unitlab.compute.engine.layers import Site
-from unitlab.compute.engine.outputs import Output
-from unitlab.compute.engine.read_network import read_network
 from unitlab.compute.engine.torch_state import choose_device, exact_float32
+from unitlab.compute.engine.user_network.outputs import Output
+from unitlab.compute.engine.user_network.read_network import read_network
 from unitlab.compute.files.recipe_files import RecipeFiles
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
@@ -27,6 +27,7 @@ from unitlab.compute.sweep.fingerprints import (
 )
 from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, Proof, compared_with_hooks
 from unitlab.compute.sweep.request import SweepRequest
+from unitlab.compute.sweep.study_arrays import ROOT_FINGERPRINTS
 from unitlab.errors import UnitlabError, check_seed
 
 
@@ -97,7 +98,7 @@ def verify(
         there = str(ds.attrs.get(f"fingerprint_{name}"))
         if there != now:
             raise UnitlabError(
-                f"the study was computed with other {name} (fingerprint {there[:12]}, given {now[:12]}); give the study's own"
+                f"the study was computed with other {name}: with {ROOT_FINGERPRINTS[name]} than given now; give the study's own"
             )
     module, _, call = str(ds.attrs["site"]).partition("#")
     site = Site(str(ds.attrs["layer"]), module, int(call or 1) - 1, int(ds.attrs["site_call"]) + 1)

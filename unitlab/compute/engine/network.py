@@ -18,9 +18,9 @@ from unitlab.compute.engine.ablation import BatchBaseline, predictions_and_margi
 from unitlab.compute.engine.capture import CannotCapture, NetworkGraph, Values, capture
 from unitlab.compute.engine.hooks import recorded_output
 from unitlab.compute.engine.layers import Site, called_modules, find_site
-from unitlab.compute.engine.outputs import Output
-from unitlab.compute.engine.read_network import read_network
-from unitlab.compute.engine.working_copy import floating_dtype, working_copy
+from unitlab.compute.engine.user_network.outputs import Output
+from unitlab.compute.engine.user_network.read_network import read_network
+from unitlab.compute.engine.user_network.working_copy import floating_dtype, working_copy
 from unitlab.errors import UnitlabError
 
 log = logging.getLogger("unitlab")

@@ -36,7 +36,7 @@ def choose_device(device: str | torch.device | None) -> torch.device:
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """torch as the sweep needs it, whatever the caller set: float32 products in float32 (no TF32, no bfloat16, no autocast),
-    nothing compiled, gradients to be had, deterministic convolutions, tensors on the CPU by default. All is restored on leaving."""
+    nothing compiled, gradients to be had, deterministic convolutions, tensors on the CPU. All is restored on leaving."""
     backends: Any = torch.backends
     operations = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul]
     operations += [backends.mkldnn.conv, backends.mkldnn.rnn]

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from unitlab.compute.engine.working_copy import working_copy
+from unitlab.compute.engine.user_network.working_copy import working_copy
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.plan import SweepPlan
 from unitlab.compute.sweep.progress import InterruptRequest, images_bar, interrupt_after_shard

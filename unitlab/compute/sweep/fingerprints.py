@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unitlab.compute.engine.outputs import Output, as_returned
-from unitlab.compute.engine.working_copy import unwrapped
+from unitlab.compute.engine.user_network.outputs import Output, as_returned
+from unitlab.compute.engine.user_network.working_copy import unwrapped
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.errors import UnitlabError

@@ -11,7 +11,7 @@ from typing import Any
 
 from unitlab.compute.engine.ablation import ABLATIONS
 from unitlab.compute.engine.directions import Basis
-from unitlab.compute.engine.outputs import Output
+from unitlab.compute.engine.user_network.outputs import Output
 from unitlab.errors import UnitlabError, check_seed
 
 LABELS = ("given", "predicted")

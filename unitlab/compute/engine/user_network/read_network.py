@@ -12,10 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unitlab.compute.engine.company import alone_logits, same, same_in_float64, what_couples
-from unitlab.compute.engine.foreign_hooks import value_changing_hooks
-from unitlab.compute.engine.outputs import ENDINGS, SMALLEST, Output, Reading, ValuesBefore, as_returned, output_text
-from unitlab.compute.engine.working_copy import floating_dtype, working_copy
+from unitlab.compute.engine.user_network.company import alone_logits, same, same_in_float64, what_couples
+from unitlab.compute.engine.user_network.foreign_hooks import value_changing_hooks
+from unitlab.compute.engine.user_network.outputs import (
+    ENDINGS,
+    SMALLEST,
+    Output,
+    Reading,
+    ValuesBefore,
+    as_returned,
+    output_text,
+)
+from unitlab.compute.engine.user_network.working_copy import floating_dtype, working_copy
 from unitlab.errors import UnitlabError, what_it_says
 
 log = logging.getLogger("unitlab")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from unitlab.compute.engine.working_copy import HOOKS, is_foreign, tensors_in, unwrapped
+from unitlab.compute.engine.user_network.working_copy import HOOKS, is_foreign, tensors_in, unwrapped
 
 
 def value_changing_hooks(model: nn.Module, module: nn.Module, run: Callable[[], Any]) -> list[str]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from unitlab.compute.engine.outputs import Reading
-from unitlab.compute.engine.working_copy import working_copy
+from unitlab.compute.engine.user_network.outputs import Reading
+from unitlab.compute.engine.user_network.working_copy import working_copy
 from unitlab.errors import UnitlabError, what_it_says
 
 EVAL_WANTED = "give a network that uses running statistics in eval()"
