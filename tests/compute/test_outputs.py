@@ -172,6 +172,15 @@ def test_the_study_is_that_of_the_logits(name: str, ablation: str) -> None:
     assert unitlab.verify(found, model, source(), sample=64, device="cpu").different == 0
 
 
+def test_a_layer_behind_the_logits_is_refused() -> None:
+    with pytest.raises(UnitlabError, match="the logits do not depend on what 'head.1' returns"):
+        ablate(ModuleSoftmax().eval(), layer="head.1")
+    with pytest.raises(UnitlabError, match="a layer that is ablated behind the softmax"):
+        ablate(InBranches().eval(), layer="softmax")
+    found = ablate(InBranches().eval(), layer="softmax", output=lambda p: p.clamp_min(1e-30).log())
+    assert found.attrs["verified_different"] == 0
+
+
 def test_a_softmax_that_cannot_be_found_is_undone_by_the_logarithm() -> None:
     ensemble = returning(lambda z: (F.softmax(z, 1) + F.softmax(z * 0.9, 1)) / 2)
     found = ablate(ensemble)

@@ -25,7 +25,7 @@ SMALLEST = torch.finfo(torch.float32).tiny
 ENDINGS = {"softmax": {"softmax", "special_softmax", "softmax2d"}, "sigmoid": {"sigmoid", "special_expit"}}
 # after these the values are the same, in the same order
 SAME_VALUES = {
-    "flatten", "reshape", "view", "squeeze", "unsqueeze", "contiguous", "float", "double", "to", "clone", "detach", "dropout",
+    "flatten", "reshape", "view", "squeeze", "unsqueeze", "contiguous", "float", "double", "to", "detach", "dropout",
     "identity", "module_output",
 }  # fmt: skip
 
@@ -116,7 +116,7 @@ class ValuesBefore(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
+        name = getattr(func, "_opname", getattr(func, "__name__", ""))
         given = args[0] if args else kwargs.get("input")
         before = None
         if name.rstrip("_") in ENDINGS[self.ending]:
@@ -131,7 +131,11 @@ class ValuesBefore(TorchFunctionMode):
     def before(self, result: Any) -> Tensor:
         """What was given to the softmax that returned this."""
         if id(result) not in self.known:
-            raise UnitlabError(f"the network does not end in a {self.ending} on all images, as it did on the first ones")
+            raise UnitlabError(
+                f"the logits are the value before the network's final {self.ending}, and now it returns something else: another "
+                f"way for some images, or a layer that is ablated behind the {self.ending}; give output= a function that takes "
+                "the logarithm, or another layer"
+            )
         return self.known[id(result)][1]
 
 
