@@ -132,9 +132,9 @@ class ValuesBefore(TorchFunctionMode):
         """What was given to the softmax that returned this."""
         if id(result) not in self.known:
             raise UnitlabError(
-                f"the logits are the value before the network's final {self.ending}, and now it returns something else: another "
-                f"way for some images, or a layer that is ablated behind the {self.ending}; give output= a function that takes "
-                "the logarithm, or another layer"
+                f"the logits are the value before the network's final {self.ending}, and here it does not end in one: other "
+                f"images take another way, or a layer that is ablated behind the {self.ending} has changed it; give another "
+                "layer, or output= a function that takes the logarithm"
             )
         return self.known[id(result)][1]
 
