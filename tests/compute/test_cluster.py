@@ -208,6 +208,7 @@ from pathlib import Path
 import test_cluster
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 test_cluster.planning.SHARD_IMAGES = 4
+test_cluster.baseline.BASELINE_IMAGES = 8
 with distributed.Client({address!r}, set_as_default=False) as client:
     test_cluster.ablate(Path({folder!r}), Path({folder!r}) / "many.zarr", client=client)
 """

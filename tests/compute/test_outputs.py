@@ -173,7 +173,7 @@ def test_the_study_is_that_of_the_logits(name: str, ablation: str) -> None:
 
 
 def test_a_layer_behind_the_logits_is_refused() -> None:
-    with pytest.raises(UnitlabError, match="the logits do not depend on what 'head.1' returns"):
+    with pytest.raises(UnitlabError, match=r"the logits do not depend on what 'head\.1' returns"):
         ablate(ModuleSoftmax().eval(), layer="head.1")
     with pytest.raises(UnitlabError, match="a layer that is ablated behind the softmax"):
         ablate(InBranches().eval(), layer="softmax")
