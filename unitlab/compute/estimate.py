@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageBatch, ImageSource
 from unitlab.compute.sweep.activations import BY_IMAGE, TOP, TOP_IMAGES
-from unitlab.compute.sweep.fingerprints import as_in_store
+from unitlab.compute.sweep.fingerprints import as_in_store, request_as_in_store
 from unitlab.compute.sweep.plan import SweepPlan, UnitSums, plan_sweep
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.run import is_finished
@@ -33,12 +33,14 @@ BYTES_BY_CLASS = 3 * 4 + 8 + 3 * 4
 
 @dataclass(frozen=True)
 class LayerEstimate:
-    """One layer of a sweep: where it is, how many units it has and how their ablation is evaluated."""
+    """One layer of a sweep: where it is, how many units are ablated, how that is evaluated, and which dimension they are."""
 
     layer: str
     site: str
     units: int
     strategy: str
+    unit_dim: int
+    unit_layout: str
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class SweepEstimate:
         lines = [
             f"{self.description}: {self.images:,} images of {shape}, {self.categories:,} classes",
             *(f"  {x.layer:<{width}}  {x.site:<{sites}}  {x.units:>5} units  {x.strategy}" for x in self.layers),
+            *(f"units    {x.layer}: {x.unit_layout}" for x in self.layers),
             f"asked    {self.request}",
             f"on {self.device}{threads}, {self.precision}; batches of {self.batch_size} images, {shards}",
             f"passes   {self.passes:.2f} (sweep / plain evaluation, {1000 * self.seconds_per_pass:.2g} ms an image; "
@@ -125,6 +128,7 @@ def estimate(  # noqa: PLR0913  the public call
     layer: str | Sequence[str],
     *,
     units: Sequence[int] | None = None,
+    unit_dim: int | Mapping[str, int] | None = None,
     ablation: str = "zero",
     basis: str | np.ndarray | torch.Tensor | None = None,
     labels: str = "given",
@@ -139,7 +143,7 @@ def estimate(  # noqa: PLR0913  the public call
 
     Parameters
     ----------
-    model, images, layer, units, ablation, basis, labels, store, device, precision, batch_size, memory, seed
+    model, images, layer, units, unit_dim, ablation, basis, labels, store, device, precision, batch_size, memory, seed
         As for `unitlab.ablate`.
 
     Returns
@@ -161,7 +165,7 @@ def estimate(  # noqa: PLR0913  the public call
     """
     request = SweepRequest(
         layer, units=units, ablation=ablation, basis=basis, labels=labels,
-        precision=precision, batch_size=batch_size, memory=memory, seed=seed,
+        precision=precision, batch_size=batch_size, memory=memory, seed=seed, unit_dim=unit_dim,
     )  # fmt: skip
     return estimate_of(model, images, request, store=store, device=device)
 
@@ -177,6 +181,7 @@ def estimate_of(
     """`estimate`, of a request."""
     source = as_in_store(images if isinstance(images, ImageSource) else image_source(images), store)
     source.refuse_damaged()
+    request = request_as_in_store(request, store)
     with exact_float32():
         plan = plan_sweep(model, source, request, device)
         complete = store is not None and Path(store).exists() and is_finished(Path(store), plan)
@@ -187,7 +192,10 @@ def estimate_of(
     return SweepEstimate(
         description=plan.description, request=request,
         layers=tuple(
-            LayerEstimate(layer.name, layer.site.text, len(layer.units), layer.engine.strategy) for layer in plan.layers
+            LayerEstimate(
+                layer.name, layer.site.text, len(layer.units), layer.engine.strategy, layer.site.unit_dim, layer.layout.text
+            )
+            for layer in plan.layers
         ),
         device=str(plan.network.device), threads=torch.get_num_threads(), precision=request.precision,
         images=len(source), finished_images=len(source) - left, image_shape=tuple(plan.network.sample.shape[1:]),

@@ -21,7 +21,7 @@ from unitlab.compute.sweep.progress import InterruptRequest, images_bar
 from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, compared_with_hooks, pairs_to_verify
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.shards import HeldShards, ImageFacts, ShardComputation, unit_replacements
-from unitlab.compute.sweep.study_arrays import counts_and_rates, root_group
+from unitlab.compute.sweep.study_arrays import counts_and_rates, root_group, units_attrs
 from unitlab.errors import UnitlabError
 from unitlab.schema import GROUP_VARIABLES, described
 
@@ -36,6 +36,7 @@ def ablate_groups(  # noqa: PLR0913  the public call
     layer: str,
     groups: Groups,
     *,
+    unit_dim: int | None = None,
     ablation: str = "zero",
     labels: str = "given",
     device: str | torch.device | None = None,
@@ -48,7 +49,7 @@ def ablate_groups(  # noqa: PLR0913  the public call
 
     Parameters
     ----------
-    model, images, layer, ablation, labels, device, batch_size, memory, progress, seed
+    model, images, layer, unit_dim, ablation, labels, device, batch_size, memory, progress, seed
         As for `unitlab.ablate`; one layer.
     groups
         Sets of units: a sequence of them, or a mapping from names. A group may be empty. A group that holds all units of
@@ -80,7 +81,9 @@ def ablate_groups(  # noqa: PLR0913  the public call
     [3, 10]
     """
     source = images if isinstance(images, ImageSource) else image_source(images)
-    request = SweepRequest(layer, ablation=ablation, labels=labels, batch_size=batch_size, memory=memory, seed=seed)
+    request = SweepRequest(
+        layer, ablation=ablation, labels=labels, batch_size=batch_size, memory=memory, seed=seed, unit_dim=unit_dim
+    )
     with exact_float32():
         plan = plan_of_one_layer(model, source, request, device)
         names, sets = _named_sets(groups, len(plan.layers[0].units), layer)
@@ -116,6 +119,7 @@ def plan_attrs(plan: SweepPlan) -> dict[str, Any]:
     layer, request = plan.layers[0], plan.request
     return {
         "layer": layer.name, "site": layer.site.text, "site_call": layer.site.call, "channels": len(layer.units),
+        **units_attrs(layer),
         "ablation": request.ablation, "strategy": layer.engine.strategy, "seed": request.seed, "batch_size": plan.batch_size,
     }  # fmt: skip
 

@@ -16,7 +16,13 @@ from unitlab.compute.engine.torch_state import choose_device
 from unitlab.compute.files.recipe_files import RecipeFiles
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
-from unitlab.compute.sweep.fingerprints import as_in_study, sampled_images, source_fingerprints, weights_fingerprint
+from unitlab.compute.sweep.fingerprints import (
+    as_in_study,
+    sampled_images,
+    source_fingerprints,
+    unit_dim_of,
+    weights_fingerprint,
+)
 from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, Proof, compared_with_hooks
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.errors import UnitlabError, check_seed
@@ -88,7 +94,7 @@ def verify(
                 f"the study was computed with other {name} (fingerprint {there[:12]}, given {now[:12]}); give the study's own"
             )
     module, _, call = str(ds.attrs["site"]).partition("#")
-    site = Site(str(ds.attrs["layer"]), module, int(call or 1) - 1, int(ds.attrs["site_call"]) + 1)
+    site = Site(str(ds.attrs["layer"]), module, int(call or 1) - 1, int(ds.attrs["site_call"]) + 1, unit_dim_of(ds.attrs))
     units = ds.unit.values.tolist() if "basis" not in ds else range(ds.sizes["unit"])
     ablation = str(ds.attrs.get("replacement", ds.attrs["ablation"]))
     request = SweepRequest(site.layer, ablation=ablation, seed=int(ds.attrs["seed"]))

@@ -86,17 +86,20 @@ class BFloat16Replay:
             else:
                 for used in node.all_input_nodes:
                     if used in changes and used not in whole:
-                        whole[used] = _changed(before[used], pairs, changes[used])
+                        whole[used] = self._changed(used, before[used], pairs, changes[used])
                 whole[node] = exact.value(node, batch, pairs, whole)
             exact.drop_used(node, whole, changes)
         output = exact.graph.output
-        return whole[output] if output in whole else _changed(before[output], pairs, changes[output])
+        return whole[output] if output in whole else self._changed(output, before[output], pairs, changes[output])
 
     def _change(self, node: torch.fx.Node, whole: Values, before: Tensor, pairs: Pairs, *, unshared: bool) -> Tensor:
         """A value's difference to the baseline, in bfloat16; a value that nothing else reads gives its memory."""
-        value, known = whole[node], before.index_select(0, pairs.images)
+        value, known = whole[node], self.exact.graph.of_images(node, before, pairs.images)
         unshared = unshared and not any(other is value for key, other in whole.items() if key is not node)
         return (value.sub_(known) if unshared else value - known).bfloat16()
+
+    def _changed(self, node: torch.fx.Node, before: Tensor, pairs: Pairs, change: Tensor) -> Tensor:
+        return self.exact.graph.of_images(node, before, pairs.images).add_(change)
 
     def _product(self, node: torch.fx.Node, change: Tensor) -> Tensor:
         """Change of a linear operation's output, in bfloat16."""
@@ -124,7 +127,3 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
     """Whether the processor has fast bfloat16 products: others multiply it several times slower than float32, which gives
     the same but for the rounding of sums."""
     return device.type != "cpu" or torch.backends.cpu.get_cpu_capability() == "AVX512"
-
-
-def _changed(before: Tensor, pairs: Pairs, change: Tensor) -> Tensor:
-    return before.index_select(0, pairs.images).add_(change)

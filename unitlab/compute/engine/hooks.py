@@ -4,29 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.fx
 from torch import Tensor, nn
 
 from unitlab.compute.engine.ablation import BatchBaseline, predictions_and_margins, refuse_not_finite
+from unitlab.compute.engine.layers import Site
+from unitlab.compute.engine.unit_dimension import units_back, units_first
 
 
 @contextmanager
-def replaced_output(model: nn.Module, module: str, call: int, replace: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Within the block, the numbered call (from 0) of a module in each evaluation returns ``replace(output)``."""
+def replaced_output(model: nn.Module, site: Site, replace: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within the block, a site's value in each evaluation is ``replace(value)``, both (image, unit, …)."""
+    with seen_output(model, site, lambda output: units_back(replace(units_first(output, site.unit_dim)), site.unit_dim)):
+        yield
+
+
+@contextmanager
+def seen_output(model: nn.Module, site: Site, see: Callable[[Any], Any]) -> Iterator[None]:
+    """Within the block, ``see`` gets what a site's call returns, as it is; what it returns takes its place, unless None."""
     seen = 0
 
     def count_from_zero(*_: object) -> None:
         nonlocal seen
         seen = 0
 
-    def hook(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
+    def hook(_module: nn.Module, _inputs: object, output: Any) -> Any:
         nonlocal seen
         seen += 1
-        return replace(output) if seen == call + 1 else None
+        return see(output) if seen == site.call + 1 else None
 
-    handles = [model.register_forward_pre_hook(count_from_zero), model.get_submodule(module).register_forward_hook(hook)]
+    handles = [model.register_forward_pre_hook(count_from_zero), model.get_submodule(site.module).register_forward_hook(hook)]
     try:
         yield
     finally:
@@ -35,15 +45,15 @@ def replaced_output(model: nn.Module, module: str, call: int, replace: Callable[
 
 
 @contextmanager
-def recorded_output(model: nn.Module, module: str, call: int) -> Iterator[list[Tensor]]:
-    """Within the block, the outputs of the numbered call of a module, one for each evaluation, are appended to a list."""
+def recorded_output(model: nn.Module, site: Site) -> Iterator[list[Tensor]]:
+    """Within the block, a site's values (image, unit, …), one for each evaluation, are appended to a list."""
     recorded: list[Tensor] = []
 
     def keep(output: Tensor) -> Tensor:
         recorded.append(output.detach().clone())
         return output
 
-    with replaced_output(model, module, call, keep):
+    with replaced_output(model, site, keep):
         yield recorded
 
 
@@ -53,8 +63,8 @@ class HookEngine:
     Two units on eight images are two evaluations of the eight images, with ``output[:, u] = ablated[:, u]`` at the site.
     """
 
-    def __init__(self, model: nn.Module, module: str, call: int, units: list[int]) -> None:
-        self.model, self.module, self.call = model, module, call
+    def __init__(self, model: nn.Module, site: Site, units: list[int]) -> None:
+        self.model, self.site = model, site
         self.sets: list[list[int]] = [[unit] for unit in units]
 
     strategy = "forward hooks: one evaluation of the whole network for each unit"
@@ -84,5 +94,5 @@ class HookEngine:
             out[:, units] = ablated.expand_as(output)[:, units]
             return out
 
-        with torch.no_grad(), replaced_output(self.model, self.module, self.call, replace):
+        with torch.no_grad(), replaced_output(self.model, self.site, replace):
             return self.model(images)

@@ -6,31 +6,44 @@ Behind that, the norms of the filters that a site's units have, which walk the s
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.fx
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unitlab.compute.engine.capture import NetworkGraph, module_output
+from unitlab.compute.engine.unit_dimension import units_back, units_first
 from unitlab.errors import UnitlabError, nearest_names
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 POOLING = nn.MaxPool2d | nn.AvgPool2d
+ACTIVATIONS = (
+    nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.GELU, nn.ELU, nn.LeakyReLU, nn.Identity, nn.Sigmoid, nn.Dropout,
+)  # fmt: skip
+# functions and methods that leave units apart, or move them as a whole
+UNIT_BY_UNIT = {
+    module_output, units_first, units_back, torch.clone, torch.permute, torch.movedim, torch.transpose, F.relu, torch.relu,
+    F.relu6, F.silu, F.gelu, F.hardswish, F.dropout, "relu", "permute", "movedim", "transpose", "contiguous",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where units are ablated: the output of one call (counted from 0) of one module. ``layer`` is the name asked for."""
+    """Where units are ablated: the output of one call (counted from 0) of one module. ``layer`` is the name asked for.
+
+    ``unit_dim`` is the output's dimension along which the units are.
+    """
 
     layer: str
     module: str
     call: int
     calls: int
+    unit_dim: int = 1
 
     @property
     def text(self) -> str:
@@ -199,22 +212,35 @@ def filter_attributes(graph: NetworkGraph | None, site: Site, units: int) -> dic
 
 
 def _own_filter(graph: NetworkGraph, node: torch.fx.Node) -> tuple[Tensor | None, Any]:
-    """Walk back from a site over activations and batch norm to the layer whose rows are the units' filters."""
+    """Walk back from a site over activations, batch norm and permutations to the layer whose rows are the units' filters."""
     norm = None
-    activations = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.GELU, nn.ELU, nn.LeakyReLU, nn.Identity, nn.Sigmoid)
-    functions = (module_output, nn.functional.relu, torch.relu, nn.functional.relu6, nn.functional.silu)
     while True:
-        if node.op == "call_module":
-            module = graph.modules[str(node.target)]
-            if isinstance(module, Convolution | nn.Linear):
-                return module.weight, norm
-            if isinstance(module, BatchNorm) and norm is None:
-                norm = module
-            elif not isinstance(module, activations):
-                return None, None
-        elif node.target not in functions and not (node.op == "call_method" and node.target == "relu"):
+        known = graph.weights(node)
+        if known is not None:
+            return known[0], norm
+        module = graph.modules[str(node.target)] if node.op == "call_module" else None
+        if norm is None and (isinstance(module, BatchNorm) or node.target is F.batch_norm):
+            norm = module if module is not None else _batch_norm(graph, node)
+            sources = [node.args[0]]
+        elif isinstance(module, ACTIVATIONS) or node.target in UNIT_BY_UNIT:
+            sources = list(node.all_input_nodes)
+        else:
             return None, None
-        sources: Sequence[torch.fx.Node] = node.all_input_nodes
-        if len(sources) != 1:
+        if len(sources) != 1 or not isinstance(sources[0], torch.fx.Node):
             return None, None
         node = sources[0]
+
+
+def _batch_norm(graph: NetworkGraph, node: torch.fx.Node) -> nn.BatchNorm2d | None:
+    """A functional batch norm as a module."""
+    given: Any = node.args
+    if len(given) != 8:
+        return None
+    _, mean, variance, weight, bias, _, _, epsilon = given
+    if not all(isinstance(part, torch.fx.Node) and part in graph.constants for part in (mean, variance, weight, bias)):
+        return None
+    norm = nn.BatchNorm2d(len(graph.constants[variance]), eps=epsilon, device="meta")
+    for name, part in (("running_mean", mean), ("running_var", variance)):
+        setattr(norm, name, graph.constants[part])
+    norm.weight, norm.bias = (nn.Parameter(graph.constants[part], requires_grad=False) for part in (weight, bias))
+    return norm

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import nn
 from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
-from unitlab.compute.sweep.fingerprints import as_in_store
+from unitlab.compute.sweep.fingerprints import as_in_store, request_as_in_store, unit_dim_of
 from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
 from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, compared_with_hooks, pairs_to_verify
 from unitlab.compute.sweep.request import SweepRequest
@@ -43,6 +43,7 @@ def ablate(  # noqa: PLR0913  the public call
     layer: str | Sequence[str],
     *,
     units: Sequence[int] | None = None,
+    unit_dim: int | Mapping[str, int] | None = None,
     ablation: str = "zero",
     basis: str | np.ndarray | torch.Tensor | None = None,
     labels: str = "given",
@@ -69,6 +70,9 @@ def ablate(  # noqa: PLR0913  the public call
         call of a module ("layer4.1.relu#2"), "all" (every convolution), or a list of these.
     units
         Units to ablate, default all.
+    unit_dim
+        Dimension of the layer's value along which its units are, or a dict from layers to such numbers. Default: what made the
+        value tells (1 behind convolutions, the last behind linear layers), and the log and the study say which it is.
     ablation
         "zero", "mean" (the unit's mean over all images and positions) or "resample" (its map on another image).
     basis
@@ -124,7 +128,7 @@ def ablate(  # noqa: PLR0913  the public call
     """
     request = SweepRequest(
         layer, units=units, ablation=ablation, basis=basis, labels=labels,
-        precision=precision, batch_size=batch_size, memory=memory, seed=seed,
+        precision=precision, batch_size=batch_size, memory=memory, seed=seed, unit_dim=unit_dim,
     )  # fmt: skip
     found = run_sweep(model, images, request, store=store, device=device, progress=progress, attrs=attrs, client=client)
     return next(iter(found.values())) if request.one_layer else found
@@ -152,6 +156,7 @@ def run_sweep(
         )
     source = as_in_store(source, store)
     source.refuse_damaged()
+    request = request_as_in_store(request, store)
     with exact_float32():
         plan = plan_sweep(model, source, request, device if client is None else _device_here(device))
         sweep = _Sweep(plan, model, source, attrs or {}, progress)
@@ -212,7 +217,10 @@ class _Sweep:
     def _say(self) -> None:
         plan = self.plan
         for layer in plan.layers:
-            log.info("%s (%s), %d units: %s", layer.name, layer.site.text, len(layer.units), layer.engine.strategy)
+            log.info(
+                "%s (%s), %d units: %s; %s", layer.name, layer.site.text, len(layer.units), layer.layout.text,
+                layer.engine.strategy,
+            )  # fmt: skip
         start, stop = plan.shard_bounds[0]
         log.info(
             "on %s, %s; %d shards of %d images, %d at a time within %.1f GB", plan.network.device, plan.request.precision,
@@ -282,12 +290,20 @@ def is_finished(store: Path, plan: SweepPlan) -> bool:
                 f"{store} was computed with other {field} (fingerprint {str(there)[:12]}, now {str(asked)[:12]}); "
                 "give another store, or remove this one"
             )
+    for layer in plan.layers:
+        stored = summary.layers.get(layer.name)
+        there = unit_dim_of(open_study(store, layer.name, stored[0]).attrs) if stored else layer.site.unit_dim
+        if there != layer.site.unit_dim:
+            raise UnitlabError(
+                f"{store} has {layer.name} with its units along dimension {there}, here they are along dimension "
+                f"{layer.site.unit_dim}; give unit_dim={there}, or another store"
+            )
     if any(plan.ablation_name not in summary.layers.get(layer.name, ()) for layer in plan.layers):
         return False
     for layer in plan.layers:
         attrs = open_study(store, layer.name, plan.ablation_name).attrs
         for field, asked in plan.layer_fingerprint(layer).items():
-            if str(attrs.get(f"fingerprint_{field}")) != asked:
+            if field != "unit_dim" and str(attrs.get(f"fingerprint_{field}")) != asked:
                 raise UnitlabError(
                     f"{store} holds {layer.name}/{plan.ablation_name} with other {field} "
                     f"({attrs.get(f'fingerprint_{field}')}, now {asked}); give another store, or remove this one"
