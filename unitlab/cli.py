@@ -60,6 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     compute.add_argument("--layer", action="append", help="layer (may be given several times; default: the recipe's)")
     compute.add_argument("--ablation", default="zero", choices=("zero", "mean", "resample"))
     compute.add_argument("--units", help="units, such as 3,5,10-20 (default: all)")
+    compute.add_argument(
+        "--unit-dim",
+        type=int,
+        metavar="DIM",
+        help="dimension of the layer's value that the units are (default: what made it tells)",
+    )
     compute.add_argument("--device", help="cpu, cuda, cuda:1 (default: CUDA where it is present)")
     compute.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
     compute.add_argument("--memory", default="2 GB", help="memory for the sweep besides the network (default: 2 GB)")
@@ -112,8 +118,9 @@ def _info(given: argparse.Namespace) -> int:
                     f"{ds.attrs['verified_compared']} pairs compared with plain hooks, {ds.attrs.get('verified_excused')} ties "
                     f"within float noise, {ds.attrs.get('verified_different')} different"
                 )
+            where = f" ({ds.attrs['unit_layout']})" if "unit_layout" in ds.attrs else ""
             lines.append(
-                f"  {layer}{default}, {ablation}: {ds.sizes['unit']} units at {ds.attrs.get('site')}, "
+                f"  {layer}{default}, {ablation}: {ds.sizes['unit']} units at {ds.attrs.get('site')}{where}, "
                 f"{ds.attrs.get('precision')}; {proof}"
             )
     for name, value in sorted(found.attrs.items()):
@@ -142,7 +149,9 @@ def _compute(given: argparse.Namespace) -> int:
     store = store or catalog.home() / "studies" / f"{name}.zarr"
     layers = given.layer or list(recipe.layers)
     units = None if given.units is None else units_in(given.units, "--units")
-    request = SweepRequest(layers, units=units, ablation=given.ablation, precision=given.precision, memory=given.memory)
+    request = SweepRequest(
+        layers, units=units, ablation=given.ablation, precision=given.precision, memory=given.memory, unit_dim=given.unit_dim
+    )
     model, images = files.model(), files.images()
     if given.dry_run:
         print(estimate_of(model, images, request, store=store, device=given.device))

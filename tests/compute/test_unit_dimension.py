@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 import xarray as xr
 from oracle import assert_exact, site_output
-from small_networks import CLASSES, ChannelsLast, Tokens, Untraceable
+from small_networks import CLASSES, ChannelsLast, Tokens, Untraceable, Windows
 from test_exactness import settled, source_of
 from torch import Tensor, nn
 
@@ -274,6 +274,13 @@ def test_an_unfinished_sweep_that_does_not_say_goes_on_in_dimension_1(tmp_path: 
     with pytest.raises(UnitlabError, match="give unit_dim=1, or another store"):
         ablate(model, source, "act", store=store, unit_dim=-1)
     assert ablate(model, source, "expand", store=store).attrs["unit_dim"] == 3
+
+
+def test_as_many_images_as_tokens() -> None:
+    """A value that depends on sizes alone is not taken apart by images where its length happens to be theirs."""
+    model, pixels, source = network(Windows, 16)
+    ds = ablate(model, source, "value")
+    assert_exact(model, pixels, "value", 0, list(range(8)), ds.prediction.values, dim=2)
 
 
 def test_hooks_know_it_as_well() -> None:

@@ -120,7 +120,8 @@ def plan_attrs(plan: SweepPlan) -> dict[str, Any]:
     return {
         "layer": layer.name, "site": layer.site.text, "site_call": layer.site.call, "channels": len(layer.units),
         **units_attrs(layer),
-        "ablation": request.ablation, "strategy": layer.engine.strategy, "seed": request.seed, "batch_size": plan.batch_size,
+        "ablation": request.ablation, "strategy": layer.engine.strategy, "capture": plan.network.capture, "seed": request.seed,
+        "batch_size": plan.batch_size,
     }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from unitlab.compute.engine.contributions import (
     RotationContribution,
     contributions_of,
 )
-from unitlab.compute.engine.hooks import HookEngine, replaced_output
+from unitlab.compute.engine.hooks import HookEngine
 from unitlab.compute.engine.layers import Site
 from unitlab.compute.engine.replay import AblatedBatch, Replay
 from unitlab.compute.engine.separable import Suffix
@@ -267,15 +267,11 @@ class RotatedReplay(Replay):
 class RotatedHookEngine(HookEngine):
     """A `HookEngine` whose units are directions."""
 
-    strategy = "directions, forward hooks: one evaluation of the whole network for each direction"
+    strategy = "directions, forward hooks: one evaluation for each direction, of all but the modules before the layer"
 
     def __init__(self, model: nn.Module, site: Site, units: list[int], basis: Basis) -> None:
         super().__init__(model, site, units)
         self.basis = basis
 
-    def logits(self, images: Tensor, units: list[int], ablated: Tensor) -> Tensor:
-        def replaced(output: Tensor) -> Tensor:
-            return self.basis.projected(output, ablated.expand_as(output), units)
-
-        with torch.no_grad(), replaced_output(self.model, self.site, replaced):
-            return self.model(images)
+    def replaced(self, value: Tensor, units: list[int], ablated: Tensor) -> Tensor:
+        return self.basis.projected(value, ablated.expand_as(value), units)

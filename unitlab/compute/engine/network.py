@@ -95,6 +95,11 @@ class Network:
         images = images.to(self.device, self.dtype)
         return images.contiguous(memory_format=_format(images)) if self.graph is not None else images
 
+    @property
+    def capture(self) -> str:
+        """What captured the network."""
+        return "none" if self.graph is None else "torch.export" if self.graph.by_export else "torch.fx"
+
     def site(self, layer: str) -> Site:
         """The site that a layer's name means, with an output that has units."""
         site = find_site(self.module, self.graph, layer, self.calls)

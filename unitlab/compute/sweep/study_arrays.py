@@ -128,6 +128,7 @@ def layer_groups(
         **({} if basis is None else {"replacement": request.ablation}),
         "precision": request.precision,
         "strategy": layer.engine.strategy,
+        "capture": plan.network.capture,
         "seed": request.seed,
         "batch_size": plan.batch_size,
         **{f"fingerprint_{name}": value for name, value in plan.layer_fingerprint(layer).items()},
