@@ -189,8 +189,16 @@ def test_norms_are_those_of_the_rows_of_the_linear_layer() -> None:
             found = unitlab.attributes(ablate(model, source, site))
             np.testing.assert_allclose(found.l1_norm, np.abs(rows).sum(1), rtol=1e-6)
             np.testing.assert_allclose(found.l2_norm, np.linalg.norm(rows, axis=1), rtol=1e-6)
+        columns = model.get_submodule("reduce" if kind is ChannelsLast else "fc2").weight.detach().numpy()
+        found = ablate(model, source, "act")
+        np.testing.assert_allclose(found.outgoing_l1_norm, np.abs(columns).sum(0), rtol=1e-6)
+        for dim in (1, 2) if kind is ChannelsLast else (1,):
+            other = ablate(model, source, "act", unit_dim=dim)
+            assert np.isnan(other.l2_norm).all() and np.isnan(other.outgoing_l2_norm).all()
     model, _, source = network(ChannelsLast)
-    assert np.isnan(unitlab.attributes(ablate(model, source, "norm")).l2_norm).all()  # layer norm mixes the rows
+    norm = ablate(model, source, "norm")
+    assert np.isnan(norm.l2_norm).all()  # layer norm mixes the rows
+    np.testing.assert_allclose(norm.outgoing_l1_norm, np.abs(model.expand.weight.detach().numpy()).sum(0), rtol=1e-6)
 
 
 def test_maps_have_rows_and_columns() -> None:

@@ -11,13 +11,17 @@ from unitlab.analysis.requirements import class_positions, require
 from unitlab.analysis.undefined import leading, ratio
 from unitlab.errors import UnitlabError
 from unitlab.schema import VARIABLES, described_like
+from unitlab.schema.stored import UNDEFINED, why_undefined
 
 Array = np.ndarray[Any, Any]
 
 QUANTILES = 10
+# older studies, or those by hooks, lack them
+OPTIONAL = ("outgoing_l1_norm", "outgoing_l2_norm", "first_order_margin_drop")
 STORED = (
     "class_activation", "class_correlation", "l1_norm", "l2_norm", "l1_norm_folded", "l2_norm_folded",
-    "batch_norm_scale", "fraction_active", "mean_activation", "max_activation", "first_order_margin_drop",
+    "batch_norm_scale", "fraction_active", "mean_activation", "max_activation",
+    *OPTIONAL,
 )  # fmt: skip
 
 
@@ -35,7 +39,8 @@ def attributes(ds: xr.Dataset) -> xr.Dataset:
     xarray.Dataset
         Over ``unit``: ``class_selectivity``, ``class_selectivity_max``, ``max_class_correlation``,
         ``max_correlation_class`` (position along category), ``l1_norm``, ``l2_norm``, ``l1_norm_folded``,
-        ``l2_norm_folded``, ``batch_norm_scale``, ``mutual_information`` (bits), ``top_precision``, ``fraction_active``,
+        ``l2_norm_folded``, ``batch_norm_scale``, ``outgoing_l1_norm``, ``outgoing_l2_norm``, ``mutual_information`` (bits),
+        ``top_precision``, ``fraction_active``,
         ``mean_activation``, ``max_activation``, ``first_order_margin_drop_overall`` (logits). Over ``unit, category``:
         ``class_activation``, ``class_correlation``, ``first_order_margin_drop``. Each variable's attributes hold its
         definition, and ``n_undefined``, the number of units for which it is NaN; the dataset's hold ``n_dead``. The
@@ -57,7 +62,7 @@ def attributes(ds: xr.Dataset) -> xr.Dataset:
     >>> unitlab.attributes(unitlab.load("vgg_emoji")).class_selectivity.dims
     ('unit',)
     """
-    needed = [name for name in STORED if name != "first_order_margin_drop"]
+    needed = [name for name in STORED if name not in OPTIONAL]
     require(
         ds, [*needed, "label", "n_images", "activation_mean", "activation_max", "top_image", "top_activation"], "attributes"
     )
@@ -91,8 +96,30 @@ def attributes(ds: xr.Dataset) -> xr.Dataset:
     return result
 
 
+def undefined_attributes(ds: xr.Dataset) -> str:
+    """Attributes that no unit of a study has, and why; "" where there are none."""
+    names = [name for name in UNDEFINED if name in ds and ds[name].isnull().all()]
+    if "basis" in ds or (ds["class_activation"].min("category") < 0).all():
+        names += ["class_selectivity", "class_selectivity_max"]
+    return why_undefined(names)
+
+
 def own_attributes(ds: xr.Dataset) -> dict[str, xr.DataArray]:
-    """Numbers of the units that are none of the schema's: those that the reader has added."""
+    """Numbers of the units that are none of the schema's: those that the reader has added.
+
+    Raises
+    ------
+    UnitlabError
+        One number for each unit, along another dimension, as `xarray.Dataset.assign` makes of a bare series.
+    """
+    known = {dim for row in VARIABLES.values() for dim in row.dims}
+    for name, variable in ds.data_vars.items():
+        dims = variable.dims
+        if name not in VARIABLES and len(dims) == 1 and dims[0] not in known and len(variable) == ds.sizes["unit"]:
+            raise UnitlabError(
+                f"'{name}' has a number for each unit, but along '{dims[0]}'; say that they are the units': "
+                f"ds.assign({name}=('unit', values))"
+            )
     return {
         str(name): variable
         for name, variable in ds.data_vars.items()

@@ -1,35 +1,20 @@
-"""Which output of which module call a layer's name means: module names, research aliases, calls.
-
-Behind that, the norms of the filters that a site's units have, which walk the same graph backwards from the site.
-"""
+"""Which output of which module call a layer's name means: module names, research aliases, calls."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 import torch.fx
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unitlab.compute.engine.capture import NetworkGraph, module_output
-from unitlab.compute.engine.unit_dimension import units_back, units_first
 from unitlab.errors import UnitlabError, nearest_names
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 POOLING = nn.MaxPool2d | nn.AvgPool2d
-ACTIVATIONS = (
-    nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.GELU, nn.ELU, nn.LeakyReLU, nn.Identity, nn.Sigmoid, nn.Dropout,
-)  # fmt: skip
-# functions and methods that leave units apart, or move them as a whole
-UNIT_BY_UNIT = {
-    module_output, units_first, units_back, torch.clone, torch.permute, torch.movedim, torch.transpose, F.relu, torch.relu,
-    F.relu6, F.silu, F.gelu, F.hardswish, F.dropout, "relu", "permute", "movedim", "transpose", "contiguous",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -184,63 +169,3 @@ def _around_relu(layer: str, convolution: Site, graph: NetworkGraph, modules: di
             entering = node
     name, call = owner[entering]
     return Site(layer, name, call, len(graph.calls[name]))
-
-
-def filter_attributes(graph: NetworkGraph | None, site: Site, units: int) -> dict[str, np.ndarray]:
-    """Norms of each unit's own filter, raw and with the batch norm behind it folded in; NaN where there is none.
-
-    The filter of a unit is its row of the convolution or linear layer that the site is the (normalised, rectified)
-    output of; a residual sum has none (Li et al. 2016 define the norms for filters).
-    """
-    names = ("l1_norm", "l2_norm", "l1_norm_folded", "l2_norm_folded", "batch_norm_scale")
-    found = {name: np.full(units, np.nan, np.float32) for name in names}
-    if graph is None:
-        return found
-    weight, norm = _own_filter(graph, graph.calls[site.module][site.call])
-    if weight is None or weight.shape[0] != units:
-        return found
-    flat = weight.detach().double().cpu().flatten(1)
-    l1, l2 = flat.abs().sum(1).numpy(), flat.square().sum(1).sqrt().numpy()
-    found["l1_norm"], found["l2_norm"] = l1.astype(np.float32), l2.astype(np.float32)
-    if norm is not None and norm.running_var is not None:
-        gamma = norm.weight.detach() if norm.affine else torch.ones(units, device=norm.running_var.device)
-        scale = (gamma.double() / (norm.running_var.double() + norm.eps).sqrt()).abs().cpu().numpy()
-        found["batch_norm_scale"] = gamma.float().cpu().numpy()
-        found["l1_norm_folded"] = (l1 * scale).astype(np.float32)
-        found["l2_norm_folded"] = (l2 * scale).astype(np.float32)
-    return found
-
-
-def _own_filter(graph: NetworkGraph, node: torch.fx.Node) -> tuple[Tensor | None, Any]:
-    """Walk back from a site over activations, batch norm and permutations to the layer whose rows are the units' filters."""
-    norm = None
-    while True:
-        known = graph.weights(node)
-        if known is not None:
-            return known[0], norm
-        module = graph.modules[str(node.target)] if node.op == "call_module" else None
-        if norm is None and (isinstance(module, BatchNorm) or node.target is F.batch_norm):
-            norm = module if module is not None else _batch_norm(graph, node)
-            sources = [node.args[0]]
-        elif isinstance(module, ACTIVATIONS) or node.target in UNIT_BY_UNIT:
-            sources = list(node.all_input_nodes)
-        else:
-            return None, None
-        if len(sources) != 1 or not isinstance(sources[0], torch.fx.Node):
-            return None, None
-        node = sources[0]
-
-
-def _batch_norm(graph: NetworkGraph, node: torch.fx.Node) -> nn.BatchNorm2d | None:
-    """A functional batch norm as a module."""
-    given: Any = node.args
-    if len(given) != 8:
-        return None
-    _, mean, variance, weight, bias, _, _, epsilon = given
-    if not all(isinstance(part, torch.fx.Node) and part in graph.constants for part in (mean, variance, weight, bias)):
-        return None
-    norm = nn.BatchNorm2d(len(graph.constants[variance]), eps=epsilon, device="meta")
-    for name, part in (("running_mean", mean), ("running_var", variance)):
-        setattr(norm, name, graph.constants[part])
-    norm.weight, norm.bias = (nn.Parameter(graph.constants[part], requires_grad=False) for part in (weight, bias))
-    return norm

@@ -31,7 +31,7 @@ from unitlab.compute.sweep.fingerprints import (
     weights_fingerprint,
 )
 from unitlab.compute.sweep.request import SweepRequest
-from unitlab.errors import UnitlabError
+from unitlab.errors import UnitlabError, units_in_ranges
 
 log = logging.getLogger("unitlab")
 
@@ -143,7 +143,6 @@ class SweepPlan:
             **({} if layer.basis is None else {"basis": layer.basis.fingerprint}),
             "site": layer.site.text,
             "unit_dim": str(layer.site.unit_dim),
-            "units": text_fingerprint(repr(layer.units)),
             "precision": self.request.precision,
             "seed": str(self.request.seed) if self.request.ablation == "resample" else "none",
         }
@@ -195,7 +194,8 @@ def plan_sweep(
         **unit_dim_field([layer.site.unit_dim for layer in layers]),
         "ablation": request.ablation,
         "seed": str(request.seed),
-        "units": text_fingerprint(repr([layer.units for layer in layers])),
+        "units": "; ".join(units_in_ranges(layer.units) for layer in layers),
+        "count": str(len(source)),
         "precision": request.precision,
         "basis": ", ".join("none" if layer.basis is None else layer.basis.fingerprint for layer in layers),
         "device": network.device.type,
