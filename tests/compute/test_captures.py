@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 import unitlab
 from unitlab.compute.engine.ablation import ABLATIONS, donor_of_image
+from unitlab.compute.sweep.plan import plan_sweep
+from unitlab.compute.sweep.request import SweepRequest
 
 TOLD_APART = 20
 UNITS = [0, 3, 5, 7]
@@ -154,6 +156,51 @@ def test_networks_are_exact(name: str, ablation: str, monkeypatch: pytest.Monkey
         spread = float((exact.amax(2) - exact.amin(2)).max())
         drop = ds.baseline_margin.values.astype(float) - margin.numpy()
         np.testing.assert_allclose(ds.label_margin_drop.values, drop, rtol=2e-3, atol=2e-5 * spread)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny", "Hugging Face Swin", "swin_t"])
+def test_products_in_bfloat16(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unitlab.compute.engine.bfloat16._multiplies_bfloat16", lambda _: True)
+    model, pixels, oracle = network(name)
+    for layer, dim in NETWORKS[name][3].items():
+        plan = plan_sweep(
+            model, source_of(pixels, TOLD_APART), SweepRequest(layer, units=UNITS, precision="bfloat16"), "cpu"
+        )  # fmt: skip
+        engine: Any = plan.layers[0].engine
+        assert engine.closed_form is not None or engine.replay.products
+        ds = unitlab.ablate(
+            model, source_of(pixels, TOLD_APART), layer, units=UNITS, precision="bfloat16", progress=False, device="cpu"
+        )
+        assert_same_predictions(ds.prediction.values, UNITS, *oracle.logits((layer, 0), UNITS, dim=dim))
+
+
+def test_exported_networks_have_first_order_effects_and_norms() -> None:
+    model, pixels, _ = network("Hugging Face ViT")
+    site, rows = "network.vit.layers.0.mlp.activation_fn", model.get_parameter("network.vit.layers.0.mlp.fc1.weight").detach()
+    ds = unitlab.ablate(model, source_of(pixels, TOLD_APART), site, progress=False, device="cpu")
+    np.testing.assert_allclose(ds.l1_norm, rows.abs().sum(1), rtol=1e-6)
+    leaf: list[Tensor] = []
+
+    def keep(_module: nn.Module, _given: object, returned: Tensor) -> Tensor:
+        leaf.append(returned.detach().requires_grad_())
+        return leaf[0]
+
+    with model.get_submodule(site).register_forward_hook(keep):
+        logits = model(pixels)
+    labels = torch.arange(len(pixels)).unsqueeze(1)
+    margin = logits.gather(1, labels)[:, 0] - logits.scatter(1, labels, -torch.inf).amax(1)
+    (gradient,) = torch.autograd.grad(margin.sum(), leaf)
+    effect = (leaf[0] * gradient).sum(1).detach()  # of each of six classes with one image
+    np.testing.assert_allclose(ds.first_order_margin_drop[:, : len(pixels)], effect.T, rtol=1e-3, atol=1e-6)
+    # batch norm is a function there
+    model, pixels, _ = network("Hugging Face ResNet")
+    layer = "network.resnet.encoder.stages.0.layers.0.layer.0"
+    ds = unitlab.ablate(model, source_of(pixels, TOLD_APART), layer, progress=False, device="cpu")
+    convolution, norm = model.get_submodule(f"{layer}.convolution"), model.get_submodule(f"{layer}.normalization")
+    scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).abs()
+    expected = convolution.weight.abs().flatten(1).sum(1) * scale
+    np.testing.assert_allclose(ds.l1_norm_folded, expected.detach(), rtol=1e-5)
+    np.testing.assert_allclose(ds.batch_norm_scale, norm.weight.detach(), rtol=1e-6)
 
 
 def hooked(ds: xr.Dataset) -> bool:

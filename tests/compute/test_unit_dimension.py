@@ -18,6 +18,7 @@ import unitlab
 from unitlab import UnitlabError
 from unitlab.compute.engine.unit_dimension import UnitDimensions
 from unitlab.compute.images.source import ImageSource
+from unitlab.views.gallery import top_images
 
 
 def network(kind: type[nn.Module] = ChannelsLast, images: int = 20) -> tuple[nn.Module, Tensor, ImageSource]:
@@ -250,6 +251,15 @@ def test_groups_and_curves_are_exact(kind: type[nn.Module]) -> None:
     assert_exact(model, pixels, "act", 0, first, curve.curve_prediction.values[0, 1:], dim=-1)
     with pytest.raises(UnitlabError, match="unit_dim=1 is given"):
         unitlab.cumulative(model, source, "act", "overall_drop", rank_on=study, unit_dim=1, progress=False, device="cpu")
+
+
+@pytest.mark.parametrize("kind", [ChannelsLast, Tokens])
+def test_views_take_what_is_stored(kind: type[nn.Module], tmp_path: Path) -> None:
+    model, _, source = network(kind)
+    ds = ablate(model, source, "act", store=tmp_path / "study.zarr")
+    assert len(top_images(ds, 3).pictures) == 12
+    assert unitlab.report(ds, tmp_path / "study.html").stat().st_size > 0
+    assert unitlab.verify(tmp_path / "study.zarr", model, source, sample=50).different == 0
 
 
 def without_unit_dim(ds: xr.Dataset) -> xr.Dataset:

@@ -140,7 +140,8 @@ def scored_sets(
     """Predictions and margin drops, (set, image), and what is known of the images: those of the plan, or some of them."""
     layer, plan = plan.layers[0], plan.for_images(len(source))
     layer.engine.silence_together(sets)
-    log.info("%s (%s): %d sets of units; %s", layer.name, layer.site.text, len(sets), layer.engine.strategy)
+    where = f"{layer.site.text}, {layer.layout.text}"
+    log.info("%s (%s): %d sets of units; %s", layer.name, where, len(sets), layer.engine.strategy)
     replacements = unit_replacements(plan, source, HeldShards(), InterruptRequest(), progress=False)
     text = f"{plan.request.ablation} ablation of {len(sets)} sets of units of {layer.name}"
     computation = ShardComputation(plan, source, replacements, for_study=False)

@@ -142,26 +142,26 @@ def _as_function(node: torch.fx.Node) -> bool:
 
 def _unproved(graph: NetworkGraph, model: nn.Module, several: Tensor) -> set[torch.fx.Node]:
     """Module outputs that are not, to the bit, what a hook sees on two inputs."""
-    wrong: set[torch.fx.Node] = set()
-    nodes = {node: (name, call) for name, found in graph.calls.items() for call, node in enumerate(found) if node is not None}
+    nodes = {node for calls in graph.calls.values() for node in calls if node is not None}
+    proved = set(nodes)
     for images in (several, several.flip(0, -2) * 0.7):
-        seen: dict[tuple[str, int], Any] = {}
         counts: dict[str, int] = {}
-
-        def see(name: str, seen: Any, counts: Any, _module: nn.Module, _given: object, returned: Any) -> None:
-            call = counts[name] = counts.get(name, -1) + 1
-            seen[name, call] = returned.clone() if isinstance(returned, Tensor) else returned
-
+        equal: set[torch.fx.Node] = set()
         with torch.no_grad(), ExitStack() as stack:
+            values = graph.run({graph.input: images}, keep=nodes)
+
+            def compare(
+                name: str, counts: Any, equal: Any, values: Any, _module: nn.Module, _given: object, returned: object
+            ) -> None:
+                call = counts[name] = counts.get(name, -1) + 1
+                node = graph.calls[name][call] if call < len(graph.calls.get(name, ())) else None
+                if node in values and isinstance(returned, Tensor) and torch.equal(returned, values.pop(node)):
+                    equal.add(node)
+
             for name, module in model.named_modules():
                 if name:
-                    hook = partial(see, name, seen, counts)
-                    stack.callback(module.register_forward_hook(hook).remove)
+                    seen = partial(compare, name, counts, equal, values)
+                    stack.callback(module.register_forward_hook(seen).remove)
             model(images)
-            values = graph.run({graph.input: images}, keep=set(nodes))
-        wrong |= {
-            node
-            for node, where in nodes.items()
-            if node in values and not (isinstance(seen.get(where), Tensor) and torch.equal(seen[where], values[node]))
-        }
-    return wrong
+        proved &= equal
+    return nodes - proved
