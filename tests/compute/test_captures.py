@@ -12,12 +12,13 @@ import torch.nn.functional as F
 import torchvision
 import xarray as xr
 from oracle import Oracle, assert_exact, assert_same_predictions
-from small_networks import CLASSES, Untraceable
+from small_networks import CLASSES, SITES, Untraceable
 from test_exactness import settled, source_of
 from torch import Tensor, nn
 
 import unitlab
 from unitlab.compute.engine.ablation import ABLATIONS, donor_of_image
+from unitlab.compute.engine.capture import CannotCapture
 from unitlab.compute.sweep.plan import plan_sweep
 from unitlab.compute.sweep.request import SweepRequest
 
@@ -205,6 +206,25 @@ def test_exported_networks_have_first_order_effects_and_norms() -> None:
 
 def hooked(ds: xr.Dataset) -> bool:
     return "forward hooks" in ds.attrs["strategy"] and ds.attrs["capture"] == "none"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SITES if kind is not Untraceable])
+def test_one_table_of_operations_serves_both_captures(kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise CannotCapture("this test has it so")
+
+    torch.manual_seed(1)
+    model, pixels = settled(kind(), 17), torch.randn(24, 3, 17, 17)
+    by_fx = plan_sweep(model, source_of(pixels, CLASSES), SweepRequest(list(SITES[kind])), "cpu")
+    monkeypatch.setattr("unitlab.compute.engine.network.capture", refuse)
+    for layer, plan in zip(SITES[kind], by_fx.layers, strict=True):
+        ds = unitlab.ablate(model, source_of(pixels, CLASSES), layer, ablation="mean", progress=False, device="cpu")
+        module, _, call = layer.partition("#")
+        where = (model, pixels, module, int(call or 1) - 1, list(range(ds.sizes["unit"])))
+        assert_exact(*where, ds.prediction.values, ablation="mean", dim=ds.attrs["unit_dim"])
+        assert ds.attrs["capture"] == "torch.export"
+        # as much is shared: by contributions, in closed form
+        assert ds.attrs["strategy"].partition(",")[0] == plan.engine.strategy.partition(",")[0]
 
 
 class Flagged(nn.Module):

@@ -29,9 +29,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{
         name: getattr(F, name)
         for name in (
-            "adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool1d", "avg_pool2d", "gelu", "hardsigmoid", "hardswish",
-            "hardtanh", "leaky_relu", "linear", "mish", "pad", "pixel_shuffle", "relu6", "scaled_dot_product_attention", "silu",
-            "softplus",
+            "adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool1d", "avg_pool2d", "dropout", "gelu", "hardsigmoid",
+            "hardswish", "hardtanh", "leaky_relu", "linear", "mish", "pad", "pixel_shuffle", "relu6",
+            "scaled_dot_product_attention", "silu", "softplus",
         )
     },
     **dict.fromkeys(("view", "_unsafe_view", "reshape"), torch.reshape),
@@ -69,7 +69,9 @@ def exported(model: nn.Module, sample: Tensor, expected: Tensor) -> NetworkGraph
                 if name:
                     stack.callback(module.register_forward_hook(partial(_marked, name, counts)).remove)
             dynamic = ({0: torch.export.Dim.DYNAMIC},)
-            program = torch.export.export(model, (several,), dynamic_shapes=dynamic).run_decompositions({})
+            program = torch.export.export(model, (several,), dynamic_shapes=dynamic)
+            # which takes two thirds of the time and is of use where something is written in place
+            program = program.run_decompositions({}) if _writes(program.graph) else program
     except Exception as error:
         raise CannotCapture(f"torch.export cannot capture it ({what_it_says(error)})") from error
     signature = program.graph_signature
@@ -121,6 +123,12 @@ def _marked(name: str, counts: dict[str, int], _module: nn.Module, _given: objec
     return _marker()(returned, name, call) if isinstance(returned, Tensor) else None
 
 
+def _writes(graph: torch.fx.Graph) -> bool:
+    """Whether an operation of the graph may write into what it is given; what a graph within the graph does is not known."""
+    schemas = [getattr(node.target, "_schema", None) for node in graph.nodes]
+    return any(node.op == "get_attr" for node in graph.nodes) or any(schema and schema.is_mutable for schema in schemas)
+
+
 def _as_function(node: torch.fx.Node) -> bool:
     """Give an ATen operation the function of the tables as its target; whether the node is still of use."""
     schema = getattr(node.target, "_schema", None)
@@ -131,6 +139,9 @@ def _as_function(node: torch.fx.Node) -> bool:
         for user in list(node.users):
             user.replace_all_uses_with(node)
             user.args = ()
+    elif name == "batch_norm":
+        value, weight, bias, mean, variance, training, momentum, epsilon, _ = node.args
+        node.target, node.args = F.batch_norm, (value, mean, variance, weight, bias, training, momentum, epsilon)
     elif node.target is operator.getitem and not node.args:
         return False
     elif name in OPERATORS and not node.kwargs:

@@ -29,7 +29,8 @@ ELEMENTWISE_MODULES = (
     nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
 )  # fmt: skip
 ELEMENTWISE_FUNCTIONS = {
-    module_output, torch.clone, F.relu, torch.relu, F.relu6, F.leaky_relu, F.elu, F.celu, F.selu, F.silu, F.gelu, F.mish,
+    module_output, torch.clone, torch.ops.aten.contiguous.default,
+    F.relu, torch.relu, F.relu6, F.leaky_relu, F.elu, F.celu, F.selu, F.silu, F.gelu, F.mish,
     F.hardswish, F.hardsigmoid, F.hardtanh, torch.sigmoid, F.sigmoid, torch.tanh, F.tanh, F.softplus, F.logsigmoid,
     F.threshold, F.dropout, F.dropout2d, torch.clamp, torch.abs, torch.exp, torch.sqrt, torch.square, torch.neg,
     operator.neg, torch.add, torch.sub, torch.mul, torch.div, torch.pow, torch.maximum, torch.minimum,
