@@ -67,8 +67,12 @@ NETWORKS: dict[str, tuple[Any, int, bool, dict[str, int]]] = {
         {"blocks.0.layers.0.layers.MBconv.layers.conv_b.0": 1, "blocks.0.layers.0": 1, "blocks.1": 1},
     ),
     "vit_tiny": (
-        lambda: of_timm("vit_tiny_patch16_224", img_size=64, depth=2, embed_dim=24), 64, False,
+        lambda: of_timm("vit_tiny_patch16_224", img_size=64, depth=2, embed_dim=24), 64, True,
         {"blocks.0.mlp.act": 2, "blocks.0.attn.proj": 2, "blocks.0": 2, "blocks.1": 2, "norm": 2},
+    ),
+    "vit_tiny by torch.export": (
+        lambda: of_timm("vit_tiny_patch16_224", img_size=64, depth=2, embed_dim=24), 64, False,
+        {"blocks.0.mlp.act": 2, "blocks.0": 2, "norm": 2},
     ),
     "swin_tiny": (
         lambda: of_timm(
@@ -116,6 +120,11 @@ NETWORKS: dict[str, tuple[Any, int, bool, dict[str, int]]] = {
 }  # fmt: skip
 
 
+def refuse(*_: object) -> None:
+    """In the place of `capture`."""
+    raise CannotCapture("this test has it so")
+
+
 @functools.lru_cache(1)
 def network(name: str) -> tuple[nn.Module, Tensor, Oracle]:
     torch.manual_seed(0)
@@ -136,6 +145,8 @@ def test_networks_are_exact(name: str, ablation: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr("unitlab.compute.sweep.proof.MOST_VERIFIED", 8)
     model, pixels, oracle = network(name)
     _, _, traced, layers = NETWORKS[name]
+    if name.endswith("by torch.export"):
+        monkeypatch.setattr("unitlab.compute.engine.network.capture", refuse)
     basis, kind = ("random", "zero") if ablation == "random" else (None, ablation)
     found = unitlab.ablate(
         model, source_of(pixels, TOLD_APART), list(layers), units=UNITS, ablation=kind, basis=basis, device="cpu",
@@ -175,6 +186,14 @@ def test_products_in_bfloat16(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
         assert_same_predictions(ds.prediction.values, UNITS, *oracle.logits((layer, 0), UNITS, dim=dim))
 
 
+def test_a_network_of_transformers_is_taken_as_it_is() -> None:
+    model, pixels, oracle = network("Hugging Face ViT")
+    site = "vit.layers.0.mlp.activation_fn"
+    ds = unitlab.ablate(model.network, source_of(pixels, TOLD_APART), site, units=UNITS, progress=False, device="cpu")
+    assert ds.attrs["capture"] == "torch.export" and ds.attrs["verified_different"] == 0
+    assert_same_predictions(ds.prediction.values, UNITS, *oracle.logits((f"network.{site}", 0), UNITS, dim=2))
+
+
 def test_exported_networks_have_first_order_effects_and_norms() -> None:
     model, pixels, _ = network("Hugging Face ViT")
     site, rows = "network.vit.layers.0.mlp.activation_fn", model.get_parameter("network.vit.layers.0.mlp.fc1.weight").detach()
@@ -210,9 +229,6 @@ def hooked(ds: xr.Dataset) -> bool:
 
 @pytest.mark.parametrize("kind", [kind for kind in SITES if kind is not Untraceable])
 def test_one_table_of_operations_serves_both_captures(kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise CannotCapture("this test has it so")
-
     torch.manual_seed(1)
     model, pixels = settled(kind(), 17), torch.randn(24, 3, 17, 17)
     by_fx = plan_sweep(model, source_of(pixels, CLASSES), SweepRequest(list(SITES[kind])), "cpu")

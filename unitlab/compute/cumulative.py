@@ -15,6 +15,7 @@ from unitlab.analysis.accuracies import accuracy_curves
 from unitlab.analysis.rankings import Ranking, rankable, ranking
 from unitlab.analysis.splits import one_half
 from unitlab.compute.engine.torch_state import exact_float32
+from unitlab.compute.engine.user_network.outputs import Output
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.fingerprints import unit_dim_of
@@ -52,12 +53,13 @@ def cumulative(  # noqa: PLR0913  the public call
     memory: str | int = "2 GB",
     progress: bool = True,
     seed: int = 0,
+    output: Output = None,
 ) -> xr.Dataset:
     """Accuracy while the first k units of an order are silenced together, or while only they are kept.
 
     Parameters
     ----------
-    model, images, layer, unit_dim, ablation, labels, device, batch_size, memory, progress
+    model, images, layer, unit_dim, ablation, labels, device, batch_size, memory, progress, output
         As for `unitlab.ablate`; one layer. Units are along the dimension that a study given as ``rank_on`` has them in.
     order
         The name of an attribute (`unitlab.attributes`) or importance (`unitlab.damage`), largest first; or the units
@@ -119,8 +121,9 @@ def cumulative(  # noqa: PLR0913  the public call
     if unit_dim is None and isinstance(rank_on, xr.Dataset):
         unit_dim = unit_dim_of(rank_on.attrs)
     request = SweepRequest(
-        layer, ablation=ablation, labels=labels, batch_size=batch_size, memory=memory, seed=seed, unit_dim=unit_dim
-    )
+        layer, ablation=ablation, labels=labels, batch_size=batch_size, memory=memory, seed=seed,
+        output=output, unit_dim=unit_dim,
+    )  # fmt: skip
     with exact_float32():
         plan = plan_of_one_layer(model, source, request, device)
         asked = _Asked(plan, order, ascending, category, n_random, seed)
