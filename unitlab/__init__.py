@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from unitlab.analysis.correlations import correlations as correlations
     from unitlab.analysis.damage import damage as damage
     from unitlab.analysis.direction_comparison import compare_directions as compare_directions
+    from unitlab.analysis.direction_comparison import random_bases as random_bases
     from unitlab.analysis.discrimination import discrimination as discrimination
     from unitlab.analysis.regression import regression as regression
     from unitlab.analysis.training_choices import training_choices as training_choices
@@ -53,6 +54,7 @@ _WHERE = {
     "explore": "unitlab.views.explorer",
     "images": "unitlab.compute.images.datasets",
     "load": "unitlab.catalog",
+    "random_bases": "unitlab.analysis.direction_comparison",
     "regression": "unitlab.analysis.regression",
     "report": "unitlab.views.report",
     "studies": "unitlab.catalog",
@@ -60,7 +62,7 @@ _WHERE = {
     "verify": "unitlab.compute.verify",
 }
 _MODULES = {"plots": "unitlab.views.plots", "recipes": "unitlab.recipes"}
-_TORCH = {"requests", "torch", "torchvision", "safetensors", "tqdm"}
+_TORCH = {"requests", "torch", "torchvision", "safetensors"}
 
 __all__ = ["UnitlabError", *_WHERE, *_MODULES]
 

@@ -10,6 +10,7 @@ import numpy as np
 import unitlab
 from unitlab.analysis import ALPHA
 from unitlab.analysis.paired_tests import benjamini_hochberg
+from unitlab.analysis.training_choices import effects, over_live_units, student_t_interval
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
@@ -38,3 +39,35 @@ def test_single_units_hurt_classes() -> None:
     assert "two to three percent of the (unit, class) cells" in said and "1,000 images a class, four to ten" in said
     assert {cells["vgg_emoji"], cells["resnet_emoji"]} == {2, 3}
     assert {cells["vgg_fashion"], cells["alexnet_fashion"]} == {4, 10}
+
+
+def test_directions_hurt_single_classes_less_than_units() -> None:
+    found, said = unitlab.random_bases(), text_of("directions_batch_norm_dropout")
+    assert found.difference_low.attrs["sampling"] == found.difference_high.attrs["sampling"] == "images, bases"
+    told = {name: found.sel(measure=name) for name in ("max_class_drop_crossfit", "overall_drop", "max_class_auc")}
+    crossfit = told["max_class_drop_crossfit"]
+    assert (crossfit.difference_high < 0).all()
+    whole, matched = (100 * crossfit.difference_mean.sel(comparison=name).item() for name in ("whole basis", "matched energy"))
+    assert f"{-whole:.2f} points less over whole bases and {-matched:.2f} less beside units that remove as much" in said
+    overall = told["overall_drop"]
+    assert "the overall drop shows no clear difference" in said
+    assert (overall.difference_low < 0).all() and (overall.difference_high > 0).all()
+    area = told["max_class_auc"]
+    assert "better than a unit over whole bases, less well beside units of like energy" in said
+    assert area.difference_low.sel(comparison="whole basis") > 0 > area.difference_high.sel(comparison="matched energy")
+
+
+def test_training_choices() -> None:
+    choices, said = unitlab.training_choices(), text_of("directions_batch_norm_dropout")
+
+    def change(name: str, choice: str) -> tuple[float, float]:
+        one = student_t_interval(effects(over_live_units(choices, name))).sel(choice=choice)
+        return one.low.item(), one.high.item()
+
+    assert "Dropout makes single units matter less, to all images and to the class they hurt most" in said
+    assert change("overall_drop", "dropout")[1] < 0 and change("max_class_drop_crossfit", "dropout")[1] < 0
+    assert "Batch norm makes them matter more to specific classes" in said
+    assert change("max_class_drop_crossfit", "batch norm")[0] > 0
+    low, high = change("overall_drop", "batch norm")
+    assert "what it does to the overall drop five seeds do not tell" in said and low < 0 < high
+    assert change("class_selectivity", "batch norm")[1] < 0 < change("class_selectivity", "dropout")[0]

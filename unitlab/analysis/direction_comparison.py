@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from tqdm.auto import tqdm
 
 from unitlab.analysis import LEVEL
-from unitlab.analysis.discrimination import discrimination
+from unitlab.analysis.bundled_results import read_results, write_results
+from unitlab.analysis.discrimination import UNITS_AT_ONCE, discrimination, weighted_discrimination
 from unitlab.analysis.paired_images import PairedImages
 from unitlab.analysis.paired_tests import student_quantile
-from unitlab.analysis.requirements import check_level, require
+from unitlab.analysis.requirements import check_level, check_n_boot, require
 from unitlab.analysis.splits import crossfit_and_reliability
-from unitlab.analysis.undefined import leading, mean_of_defined
+from unitlab.analysis.undefined import leading, mean_of_defined, ratio
+from unitlab.analysis.weighted_images import WeightedImages
 from unitlab.errors import UnitlabError, check_seed
 from unitlab.schema import COMPARISON_VARIABLES, described
 
@@ -23,11 +27,19 @@ Array = np.ndarray[Any, Any]
 MEASURES = (
     "removed_energy", "overall_drop", "max_class_drop", "max_class_drop_crossfit", "max_class_d_prime", "max_class_auc",
 )  # fmt: skip
+DROPS = ("overall_drop", "max_class_drop", "max_class_drop_crossfit")
 CALIPER = 1.25
+SAMPLES_AT_ONCE = 50
 
 
 def compare_directions(
-    units: xr.Dataset, directions: xr.Dataset | Sequence[xr.Dataset], *, level: float = LEVEL, seed: int = 0
+    units: xr.Dataset,
+    directions: xr.Dataset | Sequence[xr.Dataset],
+    *,
+    level: float = LEVEL,
+    seed: int = 0,
+    n_boot: int = 200,
+    progress: bool = True,
 ) -> xr.Dataset:
     """Units of a layer beside directions of rotated bases of it, such as random ones of several seeds.
 
@@ -43,9 +55,13 @@ def compare_directions(
     directions
         Studies by ``unitlab.ablate(model, images, layer, basis=...)`` of the same network, images and layer.
     level
-        Coverage of the intervals, Student's t over the bases.
+        Coverage of the intervals.
     seed
-        Of the splits in halves of the cross-fitted maximum.
+        Of the splits in halves of the cross-fitted maximum, and of the bootstrap.
+    n_boot
+        Samples of the images, with replacement, class by class and by cluster; at least 100.
+    progress
+        Whether a bar is shown where it takes more than two seconds.
 
     Returns
     -------
@@ -54,13 +70,20 @@ def compare_directions(
         energy, the overall drop, the raw and the cross-fitted max class drop, and the max over classes of d′ and of the area
         under the ROC curve. ``matched_unit`` (basis, direction): number of the unit of like energy, or −1. ``difference``
         (comparison, measure, basis): mean of the directions minus mean of the units, over the whole bases or over the matched
-        pairs; ``difference_mean``, ``difference_low``, ``difference_high`` (comparison, measure): over the bases.
-        ``n_matched`` (basis).
+        pairs; ``difference_mean``, ``difference_low``, ``difference_high`` (comparison, measure): over the bases, with an
+        interval for other bases *and* other images; ``difference_error_bases``, ``difference_error_images``: the standard
+        errors that it adds. ``n_matched`` (basis).
 
     Raises
     ------
     UnitlabError
         Studies of other networks, images, layers or labels than the first; a study without ``removed_energy``.
+
+    Notes
+    -----
+    Bases and images are crossed: all bases are measured on the same images. The images are resampled for all bases at once; few
+    bases, resampled too, would vary too little (Owen, Ann. Appl. Stat. 1, 2007, resamples both), so theirs is Student's t. The
+    squares of both half-widths are added (Zou and Donner, Stat. Med. 27, 2008).
 
     Examples
     --------
@@ -75,23 +98,22 @@ def compare_directions(
     """
     check_level(level)
     check_seed(seed)
+    check_n_boot(n_boot)
     others = [directions] if isinstance(directions, xr.Dataset) else list(directions)
     _check(units, others)
-    of_units = _values(units, seed)
-    of_directions = np.stack([_values(ds, seed) for ds in others], 1)
+    weights = WeightedImages(units).bootstrap_weights(n_boot, np.random.default_rng(seed))
+    of_units, units_resampled = _values(units, seed), _resampled(units, weights, seed)
     number = units["unit"].values
-    matched = np.stack([_nearest(of_units[0], row) for row in of_directions[0]])
-    difference = np.full((2, len(MEASURES), len(others)), np.nan)
-    for place, found in enumerate(matched):
-        difference[0, :, place] = mean_of_defined(of_directions[:, place]) - mean_of_defined(of_units)
-        some = found >= 0
-        if some.any():
-            difference[1, :, place] = mean_of_defined(of_directions[:, place, some] - of_units[:, found[some]])
-    mean = mean_of_defined(difference)
-    n = np.isfinite(difference).sum(-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        error = np.sqrt(np.nansum((difference - mean[..., None]) ** 2, -1) / (n - 1) / n)
-        half = np.where(n > 1, student_quantile((1 + level) / 2, np.maximum(n - 1, 1)) * error, np.nan)
+    of_directions = np.empty((len(MEASURES), len(others), others[0].sizes["unit"]))
+    matched = np.empty(of_directions.shape[1:], np.int64)
+    difference = np.empty((2, len(MEASURES), len(others)))
+    resampled = np.empty((2, len(MEASURES), len(others), n_boot))
+    for place, ds in enumerate(tqdm(others, "bases", disable=not progress, delay=2, leave=False)):
+        of_directions[:, place] = _values(ds, seed)
+        matched[place] = _nearest(of_units[0], of_directions[0, place])
+        difference[:, :, place] = _differences(of_units, of_directions[:, place], matched[place])
+        again = _differences(units_resampled, _resampled(ds, weights, seed), matched[place])
+        resampled[:, :, place] = again.transpose(0, 2, 1)
     values = {
         "measure": np.array(MEASURES, dtype=object),
         "basis_name": np.array([str(ds.attrs["ablation"]) for ds in others], dtype=object),
@@ -103,11 +125,66 @@ def compare_directions(
         "matched_unit": np.where(matched >= 0, number[np.maximum(matched, 0)], -1).astype(np.int32),
         "n_matched": (matched >= 0).sum(1).astype(np.int32),
         "difference": difference,
+        **crossed_interval(difference, resampled, level),
+    }
+    told = {"level": level, "seed": seed, "n_boot": n_boot, "caliper": CALIPER}
+    return described(COMPARISON_VARIABLES, values, {**units.attrs, **told})
+
+
+def random_bases(path: str | Path | None = None) -> xr.Dataset:
+    """The units of ``vgg_fashion`` beside the directions of ten random bases of the same layer, on all 10,000 images.
+
+    What `compare_directions` gives for them, computed by data/rebuild/random_bases.py. Needs no torch.
+
+    Parameters
+    ----------
+    path
+        A file that the script wrote; default the bundled one.
+
+    Returns
+    -------
+    xarray.Dataset
+        As `compare_directions` returns it, in memory.
+
+    Raises
+    ------
+    UnitlabError
+        The file is missing, damaged, or holds something else.
+
+    Examples
+    --------
+    >>> import unitlab
+    >>> unitlab.random_bases().difference.dims
+    ('comparison', 'measure', 'basis')
+    """
+    return read_results(path, "random_bases/vgg_fashion.zarr.zip", COMPARISON_VARIABLES, "data/rebuild/random_bases.py")
+
+
+def write_random_bases(path: Path, comparison: xr.Dataset) -> None:
+    """Write what `random_bases` reads."""
+    values = {name: comparison[name].values for name in COMPARISON_VARIABLES}
+    write_results(path, COMPARISON_VARIABLES, values, comparison.attrs)
+
+
+def crossed_interval(difference: Array, resampled: Array, level: float) -> dict[str, Array]:
+    """Mean over the last axis of ``difference`` (…, basis) with limits for other bases and other images.
+
+    ``resampled`` (…, basis, sample) are the same differences on resampled images. Where a basis is not comparable (NaN), the
+    others are taken.
+    """
+    n, n_samples = np.isfinite(difference).sum(-1), resampled.shape[-1]
+    mean = mean_of_defined(difference)
+    over_bases = np.sqrt(ratio(np.nansum((difference - mean[..., None]) ** 2, -1), n * np.maximum(n - 1, 0)))
+    over_images = mean_of_defined(resampled.swapaxes(-1, -2)).std(-1, ddof=1)
+    by_bases, by_images = (student_quantile((1 + level) / 2, count) for count in (np.maximum(n - 1, 1), n_samples - 1))
+    half = np.hypot(by_bases * over_bases, by_images * over_images)
+    return {
         "difference_mean": mean,
+        "difference_error_bases": over_bases,
+        "difference_error_images": over_images,
         "difference_low": mean - half,
         "difference_high": mean + half,
     }
-    return described(COMPARISON_VARIABLES, values, {**units.attrs, "level": level, "seed": seed, "caliper": CALIPER})
 
 
 def _check(units: xr.Dataset, others: list[xr.Dataset]) -> None:
@@ -157,6 +234,34 @@ def _values(ds: xr.Dataset, seed: int) -> Array:
         "max_class_auc": told["max_class_auc"].values,
     }
     return np.stack([found[name].astype(float) for name in MEASURES])
+
+
+def _resampled(ds: xr.Dataset, weights: Array, seed: int) -> Array:
+    """The same (sample, measure, unit) where images count ``weights`` (image, sample) times; the removed energy stays."""
+    weighted = WeightedImages(ds)
+    images = weighted.images
+    values = np.empty((weights.shape[1], len(MEASURES), ds.sizes["unit"]))
+    values[:, 0] = ds["removed_energy"].values
+    for first in range(0, len(values), width := min(weighted.samples_at_once(), SAMPLES_AT_ONCE)):
+        some = slice(first, first + width)
+        # the same splits in halves for units and directions
+        drops = weighted.values(DROPS, weights[:, some], np.random.default_rng(seed))
+        for place, name in enumerate(DROPS, start=1):
+            values[some, place] = drops[name]
+        for unit in range(0, ds.sizes["unit"], UNITS_AT_ONCE):
+            those = slice(unit, unit + UNITS_AT_ONCE)
+            activation = ds["activation_mean"][those].values[:, images.order]
+            told = weighted_discrimination(activation, images.position, images.n_categories, weights[:, some])
+            for place, of_classes in enumerate(told, start=1 + len(DROPS)):
+                values[some, place, those] = leading(of_classes)[0]
+    return values
+
+
+def _differences(of_units: Array, of_directions: Array, matched: Array) -> Array:
+    """(comparison, …): means of directions minus units (…, unit), over all and over matched pairs; NaN where there is none."""
+    some = matched >= 0
+    pairs = of_directions[..., some] - of_units[..., matched[some]]
+    return np.stack([mean_of_defined(of_directions) - mean_of_defined(of_units), mean_of_defined(pairs)])
 
 
 def _nearest(energy: Array, wanted: Array) -> Array:

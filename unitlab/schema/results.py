@@ -7,7 +7,7 @@ from unitlab.schema.stored import ABLATION, LAYER, STUDY
 from unitlab.schema.variable import CELL, UNIT, Variable
 
 _damage, _confusion = partial(Variable, "damage"), partial(Variable, "confusion")
-_MOVED = ("category", "predicted")
+_MOVED, _IMAGES = ("category", "predicted"), ("images",)
 # name, dimensions, kind, units, label, definition
 DAMAGE = (
     _damage("precision_drop", CELL, "f", "1", "precision drop",
@@ -19,15 +19,17 @@ DAMAGE = (
     _damage("margin_drop", CELL, "f", "logit", "mean margin drop",
          "Mean over the images of the class of the drop of the margin; positive = damage."),
     _damage("margin_drop_low", CELL, "f", "logit", "mean margin drop, lower limit",
-         "Lower limit of the paired t interval of the mean margin drop, over clusters where images come in clusters."),
+         "Lower limit of the paired t interval of the mean margin drop, over clusters where images come in clusters.",
+         sampling=_IMAGES),
     _damage("margin_drop_high", CELL, "f", "logit", "mean margin drop, upper limit",
-         "Upper limit of the paired t interval of the mean margin drop."),
+         "Upper limit of the paired t interval of the mean margin drop.", sampling=_IMAGES),
     _damage("margin_p_value", CELL, "f", "1", "p of the margin drop",
          "Two-sided paired t test of the mean margin drop, over clusters where images come in clusters."),
     _damage("drop_low", CELL, "f", "1", "accuracy drop, lower limit",
          "Lower limit of the interval of the accuracy drop after Bonett and Price (2012); where images come in clusters with "
-         "the number of images divided by the design effect, and Student's t over clusters."),
-    _damage("drop_high", CELL, "f", "1", "accuracy drop, upper limit", "Upper limit of the interval of the accuracy drop."),
+         "the number of images divided by the design effect, and Student's t over clusters.", sampling=_IMAGES),
+    _damage("drop_high", CELL, "f", "1", "accuracy drop, upper limit", "Upper limit of the interval of the accuracy drop.",
+         sampling=_IMAGES),
     _damage("p_value", CELL, "f", "1", "p",
          "Two-sided exact paired test that the ablation changes nothing: McNemar; where images come in clusters, sign flips "
          "of cluster sums. NaN for a class without images."),
@@ -123,8 +125,8 @@ CURVES = (
          "Correct predictions / images, top-1, with the first k units of the order silenced (or only they kept)."),
     _curves("accuracy_low", _CURVE, "f", "1", "accuracy, lower limit",
          "Lower limit of the 95 % interval of the accuracy (Wilson 1927); where images come in clusters with the number of "
-         "images divided by the design effect."),
-    _curves("accuracy_high", _CURVE, "f", "1", "accuracy, upper limit", "Upper limit of the same interval."),
+         "images divided by the design effect.", sampling=_IMAGES),
+    _curves("accuracy_high", _CURVE, "f", "1", "accuracy, upper limit", "Upper limit of the same interval.", sampling=_IMAGES),
     _curves("mean_balanced_accuracy", _CURVE, "f", "1", "mean balanced accuracy",
          "Mean over the classes with images of their balanced accuracies."),
     _curves("class_accuracy", (*_CURVE, "category"), "f", "1", "class accuracy",
@@ -178,10 +180,16 @@ COMPARISON = (
          "Mean of the directions minus mean of the units; over matched pairs, mean difference of the pairs."),
     _comparison("difference_mean", ("comparison", "measure"), "f", "1", "directions minus units, mean over bases",
          "Mean of the differences over the bases."),
+    _comparison("difference_error_bases", ("comparison", "measure"), "f", "1", "standard error over bases",
+         "Standard deviation of the differences over the bases / √(number of bases); NaN for one basis."),
+    _comparison("difference_error_images", ("comparison", "measure"), "f", "1", "standard error over images",
+         "Standard deviation of the mean difference over resampled image clusters, the same for units and for every basis; the "
+         "pairs of like energy stay. 0 for the removed energy, which a study does not hold by image."),
     _comparison("difference_low", ("comparison", "measure"), "f", "1", "lower limit",
-         "Lower limit of Student's t interval over the bases; NaN for one basis."),
-    _comparison("difference_high", ("comparison", "measure"), "f", "1", "upper limit",
-         "Upper limit of Student's t interval over the bases."),
+         "Lower limit, mean − √((t·error over bases)² + (t·error over images)²), with Student's t over bases and over samples "
+         "of the images; NaN for one basis.", sampling=("images", "bases")),
+    _comparison("difference_high", ("comparison", "measure"), "f", "1", "upper limit", "Upper limit of the same interval.",
+         sampling=("images", "bases")),
 )  # fmt: skip
 
 _training = partial(Variable, "training")
