@@ -45,16 +45,16 @@ class PairedImages:
         stop = np.cumsum(self.n_images)
         return [(k, slice(int(stop[k] - n), int(stop[k]))) for k, n in enumerate(self.n_images) if n]
 
-    def flips(self, units: slice) -> Array:
+    def flips(self, units: slice | Array) -> Array:
         """Int8, (unit, image)."""
         after = self._ordered("prediction", units) == self.label
         return self.right.astype(np.int8) - after.astype(np.int8)
 
-    def margin_drops(self, units: slice) -> Array:
+    def margin_drops(self, units: slice | Array) -> Array:
         """Float64, (unit, image)."""
         return self._ordered("label_margin_drop", units).astype(np.float64)
 
-    def _ordered(self, name: str, units: slice) -> Array:
+    def _ordered(self, name: str, units: slice | Array) -> Array:
         values = self.ds[name][units].values
         return values if self.in_order else values.take(self.order, axis=1)
 

@@ -25,6 +25,25 @@ DAMAGE = (
          "Upper limit of the paired t interval of the mean margin drop.", sampling=_IMAGES),
     _damage("margin_p_value", CELL, "f", "1", "p of the margin drop",
          "Two-sided paired t test of the mean margin drop, over clusters where images come in clusters."),
+    _damage("margin_q_value", CELL, "f", "1", "q of the margin drop",
+         "The same p adjusted for false discoveries over all cells with images (Benjamini and Hochberg 1995)."),
+    _damage("margin_specific", CELL, "f", "logit", "specific margin drop",
+         "What the class loses in margin beyond what the unit costs all classes and what all units cost the class: the mean "
+         "margin drop of the class less the mean by the other units, less a line through these differences along the class "
+         "means of the other units. So damage to all classes alike, or in proportion to how sensitive they are, is 0. The "
+         "line weighs a class by its images (clusters), and beyond three standard errors less (Huber); its level is the mean "
+         "over classes. For the error, the other units' drops are taken off within classes in the proportion that leaves "
+         "least. Fewer than four classes: no line, the difference less its mean over classes. NaN for a class of fewer than "
+         "five images (clusters)."),
+    _damage("margin_specific_low", CELL, "f", "logit", "specific margin drop, lower limit",
+         "Lower limit of the t interval of the specific margin drop, over clusters where images come in clusters; the units "
+         "are those of the study.", sampling=_IMAGES),
+    _damage("margin_specific_high", CELL, "f", "logit", "specific margin drop, upper limit",
+         "Upper limit of the t interval of the specific margin drop.", sampling=_IMAGES),
+    _damage("margin_specific_p_value", CELL, "f", "1", "p of the specific margin drop",
+         "Two-sided t test that the specific margin drop is 0, over clusters where images come in clusters."),
+    _damage("margin_specific_q_value", CELL, "f", "1", "q of the specific margin drop",
+         "The same p adjusted for false discoveries over all cells that have one (Benjamini and Hochberg 1995)."),
     _damage("drop_low", CELL, "f", "1", "accuracy drop, lower limit",
          "Lower limit of the interval of the accuracy drop after Bonett and Price (2012); where images come in clusters with "
          "the number of images divided by the design effect, and Student's t over clusters.", sampling=_IMAGES),
@@ -62,11 +81,18 @@ DAMAGE = (
          "net = broken − fixed, mean and variance those of the shuffle: classes change places among images right (wrong) at "
          "the baseline within up to twenty strata of baseline margin, by cluster. 999 shuffles; up to 20 · units − 1 while a "
          "unit is neither reached by 20 of them nor sure to be found among all units (Besag and Clifford 1991)."),
+    _damage("p_margin_specific", UNIT, "f", "1", "p, margins of specific classes",
+         "Chance of a max over classes of the studentised specific margin drop as large if classes are shuffled among images "
+         "(clusters) within up to twenty strata of baseline margin. Each drop is told in the spread of its unit and that of "
+         "its class. 199 shuffles and more, as for p_specific."),
     _damage("n_damaged", UNIT, "i", "classes", "damaged classes", "Classes with q ≤ 0.05 and drop > 0."),
     _damage("concentration", UNIT, "f", "classes", "concentration of damage",
          "Effective number of damaged classes, (Σ d⁺)²/Σ (d⁺)²; NaN where no drop is positive."),
     _damage("concentration_null", UNIT, "f", "classes", "concentration of damage by chance",
          "Mean of the same number when flips fall on images regardless of class (99 shuffles, as for p_specific)."),
+    _damage("p_concentration", UNIT, "f", "1", "p, concentration of damage",
+         "Chance of an effective number of damaged classes as small when flips fall on images regardless of class (the same 99 "
+         "shuffles, so that 0.01 is the least). NaN where no drop is positive."),
     _damage("reliability", (), "f", "1", "reliability",
          "Split-half Pearson correlation of the unit × class drops after removing unit and class means, Spearman–Brown "
          "corrected, mean over 100 splits."),
