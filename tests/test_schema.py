@@ -17,19 +17,19 @@ TABLES = (VARIABLES, GROUP_VARIABLES, CURVE_VARIABLES, COMPARISON_VARIABLES, TRA
 @pytest.mark.parametrize("table", TABLES)
 def test_every_interval_says_which_sampling_it_covers(table: Mapping[str, Variable]) -> None:
     for name, row in table.items():
-        limit = name.endswith(("_low", "_high"))
-        assert bool(row.sampling) == limit, name
-        assert set(row.sampling) <= set(SAMPLINGS)
-        assert row.attrs.get("sampling") == (", ".join(row.sampling) or None)
-        if limit:
+        limit = name.endswith(("_low", "_high", "_upper", "_bound"))
+        assert bool(row.covers) == limit, name
+        assert set(row.covers) <= set(SAMPLINGS)
+        assert row.attrs.get("covers") == (" and ".join(row.covers) or None)
+        if name.endswith(("_low", "_high")):
             partner = name.removesuffix("_low").removesuffix("_high")
-            assert table[f"{partner}_low"].sampling == table[f"{partner}_high"].sampling
+            assert table[f"{partner}_low"].covers == table[f"{partner}_high"].covers
 
 
 def test_arrays_carry_it() -> None:
     found = unitlab.damage(simulated_study(3, 3, 60, 0))
-    limits = [name for name in found.data_vars if str(name).endswith(("_low", "_high"))]
-    assert len(limits) >= 4
+    limits = [name for name in found.data_vars if str(name).endswith(("_low", "_high", "_upper", "_bound"))]
+    assert len(limits) == 16
     for name in limits:
-        assert found[name].attrs["sampling"] == "images"
-    assert unitlab.random_bases().difference_low.attrs["sampling"] == "images, bases"
+        assert found[name].attrs["covers"] == "images"
+    assert unitlab.random_bases().difference_low.attrs["covers"] == "images and bases"

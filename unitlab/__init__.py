@@ -15,11 +15,14 @@ from unitlab.errors import UnitlabError
 if TYPE_CHECKING:
     from unitlab import recipes as recipes
     from unitlab.analysis.accuracies import confusion as confusion
+    from unitlab.analysis.agreement import agreement as agreement
+    from unitlab.analysis.agreement import reliability as reliability
+    from unitlab.analysis.agreement import selective_damage as selective_damage
     from unitlab.analysis.attributes import attributes as attributes
+    from unitlab.analysis.comparisons.direction_comparison import compare_directions as compare_directions
+    from unitlab.analysis.comparisons.direction_comparison import random_bases as random_bases
     from unitlab.analysis.correlations import correlations as correlations
     from unitlab.analysis.damage import damage as damage
-    from unitlab.analysis.direction_comparison import compare_directions as compare_directions
-    from unitlab.analysis.direction_comparison import random_bases as random_bases
     from unitlab.analysis.discrimination import discrimination as discrimination
     from unitlab.analysis.regression import regression as regression
     from unitlab.analysis.training_choices import training_choices as training_choices
@@ -43,8 +46,9 @@ _WHERE = {
     "ablate": "unitlab.compute.sweep.run",
     "ablate_groups": "unitlab.compute.unit_groups",
     "add_recipe": "unitlab.recipes",
+    "agreement": "unitlab.analysis.agreement",
     "attributes": "unitlab.analysis.attributes",
-    "compare_directions": "unitlab.analysis.direction_comparison",
+    "compare_directions": "unitlab.analysis.comparisons.direction_comparison",
     "confusion": "unitlab.analysis.accuracies",
     "correlations": "unitlab.analysis.correlations",
     "cumulative": "unitlab.compute.cumulative",
@@ -54,9 +58,11 @@ _WHERE = {
     "explore": "unitlab.views.explorer",
     "images": "unitlab.compute.images.datasets",
     "load": "unitlab.catalog",
-    "random_bases": "unitlab.analysis.direction_comparison",
+    "random_bases": "unitlab.analysis.comparisons.direction_comparison",
     "regression": "unitlab.analysis.regression",
+    "reliability": "unitlab.analysis.agreement",
     "report": "unitlab.views.report",
+    "selective_damage": "unitlab.analysis.agreement",
     "studies": "unitlab.catalog",
     "training_choices": "unitlab.analysis.training_choices",
     "verify": "unitlab.compute.verify",

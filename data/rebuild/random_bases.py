@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import unitlab
-from unitlab.analysis.direction_comparison import write_random_bases
+from unitlab.analysis.comparisons.direction_comparison import write_random_bases
 from unitlab.compute.networks import bundled_network
 
 NAME, LAYER, SEEDS = "vgg_fashion", "conv3_2", range(10)

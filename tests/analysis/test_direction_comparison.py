@@ -16,7 +16,7 @@ from simulated_study import simulated_study, study_of_predictions
 
 import unitlab
 from unitlab import UnitlabError
-from unitlab.analysis.direction_comparison import CALIPER, crossed_interval, write_random_bases
+from unitlab.analysis.comparisons.direction_comparison import CALIPER, crossed_interval, write_random_bases
 from unitlab.files import bundled_folder
 from unitlab.schema import COMPARISON_VARIABLES
 

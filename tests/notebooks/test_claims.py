@@ -43,7 +43,7 @@ def test_single_units_hurt_classes() -> None:
 
 def test_directions_hurt_single_classes_less_than_units() -> None:
     found, said = unitlab.random_bases(), text_of("directions_batch_norm_dropout")
-    assert found.difference_low.attrs["sampling"] == found.difference_high.attrs["sampling"] == "images, bases"
+    assert found.difference_low.attrs["covers"] == found.difference_high.attrs["covers"] == "images and bases"
     told = {name: found.sel(measure=name) for name in ("max_class_drop_crossfit", "overall_drop", "max_class_auc")}
     crossfit = told["max_class_drop_crossfit"]
     assert (crossfit.difference_high < 0).all()

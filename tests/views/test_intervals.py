@@ -25,7 +25,7 @@ def study() -> xr.Dataset:
 
 @pytest.fixture(scope="module")
 def table(study: xr.Dataset) -> pd.DataFrame:
-    return unitlab.correlations(study, n_boot=100)
+    return unitlab.correlations(study)
 
 
 def drawn(figure: object) -> object:

@@ -20,6 +20,7 @@ from unitlab.analysis.paired_tests import (
     mcnemar_p_values,
     sign_flip_distribution,
     sign_flip_p_values,
+    simultaneous,
 )
 from unitlab.analysis.requirements import check_level, class_positions, require
 from unitlab.analysis.specificity import Specificity, concentration
@@ -56,12 +57,15 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0, progress: boo
         ``margin_drop`` (logits) with ``margin_drop_low``, ``margin_drop_high``, ``margin_p_value``, ``margin_q_value``;
         ``margin_specific`` (logits: what the class loses beyond what the unit costs all and all units cost the class) with
         ``_low``, ``_high``, ``_p_value``, ``_q_value``; ``n_broken``, ``n_fixed``.
-        Over ``unit``: ``overall_drop``, ``max_class_drop`` with ``max_class_drop_null``, ``max_class`` (position along
-        category), ``max_class_drop_crossfit`` with ``max_class_drop_crossfit_null``, ``max_z``, ``p_any``, ``p_specific``,
-        ``p_margin_specific``, ``n_damaged``, ``concentration`` with ``concentration_null`` and ``p_concentration``. One number:
-        ``reliability``. Attributes: the study's, ``level``, ``seed``, ``n_tested`` of ``n_cells`` (the cells in which enough
-        images change for a p of 0.05). Each variable's attributes hold its definition. Where the study has ``cluster``, splits,
-        intervals and tests go by cluster.
+        Over ``unit``: ``overall_drop`` with ``overall_drop_low``, ``overall_drop_high`` (for all units at once),
+        ``overall_drop_upper`` (one-sided) and ``p_overall``; ``max_class_drop`` with ``max_class_drop_low``, ``_high`` (for the
+        worst of all classes) and ``max_class_drop_null``, ``max_class`` (position along category);
+        ``max_class_drop_crossfit`` with ``_low``, ``_high`` (for all units at once) and ``_null``; ``max_z``, ``p_any``,
+        ``p_specific``, ``p_margin_specific``, ``n_damaged``, ``concentration`` with ``concentration_null`` and
+        ``p_concentration``. One number each: ``overall_drop_bound`` (no unit costs more), ``reliability`` with
+        ``reliability_low``, ``reliability_high``. Attributes: the study's, ``level``, ``seed``, ``n_tested`` of ``n_cells``
+        (the cells in which enough images change for a p of 0.05). Each variable's attributes hold its definition, and which
+        sampling an interval covers. Where the study has ``cluster``, splits, intervals and tests go by cluster.
 
     Raises
     ------
@@ -88,7 +92,7 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0, progress: boo
     broken, fixed = (ds[name].values.astype(np.int64) for name in ("n_broken", "n_fixed"))
     cells = (ClusterCells if images.clustered else ImageCells)(images, broken, fixed)
     tests, largest = exact_tests(cells), largest_drop(drop)
-    crossfit, reliability = crossfit_and_reliability(images, seed)
+    crossfit, reliability = crossfit_and_reliability(images, seed, level)
     specific = Specificity(images, seed, progress)
     contrasts = MarginContrasts(images)
     values: dict[str, Array] = {
@@ -100,29 +104,71 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0, progress: boo
         **margin_drops(images, level),
         **contrasts.cells(level),
         "p_margin_specific": contrasts.p_value(seed, progress),
-        **paired_intervals(cells, level),
+        **paired_intervals(cells, largest["max_class"], level),
+        **overall_intervals(images, broken, fixed, level),
         **tests,
         **false_discoveries(tests["p_value"], cells, drop),
         **largest,
         "max_class_drop_null": specific.limit,
-        "max_class_drop_crossfit": crossfit,
+        **not_narrower(crossfit, cells, largest["max_class"], level),
         "max_class_drop_crossfit_null": specific.crossfit_limit,
         "p_specific": specific.p_value,
         "concentration": concentration(np.nan_to_num(drop)),
         "concentration_null": specific.concentration,
         "p_concentration": specific.p_concentration(concentration(np.nan_to_num(drop))),
-        "reliability": np.array(reliability),
+        **reliability,
     }
     some = np.isfinite(values["p_value"])
     counts = {"n_tested": int((np.exp2(1.0 - cells.n_changed[some]) <= ALPHA).sum()), "n_cells": int(some.sum())}
     return described_like(ds, values, {"level": level, "seed": seed, "n_splits": SPLITS, **counts})
 
 
-def paired_intervals(cells: Cells, level: float) -> dict[str, Array]:
-    """Intervals of the accuracy drops: of so many images as the design effect leaves independent."""
+def paired_intervals(cells: Cells, worst: Array, level: float) -> dict[str, Array]:
+    """Intervals of the accuracy drops: of so many images as the design effect leaves independent.
+
+    The class that is named because it is a unit's ``worst`` of K is covered where the intervals of all K are.
+    """
     effect = cells.design_effect
-    low, high = bonett_price(cells.broken / effect, cells.fixed / effect, cells.n_images / effect, level, cells.degrees)
-    return {"drop_low": low, "drop_high": high}
+    counts = (cells.broken / effect, cells.fixed / effect, cells.n_images / effect)
+    low, high = bonett_price(*counts, level, cells.degrees)
+    worst_low, worst_high = _of_worst(cells, worst, simultaneous(level, int((cells.n_images > 0).sum())))
+    return {"drop_low": low, "drop_high": high, "max_class_drop_low": worst_low, "max_class_drop_high": worst_high}
+
+
+def _of_worst(cells: Cells, worst: Array, level: float) -> tuple[Array, Array]:
+    """Limits of the drop of the unit's class ``worst``; NaN where that is −1."""
+    effect, place = cells.design_effect, np.maximum(worst, 0)[:, None]
+    limits = bonett_price(cells.broken / effect, cells.fixed / effect, cells.n_images / effect, level, cells.degrees)
+    low, high = (np.where(worst >= 0, np.take_along_axis(limit, place, 1)[:, 0], np.nan) for limit in limits)
+    return low, high
+
+
+def not_narrower(crossfit: dict[str, Array], cells: Cells, worst: Array, level: float) -> dict[str, Array]:
+    """Intervals of the cross-fitted drops that are as wide as that of the worst class, at least: a jackknife of the few images
+    that change may see no variance at all."""
+    mean = crossfit["max_class_drop_crossfit"]
+    low, high = _of_worst(cells, worst, simultaneous(level, len(worst)))
+    half = np.fmax((crossfit["max_class_drop_crossfit_high"] - crossfit["max_class_drop_crossfit_low"]) / 2, (high - low) / 2)
+    return {**crossfit, "max_class_drop_crossfit_low": mean - half, "max_class_drop_crossfit_high": mean + half}
+
+
+def overall_intervals(images: PairedImages, broken: Array, fixed: Array, level: float) -> dict[str, Array]:
+    """The exact test and the intervals of the overall drops, a class as a cell of its own: all images are one."""
+    whole = images.of_one_class()
+    counts = broken.sum(1, keepdims=True), fixed.sum(1, keepdims=True)
+    cells = (ClusterCells if images.clustered else ImageCells)(whole, *counts)
+    effect = cells.design_effect
+    of_each = (cells.broken / effect, cells.fixed / effect, cells.n_images / effect)
+    low, high = bonett_price(*of_each, simultaneous(level, len(broken)), cells.degrees)
+    # one-sided: what lies above has half the chance
+    upper = bonett_price(*of_each, 2 * level - 1, cells.degrees)[1][:, 0]
+    return {
+        "overall_drop_low": low[:, 0],
+        "overall_drop_high": high[:, 0],
+        "overall_drop_upper": upper,
+        "overall_drop_bound": np.array(upper.max()),
+        "p_overall": cells.p_value[:, 0],
+    }
 
 
 def exact_tests(cells: Cells) -> dict[str, Array]:

@@ -97,3 +97,8 @@ def _weight_below(row: Array, weights: Array) -> Array:
     place = np.empty(len(row), np.int64)
     place[order] = new.cumsum() - 1
     return np.asarray(below[place])
+
+
+def area_under_roc(values: Array, label: Array, n_categories: int) -> Array:
+    """(unit, category): area under the ROC curve of values (unit, image) or of their negatives, whichever is larger."""
+    return weighted_discrimination(values, label, n_categories, np.ones((len(label), 1)))[1][0]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from unitlab.analysis.requirements import class_positions, require
+from unitlab.analysis.requirements import class_positions, require, require_all_images
 
 Array = np.ndarray[Any, Any]
 
@@ -33,12 +34,27 @@ class PairedImages:
         self.right = (ds["baseline_prediction"].values == ds["label"].values)[self.order]
         self.baseline_margin = ds["baseline_margin"].values[self.order].astype(np.float64)
         self.n_images = np.bincount(position, minlength=self.n_categories)
+        require_all_images(ds, self.n_images, what)
         new = np.ones(len(position), bool)
         new[1:] = (np.diff(self.position) != 0) | (np.diff(self.cluster) != 0)
         self.block_start = np.flatnonzero(new)
         self.block_size = np.diff(np.append(self.block_start, len(position)))
         self.block_position = self.position[self.block_start]
         self.clustered = bool((self.block_size > 1).any()) or len(np.unique(self.cluster)) < len(position)
+
+    def of_one_class(self) -> PairedImages:
+        """The same images as if all were of one class, in the order of the clusters, which are whole."""
+        one = copy(self)
+        one.n_categories, one.n_images = 1, np.array([len(self.order)])
+        one.position = np.zeros_like(self.position)
+        by_cluster = np.argsort(self.cluster, kind="stable")
+        one.order, one.in_order = self.order[by_cluster], False
+        one.label, one.right, one.cluster = self.label[by_cluster], self.right[by_cluster], self.cluster[by_cluster]
+        one.baseline_margin = self.baseline_margin[by_cluster]
+        one.block_start = np.flatnonzero(np.diff(one.cluster, prepend=-1))
+        one.block_size = np.diff(np.append(one.block_start, len(self.order)))
+        one.block_position = np.zeros_like(one.block_start)
+        return one
 
     def class_slices(self) -> list[tuple[int, slice]]:
         """(position of the class, its images) for every class that has any."""
@@ -53,6 +69,10 @@ class PairedImages:
     def margin_drops(self, units: slice | Array) -> Array:
         """Float64, (unit, image)."""
         return self._ordered("label_margin_drop", units).astype(np.float64)
+
+    def activations(self, name: str, units: slice) -> Array:
+        """``activation_mean`` or ``activation_max``, (unit, image)."""
+        return self._ordered(name, units)
 
     def _ordered(self, name: str, units: slice | Array) -> Array:
         values = self.ds[name][units].values

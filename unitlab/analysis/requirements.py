@@ -26,6 +26,15 @@ def require(ds: xr.Dataset, names: Iterable[str], what: str) -> None:
         raise UnitlabError(f"{what} needs one {empty[0]} or more; this dataset has none")
 
 
+def require_all_images(ds: xr.Dataset, n_images: np.ndarray[Any, Any], what: str) -> None:
+    """Refuse a study of which images were left out: its counts and means are still of all."""
+    if "n_images" in ds and not np.array_equal(n_images, ds["n_images"].values):
+        raise UnitlabError(
+            f"{what} needs all images of the study: it counts {int(ds['n_images'].sum())}, and {int(n_images.sum())} are "
+            "here, or they have other labels. Units may be left out, ds.sel(unit=...), images not; compute a study of these"
+        )
+
+
 def class_positions(ds: xr.Dataset, index: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Positions along ``category`` of the class indices that label and prediction hold."""
     known = ds["category_index"].values if "category_index" in ds.variables else np.arange(ds.sizes["category"])

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from unitlab.analysis import LEVEL
-from unitlab.analysis.bundled_results import read_results, write_results
+from unitlab.analysis.comparisons.bundled_results import read_results, write_results
 from unitlab.analysis.correlations import measures
 from unitlab.analysis.paired_tests import student_quantile
 from unitlab.analysis.requirements import check_level
@@ -108,8 +108,8 @@ def student_t_interval(values: xr.DataArray, dim: str = "seed", *, level: float 
     -------
     xarray.Dataset
         ``mean``, ``low``, ``high`` in the unit of ``values`` and ``n`` over the other dimensions; ``low`` and ``high`` are
-        NaN where fewer than two values are there. The attributes ``level`` and ``sampling``: what the interval covers, such
-        as "seeds"; images are those that were measured.
+        NaN where fewer than two values are there. The attributes ``level`` and ``covers``: which sampling the interval covers,
+        such as "seeds"; images are those that were measured.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def student_t_interval(values: xr.DataArray, dim: str = "seed", *, level: float 
     half = xr.zeros_like(mean) + student_quantile((1 + level) / 2, two - 1) * spread / np.sqrt(two)
     covered = {"seed": "seeds", "unit": "units", "image": "images", "basis": "bases"}.get(dim, dim)
     limits = {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
-    return xr.Dataset(limits, attrs={"level": level, "sampling": covered})
+    return xr.Dataset(limits, attrs={"level": level, "covers": covered})
 
 
 def effects(values: xr.DataArray) -> xr.DataArray:

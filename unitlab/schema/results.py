@@ -20,9 +20,9 @@ DAMAGE = (
          "Mean over the images of the class of the drop of the margin; positive = damage."),
     _damage("margin_drop_low", CELL, "f", "logit", "mean margin drop, lower limit",
          "Lower limit of the paired t interval of the mean margin drop, over clusters where images come in clusters.",
-         sampling=_IMAGES),
+         covers=_IMAGES),
     _damage("margin_drop_high", CELL, "f", "logit", "mean margin drop, upper limit",
-         "Upper limit of the paired t interval of the mean margin drop.", sampling=_IMAGES),
+         "Upper limit of the paired t interval of the mean margin drop.", covers=_IMAGES),
     _damage("margin_p_value", CELL, "f", "1", "p of the margin drop",
          "Two-sided paired t test of the mean margin drop, over clusters where images come in clusters."),
     _damage("margin_q_value", CELL, "f", "1", "q of the margin drop",
@@ -37,18 +37,18 @@ DAMAGE = (
          "five images (clusters)."),
     _damage("margin_specific_low", CELL, "f", "logit", "specific margin drop, lower limit",
          "Lower limit of the t interval of the specific margin drop, over clusters where images come in clusters; the units "
-         "are those of the study.", sampling=_IMAGES),
+         "are those of the study.", covers=_IMAGES),
     _damage("margin_specific_high", CELL, "f", "logit", "specific margin drop, upper limit",
-         "Upper limit of the t interval of the specific margin drop.", sampling=_IMAGES),
+         "Upper limit of the t interval of the specific margin drop.", covers=_IMAGES),
     _damage("margin_specific_p_value", CELL, "f", "1", "p of the specific margin drop",
          "Two-sided t test that the specific margin drop is 0, over clusters where images come in clusters."),
     _damage("margin_specific_q_value", CELL, "f", "1", "q of the specific margin drop",
          "The same p adjusted for false discoveries over all cells that have one (Benjamini and Hochberg 1995)."),
     _damage("drop_low", CELL, "f", "1", "accuracy drop, lower limit",
          "Lower limit of the interval of the accuracy drop after Bonett and Price (2012); where images come in clusters with "
-         "the number of images divided by the design effect, and Student's t over clusters.", sampling=_IMAGES),
+         "the number of images divided by the design effect, and Student's t over clusters.", covers=_IMAGES),
     _damage("drop_high", CELL, "f", "1", "accuracy drop, upper limit", "Upper limit of the interval of the accuracy drop.",
-         sampling=_IMAGES),
+         covers=_IMAGES),
     _damage("p_value", CELL, "f", "1", "p",
          "Two-sided exact paired test that the ablation changes nothing: McNemar; where images come in clusters, sign flips "
          "of cluster sums. NaN for a class without images."),
@@ -56,8 +56,27 @@ DAMAGE = (
          "p adjusted for false discoveries over all cells with images: step-down Benjamini–Hochberg for discrete tests "
          "(Döhler, Durand and Roquain 2018), which knows the p-values that each cell's exact test can attain."),
     _damage("damaged", CELL, "b", "1", "damaged", "q ≤ 0.05 and accuracy drop > 0."),
+    _damage("overall_drop_low", UNIT, "f", "1", "overall drop, lower limit",
+         "Lower limit of the interval of the overall drop after Bonett and Price (2012), at level 1 − 0.05/number of units, so "
+         "that the intervals of all units hold at once; where images come in clusters as for the accuracy drop.",
+         covers=_IMAGES),
+    _damage("overall_drop_high", UNIT, "f", "1", "overall drop, upper limit", "Upper limit of the same interval.",
+         covers=_IMAGES),
+    _damage("overall_drop_upper", UNIT, "f", "1", "overall drop, one-sided upper limit",
+         "What the overall drop of this one unit stays below, one-sided, 95 %.", covers=_IMAGES),
+    _damage("overall_drop_bound", (), "f", "1", "no unit costs more",
+         "The largest of the units' one-sided 95 % upper limits of the overall drop. For each d, given beforehand, that is at "
+         "least this, 'no unit costs more than d' is shown (non-inferiority, intersection–union).", covers=_IMAGES),
+    _damage("p_overall", UNIT, "f", "1", "p, overall drop",
+         "Two-sided exact paired test that the overall accuracy does not change: McNemar; where images come in clusters, sign "
+         "flips of cluster sums."),
     _damage("max_class_drop", UNIT, "f", "1", "max class drop",
          "The largest accuracy drop over classes. Biased upward: it is positive under pure chance."),
+    _damage("max_class_drop_low", UNIT, "f", "1", "max class drop, lower limit",
+         "Lower limit of the interval of the accuracy drop of the most damaged class, at level 1 − 0.05/K, as it is named "
+         "because it is the worst of K classes.", covers=_IMAGES),
+    _damage("max_class_drop_high", UNIT, "f", "1", "max class drop, upper limit", "Upper limit of the same interval.",
+         covers=_IMAGES),
     _damage("max_class_drop_null", UNIT, "f", "1", "max class drop, 95 % of chance",
          "What 95 % of the max class drops stay below when the unit's flips fall on images regardless of class (99 shuffles, "
          "as for p_specific)."),
@@ -67,6 +86,12 @@ DAMAGE = (
          "The drop of the class chosen on one half of the images, measured on the other; mean over 100 class-stratified, "
          "cluster-respecting splits, both directions, ties averaged. Zero on average under chance; it is the drop of a class "
          "selected on half the data, not an estimate of the true maximum."),
+    _damage("max_class_drop_crossfit_low", UNIT, "f", "1", "max class drop, cross-fitted, lower limit",
+         "Lower limit of the t interval of the cross-fitted max class drop, its variance by a jackknife over 20 groups of "
+         "image clusters, at level 1 − 0.05/number of units, so that the intervals of all units hold at once; at least as wide "
+         "as that of the accuracy drop of the most damaged class at this level.", covers=_IMAGES),
+    _damage("max_class_drop_crossfit_high", UNIT, "f", "1", "max class drop, cross-fitted, upper limit",
+         "Upper limit of the same interval.", covers=_IMAGES),
     _damage("max_class_drop_crossfit_null", UNIT, "f", "1", "max class drop, cross-fitted, 95 % of chance",
          "What 95 % of the cross-fitted max class drops stay below when the unit's flips fall on images regardless of class "
          "(99 shuffles, as for p_specific; six splits each, fewer than of the value itself, which makes it about 3 % too wide "
@@ -94,8 +119,13 @@ DAMAGE = (
          "Chance of an effective number of damaged classes as small when flips fall on images regardless of class (the same 99 "
          "shuffles, so that 0.01 is the least). NaN where no drop is positive."),
     _damage("reliability", (), "f", "1", "reliability",
-         "Split-half Pearson correlation of the unit × class drops after removing unit and class means, Spearman–Brown "
-         "corrected, mean over 100 splits."),
+         "Split-half correlation of the unit × class drops after removing unit and class means, a class with the weight of its "
+         "images, Spearman–Brown corrected, mean over 100 splits; from −1 to 1."),
+    _damage("reliability_low", (), "f", "1", "reliability, lower limit",
+         "Lower limit of the 95 % interval of the reliability over images: delete-group jackknife over up to 20 groups of "
+         "image clusters, for Fisher's z of the split-half correlation.", covers=_IMAGES),
+    _damage("reliability_high", (), "f", "1", "reliability, upper limit",
+         "Upper limit of the same interval over images.", covers=_IMAGES),
     _confusion("predicted", ("predicted",), "T", "1", "predicted class",
          "Class predicted after the ablation (of lost images) or before it (of won ones).", coordinate=True),
     _confusion("n_lost", _MOVED, "i", "images", "lost",
@@ -114,6 +144,10 @@ ATTRIBUTES = (
          "mean."),
     _attributes("class_selectivity_max", UNIT, "f", "1", "class selectivity, spatial max",
          "The same formula with the class means of the spatial max activation."),
+    _attributes("class_selectivity_by_class", CELL, "f", "1", "selectivity for the class",
+         "(μ − μrest)/(μ + μrest) of the class means of the spatial mean activation, μ that of the class, μrest the mean of "
+         "the other classes' means: from −1 to 1. NaN for a unit with a negative class mean, for a cell whose sum is 0, and "
+         "for a class without images or without others."),
     _attributes("max_class_correlation", UNIT, "f", "1", "max class correlation",
          "The largest Pearson correlation over classes of the spatial max activation with the predicted probability of the "
          "class (Zhou et al. 2018)."),
@@ -121,12 +155,20 @@ ATTRIBUTES = (
          "Position along category of the largest class correlation; −1 where none is defined."),
     _attributes("mutual_information", UNIT, "f", "bit", "mutual information with the class",
          "Mutual information of the label and the spatial mean activation in a bin for zero (and below) and ten quantile "
-         "bins, Miller–Madow corrected, so that it may be slightly negative. NaN for a dead unit."),
+         "bins, from counts, minus its mean under permuted labels (exact; where images come in clusters, these are permuted, "
+         "20 shuffles), so that it may be slightly negative. NaN for a dead unit."),
     _attributes("top_precision", UNIT, "f", "1", "precision of the top images",
          "Share of the most frequent class among the 20 images of the largest spatial max activation (fewer, where fewer are "
          "above zero). NaN for a dead unit."),
     _attributes("first_order_margin_drop_overall", UNIT, "f", "logit", "first-order margin drop, all images",
          "Mean over all images of the first-order estimate of the margin lost to a zero ablation."),
+    _attributes("ablated_distance", UNIT, "f", "1", "distance of the ablated activation",
+         "Root of the mean square of (spatial mean activation under the ablation − the unit's mean) / standard deviation over "
+         "images: 0 for a mean ablation, 1 for one that resamples; the more, the further zero is from what the unit ever does. "
+         "The map's pattern, and the other units' activations, are not looked at. NaN for a constant unit."),
+    _attributes("ablated_typicality", UNIT, "f", "1", "typicality of the ablated activation",
+         "Twice the share of the images whose spatial mean activation is at or below (at or above, if that is smaller) what "
+         "the ablation leaves, at most 1: 0 where no image has one as extreme, about ½ for an ablation that resamples."),
     _discrimination("class_d_prime", CELL, "f", "1", "class d′",
          "|μ₁ − μ₀| / √((σ₁² + σ₀²)/2) of the spatial mean activation, images of the class against all others; the same for v "
          "and −v. NaN for a constant unit, and for a class without images or without others."),
@@ -151,8 +193,8 @@ CURVES = (
          "Correct predictions / images, top-1, with the first k units of the order silenced (or only they kept)."),
     _curves("accuracy_low", _CURVE, "f", "1", "accuracy, lower limit",
          "Lower limit of the 95 % interval of the accuracy (Wilson 1927); where images come in clusters with the number of "
-         "images divided by the design effect.", sampling=_IMAGES),
-    _curves("accuracy_high", _CURVE, "f", "1", "accuracy, upper limit", "Upper limit of the same interval.", sampling=_IMAGES),
+         "images divided by the design effect.", covers=_IMAGES),
+    _curves("accuracy_high", _CURVE, "f", "1", "accuracy, upper limit", "Upper limit of the same interval.", covers=_IMAGES),
     _curves("mean_balanced_accuracy", _CURVE, "f", "1", "mean balanced accuracy",
          "Mean over the classes with images of their balanced accuracies."),
     _curves("class_accuracy", (*_CURVE, "category"), "f", "1", "class accuracy",
@@ -213,9 +255,9 @@ COMPARISON = (
          "pairs of like energy stay. 0 for the removed energy, which a study does not hold by image."),
     _comparison("difference_low", ("comparison", "measure"), "f", "1", "lower limit",
          "Lower limit, mean − √((t·error over bases)² + (t·error over images)²), with Student's t over bases and over samples "
-         "of the images; NaN for one basis.", sampling=("images", "bases")),
+         "of the images; NaN for one basis.", covers=("images", "bases")),
     _comparison("difference_high", ("comparison", "measure"), "f", "1", "upper limit", "Upper limit of the same interval.",
-         sampling=("images", "bases")),
+         covers=("images", "bases")),
 )  # fmt: skip
 
 _training = partial(Variable, "training")
@@ -227,9 +269,18 @@ _OF_TRAINING = (
     "mutual_information", "top_precision", "fraction_active", "mean_activation", "l1_norm_folded",
 )  # fmt: skip
 _KNOWN = {row.name: row for row in (*STUDY, *LAYER, *ABLATION, *DAMAGE, *ATTRIBUTES)}
+# written before the mean under permuted labels was taken off
+_MILLER_MADOW = replace(
+    _KNOWN["mutual_information"],
+    comment=(
+        "Mutual information of the label and the spatial mean activation in a bin for zero (and below) and ten quantile bins, "
+        "Miller–Madow corrected. NaN for a dead unit."
+    ),
+)
 TRAINING = (
     *(_KNOWN[name] for name in ("unit", "category")),
-    *(replace(_KNOWN[name], dims=(*_NETWORK, *_KNOWN[name].dims)) for name in _OF_TRAINING),
+    *(replace(_KNOWN[name], dims=(*_NETWORK, *_KNOWN[name].dims)) for name in _OF_TRAINING if name != _MILLER_MADOW.name),
+    replace(_MILLER_MADOW, dims=(*_NETWORK, *UNIT)),
     _training("arm", ("arm",), "T", "1", "training", "How the network was trained.", coordinate=True),
     _training("seed", ("seed",), "i", "1", "seed",
          "Seed of the initial weights and of the order of the images; the same for all arms.", coordinate=True),

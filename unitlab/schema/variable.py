@@ -24,10 +24,10 @@ class Variable:
     required: bool = True
     coordinate: bool = False
     # of an interval's limits: which sampling they cover, of `SAMPLINGS`; what is not named was held as it is
-    sampling: tuple[str, ...] = ()
+    covers: tuple[str, ...] = ()
 
     @property
     def attrs(self) -> dict[str, Any]:
         """What an array of this variable carries."""
-        covered = {"sampling": ", ".join(self.sampling)} if self.sampling else {}
+        covered = {"covers": " and ".join(self.covers)} if self.covers else {}
         return {"long_name": self.long_name, "units": self.units, "comment": self.comment, **covered}

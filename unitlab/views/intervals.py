@@ -108,7 +108,7 @@ def _label(row: Any) -> str:
 def correlations(
     tables: pd.DataFrame | Mapping[str, pd.DataFrame], y: str = "max_class_drop_crossfit", *, kind: str = "spearman"
 ) -> hv.Overlay:
-    """How every attribute of the units correlates with an importance: coefficients with 95 % intervals over units.
+    """How every attribute of the units correlates with an importance: coefficients with 95 % intervals over units and images.
 
     Filled where q ≤ 0.05 within the table, hollow elsewhere.
 
@@ -135,7 +135,7 @@ def correlations(
     --------
     >>> import unitlab
     >>> from unitlab import plots
-    >>> figure = plots.correlations(unitlab.correlations(unitlab.load("vgg_fashion"), n_boot=100), "overall_drop")
+    >>> figure = plots.correlations(unitlab.correlations(unitlab.load("vgg_fashion")), "overall_drop")
     """
     if kind not in KINDS:
         raise UnitlabError(f"kind is {kind!r}; expected one of {', '.join(KINDS)}")

@@ -11,14 +11,14 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from unitlab.analysis import LEVEL
-from unitlab.analysis.bundled_results import read_results, write_results
+from unitlab.analysis.comparisons.bundled_results import read_results, write_results
+from unitlab.analysis.comparisons.resampled_images import bootstrap_weights, resampled_drops
 from unitlab.analysis.discrimination import UNITS_AT_ONCE, discrimination, weighted_discrimination
 from unitlab.analysis.paired_images import PairedImages
 from unitlab.analysis.paired_tests import student_quantile
 from unitlab.analysis.requirements import check_level, check_n_boot, require
-from unitlab.analysis.splits import crossfit_and_reliability
+from unitlab.analysis.splits import crossfit
 from unitlab.analysis.undefined import leading, mean_of_defined, ratio
-from unitlab.analysis.weighted_images import WeightedImages
 from unitlab.errors import UnitlabError, check_seed
 from unitlab.schema import COMPARISON_VARIABLES, described
 
@@ -27,9 +27,7 @@ Array = np.ndarray[Any, Any]
 MEASURES = (
     "removed_energy", "overall_drop", "max_class_drop", "max_class_drop_crossfit", "max_class_d_prime", "max_class_auc",
 )  # fmt: skip
-DROPS = ("overall_drop", "max_class_drop", "max_class_drop_crossfit")
 CALIPER = 1.25
-SAMPLES_AT_ONCE = 50
 
 
 def compare_directions(
@@ -101,7 +99,7 @@ def compare_directions(
     check_n_boot(n_boot)
     others = [directions] if isinstance(directions, xr.Dataset) else list(directions)
     _check(units, others)
-    weights = WeightedImages(units).bootstrap_weights(n_boot, np.random.default_rng(seed))
+    weights = bootstrap_weights(PairedImages(units, "compare_directions"), n_boot, np.random.default_rng(seed))
     of_units, units_resampled = _values(units, seed), _resampled(units, weights, seed)
     number = units["unit"].values
     of_directions = np.empty((len(MEASURES), len(others), others[0].sizes["unit"]))
@@ -229,7 +227,7 @@ def _values(ds: xr.Dataset, seed: int) -> Array:
         "removed_energy": ds["removed_energy"].values,
         "overall_drop": ds["overall_drop"].values,
         "max_class_drop": leading(ds["accuracy_drop"].values)[0],
-        "max_class_drop_crossfit": crossfit_and_reliability(PairedImages(ds, "compare_directions"), seed)[0],
+        "max_class_drop_crossfit": crossfit(PairedImages(ds, "compare_directions"), seed),
         "max_class_d_prime": told["max_class_d_prime"].values,
         "max_class_auc": told["max_class_auc"].values,
     }
@@ -238,21 +236,20 @@ def _values(ds: xr.Dataset, seed: int) -> Array:
 
 def _resampled(ds: xr.Dataset, weights: Array, seed: int) -> Array:
     """The same (sample, measure, unit) where images count ``weights`` (image, sample) times; the removed energy stays."""
-    weighted = WeightedImages(ds)
-    images = weighted.images
+    images = PairedImages(ds, "compare_directions")
     values = np.empty((weights.shape[1], len(MEASURES), ds.sizes["unit"]))
     values[:, 0] = ds["removed_energy"].values
-    for first in range(0, len(values), width := min(weighted.samples_at_once(), SAMPLES_AT_ONCE)):
+    # about 200 MB of sums
+    width = int(np.clip((1 << 24) // (ds.sizes["unit"] * images.n_categories), 1, 50))
+    for first in range(0, len(values), width):
         some = slice(first, first + width)
         # the same splits in halves for units and directions
-        drops = weighted.values(DROPS, weights[:, some], np.random.default_rng(seed))
-        for place, name in enumerate(DROPS, start=1):
-            values[some, place] = drops[name]
+        values[some, 1:4] = np.stack(resampled_drops(images, weights[:, some], seed), 1)
         for unit in range(0, ds.sizes["unit"], UNITS_AT_ONCE):
             those = slice(unit, unit + UNITS_AT_ONCE)
-            activation = ds["activation_mean"][those].values[:, images.order]
+            activation = images.activations("activation_mean", those)
             told = weighted_discrimination(activation, images.position, images.n_categories, weights[:, some])
-            for place, of_classes in enumerate(told, start=1 + len(DROPS)):
+            for place, of_classes in enumerate(told, start=4):
                 values[some, place, those] = leading(of_classes)[0]
     return values
 
