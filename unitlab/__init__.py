@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from unitlab.compute.cumulative import cumulative as cumulative
     from unitlab.compute.estimate import estimate as estimate
     from unitlab.compute.images.datasets import images as images
+    from unitlab.compute.network import network as network
     from unitlab.compute.sweep.run import ablate as ablate
     from unitlab.compute.unit_groups import ablate_groups as ablate_groups
     from unitlab.compute.verify import verify as verify
@@ -58,6 +59,7 @@ _WHERE = {
     "explore": "unitlab.views.explorer",
     "images": "unitlab.compute.images.datasets",
     "load": "unitlab.catalog",
+    "network": "unitlab.compute.network",
     "random_bases": "unitlab.analysis.comparisons.direction_comparison",
     "regression": "unitlab.analysis.regression",
     "reliability": "unitlab.analysis.agreement",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from simulated_study import simulated_study
@@ -12,6 +13,7 @@ from sklearn.metrics import mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
 
 import unitlab
+from unitlab import UnitlabError
 from unitlab.analysis.attributes import selectivity
 from unitlab.analysis.mutual_information import mutual_information
 from unitlab.schema import VARIABLES
@@ -143,3 +145,9 @@ def test_bundled_studies_have_attributes(name: str) -> None:
     for attribute in ("class_selectivity", "class_selectivity_max", "mutual_information", "top_precision"):
         assert np.isfinite(found[attribute].values[alive]).all()
     assert ((found.class_selectivity.values[alive] > 0) & (found.class_selectivity.values[alive] <= 1)).all()
+
+
+def test_numbers_along_another_dimension_than_the_units_are_refused_with_the_remedy() -> None:
+    ds = unitlab.load("vgg_fashion").assign(iou=pd.Series(range(64)))
+    with pytest.raises(UnitlabError, match=r"'iou' has a number for each unit, but along 'dim_0'.*iou=\('unit', values\)"):
+        unitlab.correlations(ds)

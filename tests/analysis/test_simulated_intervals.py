@@ -88,3 +88,39 @@ def test_intervals_of_correlations_cover(name: str, options: dict[str, float]) -
                 print(f"\n| {' | '.join(cells)} | {found:.3f} |", end="")
             assert covered >= at_least(n)
             assert options["rho"] or found <= 1 - at_least(n)
+
+
+def test_intervals_of_reliability_cover() -> None:
+    """The share of the variance of the drops, unit and class means taken off, that is not the luck of the images."""
+    n, sizes = STUDIES or 20, np.array([30, 60, 60, 120, 150])
+    label, weight = np.repeat(np.arange(5), sizes), sizes / sizes.sum()
+    covered, found, truth = [], [], []
+    for seed in range(n):
+        random = np.random.default_rng(seed)
+        chance = np.clip(random.gamma(1, 0.06, (30, 5)), 0, 0.9)
+        centred = chance - (chance @ weight)[:, None] - chance.mean(0) + (chance @ weight).mean()
+        # noise loses one unit's and one class's mean
+        noise = (chance * (1 - chance)).mean() / len(label) * 4 * 29 / 30
+        signal = (centred**2 @ weight).mean()
+        truth.append(signal / (signal + noise))
+        broken = random.random((30, len(label))) < chance[:, label]
+        damage = unitlab.damage(study_of_predictions(label, label, np.where(broken, (label + 1) % 5, label), 5), seed=seed)
+        found.append(float(damage.reliability))
+        covered.append(bool(damage.reliability_low <= truth[-1] <= damage.reliability_high))
+    if STUDIES:
+        print(f"\n| reliability {np.mean(found):.3f}, true {np.mean(truth):.3f} | {np.mean(covered):.3f} |", end="")
+    assert np.mean(covered) >= at_least(n) - 0.02 and abs(np.mean(found) - np.mean(truth)) < 0.03
+
+
+def test_intervals_of_selective_damage_cover() -> None:
+    n = STUDIES or 20
+    tables = [
+        unitlab.selective_damage(drawn_study(seed, n_units=40, n_images=400, rho=0.6), seed=seed, progress=False)
+        for seed in range(n)
+    ]
+    for row in tables[0].index:
+        value, low, high = (np.array([table.loc[row, column] for table in tables]) for column in ("value", "low", "high"))
+        covered = float(((low <= value.mean()) & (value.mean() <= high)).mean())
+        if STUDIES:
+            print(f"\n| {row} | {value.mean():.2f} | {covered:.3f} | {(high - low).mean():.2f} |", end="")
+        assert covered >= at_least(n) and ((low < value) & (value < high)).all()

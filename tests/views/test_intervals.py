@@ -86,3 +86,8 @@ def test_what_cannot_be_plotted(table: pd.DataFrame, study: xr.Dataset) -> None:
     ):
         with pytest.raises(UnitlabError, match=message):
             refused()
+
+
+def test_a_dataset_is_no_table() -> None:
+    with pytest.raises(UnitlabError, match=r"takes a table .* given: Dataset"):
+        plots.intervals(unitlab.load("vgg_fashion"))

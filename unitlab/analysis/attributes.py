@@ -10,13 +10,18 @@ import xarray as xr
 from unitlab.analysis.mutual_information import ChanceInformation, activation_bins, plug_in_information
 from unitlab.analysis.requirements import class_positions, require, require_all_images
 from unitlab.analysis.undefined import leading, ratio
+from unitlab.errors import UnitlabError
 from unitlab.schema import VARIABLES, described_like
+from unitlab.schema.stored import UNDEFINED, why_undefined
 
 Array = np.ndarray[Any, Any]
 
+# older studies, or those by hooks, lack them
+OPTIONAL = ("outgoing_l1_norm", "outgoing_l2_norm", "first_order_margin_drop")
 STORED = (
     "class_activation", "class_correlation", "l1_norm", "l2_norm", "l1_norm_folded", "l2_norm_folded",
-    "batch_norm_scale", "fraction_active", "mean_activation", "max_activation", "first_order_margin_drop",
+    "batch_norm_scale", "fraction_active", "mean_activation", "max_activation",
+    *OPTIONAL,
 )  # fmt: skip
 
 
@@ -34,14 +39,14 @@ def attributes(ds: xr.Dataset) -> xr.Dataset:
     xarray.Dataset
         Over ``unit``: ``class_selectivity``, ``class_selectivity_max``, ``max_class_correlation``,
         ``max_correlation_class`` (position along category), ``l1_norm``, ``l2_norm``, ``l1_norm_folded``,
-        ``l2_norm_folded``, ``batch_norm_scale``, ``mutual_information`` (bits), ``top_precision``, ``fraction_active``,
-        ``mean_activation``, ``max_activation``, ``first_order_margin_drop_overall`` (logits), and how far the ablation is from
-        the unit's own activations, ``ablated_distance`` and ``ablated_typicality`` (not for directions). Over
-        ``unit, category``: ``class_activation``, ``class_correlation``, ``class_selectivity_by_class``,
-        ``first_order_margin_drop``. Each variable's attributes hold its definition, and ``n_undefined``, the number of units
-        for which it is NaN (over classes also ``n_undefined_cells``); the dataset's hold ``n_dead``. The first-order estimates
-        are left out where the study was computed without them. Class selectivity is NaN for directions, whose coordinates are
-        signed; `unitlab.discrimination` has measures for both.
+        ``l2_norm_folded``, ``batch_norm_scale``, ``outgoing_l1_norm``, ``outgoing_l2_norm``, ``mutual_information`` (bits),
+        ``top_precision``, ``fraction_active``, ``mean_activation``, ``max_activation``, ``first_order_margin_drop_overall``
+        (logits), and how far the ablation is from the unit's own activations, ``ablated_distance`` and ``ablated_typicality``
+        (not for directions). Over ``unit, category``: ``class_activation``, ``class_correlation``,
+        ``class_selectivity_by_class``, ``first_order_margin_drop``. Each variable's attributes hold its definition, and
+        ``n_undefined``, the number of units for which it is NaN (over classes also ``n_undefined_cells``); the dataset's hold
+        ``n_dead``. The first-order estimates are left out where the study was computed without them. Class selectivity is NaN
+        for directions, whose coordinates are signed; `unitlab.discrimination` has measures for both.
 
     Raises
     ------
@@ -58,7 +63,12 @@ def attributes(ds: xr.Dataset) -> xr.Dataset:
     >>> unitlab.attributes(unitlab.load("vgg_emoji")).class_selectivity.dims
     ('unit',)
     """
-    needed = [name for name in STORED if name != "first_order_margin_drop"]
+    return attributes_with(ds, information=True)
+
+
+def attributes_with(ds: xr.Dataset, *, information: bool) -> xr.Dataset:
+    """`attributes`, without the mutual information where it is not asked for: it takes longer than all others."""
+    needed = [name for name in STORED if name not in OPTIONAL]
     require(
         ds, [*needed, "label", "n_images", "activation_mean", "activation_max", "top_image", "top_activation"], "attributes"
     )
@@ -75,11 +85,12 @@ def attributes(ds: xr.Dataset) -> xr.Dataset:
         "max_class_correlation": best,
         "max_correlation_class": best_class,
         "class_selectivity_by_class": selectivity(ds["class_activation"].values.astype(float), n, by_class=True),
-        "mutual_information": _information(mean, label, ds["cluster"].values if "cluster" in ds else None),
         "top_precision": _top_precision(ds["top_image"].values, ds["top_activation"].values, label),
         **_ablated(ds, mean),
     }
-    found["mutual_information"][dead] = np.nan
+    if information:
+        bits = _information(mean, label, ds["cluster"].values if "cluster" in ds else None)
+        found["mutual_information"] = np.where(dead, np.nan, bits)
     if "basis" in ds:
         # coordinates along directions are signed, whatever their means happen to be
         for name in ("class_selectivity", "class_selectivity_max", "class_selectivity_by_class"):
@@ -123,8 +134,30 @@ def _ablated(ds: xr.Dataset, mean: Array) -> dict[str, Array]:
     return {"ablated_distance": distance, "ablated_typicality": np.minimum(2 * np.minimum(below, above), 1).mean(1)}
 
 
+def undefined_attributes(ds: xr.Dataset) -> str:
+    """Attributes that no unit of a study has, and why; "" where there are none."""
+    names = [name for name in UNDEFINED if name in ds and ds[name].isnull().all()]
+    if "basis" in ds or (ds["class_activation"].min("category") < 0).all():
+        names += ["class_selectivity", "class_selectivity_max"]
+    return why_undefined(names)
+
+
 def own_attributes(ds: xr.Dataset) -> dict[str, xr.DataArray]:
-    """Numbers of the units that are none of the schema's: those that the reader has added."""
+    """Numbers of the units that are none of the schema's: those that the reader has added.
+
+    Raises
+    ------
+    UnitlabError
+        One number for each unit, along another dimension, as `xarray.Dataset.assign` makes of a bare series.
+    """
+    known = {dim for row in VARIABLES.values() for dim in row.dims}
+    for name, variable in ds.data_vars.items():
+        dims = variable.dims
+        if name not in VARIABLES and len(dims) == 1 and dims[0] not in known and len(variable) == ds.sizes["unit"]:
+            raise UnitlabError(
+                f"'{name}' has a number for each unit, but along '{dims[0]}'; say that they are the units': "
+                f"ds.assign({name}=('unit', values))"
+            )
     return {
         str(name): variable
         for name, variable in ds.data_vars.items()

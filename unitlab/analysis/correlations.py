@@ -11,7 +11,7 @@ import scipy
 import xarray as xr
 
 from unitlab.analysis import LEVEL
-from unitlab.analysis.attributes import attributes, own_attributes
+from unitlab.analysis.attributes import attributes_with, own_attributes
 from unitlab.analysis.damage import damage, largest_drop
 from unitlab.analysis.jackknife import correlation_interval, fisher_z, image_groups, jackknife_variance, unit_groups
 from unitlab.analysis.left_out_images import MEASURED, LeftOutImages
@@ -34,7 +34,10 @@ KINDS = ("spearman", "pearson")
 Y = ("overall_drop", "max_class_drop_crossfit")
 QUICK = ("accuracy_drop", "overall_drop", "max_class_drop", "max_class_drop_crossfit")  # damage that needs no tests
 POSITIONS = ("max_class", "max_correlation_class")  # numbers of classes are no measures
-OF_FILTERS = {"l1_norm", "l2_norm", "l1_norm_folded", "l2_norm_folded", "batch_norm_scale"}  # depend on no image
+# depend on no image
+OF_FILTERS = {
+    "l1_norm", "l2_norm", "l1_norm_folded", "l2_norm_folded", "batch_norm_scale", "outgoing_l1_norm", "outgoing_l2_norm",
+}  # fmt: skip
 # the study keeps too little to measure these without some images
 HELD = {"max_class_correlation", "first_order_margin_drop_overall"}
 OF_DROPS = {
@@ -52,11 +55,12 @@ def measures(ds: xr.Dataset, *, seed: int = 0, damage_alone: bool = False, only:
     known = xr.Dataset()
     if quickly is None or not quickly <= {*QUICK, *own_attributes(ds)}:
         try:
-            known = attributes(ds)
+            known = attributes_with(ds, information=quickly is None or "mutual_information" in quickly)
         except UnitlabError:
             if not damage_alone:
                 raise
-    if quickly is not None and quickly <= {*QUICK, *own_attributes(ds), *known.data_vars}:
+    without = {"first_order_margin_drop_overall"}  # where the study has none
+    if quickly is not None and quickly <= {*QUICK, *own_attributes(ds), *known.data_vars, *without}:
         found = _quick_damage(ds, seed)
     else:
         found = damage(ds, seed=seed)

@@ -66,7 +66,8 @@ def regression(ds: xr.Dataset, y: str, x: Iterable[str], *, folds: int = 5, seed
     """
     if not isinstance(y, str):
         raise UnitlabError(f"y is {y!r}; expected the name of one importance, for example 'accuracy_drop'")
-    known = measures(ds, seed=seed)
+    x = [x] if isinstance(x, str) else list(x)
+    known = measures(ds, seed=seed, only=[y, *x])
     target = known[chosen(known, y, [UNIT, CELL])[0]]
     names = chosen(known, x, [UNIT, CELL] if target.dims == CELL else [UNIT])
     if not names or len(set(names)) < len(names) or y in names:

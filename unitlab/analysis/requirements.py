@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from unitlab.errors import UnitlabError, nearest_names
+from unitlab.errors import UnitlabError, units_in_ranges
 
 
 def require(ds: xr.Dataset, names: Iterable[str], what: str) -> None:
@@ -57,8 +58,7 @@ def unit_position(ds: xr.Dataset, unit: int) -> int:
     found = np.flatnonzero(units == unit)
     if len(found) == 0:
         raise UnitlabError(
-            f"the study has no unit {unit}; it has {len(units)}, from {units.min()} to {units.max()}. "
-            f"{nearest_names(str(unit), map(str, units))}"
+            f"the study has no unit {unit}; it has {len(units)}: {shorten(units_in_ranges(units), 60, placeholder=' …')}"
         )
     return int(found[0])
 

@@ -60,7 +60,13 @@ def intervals(
     >>> columns = ["coefficient", "coefficient_low", "coefficient_high"]
     >>> figure = plots.intervals(found.set_index("attribute"), *columns, xlabel="standard deviations")
     """
-    named = {"": tables} if isinstance(tables, pd.DataFrame) else dict(tables)
+    named = {"": tables} if isinstance(tables, pd.DataFrame) else dict(tables) if isinstance(tables, Mapping) else {}
+    if not named or not all(isinstance(table, pd.DataFrame) for table in named.values()):
+        raise UnitlabError(
+            f"plots.intervals takes a table (pandas.DataFrame) of estimates, or several by label; given: "
+            f"{type(tables).__name__}. unitlab.correlations and unitlab.regression give such "
+            "tables, ds[['overall_drop', …]].to_dataframe() makes one"
+        )
     rows = list(dict.fromkeys(row for table in named.values() for row in table.index))
     if not rows:
         raise UnitlabError("there is nothing to plot; give a table with a row for every estimate")
