@@ -35,6 +35,27 @@ def test_single_units_hurt_classes() -> None:
     assert (min(named, key=named.__getitem__), max(named, key=named.__getitem__)) == ("alexnet_fashion", "resnet_emoji")
     np.testing.assert_allclose([named["alexnet_fashion"], named["resnet_emoji"]], [1 / 3, 5 / 6], atol=0.03)
 
+    hurt = {
+        name: int(((benjamini_hochberg(d.p_overall.values) <= ALPHA) & (d.overall_drop.values > 0)).sum())
+        for name, d in found.items()
+    }
+    bound = {name: 100 * float(d.overall_drop_bound) for name, d in found.items()}
+    assert "no unit costs more than 2.2 points (emoji) or 0.5 (Fashion-MNIST) of the accuracy over all images" in said
+    assert 2.1 < max(bound["vgg_emoji"], bound["resnet_emoji"]) <= 2.2
+    assert 0.4 < max(bound["vgg_fashion"], bound["alexnet_fashion"]) <= 0.5
+    assert "no unit more than 2.2 points, with 95 % confidence" in text_of("start") and bound["vgg_emoji"] <= 2.2
+    assert "24 of 64 units of vgg_emoji and 14 of 96 of resnet_emoji do hurt overall, none is shown to" in said
+    assert hurt == {"vgg_emoji": 24, "resnet_emoji": 14, "vgg_fashion": 0, "alexnet_fashion": 0}
+
+    rises, won = [], []
+    for d in found.values():
+        rises.append(float((d.precision_drop.values[d.damaged.values] < 0).mean()))
+        net = (d.n_broken - d.n_fixed).values
+        won.append(round(-100 * net[net < 0].sum() / net[net > 0].sum()))
+    assert "precision rises in nine of ten damaged cells or nearly all of them" in said and 0.88 < min(rises) < max(rises) < 1
+    assert "other classes win 57 to 86 images for every 100 that classes lose" in said and (min(won), max(won)) == (57, 86)
+    assert all((d.margin_drop.values[d.damaged.values] > 0).mean() > 0.95 for d in found.values())
+
     cells = {name: round(100 * float(d.damaged.values.mean())) for name, d in found.items()}
     assert "two to three percent of the (unit, class) cells" in said and "1,000 images a class, four to ten" in said
     assert {cells["vgg_emoji"], cells["resnet_emoji"]} == {2, 3}
