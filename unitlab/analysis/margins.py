@@ -153,7 +153,7 @@ class MarginContrasts:
             return np.asarray(one_hot @ values).reshape(n, images.n_categories, -1)
 
         known = np.isfinite(self.of_unit)
-        draws = Draws(np.flatnonzero(known & (self.of_unit > 0)), self.n_units, 0, LEAST_SHUFFLES)
+        draws = Draws(np.flatnonzero(known & (self.of_unit > 0)), self.n_units, 0, LEAST_SHUFFLES, brief=True)
         centre, scale = np.zeros((2, self.n_units, images.n_categories), np.float32)
         observed = np.zeros(self.n_units, np.float32)
         for batch, (_, n) in enumerate(draws.batches("do margins single out classes", progress)):
