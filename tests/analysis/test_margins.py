@@ -111,7 +111,8 @@ def test_the_p_value_of_a_unit_is_that_of_all_permutations() -> None:
     found = contrasts.p_value(0, False)
     for unit, row in enumerate(contrasts.of(slice(None))):
         # ten images are one stratum; each in the spread of its class
-        values = (row - row.mean()) / contrasts.of_class[label]
+        weight = 1 / contrasts.of_class[label] ** 2
+        values = (row - row @ weight / weight.sum()) / contrasts.of_class[label]
         centre, deviation = 5 * values.mean(), np.sqrt(5 * 5 / 9 / 10 * ((values - values.mean()) ** 2).sum())
         sums = np.array([values[list(some)].sum() for some in combinations(range(10), 5)])
         # of two classes the other one has what the one has not

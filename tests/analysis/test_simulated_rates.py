@@ -281,7 +281,6 @@ def test_margins_of_a_class_that_a_unit_singles_out(
         cell.append(found[cells].mean())
         unit.append(np.mean(false_discovery_control(of_units)[:8] <= 0.05))
         false.append(share_of_false(found, cells))
-    print(np.mean(cell), np.mean(unit), np.mean(false))
     told(name, float(np.mean(cell)), float(np.mean(unit)), float(np.mean(false)))
     assert np.mean(cell) >= at_least[0] and np.mean(unit) >= at_least[1]
     assert np.mean(false) <= (0.06 if STUDIES >= 20 else 0.12)

@@ -175,8 +175,9 @@ class MarginContrasts:
     def _standardised(self, units: Array, blocks: Blocks) -> Array:
         """Contrasts of whole blocks in spreads of their unit and class, (block, unit)."""
         contrasts = self.of(units)
-        # about the mean over images, which a class of few images does not move
-        contrasts -= contrasts.mean(1, keepdims=True)
+        # about a mean over images that neither a class of few images nor one of much spread moves
+        weight = 1 / self.of_class[self.images.position] ** 2
+        contrasts -= (contrasts @ weight / weight.sum())[:, None]
         if blocks.n < contrasts.shape[1]:
             contrasts = np.add.reduceat(contrasts, self.images.block_start, axis=1)
         contrasts /= self.of_unit[units, None]
