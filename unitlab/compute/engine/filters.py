@@ -33,7 +33,7 @@ POOLING_FUNCTIONS = (
     functional.max_pool2d, functional.avg_pool2d, functional.adaptive_avg_pool2d, functional.adaptive_max_pool2d, torch.flatten,
     torch.max_pool2d,
 )  # fmt: skip
-METHODS = ("relu", "flatten", "contiguous", "squeeze", "view", "reshape")
+METHODS = ("relu", "contiguous", "squeeze")
 
 
 def filter_attributes(graph: NetworkGraph | None, site: Site, units: int) -> dict[str, np.ndarray]:
@@ -183,6 +183,12 @@ def _hands_on(node: torch.fx.Node) -> bool:
         given = node.args[1:] or (node.kwargs.get("dim", ()),)
         dims = given[0] if isinstance(given[0], Sequence) else given
         return bool(dims) and set(dims) <= {2, 3, -1, -2}
+    sizes = node.args[1:]
+    if node.target in ("view", "reshape"):
+        # (image, everything else): other sizes may hand a unit's positions to its neighbours
+        return len(sizes) == 2
+    if node.target in ("flatten", torch.flatten):
+        return (*sizes, node.kwargs.get("start_dim", 0))[0] == 1
     if node.op == "call_method":
         return node.target in METHODS
     return _is_function(node, (*ACTIVATION_FUNCTIONS, *POOLING_FUNCTIONS))
