@@ -40,6 +40,7 @@ def checked(model: nn.Module, layer: str, pixels: torch.Tensor, classes: int, ba
     assert_exact(
         model, pixels, module, int(call or 1) - 1, list(range(ds.sizes["unit"])), ds.prediction.values,
         ablation=ablation, donors=donors[chosen] if ablation == "resample" else None, basis=torch.as_tensor(ds.basis.values),
+        dim=ds.attrs["unit_dim"],
     )  # fmt: skip
     assert ds.attrs["verified_different"] == 0
     return ds
