@@ -16,6 +16,7 @@ Array = np.ndarray[Any, Any]
 
 LEAST_SHUFFLES = 199  # 99.9 % limits of 0 in so many are 0.034: Benjamini–Hochberg needs no more where most units are found
 HUBER, ROUNDS = 3.0, 10  # standard errors beyond which a class draws the line no further; steps of the fit
+MOST_SHUFFLES = 4999  # every image is shuffled; one unit alone is found among 250, nine among 2,048
 LEAST_CLASSES = 4  # a line through fewer class means fits noise
 LEAST_BLOCKS = 5  # a class of fewer images (clusters) tells its own spread too badly
 UNITS_AT_ONCE = 256
@@ -153,7 +154,7 @@ class MarginContrasts:
             return np.asarray(one_hot @ values).reshape(n, images.n_categories, -1)
 
         known = np.isfinite(self.of_unit)
-        draws = Draws(np.flatnonzero(known & (self.of_unit > 0)), self.n_units, 0, LEAST_SHUFFLES, brief=True)
+        draws = Draws(np.flatnonzero(known & (self.of_unit > 0)), self.n_units, 0, LEAST_SHUFFLES, most=MOST_SHUFFLES)
         centre, scale = np.zeros((2, self.n_units, images.n_categories), np.float32)
         observed = np.zeros(self.n_units, np.float32)
         for batch, (_, n) in enumerate(draws.batches("do margins single out classes", progress)):

@@ -40,13 +40,16 @@ class Draws:
     """Shuffles until it is known how often each of the ``active`` units is reached: ``reached``, of ``drawn``.
 
     After ``first`` shuffles those leave that were reached often enough, after ``least`` those that are sure to be found among
-    all, and where ``brief`` those that are sure not to be. There are so many that the least p of one unit of all can be found.
+    all. There are so many that the least p of one unit of all can be found; or ``most``, and then those leave, too, that are
+    sure not to be found.
     """
 
-    def __init__(self, active: Array, n_units: int, first: int, least: int, *, brief: bool = False) -> None:
-        self.active, self.first, self.least, self.brief = active, first, least, brief
+    def __init__(self, active: Array, n_units: int, first: int, least: int, *, most: int | None = None) -> None:
+        self.active, self.first, self.least, self.brief = active, first, least, most is not None
         self.reached, self.drawn = np.zeros(n_units, int), np.zeros(n_units, int)
         self.most = max(SHUFFLES, ENOUGH * n_units - 1)
+        if most is not None:
+            self.most = min(self.most, most)
 
     def batches(self, what: str, shown: bool) -> Iterator[tuple[int, int]]:
         """The first shuffle of each batch, and how many they are; a bar where they take more than two seconds."""

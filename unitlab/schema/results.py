@@ -109,7 +109,7 @@ DAMAGE = (
     _damage("p_margin_specific", UNIT, "f", "1", "p, margins of specific classes",
          "Chance of a max over classes of the studentised specific margin drop as large if classes are shuffled among images "
          "(clusters) within up to twenty strata of baseline margin. Each drop is told in the spread of its unit and that of "
-         "its class. 199 shuffles and more, as for p_specific."),
+         "its class. 199 to 4,999 shuffles, while a unit may be found among all."),
     _damage("n_damaged", UNIT, "i", "classes", "damaged classes", "Classes with q ≤ 0.05 and drop > 0."),
     _damage("concentration", UNIT, "f", "classes", "concentration of damage",
          "Effective number of damaged classes, (Σ d⁺)²/Σ (d⁺)²; NaN where no drop is positive."),
