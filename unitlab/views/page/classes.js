@@ -6,12 +6,12 @@ function share(from, to) {
   return { at: value => `${((Math.min(Math.max(value, from), to) - from) / span * 100).toFixed(2)}%`, width: value => `${(Math.abs(value) / span * 100).toFixed(2)}%` };
 }
 // a drop with its interval in a cell of a table; `marks` are lines to hold it against
-function drop_bar(value, low, high, scale, sure, marks = [], height = 22) {
-  const middle = height / 2, svg = element("svg", { role: "img", class: sure ? "sure" : "", height, "aria-label": `${text(value)} points, interval ${text(low)} to ${text(high)}${sure ? ", significant" : ""}` },
-    marks.map(t => element("line", { class: t === 0 ? "zero" : "grid", x1: scale.at(t), x2: scale.at(t), y1: 0, y2: height })),
-    element("rect", { class: value >= 0 ? "damage" : "help", x: scale.at(Math.min(0, value)), width: scale.width(value), y: 4, height: height - 8 }));
-  if (finite(low)) svg.append(element("line", { class: "limits", x1: scale.at(low), x2: scale.at(high), y1: middle, y2: middle }),
-    ...[low, high].map(end => element("line", { class: "limits", x1: scale.at(end), x2: scale.at(end), y1: middle - 4, y2: middle + 4 })));
+function dropBar(value, low, high, scale, sure, marks = []) {
+  const svg = element("svg", { role: "img", class: sure ? "sure" : "", "aria-label": `${text(value)} points, interval ${text(low)} to ${text(high)}${sure ? ", significant" : ""}` },
+    marks.map(t => element("line", { class: t === 0 ? "zero" : "grid", x1: scale.at(t), x2: scale.at(t), y1: 0, y2: "100%" })),
+    element("rect", { class: value >= 0 ? "damage" : "help", x: scale.at(Math.min(0, value)), width: scale.width(value), y: "18%", height: "64%" }));
+  if (finite(low)) svg.append(element("line", { class: "limits", x1: scale.at(low), x2: scale.at(high), y1: "50%", y2: "50%" }),
+    ...[low, high].map(end => element("line", { class: "limits", x1: scale.at(end), x2: scale.at(end), y1: "34%", y2: "66%" })));
   return svg;
 }
 const ends = values => { const known = [...values].filter(finite); return [Math.min(0, ...known), Math.max(0, ...known)]; };
@@ -70,7 +70,7 @@ function classesView(app) {
     const words = `${name}: ${count(study.n[k], "image")}, accuracy ${text(100 * study.accuracy[k])} %, drop ${text(row.drop[k])} points (${text(row.low[k])} to ${text(row.high[k])}), ${probability("q", row.q[k])}${changed}`;
     return element("tr", { class: (row.drop[k] >= 0 ? "damage" : "help") + (sure ? " sure" : "") + (open ? " open" : "") + (gap ? " gap" : ""), "data-category": name, title: words },
       element("th", { scope: "row" }, element("span", { role: "button", tabindex: first ? 0 : -1, "aria-pressed": String(open), dir: "auto" }, name + " ", element("small", {}, `(${study.n[k]})`))),
-      element("td", {}, drop_bar(row.drop[k], row.low[k], row.high[k], scale, sure, marks)), element("td", {}, text(row.drop[k])), element("td", {}, finite(row.q[k]) ? quotient(row.q[k]) : study.complete ? "–" : "…"));
+      element("td", {}, dropBar(row.drop[k], row.low[k], row.high[k], scale, sure, marks)), element("td", {}, text(row.drop[k])), element("td", {}, finite(row.q[k]) ? quotient(row.q[k]) : study.complete ? "–" : "…"));
   }
   const choose = target => { const row = target.closest("[data-category]"); if (row) app.chooseClass(row.dataset.category === state.category ? "" : row.dataset.category); };
   body.addEventListener("click", event => choose(event.target));

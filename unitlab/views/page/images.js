@@ -15,9 +15,9 @@ function imagesView(app) {
       const name = study.classes[tile.k], words = `${top.category ? "in the class" : "top"} image ${rank + 1}: ${name}, activation ${brief(tile.activation)}, ${tile.id}`;
       return element("figure", { title: `${name} · ${tile.id}`, "data-image": tile.id, ...app.pressable(tile) },
         picture(top.sheet, tile.place, words, tile.map, state.image_style, state.image_strength),
-        element("figcaption", {}, element("span", { dir: "auto" }, name), brief(tile.activation)));
+        element("figcaption", {}, element("span", { dir: "auto" }, name), " ", brief(tile.activation)));
     }));
-    $("note").textContent = `${state.image_style === "outline" ? "Bright: where the map is at least the threshold's share of its largest value. " : ""}Below: class, largest activation.${top.note ? " " + top.note : ""}`;
+    $("note").textContent = top.note ?? "";
   }
   $("style").addEventListener("change", () => set({ image_style: $("style").value }));
   $("strength").addEventListener("input", () => set({ image_strength: Number($("strength").value) }));

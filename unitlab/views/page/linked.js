@@ -19,12 +19,13 @@ function linkedViews(root, source, given, rows = 8) {
   app.values = name => name === OWN_DROP ? (state.byClass && state.byClass.category === state.category ? state.byClass.drop : null) : source.study.measure[name]?.values ?? null;
   app.worst = i => source.study.worst[i] < 0 ? "" : source.study.classes[source.study.worst[i]];
   app.pressable = () => ({});
+  app.go = values => set(values);
 
   // a row of the study for whoever shows it; what arrives after another choice is dropped
   const turns = {};
   app.load = (slot, kind, ask) => {
     const turn = turns[slot] = {}, found = source.row(kind, ask);
-    const take = row => turns[slot] === turn && set({ [slot]: row.missing ? { missing: row.missing, ...ask } : { ...row, ...ask } });
+    const take = row => turns[slot] === turn && set({ [slot]: { ...ask, ...row } });
     if (!(found instanceof Promise)) return take(found);
     found.then(take).catch(error => turns[slot] === turn && app.say(error.message, error.command));
   };
@@ -36,7 +37,7 @@ function linkedViews(root, source, given, rows = 8) {
   };
   on(["held", "measured", "unit"], () => app.load("row", "unit", { unit: state.unit }));
   on(["held", "measured", "category"], () => state.category ? app.load("byClass", "class", { category: state.category }) : set({ byClass: null }));
-  on(["held", "unit", "category", "top_of"], () => app.load("top", "top", { unit: state.unit, category: state.top_of === "class" ? state.category : "" }));
+  on(["held", "unit", "category", "top_of"], () => app.load("top", "top", source.topAsk(state.unit)));
 
   function headline() {
     const { study } = source, row = state.row, k = study.classPlace.get(state.category);
@@ -81,7 +82,7 @@ function linkedViews(root, source, given, rows = 8) {
   });
   $("every").addEventListener("click", () => app.chooseClass(""));
 
-  const history = makeHistory(app, () => { $("backward").disabled = !history.past.length; $("forward").disabled = !history.future.length; });
+  const history = makeHistory(app, values => app.go(values), () => { $("backward").disabled = !history.past.length; $("forward").disabled = !history.future.length; });
   $("backward").addEventListener("click", history.back);
   $("forward").addEventListener("click", history.forward);
   root.addEventListener("keydown", event => {

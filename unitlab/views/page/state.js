@@ -26,8 +26,8 @@ function makeState(first, failed) {
   return { state, set, on: (names, call) => heard.push([names, call]) };
 }
 
-// Back and Forward over what was open
-function makeHistory({ state, set, on }, changed) {
+// Back and Forward over what was open; where another layer has to be opened for it, it arrives later
+function makeHistory({ state, on }, go, changed) {
   const here = () => Object.fromEntries(PLACE.map(name => [name, state[name]]));
   const past = [], future = [];
   let now = here(), moving = false;
@@ -35,16 +35,16 @@ function makeHistory({ state, set, on }, changed) {
     const next = here();
     if (PLACE.every(name => same(next[name], now[name]))) return;
     if (!moving) { past.push(now); future.length = 0; }
+    moving = false;
     now = next;
     changed();
   });
-  const go = (from, to) => {
+  const move = (from, to) => {
     if (!from.length) return;
     to.push(now);
     moving = true;
-    try { set(from.pop()); } finally { moving = false; }
-    now = here();
+    go(from.pop());
     changed();
   };
-  return { back: () => go(past, future), forward: () => go(future, past), past, future };
+  return { back: () => move(past, future), forward: () => move(future, past), past, future };
 }

@@ -34,5 +34,5 @@ function reportSource(data) {
     class: ({ category }) => { const k = study.classPlace.get(category); return every(all => Float32Array.from(study.units, (_, i) => all[i * C + k])); },
     top: ({ unit }) => { const i = study.place.get(unit); if (!tops.has(i)) tops.set(i, top(i).then(found => { tops.set(i, found); return found; })); return tops.get(i); },
   };
-  return { live: false, study, row: (kind, ask) => kinds[kind](ask), ahead: () => {} };
+  return { live: false, study, row: (kind, ask) => kinds[kind](ask), ahead: () => {}, topAsk: unit => ({ unit, category: "" }) };
 }

@@ -15,8 +15,8 @@ function readFilter(words, known) {
 }
 
 function tableView(app) {
-  const { $, state, on, set, source } = app, body = $("rows-of-units"), perPage = app.rows;
-  let order = [], page = 0;
+  const { $, state, on, set, source } = app, body = $("rows-of-units");
+  let order = [], page = 0, perPage = app.rows;
   const value = (name, i) => name === "unit" ? source.study.units[i] : name === "worst" ? app.worst(i) : app.values(name)?.[i];
   const numbers = () => [OWN_DROP, ...source.study.variables];
 
@@ -34,7 +34,7 @@ function tableView(app) {
       return state.kept;
     }
   }
-  function arrange() {
+  function arrange(changed) {
     const { study } = source, some = kept(), name = state.sort, missing = v => v === null || v === undefined || Number.isNaN(v);
     // until the cross-fitted drops are there, units go by what is
     const by = !study.measure[name] && !["unit", "worst", OWN_DROP].includes(name) ? "max_class_drop" : name;
@@ -45,7 +45,8 @@ function tableView(app) {
     app.order = order.map(i => study.units[i]);
     page = 0;
     set({ kept: some });
-    follow();
+    if (changed.has("held") || changed.has("measured")) follow();
+    else draw();
   }
   function follow() {
     const at = order.indexOf(source.study.place.get(state.unit));
@@ -104,6 +105,13 @@ function tableView(app) {
   $("back").addEventListener("click", () => { page--; draw(); });
   $("on").addEventListener("click", () => { page++; draw(); });
   $("choose").addEventListener("toggle", () => $("choose").open && choose());
+  // as many rows as the pictures beside leave room for
+  const beside = $("pictures").closest(".ul-panel"), panel = body.closest(".ul-panel");
+  app.resized.push([beside, () => {
+    const row = body.rows[0]?.offsetHeight, aside = beside.offsetTop === panel.offsetTop, room = panel.clientHeight - body.parentNode.offsetTop - body.parentNode.tHead.offsetHeight - 8;
+    const wanted = aside && row ? Math.min(24, Math.max(app.rows, Math.floor(room / row))) : app.rows;
+    if (wanted !== perPage) { perPage = wanted; follow(); }
+  }]);
   on(["held", "measured", "byClass", "sort", "up", "filter"], arrange);
   on(["held", "measured", "category", "sort", "up", "columns"], heads);
   on(["columns", "category", "group"], draw);

@@ -94,7 +94,7 @@ function unitsView(app) {
       const floor = Math.max(0, scale.y0), cut = reach.map(([x, y]) => [x, Math.min(y, scale.y1)]);
       parts.push(area(cut, [[scale.x0, floor], [scale.x1, floor]], scale, "chance"));
     }
-    if (state.fit && state.line) {
+    if (state.fit?.x.length && state.line) {
       parts.push(area(state.fit.x.map((x, i) => [x, state.fit.high[i]]), state.fit.x.map((x, i) => [x, state.fit.low[i]]), scale, "band"),
         element("path", { class: "fit", "clip-path": "url(#frame)", d: path(state.fit.x.map((x, i) => [x, state.fit.fit[i]]), scale) }));
     }
