@@ -68,7 +68,7 @@ def test_a_click_changes_sentence_bars_and_images(notebook: NotebookPage, study:
         # the ring is around the point
         across, down = shown.point(unit)
         ring = pixels_of(notebook.page.screenshot(clip={"x": across - 12, "y": down - 12, "width": 24, "height": 24}))
-        assert share_near(ring, "#c25400") > 0.05
+        assert share_near(ring, "#b54c00") > 0.05
     expect(shown.root.locator(".ul-message")).to_be_hidden()
 
 
@@ -223,5 +223,25 @@ def test_a_cell_that_runs_again_leaves_nothing_behind(jupyter: JupyterServer, pa
     for _ in range(3):
         notebook.run_all()
         Shown(page)
-    assert len(page.evaluate(models)) == 2  # the explorer and its layout
+    page.wait_for_function(f"async () => Object.keys(await ({models})()).length === 2")  # the explorer and its layout
     assert page.locator(".ul-explorer").count() == 1
+
+
+def test_without_its_kernel_a_saved_notebook_shows_the_picture(jupyter: JupyterServer, page: Page) -> None:
+    written(jupyter, "saved.ipynb", "import unitlab\nunitlab.explore('vgg_fashion', unit=3)")
+    notebook = NotebookPage(page, jupyter.url, "saved.ipynb")
+    notebook.run_all()
+    Shown(page)
+    still = page.locator(".ul-snapshot")
+    expect(still).to_have_count(1)
+    expect(still).to_be_hidden()
+    saved = nbformat.read(jupyter.folder / "saved.ipynb", 4)
+    saved.cells[0].outputs = [
+        nbformat.from_dict(one) for one in page.evaluate("() => notebookPage.code()[0].model.outputs.toJSON()")
+    ]
+    nbformat.write(saved, jupyter.folder / "reopened.ipynb")
+    NotebookPage(page, jupyter.url, "reopened.ipynb")
+    expect(still).to_be_visible()
+    expect(still).to_contain_text("Unit 3 costs")
+    expect(still.locator("img")).to_have_count(2)
+    assert still.locator("img").first.evaluate("image => image.naturalWidth") == 1800

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from axe_playwright_python.sync_playwright import Axe
 from chromium import opened_page
 from explorer_page import ExplorerPage, at_once
 from PIL import Image
@@ -432,3 +433,47 @@ def test_another_layer_from_the_page(show: Show, page: Page) -> None:
         str(unit_finding(shown.explorer.measures, shown.explorer.unit))[:30]
     )
     assert shown.explorer.study == "vgg_fashion"
+
+
+SERIOUS = ("serious", "critical")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_serious(show: Show, study: xr.Dataset, theme: str) -> None:
+    shown = show(study, unit=4, category="class 2", selection=[3, 5])
+    shown.page.emulate_media(color_scheme=theme)
+    shown.page.add_style_tag(content="html { color-scheme: light dark; background: light-dark(#fff, #111); }")
+    expect(shown.root).to_have_attribute("data-theme", theme)
+    for title in ("Lost and won", "Class", "Group", "Definitions", "Take away"):
+        shown.tab(title)
+        shown.page.wait_for_timeout(200)
+        found = [one for one in Axe().run(shown.page).response["violations"] if one["impact"] in SERIOUS]
+        assert not found, [(one["id"], one["nodes"][0]["html"][:200], one["nodes"][0]["failureSummary"]) for one in found]
+
+
+def test_one_tab_stop_a_view_and_arrows_inside(show: Show, study: xr.Dataset) -> None:
+    shown = show(study, unit=4)
+    box = shown.root.locator("#unit")
+    shown.root.locator("#scatter").focus()
+    shown.page.keyboard.press("ArrowLeft")
+    expect(box).not_to_have_value("4")
+    for view, stops in ((".ul-classes tbody", 1), ("#table tbody", 1), ("#tab-heads", 1)):
+        assert shown.root.locator(f"{view} [tabindex='0'], {view} button[role=tab]:not([tabindex='-1'])").count() >= stops
+        assert shown.root.locator(f"{view} [tabindex='0']").count() == stops
+    # every bar by arrows, and a class by the space key
+    first = shown.root.locator(".ul-classes [role=button][tabindex='0']")
+    first.focus()
+    for _ in range(3):
+        shown.page.keyboard.press("ArrowDown")
+    name = shown.root.locator(".ul-classes [data-category]").nth(3).get_attribute("data-category")
+    shown.page.keyboard.press(" ")
+    expect(shown.root.locator("#class")).to_have_value(str(name))
+    shown.root.locator("#table tr[tabindex='0']").focus()
+    opened = box.input_value()
+    shown.page.keyboard.press("ArrowDown")
+    expect(box).not_to_have_value(opened)
+    # the ring is the project's own
+    ring = shown.root.locator("#table tr[tabindex='0']").evaluate(
+        "row => getComputedStyle(row).outlineColor + getComputedStyle(row).outlineWidth"
+    )
+    assert ring.startswith("rgb(0, 114, 178)") and ring.endswith("2px")

@@ -68,6 +68,10 @@ def explore(  # noqa: PLR0913
     3
     """
     with _uncollected():
+        # the page reads what shows widgets, and the module of all explorers, while Python imports the rest
+        from unitlab.views.explorer.first_page import open_first_page
+
+        open_first_page()
         from unitlab.views.explorer.explorer import opened_explorer
 
         return opened_explorer(

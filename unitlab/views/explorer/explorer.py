@@ -22,6 +22,7 @@ from unitlab.views.explorer.messages import sentence_of
 from unitlab.views.explorer.opened_studies import OpenedStudies, measured
 from unitlab.views.explorer.opening import StudySource
 from unitlab.views.explorer.places import shown_here
+from unitlab.views.explorer.snapshot import snapshot
 from unitlab.views.page import loader, module
 
 DEFAULT_X, OF_THE_CLASS = "overall_drop", "accuracy_drop"
@@ -67,8 +68,9 @@ class Explorer(anywidget.AnyWidget):
         self._remembered: dict[tuple[str, str, str], tuple[int, tuple[int, ...]]] = {}
         self._work: dict[str, BackgroundWork] = {}
         self._places: set[str] = set()
+        self._still: list[Any] = []  # where a picture of it stands in a notebook
         super().__init__(
-            _module=module(), _held=self._for_page(), _measured=study.measures_for_page(), study=self.opened.name,
+            _module=module(), _held=self._for_page(), _measured=study.for_page()[1], study=self.opened.name,
             layer=study.layer, ablation=study.ablation, **chosen_first,
         )  # fmt: skip
         self._ahead = self._rows_ahead()
@@ -95,13 +97,18 @@ class Explorer(anywidget.AnyWidget):
 
     def _ipython_display_(self) -> None:
         if self.comm is None:  # its cell ran again, and it is shown elsewhere
+            self._ahead = self._rows_ahead()
             self.layout.open()
             self.open()
-        shown_here(self)
+        self._still.append(shown_here(self, self._snapshot))
+
+    def _snapshot(self) -> str:
+        return snapshot(self._measured_study, self)
 
     def close(self) -> None:
         super().close()
         self.layout.close()
+        self._ahead = []
 
     def say(self, sentence: str, command: str = "") -> None:
         """Show a sentence above the views, with the command that helps; an empty one takes it away."""
@@ -211,7 +218,7 @@ class Explorer(anywidget.AnyWidget):
             with self.hold_sync():
                 self.study, self.layer, self.ablation = name, study.layer, study.ablation
                 self._arrive((name, study.layer, study.ablation), rest)
-                self._held, self._measured = self._for_page(), study.measures_for_page()
+                self._held, self._measured = self._for_page(), study.for_page()[1]
                 self._ahead = self._rows_ahead()
         finally:
             self._moving = False
@@ -232,7 +239,7 @@ class Explorer(anywidget.AnyWidget):
 
     def _for_page(self) -> dict[str, Any]:
         opened = {"studies": self.opened.names, "layers": self.source.layers}
-        return self._measured_study.names_for_page() | opened
+        return self._measured_study.for_page()[0] | opened
 
     def _rows_ahead(self) -> list[dict[str, Any]]:
         asks: list[dict[str, Any]] = [
@@ -259,9 +266,11 @@ class Explorer(anywidget.AnyWidget):
             if study is not self._measured_study:
                 return
             with self.hold_sync():
-                self._measured, self._ahead = study.measures_for_page(), self._rows_ahead()
+                self._measured, self._ahead = study.for_page()[1], self._rows_ahead()
                 if self._follow_y and self.y == "max_class_drop":
                     self.y = study.default_y
+            for place in self._still:
+                place.update({"text/html": self._snapshot(), "text/plain": repr(self)}, raw=True)
 
         measure_beside(study, self.source, done, self._failed)
 

@@ -115,6 +115,7 @@ class MeasuredStudy:
         self._read()
 
     def _read(self) -> None:
+        self._for_page: tuple[dict[str, Any], dict[str, Any]] | None = None
         found = self.measures
         self.n_images = found["n_images"].values
         # a unit that damages no class has no most damaged one
@@ -130,6 +131,12 @@ class MeasuredStudy:
             for name, variable in found.data_vars.items()
             if variable.dims == ("unit",) and variable.dtype.kind in "fi" and not str(name).endswith("_class")
         ]
+
+    def for_page(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """`names_for_page` and `measures_for_page`, made once for all explorers."""
+        if self._for_page is None:
+            self._for_page = self.names_for_page(), self.measures_for_page()
+        return self._for_page
 
     def names_for_page(self) -> dict[str, Any]:
         """What the page keeps of the study: names, and what never changes."""

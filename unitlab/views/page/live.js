@@ -56,7 +56,8 @@ function liveSource(model) {
     else one.done(unpacked(content, buffers));
   };
   model.on("msg:custom", hear);
-  model.on("comm_live_update", function () { if (!this.comm_live) source.lost(); });
+  const live = function () { if (!this.comm_live) source.lost(); };
+  model.on("comm_live_update", live);
 
   source.row = (kind, ask) => { const whole = { kind, ...ask }; return kept.get(key(whole)) ?? keep(whole, send(whole).then(withPictures)); };
   source.work = (kind, ask, told) => send({ kind, ...ask }, told);
@@ -65,7 +66,7 @@ function liveSource(model) {
   source.ahead = (...units) => { for (const unit of units) { source.row("unit", { unit }).catch?.(() => {}); source.row("top", source.topAsk(unit)).catch?.(() => {}); } };
   source.topAsk = unit => ({ unit, of: "all", category: "" });
   source.renew = again => { if (again) for (const name of [...kept.keys()]) if (OF_DROPS.some(kind => name.includes(`["kind","${kind}"]`))) kept.delete(name); read(); };
-  source.close = () => model.off("msg:custom", hear);
+  source.close = () => { model.off("msg:custom", hear); model.off("comm_live_update", live); kept.clear(); waiting.clear(); };
   read();
   return source;
 }

@@ -24,6 +24,7 @@ function explorer(model, root) {
     model.save_changes();
   };
   function hear() {
+    if (!model.get("_held")) return;
     const held = model.get("_held"), measured = model.get("_measured"), other = held.key !== source.study.key, more = measured.complete !== source.study.complete;
     if (other || more) { source.renew(true); hands = null; }
     hearing = true;
@@ -74,5 +75,11 @@ export function render({ model, el }) {
   window.addEventListener("keydown", keys, true);
   host.addEventListener("keydown", event => others(event) || event.stopPropagation());
   const close = explorer(model, root);
-  return () => { window.removeEventListener("keydown", keys, true); close(); };
+  // where the explorer lives, the picture that stands for it does not
+  const cell = el.closest(".jp-Cell, .cell, .output_area, .cell-output-ipywidget-background, .jp-OutputArea");
+  const hide = () => { for (const still of cell?.querySelectorAll(".ul-snapshot") ?? []) still.hidden = still.dataset.live = true; };
+  const outputs = new MutationObserver(hide);
+  if (cell) outputs.observe(cell, { childList: true, subtree: true });
+  hide();
+  return () => { window.removeEventListener("keydown", keys, true); outputs.disconnect(); close(); };
 }
