@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from simulated_study import simulated_groups
 
 import unitlab
@@ -36,9 +37,13 @@ def test_thumbnails_come_from_the_bundled_images() -> None:
 
 
 def test_what_is_computed_comes_before_what_is_bundled(own_home: Path) -> None:
-    write_study(own_home / "studies" / "vgg_emoji.zarr", simulated_groups())
+    write_study(own_home / "studies" / "vgg_emoji.zarr", simulated_groups(layer="conv5_3"))
     assert unitlab.studies().loc["vgg_emoji", "where"] == "computed"
-    assert unitlab.load("vgg_emoji").attrs["layer"] == "conv5_3"
+    assert unitlab.load("vgg_emoji", "conv5_3").sizes["image"] == 60
+    # another layer than the recipe's default does not take its place
+    assert unitlab.load("vgg_emoji").sizes["image"] == 4428
+    write_study(own_home / "studies" / "vgg_emoji.zarr", simulated_groups(layer="conv5_2"))
+    assert unitlab.load("vgg_emoji").sizes["image"] == 60
 
 
 def test_unknown_names() -> None:
@@ -89,3 +94,14 @@ def test_plain_xarray_opens_a_study_without_a_warning() -> None:
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd="/")
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[0]) == float(unitlab.load("vgg_fashion").accuracy_drop.max())
+
+
+def test_networks_come_by_name() -> None:
+    network, again = (unitlab.network(name) for name in ("vgg_emoji", "vgg_emoji+units"))
+    assert not network.training
+    for one, other in zip(network.state_dict().values(), again.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(UnitlabError, match=r"no recipe 'vgg_emojis' to compute\. Did you mean 'vgg_emoji'"):
+        unitlab.network("vgg_emojis")
+    with pytest.raises(UnitlabError, match="comes with its weights"):
+        unitlab.network("vgg_emoji", weights=__file__)

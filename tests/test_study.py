@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import stat
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import xarray as xr
 import zarr
 from simulated_study import LAYER, simulated_groups, simulated_study
 
+import unitlab
 from unitlab import UnitlabError
 from unitlab.store.files import MANIFEST, LocalFiles, read_manifest, write_manifest
 from unitlab.store.study import assemble, check_files, open_study, study_summary
@@ -378,3 +380,14 @@ def test_arrays_that_do_not_fit_the_schema_are_refused(
     with pytest.raises(UnitlabError, match=match):
         assemble(groups, LAYER, "zero")
     assert not (tmp_path / "bad.zarr").exists()
+
+
+def test_a_store_that_xarray_wrote_is_named_as_such(tmp_path: Path) -> None:
+    ds = unitlab.load("vgg_fashion").isel(unit=[3, 5])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr's format 3 has no texts of its own yet
+        ds.to_zarr(tmp_path / "mine.zarr")
+    with pytest.raises(UnitlabError, match=r"written by xarray.*ds = xarray\.open_zarr"):
+        unitlab.load(tmp_path / "mine.zarr")
+    with xr.open_zarr(tmp_path / "mine.zarr") as again:
+        np.testing.assert_array_equal(unitlab.damage(again).p_value, unitlab.damage(ds).p_value)

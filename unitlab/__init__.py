@@ -15,6 +15,9 @@ from unitlab.errors import UnitlabError
 if TYPE_CHECKING:
     from unitlab import recipes as recipes
     from unitlab.analysis.accuracies import confusion as confusion
+    from unitlab.analysis.agreement import agreement as agreement
+    from unitlab.analysis.agreement import reliability as reliability
+    from unitlab.analysis.agreement import selective_damage as selective_damage
     from unitlab.analysis.attributes import attributes as attributes
     from unitlab.analysis.correlations import correlations as correlations
     from unitlab.analysis.damage import damage as damage
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from unitlab.compute.cumulative import cumulative as cumulative
     from unitlab.compute.estimate import estimate as estimate
     from unitlab.compute.images.datasets import images as images
+    from unitlab.compute.network import network as network
     from unitlab.compute.sweep.run import ablate as ablate
     from unitlab.compute.unit_groups import ablate_groups as ablate_groups
     from unitlab.compute.verify import verify as verify
@@ -42,6 +46,7 @@ _WHERE = {
     "ablate": "unitlab.compute.sweep.run",
     "ablate_groups": "unitlab.compute.unit_groups",
     "add_recipe": "unitlab.recipes",
+    "agreement": "unitlab.analysis.agreement",
     "attributes": "unitlab.analysis.attributes",
     "compare_directions": "unitlab.analysis.direction_comparison",
     "confusion": "unitlab.analysis.accuracies",
@@ -53,8 +58,11 @@ _WHERE = {
     "explore": "unitlab.views.explorer",
     "images": "unitlab.compute.images.datasets",
     "load": "unitlab.catalog",
+    "network": "unitlab.compute.network",
     "regression": "unitlab.analysis.regression",
+    "reliability": "unitlab.analysis.agreement",
     "report": "unitlab.views.report",
+    "selective_damage": "unitlab.analysis.agreement",
     "studies": "unitlab.catalog",
     "training_choices": "unitlab.analysis.training_choices",
     "verify": "unitlab.compute.verify",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,30 +11,39 @@ import numpy as np
 import xarray as xr
 
 from unitlab.bundled_images import IMAGE_SETS, bundled_images
-from unitlab.errors import UnitlabError, nearest_names
-from unitlab.files import bundled_folder, home
+from unitlab.errors import UnitlabError, nearest_names, units_named
+from unitlab.files import bundled_folder, folder_bytes, home
 from unitlab.recipes import Recipe, known_recipes
 from unitlab.recipes.needs import what_is_needed
 from unitlab.schema import VARIABLES, variable_attrs
 from unitlab.store.arrays import LazyArray, lazy
-from unitlab.store.study import check_files, is_address, open_study, study_summary
+from unitlab.store.shards import PARTIAL, unfinished_images
+from unitlab.store.study import StudySummary, check_files, is_address, open_group, open_study, study_summary
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 STORE = ".zarr"
+KINDS = ("zero", "mean", "resample")
 
 
-def stored_studies() -> dict[str, tuple[str, Path]]:
-    """Name → (where, path) of every store that a name finds; what was computed here comes before what is bundled."""
-    found: dict[str, tuple[str, Path]] = {}
-    for where, folder in (("bundled", bundled_folder() / "studies"), ("computed", home() / "studies")):
+def stored_studies() -> dict[str, list[tuple[str, Path]]]:
+    """Name → (where, path) of its stores: what was computed here comes before what is bundled."""
+    found: dict[str, list[tuple[str, Path]]] = {}
+    for where, folder in (("computed", home() / "studies"), ("bundled", bundled_folder() / "studies")):
         if folder.is_dir():
-            for path in sorted(folder.iterdir()):
-                if path.suffix == STORE and path.is_dir():
-                    found[path.stem] = (where, path)
+            for path in sorted(folder.glob(f"*{STORE}")):
+                if path.is_dir():
+                    found.setdefault(path.stem, []).append((where, path))
     return found
+
+
+def computed_store(name: str, *, units: bool = False, images: bool = False) -> Path:
+    """Where the command computes the study of a name; of some units, or of other images than bundled ones, under its own."""
+    known = known_recipes().get(name)
+    images = images and known is not None and known.images.address in IMAGE_SETS
+    return home() / "studies" / f"{name}{'+images' if images else ''}{'+units' if units else ''}{STORE}"
 
 
 def studies() -> pd.DataFrame:
@@ -43,7 +53,8 @@ def studies() -> pd.DataFrame:
     -------
     pandas.DataFrame
         Index ``name``; columns ``network``, ``images``, ``layers``, ``categories``, ``where``: "bundled", "computed",
-        "recipe" (known, not computed yet) or "damaged".
+        "recipe" (known, not computed yet), "unfinished" or "damaged", ``size`` (bytes on disk of what was computed or is
+        bundled, unfinished sweeps included) and ``unfinished`` (how many images an interrupted sweep has done).
 
     Raises
     ------
@@ -59,37 +70,56 @@ def studies() -> pd.DataFrame:
     import pandas as pd
 
     rows: dict[str, dict[str, Any]] = {}
-    for name, (where, path) in stored_studies().items():
+    for name, stores in stored_studies().items():
+        where, path = stores[0]
         try:
-            found = study_summary(path)
+            found = [study_summary(store) for _, store in stores]
         except UnitlabError:
-            rows[name] = {"network": "", "images": "", "layers": "", "categories": 0, "where": "damaged"}
-            continue
-        rows[name] = {
-            "network": found.network,
-            "images": f"{found.n_images:,} of {found.images}",
-            "layers": ", ".join(found.layers),
-            "categories": found.categories,
-            "where": where,
-        }
+            rows[name] = {"where": "damaged"}
+        else:
+            first, layers = found[0], _joined_layers(found)
+            rows[name] = {
+                "network": first.network,
+                "images": f"{first.n_images:,} of {first.images}",
+                "layers": ", ".join(_with_units(path, layer) if layer in first.layers else layer for layer in layers),
+                "categories": first.categories,
+                "where": where,
+            }
+        rows[name]["size"] = sum(folder_bytes(store) for _, store in stores)
+    for folder in sorted((home() / "studies").glob(f"*{STORE}{PARTIAL}")):
+        row = rows.setdefault(folder.name.removesuffix(f"{STORE}{PARTIAL}"), {"where": "unfinished"})
+        row["size"] = row.get("size", 0) + folder_bytes(folder)
+        done, count = unfinished_images(folder.with_name(folder.name.removesuffix(PARTIAL)))
+        row["unfinished"] = f"{done:,} of {count:,} images"
     for name, known in known_recipes().items():
-        rows.setdefault(
-            name,
-            {
-                "network": known.title,
-                "images": known.images.name,
-                "layers": ", ".join(known.layers),
-                "categories": known.images.categories,
-                "where": "recipe",
-            },
-        )
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=["network", "images", "layers", "categories", "where"])
+        row = rows.setdefault(name, {"where": "recipe"})
+        if row["where"] in ("recipe", "unfinished"):
+            row |= {"network": known.title, "images": known.images.name, "layers": ", ".join(known.layers)}
+            row["categories"] = known.images.categories
+    columns = {"network": "", "images": "", "layers": "", "categories": 0, "where": "", "size": 0, "unfinished": ""}
+    table = pd.DataFrame.from_dict({name: {**columns, **row} for name, row in rows.items()}, orient="index", columns=[*columns])
     table.index.name = "name"
     return table.sort_index()
 
 
-def path_of(name_or_path: str | Path) -> str | Path:
-    """Store of a name or path; an address as it is given.
+def _with_units(path: Path, layer: str) -> str:
+    """A layer's name, with how many of its units were ablated where these are not all."""
+    group = open_group(path, layer)
+    channels = int(group.attrs.get("channels", group.sizes["unit"]))
+    return layer if group.sizes["unit"] == channels else f"{layer}: {units_named(group.unit.values, channels)}"
+
+
+def _joined_layers(stores: Sequence[StudySummary]) -> dict[str, list[str]]:
+    """The ablations of each layer over all stores of a name; the last store's layers come first: it is the bundled one."""
+    found: dict[str, list[str]] = {}
+    for store in reversed(stores):
+        for layer, kinds in store.layers.items():
+            found[layer] = sorted({*found.get(layer, ()), *kinds}, key=lambda kind: (kind != "zero", kind))
+    return found
+
+
+def stores_of(name_or_path: str | Path) -> list[str | Path]:
+    """Stores of a name, in the order in which they are looked through; the one of a path or address as it is given.
 
     Raises
     ------
@@ -98,34 +128,46 @@ def path_of(name_or_path: str | Path) -> str | Path:
     """
     text = str(name_or_path)
     if is_address(name_or_path):
-        return text
+        return [text]
     if isinstance(name_or_path, Path) or os.sep in text or text.endswith(STORE) or text.startswith("."):
-        return Path(name_or_path).expanduser()
+        return [Path(name_or_path).expanduser()]
     stores = stored_studies()
     if text in stores:
-        return stores[text][1]
+        return [path for _, path in stores[text]]
     known = known_recipes()
     if text in known:
         found = known[text]
         raise UnitlabError(
             f"the study '{text}' is not computed on this machine yet\n({found.title}, measured on {found.images.name}, at "
-            f"{', '.join(found.layers)}). {what_is_needed(found)}"
+            f"{', '.join(found.layers)}). {_computed_in_part(text, stores)}{what_is_needed(found)}"
         )
     raise UnitlabError(f"there is no study '{text}'. {nearest_names(text, [*stores, *known])}")
 
 
-def load(name_or_path: str | Path, layer: str | None = None, ablation: str = "zero") -> xr.Dataset:
+def path_of(name_or_path: str | Path) -> str | Path:
+    """The first of `stores_of`."""
+    return stores_of(name_or_path)[0]
+
+
+def _computed_in_part(name: str, stores: Mapping[str, Any]) -> str:
+    """Which studies there are of some units or of other images."""
+    parts = [other for other in stores if other.startswith(f"{name}+")]
+    return f"Part of it was computed: {', '.join(f'unitlab.load({part!r})' for part in parts)}. " if parts else ""
+
+
+def load(name_or_path: str | Path, layer: str | None = None, ablation: str | None = None) -> xr.Dataset:
     """Open a study by its name, path or address.
 
     Parameters
     ----------
     name_or_path
         A name that `studies` lists, the path of a store, or an address of one ("https://…", "s3://…": the extra
-        "remote"), of which only what is looked at travels; every file is compared with the store's manifest.
+        "remote"), of which only what is looked at travels; every file is compared with the store's manifest. What is
+        computed here comes before what is bundled under the same name. A run of some units is kept apart: "NAME+units".
     layer
         Default: the study's own default layer.
     ablation
-        "zero", "mean" or "resample", where the study has it.
+        "zero", "mean" or "resample", where the study has it. Default "zero", or what there is.
 
     Returns
     -------
@@ -135,8 +177,8 @@ def load(name_or_path: str | Path, layer: str | None = None, ablation: str = "ze
     Raises
     ------
     UnitlabError
-        An unknown name (the nearest are suggested), layer or ablation; a store that is corrupt, cut, foreign or newer;
-        an address without a study, or no connection to it.
+        An unknown name (the nearest are suggested), layer or ablation, with the command that computes it; a store that is
+        corrupt, cut, foreign or newer; an address without a study, or no connection to it.
 
     Examples
     --------
@@ -145,7 +187,41 @@ def load(name_or_path: str | Path, layer: str | None = None, ablation: str = "ze
     >>> ds.accuracy_drop.dims
     ('unit', 'category')
     """
-    ds = open_study(path_of(name_or_path), layer, ablation)
+    stores = [(path, study_summary(path)) for path in stores_of(name_or_path)]
+    layers = _joined_layers([summary for _, summary in stores])
+    name = str(name_or_path)
+    if layer is not None and layer not in layers:
+        raise UnitlabError(
+            f"the study {name!r} has no layer {layer!r}. {nearest_names(layer, layers)}{_to_compute(name, layer)}"
+        )
+    known = known_recipes().get(name)
+    # the recipe's own default, so that a further layer does not take its place; then those of the stores
+    order = [*(known.layers[-1:] if known else ()), *(str(found.attrs.get("default_layer")) for _, found in stores), *layers]
+    wanted = [layer] if layer is not None else [other for other in order if other in layers]
+    kinds = [ablation] if ablation is not None else ["zero", *layers[wanted[0]]]
+    for kind in kinds:
+        for candidate in wanted:
+            for path, summary in stores:
+                if kind in summary.layers.get(candidate, ()):
+                    ds = open_study(path, candidate, kind)
+                    ds.encoding["ablations"] = layers
+                    return _with_thumbnails(ds)
+    raise UnitlabError(
+        f"the study {name!r} has no ablation {ablation!r} of {wanted[0]!r}. {nearest_names(str(ablation), layers[wanted[0]])}"
+        f"{_to_compute(name, layer, ablation)}"
+    )
+
+
+def _to_compute(name: str, layer: str | None, ablation: str | None = None) -> str:
+    """The command that computes what a study of a recipe does not have, and what there is of it in part."""
+    if name not in known_recipes():
+        return ""
+    options = (f" --layer {layer}" if layer is not None else "") + (f" --ablation {ablation}" if ablation in KINDS else "")
+    command = f" 'unitlab compute {name}{options}' computes it." if options else ""
+    return f"{command} {_computed_in_part(name, stored_studies())}".rstrip()
+
+
+def _with_thumbnails(ds: xr.Dataset) -> xr.Dataset:
     images = str(ds.attrs.get("images"))
     if "thumbnails" not in ds and images in IMAGE_SETS:
         pictures = lazy(_BundledThumbnails(images, [str(i) for i in ds.image.values]))
@@ -155,7 +231,8 @@ def load(name_or_path: str | Path, layer: str | None = None, ablation: str = "ze
 
 def check(name_or_path: str | Path) -> None:
     """Compare every byte of a study with what was written; raises a `UnitlabError` that names the file."""
-    check_files(path_of(name_or_path))
+    for path in stores_of(name_or_path):
+        check_files(path)
 
 
 def recipe(name: str) -> Recipe:

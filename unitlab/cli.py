@@ -1,11 +1,12 @@
-"""The ``unitlab`` command: list, info, compute, verify, lab."""
+"""The ``unitlab`` command: list, info, compute, remove, verify, lab."""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,16 @@ import numpy as np
 import xarray as xr
 
 from unitlab import catalog
+from unitlab.analysis.attributes import undefined_attributes
 from unitlab.analysis.requirements import units_in
 from unitlab.analysis.undefined import leading
-from unitlab.errors import UnitlabError
+from unitlab.errors import UnitlabError, units_named
+from unitlab.files import bundled_folder, bytes_text, folder_bytes
 from unitlab.lab import copy_notebooks, default_folder, open_lab
 from unitlab.recipes import known_recipes
+from unitlab.store.shards import shard_folder
 from unitlab.store.study import open_study, study_summary
+from unitlab.store.writing import remove_study
 from unitlab.version import __version__
 
 SHOWN_UNITS = 10
@@ -36,13 +41,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     given = _parser().parse_args(arguments)
     try:
-        return int(given.run(given))
+        code = int(given.run(given))
+        sys.stdout.flush()
+        return code
     except UnitlabError as error:
         print(f"unitlab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("unitlab: stopped; the same command goes on from here", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # who reads has enough, as of '| head'; nothing is to be written at the end either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,6 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     compute.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler whose workers compute, tcp://HOST:PORT")
     compute.add_argument("--dry-run", action="store_true", help="say what would be done and what it would take, measured here")
     compute.set_defaults(run=_compute)
+    remove = commands.add_parser("remove", help="remove a study that was computed here, and what is unfinished of it")
+    remove.add_argument("name", metavar="NAME", help="a study's name or path")
+    remove.add_argument("--yes", action="store_true", help="do not ask")
+    remove.set_defaults(run=_remove)
     verify = commands.add_parser("verify", help="check every byte, and a sample of the pairs with plain hooks")
     verify.add_argument("name", metavar="NAME", help="a study's name or path")
     verify.add_argument("--sample", type=int, default=2048, help="(unit, image) pairs to compare (default: 2048)")
@@ -94,14 +109,26 @@ def _add_file_arguments(command: argparse.ArgumentParser) -> None:
 
 def _list(_: argparse.Namespace) -> int:
     table = catalog.studies().reset_index()
-    print(table.to_string(index=False, justify="left"))
+    table["size"] = [bytes_text(size) if size else "" for size in table["size"]]
+    rows = [list(table.columns), *table.astype(str).values.tolist()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip())
     return 0
 
 
 def _info(given: argparse.Namespace) -> int:
-    path = catalog.path_of(given.name)
+    for path in catalog.stores_of(given.name):
+        for line in _described(path):
+            # a store of somebody else's may hold what a terminal obeys
+            print("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line))
+    return 0
+
+
+def _described(path: str | Path) -> Iterator[str]:
+    """Lines that say what a store holds."""
     found = study_summary(path)
-    lines = [f"{found.name}: {found.network}; {found.n_images} images of {found.images} in {found.categories} classes"]
+    yield f"{found.name}: {found.network}; {found.n_images} images of {found.images} in {found.categories} classes"
     for layer, ablations in found.layers.items():
         default = " (default)" if layer == found.attrs.get("default_layer") else ""
         for ablation in ablations:
@@ -112,16 +139,34 @@ def _info(given: argparse.Namespace) -> int:
                     f"{ds.attrs['verified_compared']} pairs compared with plain hooks, {ds.attrs.get('verified_excused')} ties "
                     f"within float noise, {ds.attrs.get('verified_different')} different"
                 )
-            lines.append(
-                f"  {layer}{default}, {ablation}: {ds.sizes['unit']} units at {ds.attrs.get('site')}, "
-                f"{ds.attrs.get('precision')}; {proof}"
-            )
+            units = units_named(ds.unit.values, int(ds.attrs.get("channels", ds.sizes["unit"])))
+            undefined = undefined_attributes(ds)
+            yield f"  {layer}{default}, {ablation}: {units} at {ds.attrs.get('site')}, {ds.attrs.get('precision')}; {proof}"
+            if undefined:
+                yield f"    undefined: {undefined}"
     for name, value in sorted(found.attrs.items()):
         if name not in ("name", "network", "images", "layers", "default_layer"):
-            lines.append(f"  {name} = {value}")
-    for line in [*lines, f"  store = {path}"]:
-        # a store of somebody else's may hold what a terminal obeys
-        print("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line))
+            yield f"  {name} = {value}"
+    yield f"  store = {path}"
+
+
+def _remove(given: argparse.Namespace) -> int:
+    target = catalog.computed_store(given.name)
+    if not (target.exists() or shard_folder(target).exists()):
+        target = Path(catalog.path_of(given.name))
+        if bundled_folder() in target.resolve().parents:
+            raise UnitlabError(f"'{given.name}' comes with unitlab, and nothing of it was computed here: nothing is removed")
+        study_summary(target)
+    there = [path for path in (target, shard_folder(target)) if path.exists()]
+    size = bytes_text(sum(map(folder_bytes, there)))
+    if not given.yes:
+        print(f"remove {', '.join(map(str, there))} ({size})? [y/N] ", end="", flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            print("nothing is removed")
+            return 1
+    remove_study(target)
+    left = catalog.stored_studies().get(given.name)
+    print(f"removed {size}" + (f"; '{given.name}' is the {left[0][0]} study again" if left else ""))
     return 0
 
 
@@ -134,12 +179,12 @@ def _compute(given: argparse.Namespace) -> int:
     from unitlab.compute.sweep.run import run_sweep
 
     name, store = given.name, given.store
-    if name not in known_recipes() and Path(name).exists():
+    if name not in known_recipes() and (Path(name).exists() or name in catalog.stored_studies()):
         store = store or catalog.path_of(name)
         name = str(study_summary(catalog.path_of(given.name)).attrs.get("recipe", name))
     recipe = catalog.recipe(name)
     files = RecipeFiles(recipe, weights=given.weights, images=given.images, any_weights=given.any_weights)
-    store = store or catalog.home() / "studies" / f"{name}.zarr"
+    store = store or catalog.computed_store(name, units=given.units is not None, images=given.images is not None)
     layers = given.layer or list(recipe.layers)
     units = None if given.units is None else units_in(given.units, "--units")
     request = SweepRequest(layers, units=units, ablation=given.ablation, precision=given.precision, memory=given.memory)
@@ -152,6 +197,8 @@ def _compute(given: argparse.Namespace) -> int:
         found = run_sweep(model, images, request, store=store, device=given.device, attrs=files.attrs(), client=client)
     print(_table(list(found.values())[-1]))
     print(f"\nstudy: {store}")
+    if catalog.computed_store(Path(store).stem) == store:
+        print(f"open it: unitlab.load({Path(store).stem!r})")
     return 0
 
 

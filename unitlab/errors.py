@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
+from itertools import groupby
 from numbers import Integral
 from pathlib import Path
+from textwrap import shorten
+
+LONGEST_RANGES = 60
 
 
 class UnitlabError(ValueError):
@@ -23,6 +28,28 @@ def nearest_names(given: str, valid: Iterable[str], *, most: int = 3) -> str:
         return "Did you mean " + " or ".join(repr(name) for name in near) + "?"
     shown = ", ".join(repr(name) for name in names[:8])
     return f"Valid: {shown}{', …' if len(names) > 8 else ''}."
+
+
+def units_in_ranges(units: Iterable[int]) -> str:
+    """ "3, 5, 10-20"."""
+    numbered = enumerate(sorted(int(unit) for unit in units))
+    runs = [[unit for _, unit in run] for _, run in groupby(numbered, lambda pair: pair[1] - pair[0])]
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def units_named(units: Collection[int], channels: int) -> str:
+    """ "2 of 64 units (3, 5)", "all 64 units": which of a layer's units."""
+    if len(units) == channels:
+        return f"all {channels} units"
+    return f"{len(units)} of {channels} units ({shorten(units_in_ranges(units), LONGEST_RANGES, placeholder=' …')})"
+
+
+def before_and_now(before: object, now: object) -> str:
+    """ " (float32, now bfloat16)"; nothing of digests, which tell people nothing."""
+    texts = [str(before), str(now)]
+    if any(re.fullmatch("[0-9a-f]{64}", text) for text in texts):
+        return ""
+    return f" ({texts[0]:.40}, now {texts[1]:.40})"
 
 
 def what_it_says(error: BaseException) -> str:

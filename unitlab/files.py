@@ -24,6 +24,19 @@ def bundled_folder() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[1] / "data"
 
 
+def folder_bytes(folder: Path) -> int:
+    """Bytes of the files in a folder and those below it."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def bytes_text(count: int) -> str:
+    """ "1.2 GB"."""
+    for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):
+        if count >= 10**power:
+            return f"{count / 10**power:.3g} {unit}"
+    return f"{count} bytes"
+
+
 def write_whole(path: Path, content: bytes, confirm: Callable[[], None] = lambda: None) -> None:
     """Write a file in a folder that is there; ``confirm`` is called before the file gets its name and may refuse."""
     with file_whole(path, confirm) as file:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from simulated_study import simulated_study
 from sklearn.metrics import mutual_info_score
+from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
 
 import unitlab
-from unitlab.analysis.attributes import mutual_information, selectivity
+from unitlab import UnitlabError
+from unitlab.analysis.attributes import selectivity
+from unitlab.analysis.mutual_information import mutual_information
 from unitlab.schema import VARIABLES
 
 
@@ -50,14 +54,13 @@ def test_attributes_agree_with_plain_numpy(study: xr.Dataset) -> None:
             assert float(one[name]) == float(study[name][unit])
 
 
-def test_mutual_information_is_scikit_learns_with_the_correction(study: xr.Dataset) -> None:
+def test_mutual_information_is_scikit_learns_less_its_mean_by_chance(study: xr.Dataset) -> None:
     label, values = study.label.values, study.activation_mean.values[0]
     edges = np.quantile(values[values > 0], np.arange(1, 10) / 10)
     bins = np.where(values > 0, np.digitize(values, edges) + 1, 0)
-    occupied = [len(np.unique(bins)), len(np.unique(label)), len(np.unique(bins * 100 + label))]
-    expected = mutual_info_score(bins, label) / np.log(2)
-    expected += (occupied[0] + occupied[1] - occupied[2] - 1) / (2 * len(label) * np.log(2))
-    assert mutual_information(values, label) == pytest.approx(expected, abs=1e-12)
+    expected = mutual_info_score(bins, label) - expected_mutual_information(contingency_matrix(bins, label), len(label))
+    assert mutual_information(values, label) == pytest.approx(expected / np.log(2), abs=1e-9)
+    assert float(unitlab.attributes(study).mutual_information[0]) == pytest.approx(expected / np.log(2), abs=1e-9)
 
 
 def test_mutual_information_of_independent_and_of_equal_variables() -> None:
@@ -65,6 +68,35 @@ def test_mutual_information_of_independent_and_of_equal_variables() -> None:
     label = random.integers(0, 4, 20_000)
     assert abs(mutual_information(random.gamma(1, 1, 20_000), label)) < 0.002
     assert mutual_information((label > 1).astype(float), label) == pytest.approx(1, abs=0.01)
+    # few images of many classes
+    label = random.integers(0, 40, 400)
+    assert abs(np.mean([mutual_information(random.gamma(1, 1, 400), label) for _ in range(40)])) < 0.02
+
+
+def test_mutual_information_of_clusters_that_have_no_more_of_it_than_chance() -> None:
+    random = np.random.default_rng(0)
+    cluster = np.arange(900) // 3
+    label = random.integers(0, 30, 300)[cluster]
+    values = [random.gamma(1, 1, 300)[cluster] * random.gamma(100, 0.01, 900) for _ in range(20)]
+    assert abs(np.mean([mutual_information(one, label, cluster) for one in values])) < 0.02
+    assert np.mean([mutual_information(one, label) for one in values]) > 0.1, "copies look like information"
+
+
+def test_selectivity_for_every_class() -> None:
+    means = np.array([[3.0, 1.0, 2.0], [1.0, -0.5, 2.0], [0.0, 0.0, 0.0], [0.0, 0.0, 4.0]])
+    found = selectivity(means, np.array([5, 5, 5]), by_class=True)
+    np.testing.assert_allclose(found[0], [1.5 / 4.5, -1.5 / 3.5, 0.0])
+    assert np.isnan(found[1:3]).all()
+    np.testing.assert_allclose(found[3], [-1.0, -1.0, 1.0])
+    np.testing.assert_allclose(np.nanmax(found[[0, 3]], 1), selectivity(means, np.array([5, 5, 5]))[[0, 3]])
+    without = selectivity(means, np.array([5, 0, 5]), by_class=True)
+    np.testing.assert_allclose(without[0], [0.2, np.nan, -0.2])
+
+
+def test_undefined_cells_are_counted(study: xr.Dataset) -> None:
+    found = unitlab.attributes(study).class_selectivity_by_class
+    assert found.attrs["n_undefined"] == 1 and found.attrs["n_undefined_cells"] == 5
+    np.testing.assert_allclose(found.max("category"), unitlab.attributes(study).class_selectivity)
 
 
 def test_dead_units_are_nan_and_counted(study: xr.Dataset) -> None:
@@ -113,3 +145,9 @@ def test_bundled_studies_have_attributes(name: str) -> None:
     for attribute in ("class_selectivity", "class_selectivity_max", "mutual_information", "top_precision"):
         assert np.isfinite(found[attribute].values[alive]).all()
     assert ((found.class_selectivity.values[alive] > 0) & (found.class_selectivity.values[alive] <= 1)).all()
+
+
+def test_numbers_along_another_dimension_than_the_units_are_refused_with_the_remedy() -> None:
+    ds = unitlab.load("vgg_fashion").assign(iou=pd.Series(range(64)))
+    with pytest.raises(UnitlabError, match=r"'iou' has a number for each unit, but along 'dim_0'.*iou=\('unit', values\)"):
+        unitlab.correlations(ds)

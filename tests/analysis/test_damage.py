@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from scipy import stats
-from simulated_study import simulated_study
+from simulated_study import simulated_study, study_of_predictions
 from sklearn.metrics import balanced_accuracy_score, precision_score
 from statsmodels.stats.contingency_tables import mcnemar
 
@@ -252,13 +252,37 @@ def test_reliability_is_the_stepped_up_correlation_of_the_halves(study: xr.Datas
     half = halves(np.arange(study.sizes["image"]), study.label.values[order], 100, np.random.default_rng(0))
     flips = flips_of(study)[:, order]
     label = study.label.values[order]
+    weight = np.bincount(label)
     found = []
     for one in half:
         x, y = (np.stack([flips[:, part & (label == k)].mean(1) for k in range(6)], 1) for part in (one, ~one))
-        x, y = (a - a.mean(0) - a.mean(1, keepdims=True) + a.mean() for a in (x, y))
-        found.append(np.corrcoef(x.ravel(), y.ravel())[0, 1])
+        # least squares on dummies of units and classes leaves what is neither
+        design = np.concatenate([np.repeat(np.eye(len(x)), 6, 0), np.tile(np.eye(6), (len(x), 1))], 1)
+        root = np.sqrt(np.tile(weight, len(x)))
+        x, y = (
+            root * side.ravel() - root * (design @ np.linalg.lstsq(design * root[:, None], root * side.ravel(), rcond=None)[0])
+            for side in (x, y)
+        )
+        found.append((x @ y) / np.sqrt((x @ x) * (y @ y)))
     r = np.mean(found)
     assert float(unitlab.damage(study).reliability) == pytest.approx(2 * r / (1 + r), abs=1e-4)
+
+
+def test_reliability_leans_on_large_classes_and_stays_within_bounds() -> None:
+    random = np.random.default_rng(0)
+    sizes = np.array([400] * 4 + [4] * 20)
+    label = np.repeat(np.arange(24), sizes)
+    chance = np.full((30, len(label)), 0.05)
+    for unit in range(30):
+        chance[unit, label == unit % 4] = 0.25
+    after = np.where(random.random(chance.shape) < chance, (label + 1) % 24, label)
+    found = unitlab.damage(study_of_predictions(label, label, after, 24))
+    assert found.reliability > 0.9 and found.reliability_low < found.reliability < found.reliability_high <= 1
+    # whatever breaks in one half is whole in the other
+    for seed in range(5):
+        ds = simulated_study(4, 3, 24, seed, flip_rate=0.2)
+        found = unitlab.damage(ds)
+        assert np.isnan(found.reliability) or -1 <= found.reliability_low <= found.reliability <= found.reliability_high <= 1
 
 
 def test_a_class_without_images_is_nan_and_takes_no_part() -> None:

@@ -1,7 +1,8 @@
 """Time and memory of `unitlab.damage` on made-up studies: ``python tests/benchmarks/damage.py [UNITS CLASSES IMAGES]``.
 
 Without arguments the three sizes that are promised something: a bundled study's, VGG16 on Places365, and 2,048 units ×
-1,000 classes × 50,000 images. One call each; the study is in memory before.
+1,000 classes × 50,000 images; then `unitlab.correlations` of 1,280 units × 1,000 classes. One call each; the study is in memory
+before.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from simulated_study import study_of_predictions
 
 import unitlab
 
+OF_CORRELATIONS = (1_280, 1_000, 10_000)
 SIZES = [(64, 60, 4_428), (512, 365, 36_500), (2_048, 1_000, 50_000)]
 ACCURACY, FLIPPED, OF_ONE_CLASS = 0.55, 0.01, 0.1
 
@@ -50,6 +52,14 @@ def main() -> None:
             f"{size[0]:,} units × {size[1]:,} classes × {size[2]:,} images: {seconds:.1f} s, at most {peak:.2f} GB with the "
             f"study; {int((found.p_specific <= 0.05).sum()):,} units with p_specific ≤ 0.05",
             flush=True,
+        )
+    if not given:
+        ds = made_up(*OF_CORRELATIONS)
+        began, processor = time.perf_counter(), time.process_time()
+        unitlab.correlations(ds)
+        print(
+            "correlations of {:,} units × {:,} classes × {:,} images:".format(*OF_CORRELATIONS),
+            f"{time.perf_counter() - began:.1f} s, {time.process_time() - processor:.1f} s of processors",
         )
 
 

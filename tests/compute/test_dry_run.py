@@ -11,7 +11,6 @@ from scripted_images import scripted_source
 from small_networks import FunctionalReLU, Untraceable
 
 import unitlab
-from unitlab import UnitlabError
 from unitlab.cli import main
 from unitlab.compute.sweep import plan as planning
 from unitlab.compute.sweep.plan import plan_sweep
@@ -70,8 +69,15 @@ def test_an_interrupted_sweep_and_a_finished_one(tmp_path: Path, monkeypatch: py
     unitlab.ablate(model, source, "conv2", store=store, progress=False, **options)
     found = unitlab.estimate(model, source, "conv2", store=store, **options)
     assert found.complete and found.seconds == 0 and "nothing is left" in str(found)
-    with pytest.raises(UnitlabError, match="other units"):
-        unitlab.estimate(model, source, "conv2", store=store, units=[1], **options)
+    part = unitlab.estimate(model, source, "conv2", store=store, units=[1], **options)
+    assert part.complete and part.layers[0].units == 1
+
+
+def test_only_the_units_that_a_store_lacks_are_counted(tmp_path: Path) -> None:
+    model, source, store = FunctionalReLU().eval(), scripted_source(tmp_path, count=24), tmp_path / "study.zarr"
+    unitlab.ablate(model, source, "conv2", units=[1, 4], store=store, progress=False, device="cpu")
+    found = unitlab.estimate(model, source, "conv2", units=[1, 2, 3], store=store, device="cpu")
+    assert not found.complete and found.layers[0].units == 2
 
 
 def test_forward_hooks_are_foreseen(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -43,3 +44,68 @@ def test_without_batch_norm_what_needs_it_is_undefined_and_counted() -> None:
     np.testing.assert_allclose(found.l2_norm, np.linalg.norm(weight, axis=1), rtol=1e-6)
     for name in ("l1_norm_folded", "l2_norm_folded", "batch_norm_scale"):
         assert np.isnan(found[name]).all() and found[name].attrs["n_undefined"] == 4
+
+
+def test_a_functions_convolution_has_filters_too() -> None:
+    class Padded(nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.conv2d(nn.functional.pad(x, (1, 1, 1, 1)), self.weight, self.bias, groups=self.groups)
+
+    torch.manual_seed(0)
+    network, ds = study(Padded(2, 4, 3, groups=2), nn.BatchNorm2d(4), nn.ReLU(), layer="2")
+    weight = network[0].weight.detach().numpy().reshape(4, -1)
+    np.testing.assert_allclose(ds.l1_norm, np.abs(weight).sum(1), rtol=1e-6)
+    assert ds.batch_norm_scale.notnull().all()
+
+
+class Reads(nn.Module):
+    """What reads ``norm`` is a convolution in groups, or behind pooling a linear layer, or both."""
+
+    def __init__(self, size: int = 1) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(2, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.again = nn.Conv2d(6, 6, 3, padding=1, groups=3)
+        self.fc = nn.Linear(6 * size * size, 3)
+        self.size = size
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.relu(self.norm(self.conv(x)))
+        return self.fc(torch.flatten(nn.functional.adaptive_avg_pool2d(x, self.size), 1)) + self.again(x).mean((2, 3))[:, :3]
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_outgoing_norms_are_those_of_the_weights_that_read_the_unit(size: int) -> None:
+    torch.manual_seed(0)
+    network = Reads(size).eval()
+    source = unitlab.images(TensorDataset(torch.rand(9, 2, 6, 6), torch.arange(9) % 3), categories=["a", "b", "c"])
+    ds = unitlab.ablate(network, source, "norm", progress=False, device="cpu")
+    grouped, dense = network.again.weight.detach().numpy(), network.fc.weight.detach().numpy()
+    for unit in range(6):
+        group = unit // 2
+        reading = [grouped[2 * group : 2 * group + 2, unit % 2], dense[:, unit * size**2 : (unit + 1) * size**2]]
+        weights = np.concatenate([part.ravel() for part in reading])
+        np.testing.assert_allclose(ds.outgoing_l1_norm[unit], np.abs(weights).sum(), rtol=1e-6)
+        np.testing.assert_allclose(ds.outgoing_l2_norm[unit], np.sqrt((weights**2).sum()), rtol=1e-6)
+
+
+def test_what_a_sum_reads_has_no_outgoing_norm_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.again, self.fc = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.conv(x)
+            return self.fc((x + self.again(x)).mean((2, 3)))
+
+    torch.manual_seed(0)
+    network = Residual().eval()
+    source = unitlab.images(TensorDataset(torch.rand(9, 2, 6, 6), torch.arange(9) % 3), categories=["a", "b", "c"])
+    with caplog.at_level("INFO", "unitlab"):
+        ds = unitlab.ablate(network, source, "conv", progress=False, device="cpu")
+    assert ds.outgoing_l1_norm.isnull().all() and ds.l1_norm.notnull().all()
+    said = next(record.message for record in caplog.records if "undefined for conv" in record.message)
+    for words in ("outgoing_l1_norm", "something else than a convolution", "class_selectivity", "below zero", "no batch norm"):
+        assert words in said
+    assert "undefined for conv" in str(unitlab.estimate(network, source, "conv", device="cpu"))
+    assert unitlab.attributes(ds).outgoing_l1_norm.attrs["n_undefined"] == 4

@@ -38,3 +38,66 @@ def test_single_units_hurt_classes() -> None:
     assert "two to three percent of the (unit, class) cells" in said and "1,000 images a class, four to ten" in said
     assert {cells["vgg_emoji"], cells["resnet_emoji"]} == {2, 3}
     assert {cells["vgg_fashion"], cells["alexnet_fashion"]} == {4, 10}
+
+
+def test_what_predicts_damage() -> None:
+    names = ("vgg_emoji", "resnet_emoji", "vgg_fashion", "alexnet_fashion")
+    studies = {name: unitlab.load(name) for name in names}
+    said = text_of("what_predicts_damage")
+
+    tables = {name: unitlab.correlations(ds, progress=False) for name, ds in studies.items()}
+    overall = [table.set_index(["x", "y"]).loc[("class_selectivity", "overall_drop")] for table in tables.values()]
+    assert "in none of the four networks is the correlation of selectivity with the overall drop clear of zero" in said
+    assert all(row.spearman_low < 0 < row.spearman_high for row in overall)
+    assert "none of the intervals excludes a correlation of 0.3 in size" in said
+    assert all(max(-row.spearman_low, row.spearman_high) >= 0.3 for row in overall)
+    sure = [(name, row.x, row.y) for name, table in tables.items() for row in table.itertuples() if row.spearman_q <= ALPHA]
+    assert "One pair of an attribute and a drop has q ≤ 0.05: the maximum activation, in vgg_fashion" in said
+    assert sure == [("vgg_fashion", "max_activation", "max_class_drop_crossfit")]
+    assert (
+        "The intervals cover units and images (of two attributes, of which a study keeps too little, the images of the drop"
+        in said
+    )
+    assert all(sorted(set(table.x[table.covers != "units and images"])) == [
+        "first_order_margin_drop_overall", "max_class_correlation"
+    ] for table in tables.values())  # fmt: skip
+
+    reliability = {name: unitlab.reliability(ds, progress=False).reliability for name, ds in studies.items()}
+    assert "The reliability of the overall drop is below one half in all four" in said
+    assert "most of what units differ in over all images is the luck of the images" in said
+    assert all(one["overall_drop"] < 0.5 for one in reliability.values())
+
+    per_unit = ["class_selectivity", "max_class_correlation", "mutual_information"]
+    per_unit += ["mean_activation", "max_activation", "fraction_active"]
+    assert "no cross-validated R² is above zero" in said
+    for y in ("overall_drop", "max_class_drop_crossfit"):
+        assert all(unitlab.regression(ds, y, per_unit).attrs["r2"] <= 0 for ds in studies.values())
+
+    selective = [unitlab.selective_damage(ds, progress=False) for ds in studies.values()]
+    within, preferred = (
+        [one.loc[row] for one in selective] for row in ("within-class correlation", "preferred class most hurt")
+    )
+    assert "goes along with the damage to that class, in all four networks and on other images, far beyond chance" in said
+    assert all(row.value > 5 * row.chance_95 and row.low > 0 and row.p <= 0.001 for row in within)
+    assert "hurts most at least twice as often as by chance, but for fewer than half of the units" in said
+    assert all(2 * row.chance <= row.value < 0.5 and row.p <= 0.001 for row in preferred)
+
+    of_cells = ["class_selectivity_by_class", "mean_activation", "class_correlation", "class_activation"]
+    chosen = {"one": of_cells[:1], "four": of_cells, "first": ["first_order_margin_drop"]}
+    chosen["all"] = [*of_cells, *chosen["first"]]
+    r2 = {
+        what: [100 * unitlab.regression(ds, "accuracy_drop", columns).attrs["r2"] for ds in studies.values()]
+        for what, columns in chosen.items()
+    }
+    for what, sentence in (
+        ("one", "Alone it explains 7 to 14 %"), ("four", "bring that to 13 to 21 %"), ("first", "explains 36 to 58 %")
+    ):  # fmt: skip
+        assert sentence in said and f"{min(r2[what]):.0f} to {max(r2[what]):.0f} %" in sentence
+    assert "the other four add little more than one point at most" in said
+    assert max(np.subtract(r2["all"], r2["first"])) < 1.3
+    share = np.divide(r2["first"], [100 * one["accuracy_drop"] for one in reliability.values()])
+    assert "On emoji that is most of what the reliability leaves to explain, on Fashion-MNIST about half" in said
+    assert share[:2].min() > 0.8 and (abs(share[2:] - 0.5) < 0.15).all()
+    assert (
+        max(abs(unitlab.regression(ds, "accuracy_drop", ["class_selectivity"]).attrs["r2"]) for ds in studies.values()) < 0.005
+    )

@@ -157,14 +157,14 @@ def test_another_weights_file_needs_saying_so(
     shown = capsys.readouterr().err
     assert "is not the weights file" in shown and "--any-weights" in shown
     assert main([*command, "--any-weights"]) == 0
-    ds = unitlab.load(NAME)
+    ds = unitlab.load(f"{NAME}+units")
     assert ds.attrs["weights_are_the_recipes"] == "no" and ds.attrs["weights_sha256"] == digest(path, "sha256")
     assert ds.attrs["network"].endswith("with other weights")
-    assert "with other weights" in unitlab.studies().loc[NAME, "network"]
+    assert "with other weights" in unitlab.studies().loc[f"{NAME}+units", "network"]
     # what was given is remembered, and verified with
-    assert main(["verify", NAME, "--sample", "2", "--device", "cpu"]) == 0
+    assert main(["verify", f"{NAME}+units", "--sample", "2", "--device", "cpu"]) == 0
     path.unlink()
-    assert main(["verify", NAME, "--sample", "2", "--device", "cpu"]) == 2
+    assert main(["verify", f"{NAME}+units", "--sample", "2", "--device", "cpu"]) == 2
     assert "there is no file" in capsys.readouterr().err
 
 

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+import torch
 
 import unitlab
 from unitlab.cli import main
@@ -25,10 +26,12 @@ def test_twenty_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         numbers.append(number)
     name = "efficientnet_lite0_imagenet"
     assert main(["compute", name, "--images", str(folder), "--units", "720-735", "--device", "cpu"]) == 0
-    ds = unitlab.load(name)
+    with torch.no_grad():
+        assert unitlab.network(name)(torch.zeros(1, 3, 224, 224)).shape == (1, 1000)
+    ds = unitlab.load(f"{name}+units")
     assert sorted(ds.label.values.tolist()) == sorted(numbers)
     assert int((ds.baseline_prediction == ds.label).sum()) == 16
     assert ds.attrs["weights_are_the_recipes"] == "yes" and ds.attrs["verified_different"] == 0
     capsys.readouterr()
-    assert main(["verify", name, "--sample", "20", "--device", "cpu"]) == 0
+    assert main(["verify", f"{name}+units", "--sample", "20", "--device", "cpu"]) == 0
     assert "0 different" in capsys.readouterr().out

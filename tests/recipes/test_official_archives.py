@@ -85,8 +85,8 @@ def test_imagenets_archives(
     official: Path, weights: Path, own_home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(command(weights, official)) == 0, capsys.readouterr().err
-    assert main(["verify", "resnet18_imagenet", "--sample", "4", "--device", "cpu"]) == 0
-    ds = unitlab.load("resnet18_imagenet")
+    assert main(["verify", "resnet18_imagenet+units", "--sample", "4", "--device", "cpu"]) == 0
+    ds = unitlab.load("resnet18_imagenet+units")
     order = [(0, 2), (243, 1), (243, 4), (999, 3)]
     assert ds.image.values.tolist() == [f"{WNIDS[label]}/ILSVRC2012_val_{number:08d}.JPEG" for label, number in order]
     assert ds.label.values.tolist() == [label for label, _ in order]
@@ -177,7 +177,7 @@ def test_places365s_validation_files(tmp_path: Path, places_classes: list[str], 
     write_weights("resnet18_places", network_of(RECIPES["resnet18_places"]), path)
     given = ["--weights", str(path), "--images", str(folder)]
     assert main(["compute", "resnet18_places", "--units", "1,5", "--device", "cpu", *given]) == 0, capsys.readouterr().err
-    assert main(["verify", "resnet18_places", "--sample", "4", "--device", "cpu"]) == 0
-    ds = unitlab.load("resnet18_places")
+    assert main(["verify", "resnet18_places+units", "--sample", "4", "--device", "cpu"]) == 0
+    ds = unitlab.load("resnet18_places+units")
     assert ds.label.values.tolist() == labels and ds.category.values.tolist() == places_classes
     assert ds.image.values.tolist() == [f"Places365_val_{number:08d}.jpg" for number in (1, 2, 3)]

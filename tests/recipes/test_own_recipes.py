@@ -50,7 +50,15 @@ def add(files: Path, **changes: object) -> None:
 def test_one_call_and_the_command_knows_it(files: Path, own_home: Path) -> None:
     add(files, title="Bird network", categories=["a", "b", "c"])
     row = unitlab.studies().loc["birds"]
-    assert row.to_dict() == {"network": "Bird network", "images": "birds", "layers": "0.1", "categories": 3, "where": "recipe"}
+    assert row.to_dict() == {
+        "network": "Bird network",
+        "images": "birds",
+        "layers": "0.1",
+        "categories": 3,
+        "where": "recipe",
+        "size": 0,
+        "unfinished": "",
+    }
     with pytest.raises(UnitlabError, match="unitlab compute birds"):
         unitlab.load("birds")
     command = [sys.executable, "-m", "unitlab", "compute", "birds", "--device", "cpu"]

@@ -71,11 +71,16 @@ def test_compute_load_verify(served: Served, server: Server, own_home: Path, cap
     asked = list(server.asked)
     assert sorted(asked) == sorted([path.name, *(["places_val.zip"] if recipe.images.address else [])])
     capsys.readouterr()
-    assert main(["verify", name, "--sample", "4", "--device", "cpu"]) == 0
+    trial = f"{name}+units"
+    assert main(["verify", trial, "--sample", "4", "--device", "cpu"]) == 0
     assert "0 different" in capsys.readouterr().out
     assert server.asked == asked, "what is here is not downloaded again"
 
-    ds = unitlab.load(name)
+    ds = unitlab.load(trial)
+    # the default layer is behind its nonlinearity, and something is known of the weights of its units
+    found = unitlab.attributes(ds)
+    assert (ds.class_activation.min("category") >= 0).any() and found.class_selectivity.notnull().any()
+    assert found.l1_norm.notnull().all() or found.outgoing_l1_norm.notnull().all()
     assert ds.attrs["network"] == recipe.title and ds.attrs["layer"] == recipe.layers[-1]
     assert ds.attrs["weights_sha256"] == digest(path, "sha256") and ds.attrs["weights_source"] == f"{server.url}/{path.name}"
     assert ds.attrs["weights_are_the_recipes"] == ("yes" if not path.name.endswith(".tar") else "no digest is published")
@@ -87,7 +92,7 @@ def test_compute_load_verify(served: Served, server: Server, own_home: Path, cap
         assert labels.get(folder, label) == label
     if not recipe.images.address:
         assert ds.category.values[[0, 243]].tolist() == ["tench", "bull mastiff"]
-    assert unitlab.studies().loc[name, "where"] == "computed"
+    assert unitlab.studies().loc[trial, "where"] == "computed"
     assert at_hand(recipe, ds.attrs["weights_source"]), "what was downloaded can be run again from the explorer"
     # the parameters of the file are in the network that was measured
     source = RecipeFiles(recipe, images=None if recipe.images.address else served.images).images()
@@ -181,7 +186,7 @@ def test_a_new_process_with_local_files_and_no_network(tmp_path: Path, own_home:
     assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
     path.unlink()
     code = (
-        "import unitlab; ds = unitlab.load('resnet18_places')\n"
+        "import unitlab; ds = unitlab.load('resnet18_places+units')\n"
         "assert ds.prediction.shape == (2, 3) and ds.sizes['category'] == 365\n"
         "print(ds.attrs['weights_source'], ds.attrs['images_source'])"
     )

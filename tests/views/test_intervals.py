@@ -25,7 +25,7 @@ def study() -> xr.Dataset:
 
 @pytest.fixture(scope="module")
 def table(study: xr.Dataset) -> pd.DataFrame:
-    return unitlab.correlations(study, n_boot=100)
+    return unitlab.correlations(study)
 
 
 def drawn(figure: object) -> object:
@@ -86,3 +86,8 @@ def test_what_cannot_be_plotted(table: pd.DataFrame, study: xr.Dataset) -> None:
     ):
         with pytest.raises(UnitlabError, match=message):
             refused()
+
+
+def test_a_dataset_is_no_table() -> None:
+    with pytest.raises(UnitlabError, match=r"takes a table .* given: Dataset"):
+        plots.intervals(unitlab.load("vgg_fashion"))

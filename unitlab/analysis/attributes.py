@@ -7,17 +7,21 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from unitlab.analysis.requirements import class_positions, require
+from unitlab.analysis.mutual_information import ChanceInformation, activation_bins, plug_in_information
+from unitlab.analysis.requirements import class_positions, require, require_all_images
 from unitlab.analysis.undefined import leading, ratio
 from unitlab.errors import UnitlabError
 from unitlab.schema import VARIABLES, described_like
+from unitlab.schema.stored import UNDEFINED, why_undefined
 
 Array = np.ndarray[Any, Any]
 
-QUANTILES = 10
+# older studies, or those by hooks, lack them
+OPTIONAL = ("outgoing_l1_norm", "outgoing_l2_norm", "first_order_margin_drop")
 STORED = (
     "class_activation", "class_correlation", "l1_norm", "l2_norm", "l1_norm_folded", "l2_norm_folded",
-    "batch_norm_scale", "fraction_active", "mean_activation", "max_activation", "first_order_margin_drop",
+    "batch_norm_scale", "fraction_active", "mean_activation", "max_activation",
+    *OPTIONAL,
 )  # fmt: skip
 
 
@@ -35,12 +39,14 @@ def attributes(ds: xr.Dataset) -> xr.Dataset:
     xarray.Dataset
         Over ``unit``: ``class_selectivity``, ``class_selectivity_max``, ``max_class_correlation``,
         ``max_correlation_class`` (position along category), ``l1_norm``, ``l2_norm``, ``l1_norm_folded``,
-        ``l2_norm_folded``, ``batch_norm_scale``, ``mutual_information`` (bits), ``top_precision``, ``fraction_active``,
-        ``mean_activation``, ``max_activation``, ``first_order_margin_drop_overall`` (logits). Over ``unit, category``:
-        ``class_activation``, ``class_correlation``, ``first_order_margin_drop``. Each variable's attributes hold its
-        definition, and ``n_undefined``, the number of units for which it is NaN; the dataset's hold ``n_dead``. The
-        first-order estimates are left out where the study was computed without them. Class selectivity is NaN for
-        directions, whose coordinates are signed; `unitlab.discrimination` has measures for both.
+        ``l2_norm_folded``, ``batch_norm_scale``, ``outgoing_l1_norm``, ``outgoing_l2_norm``, ``mutual_information`` (bits),
+        ``top_precision``, ``fraction_active``, ``mean_activation``, ``max_activation``, ``first_order_margin_drop_overall``
+        (logits), and how far the ablation is from the unit's own activations, ``ablated_distance`` and ``ablated_typicality``
+        (not for directions). Over ``unit, category``: ``class_activation``, ``class_correlation``,
+        ``class_selectivity_by_class``, ``first_order_margin_drop``. Each variable's attributes hold its definition, and
+        ``n_undefined``, the number of units for which it is NaN (over classes also ``n_undefined_cells``); the dataset's hold
+        ``n_dead``. The first-order estimates are left out where the study was computed without them. Class selectivity is NaN
+        for directions, whose coordinates are signed; `unitlab.discrimination` has measures for both.
 
     Raises
     ------
@@ -57,12 +63,18 @@ def attributes(ds: xr.Dataset) -> xr.Dataset:
     >>> unitlab.attributes(unitlab.load("vgg_emoji")).class_selectivity.dims
     ('unit',)
     """
-    needed = [name for name in STORED if name != "first_order_margin_drop"]
+    return attributes_with(ds, information=True)
+
+
+def attributes_with(ds: xr.Dataset, *, information: bool) -> xr.Dataset:
+    """`attributes`, without the mutual information where it is not asked for: it takes longer than all others."""
+    needed = [name for name in STORED if name not in OPTIONAL]
     require(
         ds, [*needed, "label", "n_images", "activation_mean", "activation_max", "top_image", "top_activation"], "attributes"
     )
     label = class_positions(ds, ds["label"].values)
     n = np.bincount(label, minlength=ds.sizes["category"])
+    require_all_images(ds, n, "attributes")
     mean, peak = ds["activation_mean"].values, ds["activation_max"].values
     dead = ~(ds["fraction_active"].values > 0)
     best, best_class = leading(ds["class_correlation"].values)
@@ -72,13 +84,16 @@ def attributes(ds: xr.Dataset) -> xr.Dataset:
         "class_selectivity_max": selectivity(class_means(peak, label, ds.sizes["category"]), n),
         "max_class_correlation": best,
         "max_correlation_class": best_class,
-        "mutual_information": np.array([mutual_information(row, label) for row in mean]),
+        "class_selectivity_by_class": selectivity(ds["class_activation"].values.astype(float), n, by_class=True),
         "top_precision": _top_precision(ds["top_image"].values, ds["top_activation"].values, label),
+        **_ablated(ds, mean),
     }
-    found["mutual_information"][dead] = np.nan
+    if information:
+        bits = _information(mean, label, ds["cluster"].values if "cluster" in ds else None)
+        found["mutual_information"] = np.where(dead, np.nan, bits)
     if "basis" in ds:
         # coordinates along directions are signed, whatever their means happen to be
-        for name in ("class_selectivity", "class_selectivity_max"):
+        for name in ("class_selectivity", "class_selectivity_max", "class_selectivity_by_class"):
             found[name] = np.full_like(found[name], np.nan)
     if "first_order_margin_drop" in ds:
         first_order = np.nan_to_num(ds["first_order_margin_drop"].values.astype(float))
@@ -86,13 +101,63 @@ def attributes(ds: xr.Dataset) -> xr.Dataset:
     result = described_like(ds, found, {"n_dead": int(dead.sum())})
     for variable in result.data_vars.values():
         if variable.dtype.kind == "f":
-            without = np.isnan(variable.values).reshape(len(variable), -1).all(1)
-            variable.attrs["n_undefined"] = int(without.sum())
+            without = np.isnan(variable.values).reshape(len(variable), -1)
+            variable.attrs["n_undefined"] = int(without.all(1).sum())
+            if variable.ndim == 2:
+                variable.attrs["n_undefined_cells"] = int(without.sum())
     return result
 
 
+def _information(mean: Array, label: Array, cluster: Array | None) -> Array:
+    chance, bins = ChanceInformation(label, cluster), map(activation_bins, mean)
+    return np.array([plug_in_information(one, label)[0] - chance.of(one) for one in bins])
+
+
+def is_signed(ds: xr.Dataset) -> bool:
+    """Whether activations are below zero, too, so that class means are no strengths: directions, sites before a ReLU."""
+    return "basis" in ds or bool((ds["class_activation"].values < 0).any())
+
+
+def _ablated(ds: xr.Dataset, mean: Array) -> dict[str, Array]:
+    """How far the activation that an ablation leaves is from the unit's own, by the spatial means of the images."""
+    kind, ordered = ds.attrs.get("ablation", ""), np.sort(mean.astype(np.float64), axis=1)
+    if kind not in ("zero", "mean", "resample") or "basis" in ds:
+        return {}
+    centre, spread = ordered.mean(1, keepdims=True), ordered.std(1, keepdims=True)
+    left = {"zero": np.zeros_like(centre), "mean": centre, "resample": ordered}[kind]
+    # shares of the images at or below, and at or above
+    n = ordered.shape[1]
+    below = np.stack([np.searchsorted(own, one, side="right") for own, one in zip(ordered, left, strict=True)]) / n
+    above = 1 - np.stack([np.searchsorted(own, one, side="left") for own, one in zip(ordered, left, strict=True)]) / n
+    with np.errstate(invalid="ignore", divide="ignore"):
+        distance = np.sqrt(((left - centre) ** 2).mean(1)) / spread[:, 0]
+    return {"ablated_distance": distance, "ablated_typicality": np.minimum(2 * np.minimum(below, above), 1).mean(1)}
+
+
+def undefined_attributes(ds: xr.Dataset) -> str:
+    """Attributes that no unit of a study has, and why; "" where there are none."""
+    names = [name for name in UNDEFINED if name in ds and ds[name].isnull().all()]
+    if "basis" in ds or (ds["class_activation"].min("category") < 0).all():
+        names += ["class_selectivity", "class_selectivity_max"]
+    return why_undefined(names)
+
+
 def own_attributes(ds: xr.Dataset) -> dict[str, xr.DataArray]:
-    """Numbers of the units that are none of the schema's: those that the reader has added."""
+    """Numbers of the units that are none of the schema's: those that the reader has added.
+
+    Raises
+    ------
+    UnitlabError
+        One number for each unit, along another dimension, as `xarray.Dataset.assign` makes of a bare series.
+    """
+    known = {dim for row in VARIABLES.values() for dim in row.dims}
+    for name, variable in ds.data_vars.items():
+        dims = variable.dims
+        if name not in VARIABLES and len(dims) == 1 and dims[0] not in known and len(variable) == ds.sizes["unit"]:
+            raise UnitlabError(
+                f"'{name}' has a number for each unit, but along '{dims[0]}'; say that they are the units': "
+                f"ds.assign({name}=('unit', values))"
+            )
     return {
         str(name): variable
         for name, variable in ds.data_vars.items()
@@ -112,49 +177,20 @@ def class_means(values: Array, label: Array, n_categories: int) -> Array:
     return means
 
 
-def selectivity(means: Array, n: Array) -> Array:
-    """(μmax − μrest)/(μmax + μrest) of class means (unit, category), over the classes with images (``n`` > 0)."""
-    means = means[:, n > 0]
-    if means.shape[1] < 2:
-        return np.full(len(means), np.nan)
-    most = means.max(1)
-    rest = (means.sum(1) - most) / (means.shape[1] - 1)
-    return np.where((means.min(1) >= 0) & (most > 0), ratio(most - rest, most + rest), np.nan)
-
-
-def mutual_information(activation: Array, label: Array) -> float:
-    """Bits that an activation, in a zero bin and ten quantile bins, has about the class; Miller–Madow corrected.
-
-    Parameters
-    ----------
-    activation
-        One value an image.
-    label
-        One class, 0 or more, an image.
-
-    Raises
-    ------
-    UnitlabError
-        The two have different lengths, or none.
-    """
-    if len(activation) != len(label) or not len(label):
-        raise UnitlabError(
-            f"mutual information takes as many activations as labels, at least one; given {len(activation)}, {len(label)}"
-        )
-    positive = activation > 0
-    edges = np.quantile(activation[positive], np.arange(1, QUANTILES) / QUANTILES) if positive.any() else np.empty(0)
-    bins = np.where(positive, 1 + np.searchsorted(edges, activation, side="right"), 0)
-    size = int(label.max()) + 1
-    joint = np.bincount(bins * size + label, minlength=(QUANTILES + 1) * size)
-    return _entropy(np.bincount(bins)) + _entropy(np.bincount(label)) - _entropy(joint)
-
-
-def _entropy(counts: Array) -> float:
-    """Miller–Madow: plug-in entropy + (occupied bins − 1)/(2 n), in bits."""
-    counts = counts[counts > 0]
-    n = counts.sum()
-    share = counts / n
-    return float(-(share * np.log2(share)).sum() + (len(counts) - 1) / (2 * n * np.log(2)))
+def selectivity(means: Array, n: Array, *, by_class: bool = False) -> Array:
+    """(μ − μrest)/(μ + μrest) of class means (unit, category), over the classes with images (``n`` > 0): of the largest mean,
+    or ``by_class`` of each, (unit, category)."""
+    known = means[:, n > 0]
+    found = np.full(means.shape if by_class else len(means), np.nan)
+    if known.shape[1] < 2:
+        return found
+    one = known if by_class else known.max(1, keepdims=True)
+    rest = (known.sum(1, keepdims=True) - one) / (known.shape[1] - 1)
+    value = np.where((known.min(1, keepdims=True) >= 0) & (one + rest > 0), ratio(one - rest, one + rest), np.nan)
+    if not by_class:
+        return np.asarray(value[:, 0])
+    found[:, n > 0] = value
+    return found
 
 
 def _top_precision(top_image: Array, top_activation: Array, label: Array) -> Array:

@@ -10,13 +10,19 @@ import pandas as pd
 import scipy
 import xarray as xr
 
-from unitlab.analysis import ALPHA, LEVEL
-from unitlab.analysis.attributes import attributes, own_attributes
-from unitlab.analysis.damage import damage
+from unitlab.analysis import LEVEL
+from unitlab.analysis.attributes import attributes_with, own_attributes
+from unitlab.analysis.damage import damage, largest_drop
+from unitlab.analysis.jackknife import correlation_interval, fisher_z, image_groups, jackknife_variance, unit_groups
+from unitlab.analysis.left_out_images import MEASURED, LeftOutImages
+from unitlab.analysis.paired_images import PairedImages
 from unitlab.analysis.paired_tests import benjamini_hochberg, student_quantile
+from unitlab.analysis.requirements import require
+from unitlab.analysis.splits import crossfit
 from unitlab.analysis.undefined import ratio
-from unitlab.analysis.weighted_images import WEIGHTED, WeightedImages
-from unitlab.errors import UnitlabError, nearest_names
+from unitlab.errors import UnitlabError, check_seed, nearest_names
+from unitlab.schema import described_like
+from unitlab.schema.variable import UNIT
 
 Array = np.ndarray[Any, Any]
 
@@ -26,31 +32,59 @@ X = (
 )  # fmt: skip
 KINDS = ("spearman", "pearson")
 Y = ("overall_drop", "max_class_drop_crossfit")
+QUICK = ("accuracy_drop", "overall_drop", "max_class_drop", "max_class_drop_crossfit")  # damage that needs no tests
+POSITIONS = ("max_class", "max_correlation_class")  # numbers of classes are no measures
+# depend on no image
+OF_FILTERS = {
+    "l1_norm", "l2_norm", "l1_norm_folded", "l2_norm_folded", "batch_norm_scale", "outgoing_l1_norm", "outgoing_l2_norm",
+}  # fmt: skip
+# the study keeps too little to measure these without some images
+HELD = {"max_class_correlation", "first_order_margin_drop_overall"}
 OF_DROPS = {
     "overall_drop", "max_class_drop", "max_class_drop_crossfit", "max_z", "n_damaged", "concentration", "p_any", "p_specific",
 }  # fmt: skip
 
 
-def measures(ds: xr.Dataset, *, seed: int = 0, damage_alone: bool = False) -> xr.Dataset:
+def measures(ds: xr.Dataset, *, seed: int = 0, damage_alone: bool = False, only: Iterable[str] | None = None) -> xr.Dataset:
     """Attributes and damage of a study in one dataset, with the attributes that the reader has added.
 
-    With ``damage_alone``, a study that lacks what attributes are computed from is measured without them.
+    With ``damage_alone``, a study that lacks what attributes are computed from is measured without them. ``only`` names what
+    is wanted: where that needs no tests and no attributes, they are not computed.
     """
-    try:
-        known = attributes(ds)
-    except UnitlabError:
-        if not damage_alone:
-            raise
-        known = xr.Dataset()
-    found = damage(ds, seed=seed).assign(own_attributes(ds))
+    quickly = None if only is None else set(only)
+    known = xr.Dataset()
+    if quickly is None or not quickly <= {*QUICK, *own_attributes(ds)}:
+        try:
+            known = attributes_with(ds, information=quickly is None or "mutual_information" in quickly)
+        except UnitlabError:
+            if not damage_alone:
+                raise
+    without = {"first_order_margin_drop_overall"}  # where the study has none
+    if quickly is not None and quickly <= {*QUICK, *own_attributes(ds), *known.data_vars, *without}:
+        found = _quick_damage(ds, seed)
+    else:
+        found = damage(ds, seed=seed)
+    found = found.assign(own_attributes(ds))
     return found.merge(known.drop_attrs(deep=False), compat="override", combine_attrs="override")
+
+
+def _quick_damage(ds: xr.Dataset, seed: int) -> xr.Dataset:
+    images = PairedImages(ds, "correlations")
+    require(ds, ["accuracy_drop", "overall_drop"], "correlations")
+    values = {
+        "accuracy_drop": ds["accuracy_drop"].values,
+        "overall_drop": ds["overall_drop"].values,
+        **largest_drop(ds["accuracy_drop"].values),
+        "max_class_drop_crossfit": crossfit(images, seed),
+    }
+    return described_like(ds, values, {})
 
 
 def chosen(ds: xr.Dataset, names: str | Iterable[str], dims: Sequence[tuple[str, ...]]) -> list[str]:
     """``names`` as a list; refused where one is no variable with one of these dimensions."""
     names = [names] if isinstance(names, str) else list(names)
     valid = [str(name) for name, variable in ds.data_vars.items() if variable.dims in dims and variable.dtype.kind in "fi"]
-    valid = [name for name in valid if not name.endswith("_class")]
+    valid = [name for name in valid if name not in POSITIONS]
     for name in names:
         if name not in valid:
             raise UnitlabError(
@@ -59,14 +93,17 @@ def chosen(ds: xr.Dataset, names: str | Iterable[str], dims: Sequence[tuple[str,
     return names
 
 
-def correlations(
+def correlations(  # noqa: PLR0913
     ds: xr.Dataset,
     x: str | Iterable[str] | None = None,
     y: str | Iterable[str] | None = None,
     *,
-    n_boot: int = 1000,
-    seed: int = 0,
+    given: str | Iterable[str] = (),
+    other: xr.Dataset | None = None,
+    held: str | Iterable[str] = (),
     split: bool = False,
+    seed: int = 0,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """Spearman and Pearson correlations over units of attributes with importances.
 
@@ -77,121 +114,203 @@ def correlations(
     x, y
         Names of variables over ``unit`` of `unitlab.attributes` or `unitlab.damage`, or of your own that the dataset was
         given by ``ds.assign``; default the attributes, and ``overall_drop`` and ``max_class_drop_crossfit``.
-    n_boot
-        Bootstrap samples, at least 100.
-    seed
-        Of the bootstrap and of the halves.
+    given
+        Variables whose linear part (for Spearman: of the ranks) is taken out of both: partial correlations.
+    other
+        A second study of the same units, another ablation or other images: ``y`` is measured in it.
+    held
+        Variables of your own (or ones that cannot be measured again, such as ``p_specific``) to take as they are: the
+        interval then leaves their sampling out, and ``covers`` says so.
     split
-        Measure ``x`` on one random half of the images (class by class, clusters whole) and ``y`` on the other, so that
-        chance which both share does not correlate them. What does not depend on single images stays as it is.
+        Measure ``x`` (and ``given``) on one random half of the images (class by class, clusters whole) and ``y`` on the
+        other, so that chance which both share does not correlate them. What does not depend on single images stays as it is.
+    seed
+        Of groups and halves.
+    progress
+        Show a bar where it takes more than two seconds.
 
     Returns
     -------
     pandas.DataFrame
-        One row a pair, ``x`` and ``y`` and: ``n_units`` with both values; for ``spearman`` and ``pearson`` the estimate,
-        95 % percentile intervals over resampled units (``_low``, ``_high``) and over resampled image clusters
-        (``_low_images``, ``_high_images``), two-sided ``_p`` and ``_q`` (Benjamini–Hochberg over the table);
-        ``part_whole``: both are computed from the same drops, so that they correlate by construction; ``resampled``: which
-        of ``x`` and ``y`` the image bootstrap measures again (the others are held; with neither, the interval is NaN).
+        One row a pair, ``x`` and ``y`` and: ``n_units`` with all values; for ``spearman`` and ``pearson`` the estimate, its
+        95 % interval (``_low``, ``_high``), two-sided ``_p`` and ``_q`` (Benjamini–Hochberg over the table), all three over
+        sampled units and images; ``covers``: which sampling that is; ``part_whole``: both are computed from the same drops,
+        so that they correlate by construction. The estimate is of the correlation at this number of images: more images
+        would leave less noise in both, and a larger correlation. Interval, p and q are NaN where the correlation is
+        undefined or ±1, and where a variable cannot be measured again and is not ``held`` (one of your own: it may come from
+        other images).
 
     Raises
     ------
     UnitlabError
-        An unknown variable (the nearest names are suggested), fewer than three units, fewer than 100 bootstrap samples.
+        An unknown variable (the nearest names are suggested), fewer than three units, an ``other`` that has other units.
 
     Notes
     -----
-    Measured again on resampled images, a noisy quantity has the noise twice: intervals over images sit somewhat nearer to
-    zero than the estimate.
+    Fisher's z ± t·√(V over units + V over images), with delete-group jackknife variances (Busing, Meijer and van der Leeden
+    1999) and Satterthwaite's degrees of freedom: up to 20 groups of whole image clusters, dealt class by class, and up to 50
+    groups of units; units whose activations correlate above 0.8 are in one group, since near-copies are no independent units.
 
     Examples
     --------
     >>> import unitlab
-    >>> table = unitlab.correlations(unitlab.load("vgg_fashion"), "class_selectivity", n_boot=100)
+    >>> table = unitlab.correlations(unitlab.load("vgg_fashion"), "class_selectivity")
     >>> list(table.y)
     ['overall_drop', 'max_class_drop_crossfit']
     """
-    if isinstance(n_boot, bool) or not isinstance(n_boot, int | np.integer) or n_boot < 100:
-        raise UnitlabError(f"n_boot is {n_boot!r}; expected a whole number, 100 or more")
-    known = measures(ds, seed=seed)
-    xs = chosen(known, x if x is not None else [name for name in X if name in known], [("unit",)])
-    ys = chosen(known, y if y is not None else Y, [("unit",)])
+    check_seed(seed)
+    wanted, beside, kept = (named(some) for some in (x, given, held))
+    asked_y = list(Y) if y is None else named(y)
+    second = ds if other is None else other
+    _check_same_units(ds, second)
+    only = [*(wanted or X), *beside, *kept]
+    known = measures(ds, seed=seed, only=[*only, *asked_y] if other is None else only)
+    known_y = known if other is None else measures(second, seed=seed, only=[*asked_y, *kept])
+    xs = chosen(known, wanted if x is not None else [name for name in X if name in known and name not in beside], [UNIT])
+    ys, beside = chosen(known_y, asked_y, [UNIT]), chosen(known, beside, [UNIT])
+    for name in {*xs, *ys} & set(beside):
+        raise UnitlabError(f"{name!r} is given and cannot be correlated, too; leave it out of x and y, or of given")
     if ds.sizes["unit"] < 3:
         raise UnitlabError(f"correlations over units need at least three; the study has {ds.sizes['unit']}")
     random = np.random.default_rng(seed)
-    values = {name: known[name].values.astype(float) for name in {*xs, *ys}}
-    on_x, on_y = values, values
-    weighted = WeightedImages(ds)
-    again = [name for name in values if name in WEIGHTED]
-    xs_again, ys_again = ([name for name in some if name in again] for some in (xs, ys))
-    if split:
-        half = weighted.half(random)
-        on_x = {**values, **{name: found[0] for name, found in weighted.values(xs_again, half, random).items()}}
-        on_y = {**values, **{name: found[0] for name, found in weighted.values(ys_again, 1 - half, random).items()}}
-    parts_x, parts_y = [], []
-    step = weighted.samples_at_once()
-    for start in range(0, n_boot if again else 0, step):
-        weights = weighted.bootstrap_weights(min(step, n_boot - start), random)
-        if split:
-            parts_x.append(weighted.values(xs_again, weights * half, random))
-            parts_y.append(weighted.values(ys_again, weights * (1 - half), random))
-        else:
-            both = weighted.values(again, weights, random)
-            parts_x.append(both)
-            parts_y.append(both)
-    samples_x = {name: np.concatenate([part[name] for part in parts_x]) for name in xs_again}
-    samples_y = {name: np.concatenate([part[name] for part in parts_y]) for name in ys_again}
-    rows = [_row(a, b, on_x[a], on_y[b], samples_x.get(a), samples_y.get(b), n_boot, random) for a in xs for b in ys]
+    studies = [ds] if other is None else [ds, second]
+    left_out = left_out_images(studies, seed)
+    half_x, half_y = _opposite_halves(left_out, random) if split else (None, None)
+    side_x = _Side(known, left_out[0], half_x, [*xs, *beside])
+    side_y = _Side(known_y, left_out[-1], half_y, ys)
+    units = unit_groups(studies, random)
+    rows = []
+    pairs = [(a, b) for a in xs for b in ys]
+    for a, b in shown_progress(pairs, "correlations", progress):
+        columns = [side_x.column(a), side_y.column(b), *(side_x.column(name) for name in beside)]
+        covered = _covers([side_x.sampling(a), side_y.sampling(b), *map(side_x.sampling, beside)], kept)
+        row = {"x": a, "y": b, **estimates(columns, units, left_out[0].share, bool(covered))}
+        row["part_whole"] = (a != b or other is not None) and a in OF_DROPS and b in OF_DROPS
+        rows.append({**row, "covers": covered})
     table = pd.DataFrame(rows)
     for kind in KINDS:
         place = list(table.columns).index(f"{kind}_p")
         table.insert(place + 1, f"{kind}_q", benjamini_hochberg(table[f"{kind}_p"].to_numpy(float)))
-    table.attrs = {
-        "n_boot": n_boot, "seed": seed, "split": split, "study": ds.attrs.get("name", ""), "layer": ds.attrs.get("layer", ""),
-    }  # fmt: skip
+    about = {"study": ds.attrs.get("name", ""), "layer": ds.attrs.get("layer", "")}
+    table.attrs = {"seed": seed, "split": split, "given": beside, **about}
     return table
 
 
-def _row(
-    a: str, b: str, x: Array, y: Array, again_x: Array | None, again_y: Array | None, n_boot: int, random: np.random.Generator
-) -> dict[str, Any]:
-    both = np.isfinite(x) & np.isfinite(y)
-    resampled = [name for name, again in ((a, again_x), (b, again_y)) if again is not None]
-    row: dict[str, Any] = {"x": a, "y": b, "n_units": int(both.sum())}
-    units = random.integers(0, max(int(both.sum()), 1), (n_boot, int(both.sum())))
-    left, right = None, None
-    if resampled:
-        left = np.broadcast_to(x if again_x is None else again_x, (n_boot, len(x)))[:, both]
-        right = np.broadcast_to(y if again_y is None else again_y, (n_boot, len(y)))[:, both]
-    x, y = x[both], y[both]
-    defined = len(x) >= 3 and bool(np.ptp(x) > 0) and bool(np.ptp(y) > 0)
-    for kind, test in (("spearman", scipy.stats.spearmanr), ("pearson", scipy.stats.pearsonr)):
-        found = test(x, y) if defined else None
-        row[kind] = float(found.statistic) if found is not None else np.nan
-        over_units = _coefficients(kind, x[units], y[units]) if defined else np.empty(0)
-        over_images = _coefficients(kind, left, right) if defined and left is not None and right is not None else np.empty(0)
-        row[f"{kind}_low"], row[f"{kind}_high"] = _limits(over_units)
-        row[f"{kind}_low_images"], row[f"{kind}_high_images"] = _limits(over_images)
-        row[f"{kind}_p"] = float(found.pvalue) if found is not None else np.nan
-    row["part_whole"] = a != b and a in OF_DROPS and b in OF_DROPS
-    row["resampled"] = " and ".join(resampled) or "neither"
-    return row
+def named(names: str | Iterable[str] | None) -> list[str]:
+    """One name or several, as a list."""
+    return [] if names is None else [names] if isinstance(names, str) else list(names)
 
 
-def _coefficients(kind: str, x: Array, y: Array) -> Array:
-    """Correlation of each row of ``x`` with that of ``y``."""
+def shown_progress(steps: Sequence[Any], what: str, shown: bool) -> Iterable[Any]:
+    """``steps`` with a progress bar, once they take more than two seconds."""
+    from tqdm.auto import tqdm
+
+    return tqdm(steps, desc=what, delay=2, disable=not shown)
+
+
+def _check_same_units(ds: xr.Dataset, other: xr.Dataset) -> None:
+    for one in (ds, other):
+        require(one, ["unit", "image"], "correlations")
+    if not np.array_equal(ds["unit"].values, other["unit"].values):
+        raise UnitlabError(
+            f"the two studies have other units ({ds.sizes['unit']} and {other.sizes['unit']}); give both with the same, in the "
+            "same order: other.sel(unit=ds.unit)"
+        )
+
+
+def left_out_images(studies: Sequence[xr.Dataset], seed: int) -> list[LeftOutImages]:
+    """Groups of images to leave out, the same in all studies for an image that several have."""
+    random = np.random.default_rng(seed)
+    found: list[LeftOutImages] = []
+    known: dict[str, int] = {}
+    for ds in studies:
+        images = PairedImages(ds, "correlations")
+        group = image_groups(images, random, known)
+        if len(studies) > 1:
+            ids = ds["image"].values[images.order]
+            known |= {str(one): int(number) for one, number in zip(ids, group, strict=True)}
+        found.append(LeftOutImages(images, group, seed))
+    return found
+
+
+def _opposite_halves(left_out: Sequence[LeftOutImages], random: np.random.Generator) -> tuple[Array, Array]:
+    """A half of the first study's images, and of the last study's those that are not in it."""
+    half = left_out[0].half(random)
+    if len(left_out) == 1:
+        return half, ~half
+    ids, others = (one.ds["image"].values[one.images.order].astype(str) for one in left_out)
+    return half, np.where(np.isin(others, ids), ~np.isin(others, ids[half]), left_out[1].half(random))
+
+
+class _Side:
+    """The variables of one side: of all images, and without each group of them where that can be measured."""
+
+    def __init__(self, known: xr.Dataset, left_out: LeftOutImages, half: Array | None, names: list[str]) -> None:
+        self.names = [name for name in dict.fromkeys(names) if name in MEASURED and name not in own_attributes(known)]
+        self.known, self.n_groups = known, left_out.n_groups
+        self.again = left_out.values(self.names, half)
+        self.split = half is not None
+
+    def column(self, name: str) -> Array:
+        """(all and without each group, unit)."""
+        known = self.known[name].values.astype(float)
+        if name not in self.again:
+            return np.broadcast_to(known, (1 + self.n_groups, len(known)))
+        again = self.again[name].astype(float)
+        # the study's own value has more splits, and bits that are not kept
+        return again if self.split else again - again[:1] + known
+
+    def sampling(self, name: str) -> tuple[str, str]:
+        """Name, and how its sampling of images is treated: "measured", "exact", "held" or "unknown"."""
+        if name in self.again:
+            return name, "measured"
+        return name, "exact" if name in OF_FILTERS else "held" if name in HELD else "unknown"
+
+
+def _covers(sides: Sequence[tuple[str, str]], held: Sequence[str]) -> str:
+    """Which sampling an interval of these variables covers; empty where that of one is unknown."""
+    sides = [(name, "held" if name in held else how) for name, how in sides]
+    if any(how == "unknown" for _, how in sides):
+        return ""
+    measured = [name for name, how in sides if how == "measured"]
+    if all(how != "held" for _, how in sides):
+        return "units and images" if measured else "units"
+    return f"units, and images of {', '.join(dict.fromkeys(measured))}" if measured else "units"
+
+
+def estimates(columns: Sequence[Array], units: Array, share: Array, covered: bool) -> dict[str, Any]:
+    """Both correlations of the first two columns (all and without each group, unit), given the others, with intervals."""
+    whole = np.stack([column[0] for column in columns])
+    both = np.isfinite(whole).all(0)
+    found: dict[str, Any] = {"n_units": int(both.sum())}
+    values = np.stack([column[:, both] for column in columns])
+    group = np.unique(units[both], return_inverse=True)[1]
+    defined = int(both.sum()) >= len(columns) + 1 and bool((np.ptp(values[:, 0], axis=1) > 0).all())
+    for kind in KINDS:
+        low = high = p = r = np.array(np.nan)
+        if defined:
+            r = correlation(kind, values[:, 0])
+            groups = range(int(group.max()) + 1)
+            without = np.array([correlation(kind, values[:, 0, group != one]) for one in groups])
+            again = np.array([correlation(kind, one) for one in np.moveaxis(values[:, 1:], 0, 1)])
+            over_units = jackknife_variance(fisher_z(r), fisher_z(without), np.bincount(group) / len(group))
+            over_images = jackknife_variance(fisher_z(r), fisher_z(again), share)
+            if covered:
+                low, high, p = correlation_interval(r, [over_units, over_images])
+        found.update({kind: float(r), f"{kind}_low": float(low), f"{kind}_high": float(high), f"{kind}_p": float(p)})
+    return found
+
+
+def correlation(kind: str, values: Array) -> Array:
+    """Correlation of the first two rows, given the others."""
     if kind == "spearman":
-        x, y = scipy.stats.rankdata(x, axis=1), scipy.stats.rankdata(y, axis=1)
-    x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
-    return ratio((x * y).sum(1), np.sqrt((x**2).sum(1) * (y**2).sum(1)))
-
-
-def _limits(values: Array) -> tuple[float, float]:
-    values = values[np.isfinite(values)]
-    if len(values) < 20:
-        return np.nan, np.nan
-    low, high = np.quantile(values, [ALPHA / 2, 1 - ALPHA / 2])
-    return float(low), float(high)
+        values = scipy.stats.rankdata(values, axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r = np.corrcoef(values)
+    if len(values) == 2 or not np.isfinite(r).all():
+        return np.asarray(r[0, 1])
+    inverse = np.linalg.pinv(r, hermitian=True)
+    return np.asarray(np.clip(ratio(-inverse[0, 1], np.sqrt(inverse[0, 0] * inverse[1, 1])), -1, 1))
 
 
 def fitted_line(x: Array, y: Array, *, level: float = LEVEL) -> dict[str, Any]:

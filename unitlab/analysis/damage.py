@@ -55,7 +55,8 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0) -> xr.Dataset
         ``margin_drop`` (logits) with ``margin_drop_low``, ``margin_drop_high``, ``margin_p_value``, ``n_broken``, ``n_fixed``.
         Over ``unit``: ``overall_drop``, ``max_class_drop`` with ``max_class_drop_null``, ``max_class`` (position along
         category), ``max_class_drop_crossfit`` with ``max_class_drop_crossfit_null``, ``max_z``, ``p_any``, ``p_specific``,
-        ``n_damaged``, ``concentration`` with ``concentration_null``. One number: ``reliability``. Attributes: the study's,
+        ``n_damaged``, ``concentration`` with ``concentration_null``. One number: ``reliability`` with ``reliability_low``,
+        ``reliability_high``. Attributes: the study's,
         ``level``, ``seed``, ``n_tested`` of ``n_cells`` (the cells in which enough images change for a p of 0.05). Each
         variable's attributes hold its definition. Where the study has ``cluster``, splits, intervals and tests go by cluster.
 
@@ -103,7 +104,7 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0) -> xr.Dataset
         "p_specific": specific.p_value,
         "concentration": concentration(np.nan_to_num(drop)),
         "concentration_null": specific.concentration,
-        "reliability": np.array(reliability),
+        **reliability,
     }
     some = np.isfinite(values["p_value"])
     counts = {"n_tested": int((np.exp2(1.0 - cells.n_changed[some]) <= ALPHA).sum()), "n_cells": int(some.sum())}

@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from unitlab.analysis.requirements import class_positions, require
-from unitlab.analysis.undefined import leading
+from unitlab.analysis.undefined import leading, ratio
 from unitlab.schema import described_like
 
 Array = np.ndarray[Any, Any]
@@ -64,14 +64,22 @@ def discrimination(ds: xr.Dataset) -> xr.Dataset:
         # around the unit's own mean, so that squares keep their digits
         values = values - values.mean(1, keepdims=True)
         total, square = values.sum(1, keepdims=True), (values**2).sum(1, keepdims=True)
-        sums, squares, ranks = values @ inside, values**2 @ inside, pd.DataFrame(values.T).rank().to_numpy().T @ inside
+        sums, squares = values @ inside, values**2 @ inside
         with np.errstate(invalid="ignore", divide="ignore"):
             mean, rest = sums / n, (total - sums) / others
             variance = np.maximum(squares / n - mean**2, 0) + np.maximum((square - squares) / others - rest**2, 0)
             d_prime[some] = np.where(variance > 0, np.abs(mean - rest) / np.sqrt(variance / 2), np.nan)
-            area = (ranks - n * (n + 1) / 2) / (n * others)
-        auc[some] = np.maximum(area, 1 - area)
-        d_prime[some][constant], auc[some][constant] = np.nan, np.nan
+        d_prime[some][constant] = np.nan
+        auc[some] = area_under_roc(values, label, n_categories)
     d_prime[:, (n == 0) | (others == 0)] = np.nan
     largest = {"max_class_d_prime": leading(d_prime)[0], "max_class_auc": leading(auc)[0]}
     return described_like(ds, {"class_d_prime": d_prime, "class_auc": auc, **largest}, {})
+
+
+def area_under_roc(values: Array, label: Array, n_categories: int) -> Array:
+    """(unit, category): area under the ROC curve of values (unit, image) or of their negatives, whichever is larger."""
+    inside = np.eye(n_categories)[label]
+    n = inside.sum(0)
+    ranks = pd.DataFrame(values.T).rank().to_numpy().T @ inside
+    area = ratio(ranks - n * (n + 1) / 2, n * (len(label) - n))
+    return np.where((np.ptp(values, axis=1) == 0)[:, None], np.nan, np.maximum(area, 1 - area))

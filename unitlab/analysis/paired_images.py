@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from unitlab.analysis.requirements import class_positions, require
+from unitlab.analysis.requirements import class_positions, require, require_all_images
 
 Array = np.ndarray[Any, Any]
 
@@ -33,6 +33,7 @@ class PairedImages:
         self.right = (ds["baseline_prediction"].values == ds["label"].values)[self.order]
         self.baseline_margin = ds["baseline_margin"].values[self.order].astype(np.float64)
         self.n_images = np.bincount(position, minlength=self.n_categories)
+        require_all_images(ds, self.n_images, what)
         new = np.ones(len(position), bool)
         new[1:] = (np.diff(self.position) != 0) | (np.diff(self.cluster) != 0)
         self.block_start = np.flatnonzero(new)
@@ -53,6 +54,10 @@ class PairedImages:
     def margin_drops(self, units: slice) -> Array:
         """Float64, (unit, image)."""
         return self._ordered("label_margin_drop", units).astype(np.float64)
+
+    def activations(self, name: str, units: slice) -> Array:
+        """``activation_mean`` or ``activation_max``, (unit, image)."""
+        return self._ordered(name, units)
 
     def _ordered(self, name: str, units: slice) -> Array:
         values = self.ds[name][units].values

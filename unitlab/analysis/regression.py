@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,8 +40,9 @@ def regression(ds: xr.Dataset, y: str, x: Iterable[str], *, folds: int = 5, seed
     -------
     pandas.DataFrame
         One row an attribute: ``coefficient`` (standard deviations of ``y`` per standard deviation) with a 95 % interval
-        ``coefficient_low``, ``coefficient_high`` (errors clustered by unit), ``r2_alone`` (cross-validated R² of this
-        attribute alone) and ``r2_without`` (of all others). ``attrs``: ``r2`` (cross-validated, 1 − SSE/SST with the mean of
+        ``coefficient_low``, ``coefficient_high``, ``r2_alone`` (cross-validated R² of this attribute alone) and
+        ``r2_without`` (of all others). ``attrs``: ``covers`` (which sampling the intervals cover: units, and where ``y`` has
+        classes also classes; the images are those of the study), ``r2`` (cross-validated, 1 − SSE/SST with the mean of
         the training folds; negative where the fit predicts worse than that mean), ``r2_in_sample``, ``n_rows``,
         ``n_units``, ``folds``, ``y``.
 
@@ -49,6 +50,12 @@ def regression(ds: xr.Dataset, y: str, x: Iterable[str], *, folds: int = 5, seed
     ------
     UnitlabError
         An unknown variable, one with classes for a ``y`` without, too few units, folds that are none.
+
+    Notes
+    -----
+    Errors are clustered by unit, and where ``y`` has classes by unit and by class (Cameron, Gelbach and Miller, J. Bus. Econ.
+    Stat. 29, 2011), with a variance no less than that of either alone and Student's t of the fewer clusters: an attribute that
+    is noise, partly shared by the units of a class, is clear of zero in 2 to 6 % of the draws (with ten and sixty classes).
 
     Examples
     --------
@@ -59,16 +66,18 @@ def regression(ds: xr.Dataset, y: str, x: Iterable[str], *, folds: int = 5, seed
     """
     if not isinstance(y, str):
         raise UnitlabError(f"y is {y!r}; expected the name of one importance, for example 'accuracy_drop'")
-    known = measures(ds, seed=seed)
+    x = [x] if isinstance(x, str) else list(x)
+    known = measures(ds, seed=seed, only=[y, *x])
     target = known[chosen(known, y, [UNIT, CELL])[0]]
     names = chosen(known, x, [UNIT, CELL] if target.dims == CELL else [UNIT])
     if not names or len(set(names)) < len(names) or y in names:
         raise UnitlabError(f"x is {names}; expected one attribute or more, each once, and not y ({y!r}) itself")
     columns = [xr.broadcast(known[name], target)[0].transpose(*target.dims).values.astype(float).ravel() for name in names]
     table = np.stack([target.values.astype(float).ravel(), *columns], 1)
-    unit = np.repeat(np.arange(ds.sizes["unit"]), table.shape[0] // ds.sizes["unit"])
+    clusters = [one.ravel() for one in np.indices(target.shape)]
     complete = np.isfinite(table).all(1)
-    table, unit = table[complete], unit[complete]
+    table, clusters = table[complete], [one[complete] for one in clusters]
+    unit = clusters[0]
     n_units = len(np.unique(unit))
     without = [name for name in [y, *names] if not np.isfinite(known[name].values.astype(float)).any()]
     if without:
@@ -80,7 +89,7 @@ def regression(ds: xr.Dataset, y: str, x: Iterable[str], *, folds: int = 5, seed
     fold = _folds(unit, folds, np.random.default_rng(seed))
     standard = (table - table.mean(0)) / np.where(table.std(0) > 0, table.std(0), 1)
     target_values, attributes_ = standard[:, 0], standard[:, 1:]
-    coefficient, low, high, residual = _fit(target_values, attributes_, unit)
+    coefficient, low, high, residual = _fit(target_values, attributes_, clusters)
     places = range(len(names))
     columns_of_table = {
         "attribute": names,
@@ -98,6 +107,7 @@ def regression(ds: xr.Dataset, y: str, x: Iterable[str], *, folds: int = 5, seed
         "n_rows": len(table),
         "n_units": n_units,
         "folds": int(folds),
+        "covers": "units and classes" if len(clusters) == 2 else "units",
         "study": ds.attrs.get("name", ""),
         "layer": ds.attrs.get("layer", ""),
     }
@@ -115,21 +125,31 @@ def _with_constant(x: Array) -> Array:
     return np.column_stack([np.ones(len(x)), x])
 
 
-def _fit(y: Array, x: Array, unit: Array) -> tuple[Array, Array, Array, Array]:
-    """Coefficients with 95 % limits from errors clustered by unit (CR1), and residuals."""
+def _fit(y: Array, x: Array, clusters: Sequence[Array]) -> tuple[Array, Array, Array, Array]:
+    """Coefficients with 95 % limits from errors clustered by unit or by unit and class (CR1), and residuals.
+
+    Two ways: the variance by unit plus that by class minus that by cell, and no less than either of the first two.
+    """
     design = _with_constant(x)
     coefficient = np.linalg.lstsq(design, y, rcond=None)[0]
     residual = y - design @ coefficient
-    groups = np.unique(unit, return_inverse=True)[1]
-    n_groups = int(groups.max()) + 1
-    n, width = design.shape
-    scores = np.zeros((n_groups, width))
-    np.add.at(scores, groups, design * residual[:, None])
-    inverse = np.linalg.pinv(design.T @ design)
-    scale = n_groups / (n_groups - 1) * (n - 1) / max(n - width, 1)
-    error = np.sqrt(np.diag(inverse @ (scores.T @ scores) @ inverse) * scale)
-    half = student_quantile(1 - ALPHA / 2, n_groups - 1) * error
+    scores, inverse = design * residual[:, None], np.linalg.pinv(design.T @ design)
+    variances = [np.diag(inverse @ _clustered(scores, one) @ inverse) for one in clusters]
+    if len(clusters) == 2:
+        by_cell = np.diag(inverse @ _clustered(scores, np.arange(len(y))) @ inverse)
+        variances.append(variances[0] + variances[1] - by_cell)
+    least = min(len(np.unique(one)) for one in clusters)
+    half = student_quantile(1 - ALPHA / 2, least - 1) * np.sqrt(np.max(variances, axis=0))
     return coefficient[1:], (coefficient - half)[1:], (coefficient + half)[1:], residual
+
+
+def _clustered(scores: Array, cluster: Array) -> Array:
+    """Sum over clusters of the outer products of their scores, with the correction for few clusters."""
+    groups = np.unique(cluster, return_inverse=True)[1]
+    n_groups, (n, width) = int(groups.max()) + 1, scores.shape
+    sums = np.zeros((n_groups, width))
+    np.add.at(sums, groups, scores)
+    return sums.T @ sums * (n_groups / max(n_groups - 1, 1) * (n - 1) / max(n - width, 1))
 
 
 def _cross_validated(y: Array, x: Array, fold: Array) -> float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from unitlab.errors import UnitlabError, nearest_names
+from unitlab.errors import UnitlabError, units_in_ranges
 
 
 def require(ds: xr.Dataset, names: Iterable[str], what: str) -> None:
@@ -24,6 +25,15 @@ def require(ds: xr.Dataset, names: Iterable[str], what: str) -> None:
     empty = [name for name in ("unit", "category", "image") if ds.sizes.get(name) == 0]
     if empty:
         raise UnitlabError(f"{what} needs one {empty[0]} or more; this dataset has none")
+
+
+def require_all_images(ds: xr.Dataset, n_images: np.ndarray[Any, Any], what: str) -> None:
+    """Refuse a study of which images were left out: its counts and means are still of all."""
+    if "n_images" in ds and not np.array_equal(n_images, ds["n_images"].values):
+        raise UnitlabError(
+            f"{what} needs all images of the study: it counts {int(ds['n_images'].sum())}, and {int(n_images.sum())} are "
+            "here, or they have other labels. Units may be left out, ds.sel(unit=...), images not; compute a study of these"
+        )
 
 
 def class_positions(ds: xr.Dataset, index: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -48,8 +58,7 @@ def unit_position(ds: xr.Dataset, unit: int) -> int:
     found = np.flatnonzero(units == unit)
     if len(found) == 0:
         raise UnitlabError(
-            f"the study has no unit {unit}; it has {len(units)}, from {units.min()} to {units.max()}. "
-            f"{nearest_names(str(unit), map(str, units))}"
+            f"the study has no unit {unit}; it has {len(units)}: {shorten(units_in_ranges(units), 60, placeholder=' …')}"
         )
     return int(found[0])
 

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from unitlab.analysis.jackknife import correlation_interval, fisher_z, image_groups, jackknife_variance
 from unitlab.analysis.paired_images import PairedImages
-from unitlab.analysis.undefined import ratio
+from unitlab.analysis.undefined import mean_of_defined, ratio
 
 Array = np.ndarray[Any, Any]
 
 SPLITS = 100
+JACKKNIFE_SPLITS = 5  # of which the reliability is taken anew without each group of images
 
 
 def halves(cluster: Array, position: Array, n_splits: int, random: np.random.Generator) -> Array:
@@ -56,59 +58,116 @@ def measured_elsewhere(chosen_on: Array, measured_on: Array, valid: Array | None
     return ratio(np.where(tied, measured_on, 0).sum(axis, dtype=np.float64), tied.sum(axis))
 
 
-def crossfit_and_reliability(images: PairedImages, seed: int) -> tuple[Array, float]:
-    """Cross-fitted max class drop per unit, and the split-half reliability of the unit × class drops.
-
-    The class with the largest drop on one half (the mean over tied ones) is measured on the other, both ways, over
-    `SPLITS` splits. Reliability: Pearson correlation of the halves' drops after removal of unit and class means, mean
-    over splits, Spearman–Brown corrected.
-    """
-    half = halves(images.cluster, images.position, SPLITS, np.random.default_rng(seed))
-    n_first = np.stack([np.bincount(images.position[one], minlength=images.n_categories) for one in half], 1)
-    n_second = images.n_images[:, None] - n_first
-    valid = (n_first > 0) & (n_second > 0)
-    usable = valid.any(0)
-    in_both = None if valid.all() else valid[:, None]
-    member = half.T.astype(np.float32)
-    crossfit = np.full(images.ds.sizes["unit"], np.nan)
-    moments = _Moments(images.n_categories, SPLITS)
+def crossfit(images: PairedImages, seed: int) -> Array:
+    """Cross-fitted max class drop per unit: the class with the largest drop on one half (the mean over tied ones) measured on
+    the other, both ways, mean over `SPLITS` splits."""
+    splits = _Splits.at_random(images, seed)
+    found = np.full(images.ds.sizes["unit"], np.nan)
     for units in images.unit_blocks(images.n_categories * SPLITS):
-        flips = images.flips(units).astype(np.float32)
-        net = np.zeros((images.n_categories, len(flips), SPLITS), np.float32)
-        total = np.zeros((images.n_categories, len(flips), 1), np.float32)
-        for k, some in images.class_slices():
-            np.matmul(flips[:, some], member[some], out=net[k])
-            total[k, :, 0] = flips[:, some].sum(1)
-        first = net / np.maximum(n_first, 1)[:, None].astype(np.float32)
-        second = np.subtract(total, net, out=net)
-        second /= np.maximum(n_second, 1)[:, None].astype(np.float32)
-        if in_both is not None:
-            first *= in_both
-            second *= in_both
-        if usable.any():
-            onward = measured_elsewhere(first, second, in_both)[:, usable].mean(1)
-            back = measured_elsewhere(second, first, in_both)[:, usable].mean(1)
-            crossfit[units] = (onward + back) / 2
+        found[units] = splits.crossfit(*splits.drops(units))
+    return found
+
+
+def crossfit_and_reliability(images: PairedImages, seed: int) -> tuple[Array, dict[str, Array]]:
+    """`crossfit`, and the split-half ``reliability`` of the unit × class drops with its interval over image clusters.
+
+    Reliability: correlation of the halves' drops after removal of unit and class means, a class with the weight of its images,
+    mean over splits, Spearman–Brown corrected. Interval: delete-group jackknife of Fisher's z of that mean.
+    """
+    splits = _Splits.at_random(images, seed)
+    group = image_groups(images, np.random.default_rng(seed))
+    fewer = splits.without_each(group)
+    found = np.full(images.ds.sizes["unit"], np.nan)
+    moments, moments_without = _Moments(splits.weight), _Moments(fewer.weight)
+    for units in images.unit_blocks(images.n_categories * SPLITS):
+        first, second = splits.drops(units)
+        found[units] = splits.crossfit(first, second)
         moments.add(first, second)
-    return crossfit, moments.reliability(valid.sum(0))
+        moments_without.add(*fewer.drops(units))
+    r, n_groups = moments.correlations(), len(fewer.weight[0]) // JACKKNIFE_SPLITS
+    without = mean_of_defined(moments_without.correlations().reshape(n_groups, JACKKNIFE_SPLITS))
+    share = np.bincount(group, minlength=n_groups) / len(group)
+    variance = jackknife_variance(fisher_z(mean_of_defined(r[:JACKKNIFE_SPLITS])), fisher_z(without), share)
+    mean = mean_of_defined(r)
+    low, high, _ = correlation_interval(mean, [variance])
+    ends = {"reliability": mean, "reliability_low": low, "reliability_high": high}
+    return found, {name: spearman_brown(value) for name, value in ends.items()}
+
+
+def spearman_brown(r: Array) -> Array:
+    """Correlation of two wholes of whose halves it is ``r``; −1 at least."""
+    return np.maximum(ratio(2 * r, 1 + r), -1.0)
+
+
+class _Splits:
+    """Pairs of halves of the images: ``first`` and ``second`` (image, split), the ``weight`` of each class (class, split)."""
+
+    def __init__(self, images: PairedImages, first: Array, second: Array) -> None:
+        self.images, self.first, self.second = images, first.astype(np.float32), second.astype(np.float32)
+        self.n_first, self.n_second = (self._sums(half.T[:, :, None])[:, :, 0] for half in (self.first, self.second))
+        self.valid = (self.n_first > 0) & (self.n_second > 0)
+        self.weight = self.valid * images.n_images[:, None].astype(float)
+
+    @classmethod
+    def at_random(cls, images: PairedImages, seed: int) -> _Splits:
+        half = halves(images.cluster, images.position, SPLITS, np.random.default_rng(seed)).T
+        return cls(images, half, ~half)
+
+    def without_each(self, group: Array) -> _Splits:
+        """The first splits without each group of images, (group, split) on the last axis."""
+        kept = group[:, None] != np.arange(int(group.max()) + 1)
+        sides = [kept[:, :, None] * half[:, None, :JACKKNIFE_SPLITS] for half in (self.first, self.second)]
+        return _Splits(self.images, *(side.reshape(len(group), -1) for side in sides))
+
+    def drops(self, units: slice) -> tuple[Array, Array]:
+        """(class, unit, split), of both halves; 0 for a class that has no image in one."""
+        flips = self.images.flips(units).astype(np.float32)
+        found = []
+        for half, n in ((self.first, self.n_first), (self.second, self.n_second)):
+            net = np.zeros((self.images.n_categories, len(flips), half.shape[1]), np.float32)
+            for k, some in self.images.class_slices():
+                np.matmul(flips[:, some], half[some], out=net[k])
+            net *= (self.valid / np.maximum(n, 1)).astype(np.float32)[:, None]
+            found.append(net)
+        return found[0], found[1]
+
+    def crossfit(self, first: Array, second: Array) -> Array:
+        usable, in_both = self.valid.any(0), None if self.valid.all() else self.valid[:, None]
+        if not usable.any():
+            return np.full(first.shape[1], np.nan)
+        onward = measured_elsewhere(first, second, in_both)[:, usable].mean(1)
+        back = measured_elsewhere(second, first, in_both)[:, usable].mean(1)
+        return np.asarray((onward + back) / 2)
+
+    def _sums(self, values: Array) -> Array:
+        sums = np.zeros((self.images.n_categories, *values.shape[::2]), np.float32)
+        for k, some in self.images.class_slices():
+            sums[k] = values[:, some].sum(1)
+        return sums
 
 
 class _Moments:
     """Sums from which the correlation of doubly centred drops follows, split by split.
 
-    With x and y less their means over units and over classes, plus the mean of all (U units, K classes; R the sums over the
-    classes, C those over the units, T those over both): Σ xy − Σ RxRy/K − Σ CxCy/U + TxTy/(UK). So no drop is kept, and units
-    come in blocks. A class that has no image in a half is zero in both and is not counted in K.
+    With class weights w, x and y less their weighted means over classes and their means over units, plus the mean of all
+    (U units, W the sum of the weights; R the weighted sums over classes, C the sums over units, T that of R over units):
+    Σ wxy − Σ RxRy/W − Σ wCxCy/U + TxTy/(UW). So no drop is kept, and units come in blocks.
     """
 
-    def __init__(self, n_categories: int, n_splits: int) -> None:
+    def __init__(self, weight: Array) -> None:
+        n_categories, n_splits = weight.shape
+        self.root = np.sqrt(weight).astype(np.float32)
+        self.total, self.n_valid = weight.sum(0), (weight > 0).sum(0)
         self.products = np.zeros((3, n_splits))  # xx, xy, yy
         self.by_unit = np.zeros((3, n_splits))
         self.columns = np.zeros((2, n_categories, n_splits))
         self.n_units = 0
 
     def add(self, x: Array, y: Array) -> None:
-        rows = [x.sum(0, dtype=np.float64), y.sum(0, dtype=np.float64)]
+        """Drops (class, unit, split); they are weighted in place."""
+        for drops in (x, y):
+            drops *= self.root[:, None]
+        rows = [np.einsum("kus,ks->us", drops, self.root, dtype=np.float64, casting="same_kind") for drops in (x, y)]
         for place, (a, b) in enumerate(((0, 0), (0, 1), (1, 1))):
             left, right = (x, y)[a], (x, y)[b]
             self.products[place] += np.einsum("kus,kus->s", left, right, dtype=np.float64, casting="same_kind")
@@ -116,18 +175,16 @@ class _Moments:
         self.columns += np.stack([x.sum(1, dtype=np.float64), y.sum(1, dtype=np.float64)])
         self.n_units += x.shape[1]
 
-    def reliability(self, n_valid: Array) -> float:
-        if self.n_units < 2 or n_valid.min() < 2:
-            return float("nan")
+    def correlations(self) -> Array:
+        """(split,); NaN where a half varies in nothing but unit and class means."""
+        if self.n_units < 2 or self.n_valid.min() < 2:
+            return np.full(len(self.total), np.nan)
+        sums = (self.columns * self.root).sum(1)
         centred = []
         for place, (a, b) in enumerate(((0, 0), (0, 1), (1, 1))):
             by_class = (self.columns[a] * self.columns[b]).sum(0) / self.n_units
-            grand = self.columns[a].sum(0) * self.columns[b].sum(0) / (self.n_units * n_valid)
-            centred.append(self.products[place] - self.by_unit[place] / n_valid - by_class + grand)
+            grand = sums[a] * sums[b] / (self.n_units * self.total)
+            centred.append(self.products[place] - self.by_unit[place] / self.total - by_class + grand)
         xx, xy, yy = centred
-        with np.errstate(invalid="ignore", divide="ignore"):
-            r = np.where((xx > 1e-12) & (yy > 1e-12), xy / np.sqrt(np.maximum(xx * yy, 1e-300)), np.nan)
-        if np.isnan(r).all():
-            return float("nan")
-        mean = float(np.nanmean(r))
-        return 2 * mean / (1 + mean)
+        least = 1e-12 * self.total
+        return np.where((xx > least) & (yy > least), xy / np.sqrt(np.maximum(xx * yy, 1e-300)), np.nan)

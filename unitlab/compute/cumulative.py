@@ -24,7 +24,7 @@ from unitlab.compute.sweep.run import run_sweep
 from unitlab.compute.sweep.shards import ImageFacts
 from unitlab.compute.sweep.study_arrays import root_group
 from unitlab.compute.unit_groups import checked_units, plan_attrs, plan_of_one_layer, scored_sets
-from unitlab.errors import UnitlabError, nearest_names
+from unitlab.errors import UnitlabError, before_and_now, nearest_names
 from unitlab.schema import CURVE_VARIABLES, described
 
 # More sets of units than this are thinned out, unless `ks` asks for them.
@@ -237,7 +237,7 @@ def _check_same_network(study: xr.Dataset, plan: SweepPlan) -> None:
         there = str(study.attrs.get(name))
         if there != now:
             raise UnitlabError(
-                f"rank_on is a study of another {'network' if name != 'site' else 'layer'} ({there[:24]}, here {now[:24]}); "
+                f"rank_on is a study of another {'network' if name != 'site' else 'layer'}{before_and_now(there, now)}; "
                 "give one of the same weights and layer"
             )
 

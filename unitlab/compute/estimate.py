@@ -21,8 +21,10 @@ from unitlab.compute.sweep.activations import BY_IMAGE, TOP, TOP_IMAGES
 from unitlab.compute.sweep.fingerprints import as_in_store
 from unitlab.compute.sweep.plan import SweepPlan, UnitSums, plan_sweep
 from unitlab.compute.sweep.request import SweepRequest
-from unitlab.compute.sweep.run import is_finished
+from unitlab.compute.sweep.run import plans_left
 from unitlab.compute.sweep.shards import ShardComputation, ShardResult, ShardSums, donor_values
+from unitlab.compute.sweep.study_arrays import undefined_attributes
+from unitlab.files import bytes_text
 from unitlab.store.shards import finished_shards
 
 FEWEST_IMAGES = 4
@@ -33,12 +35,14 @@ BYTES_BY_CLASS = 3 * 4 + 8 + 3 * 4
 
 @dataclass(frozen=True)
 class LayerEstimate:
-    """One layer of a sweep: where it is, how many units it has and how their ablation is evaluated."""
+    """One layer of a sweep: where it is, how many units it has, how their ablation is evaluated, and which attributes none of
+    them is going to have."""
 
     layer: str
     site: str
     units: int
     strategy: str
+    undefined: str
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,7 @@ class SweepEstimate:
         lines = [
             f"{self.description}: {self.images:,} images of {shape}, {self.categories:,} classes",
             *(f"  {x.layer:<{width}}  {x.site:<{sites}}  {x.units:>5} units  {x.strategy}" for x in self.layers),
+            *(f"  undefined for {x.layer}: {x.undefined}" for x in self.layers if x.undefined),
             f"asked    {self.request}",
             f"on {self.device}{threads}, {self.precision}; batches of {self.batch_size} images, {shards}",
             f"passes   {self.passes:.2f} (sweep / plain evaluation, {1000 * self.seconds_per_pass:.2g} ms an image; "
@@ -111,8 +116,9 @@ class SweepEstimate:
             f"reading  {1000 * self.seconds_per_read:.2g} ms an image",
             f"time     about {_duration(self.seconds)} for {left:,} images here"
             + (f"; {self.finished_images:,} are computed already" if self.finished_images else ""),
-            f"memory   {_bytes(self.memory)} at most, besides the network ({_bytes(self.network_bytes)} of weights)",
-            f"disk     {_bytes(self.disk_while_computing)} while computing, about {_bytes(self.disk_finished)} for the study",
+            f"memory   {bytes_text(self.memory)} at most, besides the network ({bytes_text(self.network_bytes)} of weights)",
+            f"disk     {bytes_text(self.disk_while_computing)} while computing, about {bytes_text(self.disk_finished)} for the "
+            "study",
         ]
         if self.complete:
             lines.append("The store has all this already: nothing is left to compute.")
@@ -179,7 +185,9 @@ def estimate_of(
     source.refuse_damaged()
     with exact_float32():
         plan = plan_sweep(model, source, request, device)
-        complete = store is not None and Path(store).exists() and is_finished(Path(store), plan)
+        parts = [plan] if store is None else plans_left(plan, model, source, store)
+        # what is stored already is left out; where nothing is left, or layers lack different units, all that is asked is told
+        plan, complete = parts[0] if len(parts) == 1 else plan, not parts
         done = finished_shards(store, plan.fingerprint) if store is not None and not complete else []
         measured = _Measured(plan, source)
     left = 0 if complete else len(source) - plan.images_in(done)
@@ -187,7 +195,10 @@ def estimate_of(
     return SweepEstimate(
         description=plan.description, request=request,
         layers=tuple(
-            LayerEstimate(layer.name, layer.site.text, len(layer.units), layer.engine.strategy) for layer in plan.layers
+            LayerEstimate(
+                layer.name, layer.site.text, len(layer.units), layer.engine.strategy, undefined_attributes(plan, layer)
+            )
+            for layer in plan.layers
         ),
         device=str(plan.network.device), threads=torch.get_num_threads(), precision=request.precision,
         images=len(source), finished_images=len(source) - left, image_shape=tuple(plan.network.sample.shape[1:]),
@@ -279,13 +290,6 @@ def _seconds(plan: SweepPlan, action: Callable[[], object]) -> float:
     if plan.network.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - begin
-
-
-def _bytes(count: int) -> str:
-    for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):
-        if count >= 10**power:
-            return f"{count / 10**power:.3g} {unit}"
-    return f"{count} bytes"
 
 
 def _duration(seconds: float) -> str:

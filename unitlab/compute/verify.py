@@ -19,6 +19,7 @@ from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.fingerprints import as_in_study, sampled_images, source_fingerprints, weights_fingerprint
 from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, Proof, compared_with_hooks
 from unitlab.compute.sweep.request import SweepRequest
+from unitlab.compute.sweep.study_arrays import ROOT_FINGERPRINTS
 from unitlab.errors import UnitlabError, check_seed
 
 
@@ -85,7 +86,7 @@ def verify(
         there = str(ds.attrs.get(f"fingerprint_{name}"))
         if there != now:
             raise UnitlabError(
-                f"the study was computed with other {name} (fingerprint {there[:12]}, given {now[:12]}); give the study's own"
+                f"the study was computed with other {name}: with {ROOT_FINGERPRINTS[name]} than given now; give the study's own"
             )
     module, _, call = str(ds.attrs["site"]).partition("#")
     site = Site(str(ds.attrs["layer"]), module, int(call or 1) - 1, int(ds.attrs["site_call"]) + 1)

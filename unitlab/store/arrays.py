@@ -52,6 +52,10 @@ class LazyArray(BackendArray):
         """The part that an outer index selects, one number, list of numbers or slice a dimension."""
         raise NotImplementedError
 
+    def whole(self) -> np.ndarray[Any, Any]:
+        """All of it."""
+        return self.read((slice(None),) * len(self.shape))
+
 
 def lazy(array: LazyArray) -> Any:
     """Data of a variable: copied before it is assigned to, and kept once it was read, where it is small."""
@@ -81,9 +85,16 @@ class StoredArray(LazyArray):
         with as_unitlab_error(f"{self.files.where}: the variable '{self.path}' cannot be read"):
             return np.asarray(self.array.oindex[key]).astype(self.dtype, copy=False)
 
-    def whole(self) -> np.ndarray[Any, Any]:
-        """All of it."""
-        return self.read((slice(None),) * len(self.shape))
+
+class SelectedRows(LazyArray):
+    """Some rows of a variable: a layer keeps those of all its units, an ablation may have been done to some of them."""
+
+    def __init__(self, array: StoredArray, rows: np.ndarray[Any, Any]) -> None:
+        self.array, self.rows = array, rows
+        self.shape, self.dtype = (len(rows), *array.shape[1:]), array.dtype
+
+    def read(self, key: tuple[Any, ...]) -> np.ndarray[Any, Any]:
+        return self.array.read((self.rows[key[0]], *key[1:]))
 
 
 class BoundedZstd(ZstdCodec):

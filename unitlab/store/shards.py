@@ -16,10 +16,11 @@ from typing import Any
 import filelock
 import numpy as np
 
-from unitlab.errors import UnitlabError, write_failure
+from unitlab.errors import UnitlabError, before_and_now, write_failure
 from unitlab.files import write_whole
 
 FINGERPRINT = "fingerprint.json"
+PARTIAL = ".partial"
 REPLACEMENTS = "replacements.safetensors"
 # in the place of a file's SHA-256 while that is taken
 UNKNOWN = b"0" * 64
@@ -30,7 +31,7 @@ log = logging.getLogger("unitlab")
 def shard_folder(store: str | Path) -> Path:
     """Where the shards of a store are while it is computed: ``STORE.partial/``."""
     target = Path(os.path.abspath(store))
-    return target.with_name(f"{target.name}.partial")
+    return target.with_name(f"{target.name}{PARTIAL}")
 
 
 class JoinedStudy:
@@ -68,9 +69,10 @@ class JoinedStudy:
             raise UnitlabError(f"{path} cannot be read; remove {self.folder} and start again") from error
         field = differing_field(there, self.fingerprint)
         if field is not None:
+            values = before_and_now(there.get(field), self.fingerprint.get(field))
             raise UnitlabError(
-                f"{self.folder} holds an unfinished sweep with other {field} ({str(there.get(field))[:24]}, now "
-                f"{str(self.fingerprint.get(field))[:24]}); finish that one, remove the folder, or give another store"
+                f"{self.folder} holds an unfinished sweep with other {field}{values}; finish that one, remove the folder, or "
+                "give another store"
             )
 
     def finished(self) -> list[int]:
@@ -175,6 +177,13 @@ def finished_shards(store: str | Path, fingerprint: Mapping[str, str]) -> list[i
         return _indices(JoinedStudy(shard_folder(store), fingerprint).folder)
     except UnitlabError:
         return []
+
+
+def unfinished_images(store: str | Path) -> tuple[int, int]:
+    """How many images the unfinished sweep beside a store has done, and of how many."""
+    known = unfinished_fingerprint(store)
+    count, shard = (int(known.get(field, 0)) for field in ("count", "shard"))
+    return min(count, len(_indices(shard_folder(store))) * shard), count
 
 
 def unfinished_fingerprint(store: str | Path) -> dict[str, Any]:

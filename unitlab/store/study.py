@@ -15,7 +15,7 @@ import xarray as xr
 from unitlab import schema
 from unitlab.errors import UnitlabError, nearest_names, write_failure
 from unitlab.schema import SCHEMA_VERSION, VARIABLES, variable_attrs
-from unitlab.store.arrays import StoredArray, as_unitlab_error, lazy
+from unitlab.store.arrays import LazyArray, SelectedRows, StoredArray, as_unitlab_error, lazy
 from unitlab.store.files import LocalFiles, StudyFiles
 from unitlab.store.swap import finish_swap, swap_lock
 
@@ -110,7 +110,8 @@ def check_groups(groups: Groups, where: str) -> None:
             raise UnitlabError(f"{where}: a group cannot be called {key!r}; expected '<layer>' or '<layer>/<ablation>'")
         if slash and layer not in groups:
             raise UnitlabError(f"{where} has the group {key!r} and no group {layer!r}")
-        if "unit" not in arrays or (slash and not np.array_equal(arrays["unit"], groups[layer][0]["unit"])):
+        units = np.asarray(groups[layer][0].get("unit", ()))
+        if "unit" not in arrays or (slash and not np.array_equal(arrays["unit"], units[np.isin(units, arrays["unit"])])):
             raise UnitlabError(f"{where}: the units of {key!r} are missing or not those of the layer")
         dims = {**sizes, "unit": len(arrays["unit"])}
         schema.check(arrays, "ablation" if slash else "layer", dims=dims, where=f"{where}, group {key!r}")
@@ -152,13 +153,12 @@ def open_study(path: str | Path, layer: str | None = None, ablation: str = "zero
             f"the study {summary.name!r} has no ablation {ablation!r} of {layer!r}. "
             f"{nearest_names(ablation, summary.layers[layer])}"
         )
-    arrays: dict[str, StoredArray] = {}
-    attrs: dict[str, Any] = {}
-    for key in (f"{layer}/{ablation}", layer, ""):
-        group, found = _stored_group(files, *metadata, key)
-        # an ablation of directions has its own activations in the place of the layer's
-        arrays = {**group, **arrays}
-        attrs = {**found, **attrs}
+    root, attrs = _stored_group(files, *metadata, "")
+    of_layer, layer_attrs = _stored_group(files, *metadata, layer)
+    of_ablation, ablation_attrs = _stored_group(files, *metadata, f"{layer}/{ablation}")
+    # an ablation of directions has its own activations in the place of the layer's
+    arrays = {**root, **_of_units(of_layer, of_ablation, files), **of_ablation}
+    attrs = {**attrs, **layer_attrs, **ablation_attrs}
     for level, key in (("study", ""), ("layer", layer), ("ablation", f"{layer}/{ablation}")):
         own = {name: array for name, array in arrays.items() if VARIABLES[name].level == level}
         sizes: dict[str, int] = {dim: arrays[dim].shape[0] for dim in ("unit", "category", "image") if dim in arrays}
@@ -166,6 +166,19 @@ def open_study(path: str | Path, layer: str | None = None, ablation: str = "zero
     ds = _opened(arrays, attrs, files)
     ds.encoding["ablations"] = summary.layers
     return ds
+
+
+def _of_units(of_layer: dict[str, StoredArray], of_ablation: dict[str, StoredArray], files: StudyFiles) -> dict[str, LazyArray]:
+    """A layer's variables of the units that were ablated: there may be other ablations, of more of its units."""
+    known, units = of_layer.get("unit"), of_ablation.get("unit")
+    if known is None or units is None or known.shape == units.shape:
+        return dict(of_layer)
+    rows = np.flatnonzero(np.isin(known.whole(), units.whole()))
+    if not np.array_equal(known.whole()[rows], units.whole()):
+        raise UnitlabError(f"{files.where} is not a study: it has an ablation of units that their layer does not have")
+    return {
+        name: SelectedRows(array, rows) if VARIABLES[name].dims[:1] == ("unit",) else array for name, array in of_layer.items()
+    }
 
 
 def open_group(path: str | Path, key: str) -> xr.Dataset:
@@ -202,7 +215,7 @@ def is_address(path: str | Path) -> bool:
     return isinstance(path, str) and "://" in path
 
 
-def _opened(arrays: Mapping[str, StoredArray], attrs: Mapping[str, Any], files: StudyFiles) -> xr.Dataset:
+def _opened(arrays: Mapping[str, LazyArray], attrs: Mapping[str, Any], files: StudyFiles) -> xr.Dataset:
     values = {name: array.whole() if VARIABLES[name].coordinate else lazy(array) for name, array in arrays.items()}
     ds = _dataset(values, attrs)
     ds.encoding["source"] = files.where
@@ -271,6 +284,12 @@ def _refuse_what_is_no_study(folder: Path) -> None:
         ours = "unitlab_schema" in attrs
     except (ValueError, KeyError, TypeError) as error:
         raise UnitlabError(f"{folder} is damaged: the files zarr.json and manifest.json cannot be read") from error
+    if ours and (folder / "prediction" / "zarr.json").exists():
+        # a study has no variables beside its groups that depend on a layer
+        raise UnitlabError(
+            f"{folder} was written by xarray, not by unitlab: it has no manifest to compare its files with. Open it with "
+            f"ds = xarray.open_zarr({str(folder)!r}) and give the dataset: unitlab.damage(ds), unitlab.explore(ds) …"
+        )
     if ours:
         raise UnitlabError(f"{folder} is not whole: the file manifest.json is missing")
     raise UnitlabError(f"{folder} is a zarr store, but no study of unitlab (no attribute 'unitlab_schema')")

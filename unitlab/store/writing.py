@@ -6,22 +6,27 @@ import os
 import shutil
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from unitlab.errors import UnitlabError, write_failure
+from unitlab.errors import UnitlabError, before_and_now, write_failure
 from unitlab.schema import SCHEMA_VERSION, VARIABLES, Variable, variable_attrs
 from unitlab.store.files import write_manifest
-from unitlab.store.study import Groups, StudySummary, check_groups, open_group, plain_attrs, root_attrs, study_summary
+from unitlab.store.shards import PartialStudy, shard_folder, unfinished_fingerprint
+from unitlab.store.study import Group, Groups, StudySummary, check_groups, open_group, plain_attrs, root_attrs, study_summary
 from unitlab.store.swap import finish_swap, swap, swap_lock
 
 CHUNK_BYTES = 128 << 10
 FILE_BYTES = 32 << 20
 REMOVALS = 20
+# how many pairs were compared with plain hooks, and what of them was found: of all units together
+COMPARED = ("verified_compared", "verified_excused", "verified_different")
 
 
 def write_study(path: str | Path, groups: Groups) -> None:
@@ -33,7 +38,8 @@ def write_study(path: str | Path, groups: Groups) -> None:
     Parameters
     ----------
     path
-        Where the study goes. The layers and ablations of a study that is there already are kept.
+        Where the study goes. The layers and ablations of a study that is there already are kept, and so are the units of
+        an ablation that ``groups`` has for other units.
     groups
         ``""`` (level "study"), ``"<layer>"`` and ``"<layer>/<ablation>"`` → arrays and attributes.
 
@@ -64,6 +70,26 @@ def write_study(path: str | Path, groups: Groups) -> None:
         raise write_failure(error, target) from error
 
 
+def remove_study(path: str | Path) -> None:
+    """Remove a store and what an unfinished sweep has left beside it.
+
+    Raises
+    ------
+    UnitlabError
+        Another process is computing or writing it; the folder cannot be written.
+    """
+    target = Path(os.path.abspath(path))
+    try:
+        if shard_folder(target).exists():
+            PartialStudy(target, unfinished_fingerprint(target)).remove()
+        with swap_lock(target):
+            finish_swap(target)
+            if target.exists():
+                shutil.rmtree(target)
+    except OSError as error:
+        raise write_failure(error, target) from error
+
+
 def _remove(building: Path) -> None:
     """Writes that zarr had under way when another failed may still bring files: gone is what is not there twice."""
     gone = 0
@@ -81,8 +107,8 @@ def _joined_with_stored(target: Path, old: StudySummary, groups: Groups) -> Grou
     for name in sorted(key for key in {*attrs, *old.attrs} if key.startswith("fingerprint_")):
         if attrs.get(name) != old.attrs.get(name):
             raise UnitlabError(
-                f"{target} holds a study of other {name.removeprefix('fingerprint_')} ({str(old.attrs.get(name))[:16]}, "
-                f"now {str(attrs.get(name))[:16]}); write to another path, or remove it"
+                f"{target} holds a study of other {name.removeprefix('fingerprint_')}"
+                f"{before_and_now(old.attrs.get(name), attrs.get(name))}; write to another path, or remove it"
             )
     stored = open_group(target, "")
     for name in ("image", "category", "label", "baseline_prediction"):
@@ -91,14 +117,53 @@ def _joined_with_stored(target: Path, old: StudySummary, groups: Groups) -> Grou
                 f"{target} holds a study whose '{name}' differs from the new one's, as happens between machines or "
                 "versions; write to another path, or compute it again as a whole"
             )
-    for layer, ablations in old.layers.items():
-        kept = [kind for kind in ablations if f"{layer}/{kind}" not in groups]
-        if layer in groups and kept:
-            units = open_group(target, layer)["unit"].values
-            if not np.array_equal(units, np.asarray(groups[layer][0]["unit"])):
-                raise UnitlabError(f"{target} holds {layer}/{kept[0]} for other units; write to another path")
     known = {**attrs, **old.attrs}
-    return {**groups, "": ({str(name): array.values for name, array in stored.variables.items()}, known)}
+    there = [key for layer, kinds in old.layers.items() for key in (layer, *(f"{layer}/{kind}" for kind in kinds))]
+    joined = {key: _joined_units(target, key, *groups[key]) for key in there if key in groups}
+    return {**groups, **joined, "": ({str(name): array.values for name, array in stored.variables.items()}, known)}
+
+
+def _joined_units(target: Path, key: str, arrays: Mapping[str, Any], attrs: Mapping[str, Any]) -> Group:
+    """A group with the units that the store's group of this name has besides."""
+    stored = open_group(target, key)
+    units, before = np.asarray(arrays["unit"]), stored["unit"].values
+    further = np.flatnonzero(~np.isin(before, units))
+    if not len(further):
+        return arrays, attrs
+    for name, there in stored.attrs.items():
+        # older studies have a hash of their units there
+        if name.startswith("fingerprint_") and name != "fingerprint_units" and attrs.get(name) != there:
+            raise UnitlabError(
+                f"{target} holds units of {key} with other {name.removeprefix('fingerprint_')} than those to be added"
+                f"{before_and_now(there, attrs.get(name))}; write to another path"
+            )
+    if set(arrays) != set(stored.variables) - {"category", "category_index", "image"}:
+        raise UnitlabError(f"{target} holds other variables of {key} than the units to be added have; write to another path")
+    order = np.argsort(np.concatenate([units, before[further]]), kind="stable")
+    joined = {
+        name: _JoinedRows(array, stored[name], further, order) if VARIABLES[name].dims[:1] == ("unit",) else array
+        for name, array in arrays.items()
+    }
+    compared = {name: attrs[name] + stored.attrs[name] for name in COMPARED if name in attrs and name in stored.attrs}
+    return {**joined, "unit": joined["unit"][:]}, {**attrs, **compared}
+
+
+class _JoinedRows:
+    """Rows of an array, and ``further`` ones of a stored variable, in the order of ``order``, read when they are written."""
+
+    def __init__(self, array: Any, stored: xr.DataArray, further: np.ndarray, order: np.ndarray) -> None:
+        self.array, self.stored, self.further, self.order = array, stored, further, order
+        self.shape, self.dtype = (len(order), *array.shape[1:]), array.dtype
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        chosen, own = self.order[rows], self.array.shape[0]
+        found = np.empty((len(chosen), *self.shape[1:]), self.dtype)
+        for place, row in enumerate(chosen):
+            if row < own:
+                found[place] = self.array[int(row) : int(row) + 1][0]
+        old = chosen >= own
+        found[old] = self.stored[self.further[chosen[old] - own]].values
+        return found
 
 
 def _build(building: Path, target: Path, old: StudySummary | None, groups: Groups) -> None:

@@ -60,7 +60,13 @@ def intervals(
     >>> columns = ["coefficient", "coefficient_low", "coefficient_high"]
     >>> figure = plots.intervals(found.set_index("attribute"), *columns, xlabel="standard deviations")
     """
-    named = {"": tables} if isinstance(tables, pd.DataFrame) else dict(tables)
+    named = {"": tables} if isinstance(tables, pd.DataFrame) else dict(tables) if isinstance(tables, Mapping) else {}
+    if not named or not all(isinstance(table, pd.DataFrame) for table in named.values()):
+        raise UnitlabError(
+            f"plots.intervals takes a table (pandas.DataFrame) of estimates, or several by label; given: "
+            f"{type(tables).__name__}. unitlab.correlations and unitlab.regression give such "
+            "tables, ds[['overall_drop', …]].to_dataframe() makes one"
+        )
     rows = list(dict.fromkeys(row for table in named.values() for row in table.index))
     if not rows:
         raise UnitlabError("there is nothing to plot; give a table with a row for every estimate")
@@ -108,7 +114,7 @@ def _label(row: Any) -> str:
 def correlations(
     tables: pd.DataFrame | Mapping[str, pd.DataFrame], y: str = "max_class_drop_crossfit", *, kind: str = "spearman"
 ) -> hv.Overlay:
-    """How every attribute of the units correlates with an importance: coefficients with 95 % intervals over units.
+    """How every attribute of the units correlates with an importance: coefficients with 95 % intervals over units and images.
 
     Filled where q ≤ 0.05 within the table, hollow elsewhere.
 
@@ -135,7 +141,7 @@ def correlations(
     --------
     >>> import unitlab
     >>> from unitlab import plots
-    >>> figure = plots.correlations(unitlab.correlations(unitlab.load("vgg_fashion"), n_boot=100), "overall_drop")
+    >>> figure = plots.correlations(unitlab.correlations(unitlab.load("vgg_fashion")), "overall_drop")
     """
     if kind not in KINDS:
         raise UnitlabError(f"kind is {kind!r}; expected one of {', '.join(KINDS)}")

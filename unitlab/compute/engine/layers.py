@@ -1,16 +1,10 @@
-"""Which output of which module call a layer's name means: module names, research aliases, calls.
-
-Behind that, the norms of the filters that a site's units have, which walk the same graph backwards from the site.
-"""
+"""Which output of which module call a layer's name means: module names, research aliases, calls."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 import torch.fx
 from torch import Tensor, nn
@@ -171,50 +165,3 @@ def _around_relu(layer: str, convolution: Site, graph: NetworkGraph, modules: di
             entering = node
     name, call = owner[entering]
     return Site(layer, name, call, len(graph.calls[name]))
-
-
-def filter_attributes(graph: NetworkGraph | None, site: Site, units: int) -> dict[str, np.ndarray]:
-    """Norms of each unit's own filter, raw and with the batch norm behind it folded in; NaN where there is none.
-
-    The filter of a unit is its row of the convolution or linear layer that the site is the (normalised, rectified)
-    output of; a residual sum has none (Li et al. 2016 define the norms for filters).
-    """
-    names = ("l1_norm", "l2_norm", "l1_norm_folded", "l2_norm_folded", "batch_norm_scale")
-    found = {name: np.full(units, np.nan, np.float32) for name in names}
-    if graph is None:
-        return found
-    weight, norm = _own_filter(graph, graph.calls[site.module][site.call])
-    if weight is None or weight.shape[0] != units:
-        return found
-    flat = weight.detach().double().cpu().flatten(1)
-    l1, l2 = flat.abs().sum(1).numpy(), flat.square().sum(1).sqrt().numpy()
-    found["l1_norm"], found["l2_norm"] = l1.astype(np.float32), l2.astype(np.float32)
-    if norm is not None and norm.running_var is not None:
-        gamma = norm.weight.detach() if norm.affine else torch.ones(units, device=norm.running_var.device)
-        scale = (gamma.double() / (norm.running_var.double() + norm.eps).sqrt()).abs().cpu().numpy()
-        found["batch_norm_scale"] = gamma.float().cpu().numpy()
-        found["l1_norm_folded"] = (l1 * scale).astype(np.float32)
-        found["l2_norm_folded"] = (l2 * scale).astype(np.float32)
-    return found
-
-
-def _own_filter(graph: NetworkGraph, node: torch.fx.Node) -> tuple[Tensor | None, Any]:
-    """Walk back from a site over activations and batch norm to the layer whose rows are the units' filters."""
-    norm = None
-    activations = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.GELU, nn.ELU, nn.LeakyReLU, nn.Identity, nn.Sigmoid)
-    functions = (module_output, nn.functional.relu, torch.relu, nn.functional.relu6, nn.functional.silu)
-    while True:
-        if node.op == "call_module":
-            module = graph.modules[str(node.target)]
-            if isinstance(module, Convolution | nn.Linear):
-                return module.weight, norm
-            if isinstance(module, BatchNorm) and norm is None:
-                norm = module
-            elif not isinstance(module, activations):
-                return None, None
-        elif node.target not in functions and not (node.op == "call_method" and node.target == "relu"):
-            return None, None
-        sources: Sequence[torch.fx.Node] = node.all_input_nodes
-        if len(sources) != 1:
-            return None, None
-        node = sources[0]

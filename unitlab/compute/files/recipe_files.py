@@ -40,6 +40,8 @@ class RecipeFiles:
         A folder or archive of images that is there already; default the remembered one, or the recipe's.
     any_weights
         Take a weights file of another digest than the recipe's.
+    network_only
+        The images are not going to be asked for.
 
     Raises
     ------
@@ -54,6 +56,7 @@ class RecipeFiles:
         weights: str | Path | None = None,
         images: str | Path | None = None,
         any_weights: bool = False,
+        network_only: bool = False,
     ) -> None:
         self.recipe = recipe
         before = needs.remembered_files(recipe.name)
@@ -62,7 +65,7 @@ class RecipeFiles:
         self.any_weights = any_weights or (weights is None and bool(before.get("any_weights")))
         if self.given_weights is not None and recipe.weights is None:
             raise UnitlabError(f"the network of '{recipe.name}' comes with its weights; leave --weights out")
-        if self.given_images is None and not recipe.images.address:
+        if self.given_images is None and not recipe.images.address and not network_only:
             raise UnitlabError(f"the images of '{recipe.name}' cannot be downloaded for you. {needs.what_is_needed(recipe)}")
         self._attrs: dict[str, Any] = {}
 

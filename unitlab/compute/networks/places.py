@@ -1,10 +1,13 @@
-"""The networks of published Places365 weights that torchvision does not have: Caffe's AlexNet, VGG16 by research names."""
+"""The networks of published weights that torchvision does not have: Caffe's AlexNet, VGG16 by research names, and DenseNets
+whose last ReLU is a module."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 from torch import nn
+from torchvision import models
 
 from unitlab.compute.networks.bundled import FeedForward, vgg_features
 
@@ -71,3 +74,14 @@ def caffe_alexnet(categories: int = 365, dense: int = 4096) -> nn.Module:
 def named_vgg16(categories: int = 365, dense: int = 4096) -> nn.Module:
     """VGG16 by research names; ``dense`` is the width of fc6 and fc7."""
     return VGG(categories, dense)
+
+
+def densenet(kind: str = "densenet121", **options: Any) -> nn.Module:
+    """torchvision's DenseNet with ``features.relu5`` behind ``features.norm5``: there it has a function, which has no name.
+
+    What the function does to a map without negative values is nothing.
+    """
+    network: nn.Module = models.get_model(kind, **options)
+    features = network.get_submodule("features")
+    features.add_module("relu5", nn.ReLU(inplace=True))
+    return network

@@ -24,7 +24,7 @@ from unitlab.compute.engine.torch_state import choose_device
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.fingerprints import sampled_images, source_fingerprints, text_fingerprint, weights_fingerprint
 from unitlab.compute.sweep.request import SweepRequest
-from unitlab.errors import UnitlabError
+from unitlab.errors import UnitlabError, units_in_ranges
 
 log = logging.getLogger("unitlab")
 
@@ -130,7 +130,6 @@ class SweepPlan:
         return {
             **({} if layer.basis is None else {"basis": layer.basis.fingerprint}),
             "site": layer.site.text,
-            "units": text_fingerprint(repr(layer.units)),
             "precision": self.request.precision,
             "seed": str(self.request.seed) if self.request.ablation == "resample" else "none",
         }
@@ -181,7 +180,8 @@ def plan_sweep(
         "layer": ", ".join(f"{layer.name}={layer.site.text}" for layer in layers),
         "ablation": request.ablation,
         "seed": str(request.seed),
-        "units": text_fingerprint(repr([layer.units for layer in layers])),
+        "units": "; ".join(units_in_ranges(layer.units) for layer in layers),
+        "count": str(len(source)),
         "precision": request.precision,
         "basis": ", ".join("none" if layer.basis is None else layer.basis.fingerprint for layer in layers),
         "device": network.device.type,

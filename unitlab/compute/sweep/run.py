@@ -18,12 +18,12 @@ from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.fingerprints import as_in_store
-from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
+from unitlab.compute.sweep.plan import LayerPlan, SweepPlan, plan_sweep
 from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, compared_with_hooks, pairs_to_verify
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.shards import HeldShards, ShardResult, Shards, compute_shards
-from unitlab.compute.sweep.study_arrays import ROOT_FINGERPRINTS, Group, layer_groups, root_group
-from unitlab.errors import UnitlabError
+from unitlab.compute.sweep.study_arrays import ROOT_FINGERPRINTS, Group, layer_groups, root_group, undefined_attributes
+from unitlab.errors import UnitlabError, before_and_now, units_named
 from unitlab.store.shards import PartialStudy, remove_left_shards
 from unitlab.store.study import assemble, open_study, study_summary
 from unitlab.store.writing import write_study
@@ -157,10 +157,12 @@ def run_sweep(
         sweep = _Sweep(plan, model, source, attrs or {}, progress)
         if store is None:
             return sweep.held()
-        if Path(store).exists() and is_finished(Path(store), plan):
+        left = plans_left(plan, model, source, store)
+        if not left:
             remove_left_shards(store, plan.fingerprint)
-            return sweep.opened(store)
-        return sweep.stored(store, client, device)
+        for part in left:
+            replace(sweep, plan=part).stored(store, client, device)
+        return sweep.opened(store)
 
 
 @dataclass(frozen=True)
@@ -181,10 +183,8 @@ class _Sweep:
         groups = self._groups(shards)
         return {layer.name: assemble(groups, layer.name, self.plan.ablation_name) for layer in self.plan.layers}
 
-    def stored(
-        self, store: str | Path, client: distributed.Client | None, device: str | torch.device | None
-    ) -> dict[str, xr.Dataset]:
-        """The layers' datasets, computed here or by workers on a device of theirs, and written to a store."""
+    def stored(self, store: str | Path, client: distributed.Client | None, device: str | torch.device | None) -> None:
+        """The layers computed, here or by workers on a device of theirs, and written to a store."""
         self._say()
         plan, source = self.plan, self.source
         pool = None
@@ -203,16 +203,23 @@ class _Sweep:
                 pool.compute(plan, self.model, source, request, study, self.progress)
             write_study(store, self._groups(study))
             study.remove()
-        return self.opened(store)
 
     def opened(self, store: str | Path) -> dict[str, xr.Dataset]:
-        """The layers' datasets, from the store that has them."""
-        return {layer.name: open_study(store, layer.name, self.plan.ablation_name) for layer in self.plan.layers}
+        """The layers' datasets, from the store that has them, maybe of more units."""
+        found = {layer.name: open_study(store, layer.name, self.plan.ablation_name) for layer in self.plan.layers}
+        asked = {layer.name: layer.units for layer in self.plan.layers}
+        return {
+            name: ds if ds.sizes["unit"] == len(asked[name]) else ds.isel(unit=np.flatnonzero(np.isin(ds.unit, asked[name])))
+            for name, ds in found.items()
+        }
 
     def _say(self) -> None:
         plan = self.plan
         for layer in plan.layers:
             log.info("%s (%s), %d units: %s", layer.name, layer.site.text, len(layer.units), layer.engine.strategy)
+            undefined = undefined_attributes(plan, layer)
+            if undefined:
+                log.info("  undefined for %s: %s", layer.name, undefined)
         start, stop = plan.shard_bounds[0]
         log.info(
             "on %s, %s; %d shards of %d images, %d at a time within %.1f GB", plan.network.device, plan.request.precision,
@@ -272,24 +279,64 @@ def _device_here(device: str | torch.device | None) -> torch.device:
     return torch.device(wanted.type if wanted.type != "cuda" or torch.cuda.is_available() else "cpu")
 
 
-def is_finished(store: Path, plan: SweepPlan) -> bool:
-    """Whether the store has all that is asked for; a store of something else is refused."""
+def plans_left(plan: SweepPlan, model: nn.Module, source: ImageSource, store: str | Path) -> list[SweepPlan]:
+    """What of a plan a store does not have: one plan for all layers that lack the same units.
+
+    Raises
+    ------
+    UnitlabError
+        The store is of something else.
+    """
+    if not Path(store).exists():
+        return [plan]
+    there = _stored_units(Path(store), plan)
+    lacking: dict[tuple[int, ...], list[LayerPlan]] = {}
+    for layer in plan.layers:
+        units = tuple(unit for unit in layer.units if unit not in there[layer.name])
+        if units:
+            lacking.setdefault(units, []).append(layer)
+    if all(layer.units == list(units) for units, layers in lacking.items() for layer in layers) and len(plan.layers) == sum(
+        map(len, lacking.values())
+    ):
+        return [plan]
+    return [
+        plan_sweep(
+            model,
+            source,
+            replace(
+                plan.request,
+                layer=[layer.name for layer in layers],
+                units=units,
+                basis=None,
+                axes=None if plan.request.basis is None else tuple(layer.basis for layer in layers),
+            ),
+            plan.network.device,
+        )
+        for units, layers in lacking.items()
+    ]
+
+
+def _stored_units(store: Path, plan: SweepPlan) -> dict[str, set[int]]:
+    """The units of each layer that a store has under this ablation; a store of something else is refused."""
     summary = study_summary(store)
     for field in ROOT_FINGERPRINTS:
-        there, asked = summary.attrs.get(f"fingerprint_{field}"), plan.fingerprint.get(field)
-        if there != asked:
+        if summary.attrs.get(f"fingerprint_{field}") != plan.fingerprint.get(field):
             raise UnitlabError(
-                f"{store} was computed with other {field} (fingerprint {str(there)[:12]}, now {str(asked)[:12]}); "
-                "give another store, or remove this one"
+                f"{store} was computed with other {field}: with {ROOT_FINGERPRINTS[field]} than given now. It holds "
+                f"{summary.n_images:,} images of {summary.images} in {summary.categories:,} classes, computed "
+                f"{summary.attrs.get('created', 'earlier')}; give another store, or remove this one"
             )
-    if any(plan.ablation_name not in summary.layers.get(layer.name, ()) for layer in plan.layers):
-        return False
+    found: dict[str, set[int]] = {layer.name: set() for layer in plan.layers}
     for layer in plan.layers:
-        attrs = open_study(store, layer.name, plan.ablation_name).attrs
+        if plan.ablation_name not in summary.layers.get(layer.name, ()):
+            continue
+        ds = open_study(store, layer.name, plan.ablation_name)
         for field, asked in plan.layer_fingerprint(layer).items():
-            if str(attrs.get(f"fingerprint_{field}")) != asked:
+            if str(ds.attrs.get(f"fingerprint_{field}")) != asked:
+                held = units_named(ds.unit.values, int(ds.attrs["channels"]))
                 raise UnitlabError(
-                    f"{store} holds {layer.name}/{plan.ablation_name} with other {field} "
-                    f"({attrs.get(f'fingerprint_{field}')}, now {asked}); give another store, or remove this one"
+                    f"{store} holds {layer.name}/{plan.ablation_name} of {held} with other {field}"
+                    f"{before_and_now(ds.attrs.get(f'fingerprint_{field}'), asked)}; give another store, or remove this one"
                 )
-    return True
+        found[layer.name] = set(ds.unit.values.tolist())
+    return found

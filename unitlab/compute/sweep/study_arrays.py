@@ -11,18 +11,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from unitlab.compute.engine.layers import filter_attributes
+from unitlab.compute.engine.filters import filter_attributes
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.images.thumbnails import PaddedThumbnails, common_shape
 from unitlab.compute.sweep.activations import BY_IMAGE, reduced_statistics
 from unitlab.compute.sweep.plan import LayerPlan, SweepPlan
 from unitlab.compute.sweep.shards import Arrays, ImageFacts, LayerShard
 from unitlab.schema import SCHEMA_VERSION
+from unitlab.schema.stored import why_undefined
 
 Group = tuple[dict[str, Any], dict[str, Any]]
 UNITS_AT_ONCE = 32
-# of the plan's fingerprint, what holds for the whole study
-ROOT_FINGERPRINTS = ("weights", "images", "pixels", "transform", "reading", "labels")
+# of the plan's fingerprint, what holds for the whole study, and what it means where it differs
+ROOT_FINGERPRINTS = {
+    "weights": "a network with other weights",
+    "images": "other images or classes",
+    "pixels": "images with other pixels (changed files, or a transform that differs)",
+    "transform": "another transform of the images",
+    "reading": "images read by other rules (orientation, transparency, depth)",
+    "labels": "other labels",
+}
 
 
 class UnitRows:
@@ -134,6 +142,16 @@ def layer_groups(
     }
     layer_attrs = {"layer": layer.name, "site": site.text, "site_call": site.call, "channels": channels}
     return ({"unit": units, **of_units}, layer_attrs), (ablation, attrs)
+
+
+def undefined_attributes(plan: SweepPlan, layer: LayerPlan) -> str:
+    """What no unit of a layer is going to have, and why; "" where all is defined. One image tells what is signed."""
+    filters = filter_attributes(plan.network.graph, layer.site, layer.shape[1])
+    names = [name for name, values in filters.items() if np.isnan(values).all()]
+    with torch.no_grad():
+        value = plan.network.site_values(plan.network.sample, [layer.site])[0]
+    signed = layer.basis is not None or bool((value < 0).any())
+    return why_undefined([*names, *(["class_selectivity", "class_selectivity_max"] if signed else [])])
 
 
 def _activations(shards: Sequence[Arrays], *, first_order: bool) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.sweep.plan import SweepPlan, UnitSums, plan_sweep
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.shards import ShardComputation, activation_sums
-from unitlab.errors import UnitlabError
+from unitlab.errors import UnitlabError, before_and_now
 from unitlab.store.shards import JoinedStudy, differing_field
 from unitlab.version import __version__
 
@@ -121,10 +121,10 @@ class SweepPlugin(WorkerPlugin):
         plan.fingerprint["shard"] = self.fingerprint["shard"]  # bounds come with every task
         differing = differing_field(self.fingerprint, plan.fingerprint)
         if differing is not None:
+            values = before_and_now(self.fingerprint.get(differing), plan.fingerprint.get(differing))
             raise UnitlabError(
-                f"on the worker on {socket.gethostname()} the sweep has other {differing} "
-                f"({plan.fingerprint.get(differing, '')[:24]}, here {self.fingerprint.get(differing, '')[:24]}); workers need "
-                "the same versions and the same files"
+                f"on the worker on {socket.gethostname()} the sweep has other {differing}{values}; workers need the same "
+                "versions and the same files"
             )
         self.payload = b""
         return plan, source

@@ -48,7 +48,8 @@ class StudySource:
         """Another layer or ablation of the same study."""
         if self.path is None:
             raise UnitlabError("this dataset is in memory and holds one layer; explore the study by its name to see the others")
-        return load(self.path, layer, ablation)
+        # by its name: another layer may be in another store of it
+        return load(self.given if isinstance(self.given, str) else self.path, layer, ablation)
 
     def remedy(self) -> str:
         """The command that helps where the store is not there any more; empty where it is."""
