@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from unitlab.analysis.agreement import reliability as reliability
     from unitlab.analysis.agreement import selective_damage as selective_damage
     from unitlab.analysis.attributes import attributes as attributes
+    from unitlab.analysis.comparison import compare as compare
+    from unitlab.analysis.comparison import compare_directions as compare_directions
     from unitlab.analysis.correlations import correlations as correlations
     from unitlab.analysis.damage import damage as damage
-    from unitlab.analysis.direction_comparison import compare_directions as compare_directions
     from unitlab.analysis.discrimination import discrimination as discrimination
     from unitlab.analysis.regression import regression as regression
     from unitlab.analysis.training_choices import training_choices as training_choices
@@ -48,7 +49,8 @@ _WHERE = {
     "add_recipe": "unitlab.recipes",
     "agreement": "unitlab.analysis.agreement",
     "attributes": "unitlab.analysis.attributes",
-    "compare_directions": "unitlab.analysis.direction_comparison",
+    "compare": "unitlab.analysis.comparison",
+    "compare_directions": "unitlab.analysis.comparison",
     "confusion": "unitlab.analysis.accuracies",
     "correlations": "unitlab.analysis.correlations",
     "cumulative": "unitlab.compute.cumulative",
