@@ -435,6 +435,70 @@ def test_another_layer_from_the_page(show: Show, page: Page) -> None:
     assert shown.explorer.study == "vgg_fashion"
 
 
+def test_a_pinned_unit_is_compared_with_the_next(show: Show, study: xr.Dataset) -> None:
+    shown = show(study, unit=4)
+    panel, known = shown.tab("Compare"), unitlab.compare(study.sel(unit=4), study.sel(unit=9))
+    expect(panel).to_contain_text("Pin a unit as A")
+    panel.get_by_role("button", name="Pin unit 4 as A").click()
+    shown.root.locator("#unit").fill("9")
+    shown.root.locator("#unit").press("Enter")
+    expect(panel.locator(".ul-sentence")).to_contain_text(f"both lose {100 * float(known.jaccard):.0f} %")
+    k = int(np.abs(known.drop_difference.values).argmax())
+    first = panel.locator(".ul-dumbbells tr").first
+    expect(first).to_have_attribute("data-category", str(study.category.values[k]))
+    limits = [points(float(known[name][k])) for name in ("drop_difference", "difference_low", "difference_high")]
+    expect(first).to_contain_text(f"{limits[0]} ({limits[1]} to {limits[2]})")
+    expect(panel.locator(".ul-equality circle")).to_have_count(40)
+    expect(shown.root.locator(".pin")).to_have_count(1)
+    number = int(known.n_lost_a.sum())
+    panel.get_by_role("button", name=f"A alone loses {number} images").click()
+    expect(panel.locator(".ul-lost")).to_have_count(min(12, number))
+    panel.get_by_role("button", name="Open A, pin B").click()
+    expect(shown.root.locator("#unit")).to_have_value("4")
+    expect(panel.locator(".ul-sentence")).to_contain_text("A is unit 9")
+    panel.get_by_role("button", name="Unpin").click()
+    expect(panel.locator(".ul-sentence")).to_contain_text("Pin a unit as A")
+
+
+def test_layers_are_compared_and_other_images_refused(show: Show) -> None:
+    shown = show("alexnet_fashion")
+    panel, a = shown.tab("Compare"), shown.explorer.unit
+    panel.get_by_role("button", name=f"Pin unit {a} as A").click()
+    shown.root.locator("#layer").select_option("conv2")
+    expect(panel.locator(".ul-sentence")).to_contain_text("Of the images that either loses, both lose")
+    shown.root.locator("#study").select_option("vgg_emoji")
+    expect(panel.locator(".ul-sentence")).to_contain_text("of other images")
+
+
+def test_the_wall_is_sorted_and_filtered_like_the_table(show: Show, study: xr.Dataset) -> None:
+    shown = show(study, unit=4)
+    wall = shown.root.locator(".ul-wall")
+    shown.tab("Wall")
+    tiles = wall.locator("[data-unit]")
+    expect(tiles).to_have_count(24)
+    order = tiles.evaluate_all("all => all.map(one => Number(one.dataset.unit))")
+    assert order[: len(rows(shown))] == rows(shown)
+    shown.root.locator("#filter").fill("unit>20")
+    expect(tiles).to_have_count(3)
+    tiles.nth(1).click()
+    assert shown.explorer.unit in (21, 22, 23)
+    expect(wall.locator("[aria-current]")).to_have_attribute("data-unit", str(shown.explorer.unit))
+
+
+def test_a_clicked_picture_says_which_units_lose_it(show: Show, study: xr.Dataset) -> None:
+    shown = show(study, unit=4)
+    figure = shown.tab("Lost and won").locator("figure.ul-lost").first
+    image = list(study.image.values).index(figure.get_attribute("data-image"))
+    figure.click()
+    panel = shown.root.locator(".ul-tab[data-title='Picture']")
+    label = study.label.values[image]
+    lost = np.flatnonzero(study.prediction.values[:, image] != label)
+    assert 4 in lost
+    expect(panel.locator(".ul-sentence")).to_contain_text(f"{len(lost)} unit")
+    units = panel.locator("[data-unit]").evaluate_all("all => all.map(one => Number(one.dataset.unit))")
+    assert sorted(units) == lost.tolist()
+
+
 SERIOUS = ("serious", "critical")
 
 
@@ -444,8 +508,12 @@ def test_axe_finds_nothing_serious(show: Show, study: xr.Dataset, theme: str) ->
     shown.page.emulate_media(color_scheme=theme)
     shown.page.add_style_tag(content="html { color-scheme: light dark; background: light-dark(#fff, #111); }")
     expect(shown.root).to_have_attribute("data-theme", theme)
-    for title in ("Lost and won", "Class", "Group", "Definitions", "Take away"):
-        shown.tab(title)
+    shown.tab("Compare").get_by_role("button", name="Pin unit 4 as A").click()
+    shown.root.locator("#unit").fill("9")
+    shown.root.locator("#unit").press("Enter")
+    for title in ("Lost and won", "Class", "Group", "Compare", "Wall", "Picture", "Definitions", "Take away"):
+        if shown.root.get_by_role("tab", name=title, exact=True).get_attribute("aria-selected") != "true":
+            shown.tab(title)
         shown.page.wait_for_timeout(200)
         found = [one for one in Axe().run(shown.page).response["violations"] if one["impact"] in SERIOUS]
         assert not found, [(one["id"], one["nodes"][0]["html"][:200], one["nodes"][0]["failureSummary"]) for one in found]

@@ -121,3 +121,12 @@ def test_it_fits_narrow_windows_and_paper(tab: Any, written: str, tmp_path: Path
         assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
     tab.pdf(path=tmp_path / "report.pdf", format="A4")
     assert tab.locator("details[open]").count() == 2
+
+
+def test_the_report_has_the_wall(tab: Any, written: str) -> None:
+    tab.goto(written)
+    tab.get_by_role("tab", name="Wall").click()
+    expect(tab.locator(".ul-wall [data-unit]")).to_have_count(24)
+    expect(tab.locator(".ul-wall canvas")).to_have_count(23)  # one unit is dead
+    tab.locator(".ul-wall [data-unit='11']").click()
+    expect(tab.locator("#unit")).to_have_value("11")

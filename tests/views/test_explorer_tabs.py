@@ -91,7 +91,7 @@ def test_a_picture_says_which_units_lose_it(explorer: Any, study: xr.Dataset) ->
     found = ask(explorer, "losers", image=17)
     after = study.prediction.values[:, 17]
     assert sorted(row[0] for row in found["units"]) == np.flatnonzero(after != study.baseline_prediction.values[17]).tolist()
-    assert all(after[unit] == k for unit, k, _ in found["units"]) and found["label"] == study.label.values[17]
+    assert all(after[unit] == k for unit, k in found["units"]) and found["label"] == study.label.values[17]
 
 
 def test_one_unit_together_is_what_the_study_holds(explorer: Any) -> None:
@@ -161,3 +161,43 @@ def test_background_work_tells_ends_and_fails() -> None:
 
     work.start(stopped, told.append, done.append, failed.append)
     assert len(done) == 1 and len(failed) == 2 and isinstance(failed[1], Stopped) and not work.running
+
+
+def test_two_units_are_compared_as_python_compares_them(explorer: Any, study: xr.Dataset) -> None:
+    a = {"study": explorer.study, "layer": explorer.layer, "ablation": explorer.ablation, "unit": 9}
+    found, known = ask(explorer, "compare", a=a, unit=4), unitlab.compare(study.sel(unit=9), study.sel(unit=4))
+    np.testing.assert_allclose(found["difference"], 100 * known.drop_difference, rtol=1e-6)
+    np.testing.assert_allclose(found["low"], 100 * known.difference_low, rtol=1e-6)
+    np.testing.assert_allclose(found["b_high"], 100 * known.drop_high[1], rtol=1e-6)
+    assert found["jaccard"] == pytest.approx(float(known.jaccard)) and found["neither"] == known.n_lost_neither.sum()
+    for name in ("both", "a", "b"):
+        assert len(found[f"{name}_images"]) == known[f"n_lost_{name}"].sum()
+        np.testing.assert_array_equal(study.label.values[found[f"{name}_images"]], found[f"{name}_class"])
+    nothing = ask(explorer, "compare", a=a | {"unit": 7}, unit=7)
+    assert nothing["jaccard"] is None
+    refused = ask(explorer, "compare", a=a | {"study": "vgg_fashion"}, unit=4)
+    assert "error" in refused
+
+
+def test_units_that_lose_the_same_images_are_alike(explorer: Any, study: xr.Dataset) -> None:
+    found = ask(explorer, "alike", unit=4)["units"]
+    label, before = study.label.values, study.baseline_prediction.values
+    lost = (before == label) & (study.prediction.values != label)
+    overlap = (lost & lost[4]).sum(1) / (lost | lost[4]).sum(1)
+    overlap[4] = -1
+    assert [unit for unit, _ in found] == np.argsort(-overlap, kind="stable")[:8].tolist()
+    assert [share for _, share in found] == pytest.approx(np.sort(overlap)[::-1][:8].tolist())
+
+
+def test_the_wall_has_each_unit_s_best_image(explorer: Any, study: xr.Dataset) -> None:
+    found = ask(explorer, "best", units=[9, 7, 4])
+    assert [tile and tile["image"] for tile in found["tiles"]] == [
+        study.top_image.values[9, 0],
+        None,
+        study.top_image.values[4, 0],
+    ]
+    maps = found["maps"].reshape(2, *found["mapped"])
+    kept = study.top_map.values[[9, 4], 0].astype(float)
+    np.testing.assert_allclose(maps, 255 * kept / kept.max((1, 2), keepdims=True), atol=0.6)
+    bare = unitlab.explore(study.drop_vars("thumbnails"))
+    assert ask(bare, "best", units=[3])["tiles"] == [None]

@@ -9,6 +9,7 @@ import numpy as np
 
 from unitlab.analysis.accuracies import accuracy_interval
 from unitlab.analysis.attributes import own_attributes
+from unitlab.analysis.comparison import compare
 from unitlab.analysis.correlations import fitted_line
 from unitlab.analysis.requirements import class_positions
 from unitlab.errors import UnitlabError
@@ -32,7 +33,11 @@ def answered(study: MeasuredStudy, ask: Ask) -> tuple[Ask, list[bytes]]:
     kind = str(ask.get("kind"))
     if kind not in ANSWERS:
         raise UnitlabError(f"the explorer knows no {kind!r}; it knows {', '.join(ANSWERS)}")
-    answer = ANSWERS[kind](study, ask)
+    return packed(ANSWERS[kind](study, ask))
+
+
+def packed(answer: Ask) -> tuple[Ask, list[bytes]]:
+    """Values as they are, arrays as buffers."""
     arrays = {name: value for name, value in answer.items() if isinstance(value, np.ndarray)}
     buffers = [np.ascontiguousarray(value.astype(KINDS[value.dtype.kind])).tobytes() for value in arrays.values()]
     named = [[name, value.dtype.kind] for name, value in arrays.items()]
@@ -206,8 +211,60 @@ def _losers(study: MeasuredStudy, ask: Ask) -> Ask:
     if "label_margin_drop" in study.ds:
         margin = study.ds["label_margin_drop"][:, image].values.astype(float)
     changed = changed[np.argsort(-margin[changed], kind="stable")]
-    units = [[int(study.units[at]), int(after[at]), float(margin[at])] for at in changed]
+    units = [[int(study.units[at]), int(after[at])] for at in changed]
     return {"label": int(label), "before": int(before), "units": units, "image": str(study.ds["image"].values[image])}
+
+
+def _best(study: MeasuredStudy, ask: Ask) -> Ask:
+    """The top image of each unit, with its map, for the wall."""
+    if study.top_image is None or study.top_activation is None or not {"top_map", "thumbnails"} <= set(study.ds.variables):
+        return {"tiles": [None for _ in ask["units"]]}
+    places = [study.position(unit) for unit in ask["units"]]
+    image, activation = study.top_image[places, 0], study.top_activation[places, 0]
+    some = np.flatnonzero((image >= 0) & (activation > 0))
+    tiles: list[Any] = [None] * len(places)
+    for at, row in enumerate(some):
+        tiles[row] = {"place": at, "map": True, "image": int(image[row])}
+    if not len(some):
+        return {"tiles": tiles}
+    maps = study.ds["top_map"][:, 0].values[np.asarray(places)[some]]
+    held = np.frombuffer(map_bytes(maps), np.uint8)
+    return {"tiles": tiles, "maps": held, "mapped": list(maps.shape[1:]), **_pictures(study, image[some])}
+
+
+def _alike(study: MeasuredStudy, ask: Ask) -> Ask:
+    """The units that lose the same images: largest Jaccard overlap first."""
+    right = study.before == study.class_position
+    lost = (class_positions(study.ds, study.ds["prediction"][:, right].values) != study.class_position[right]).astype(
+        np.float32
+    )
+    own = lost[study.position(ask["unit"])]
+    both, each = lost @ own, lost.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        overlap = np.nan_to_num(both / (each + own.sum() - both))
+    order = [at for at in np.argsort(-overlap, kind="stable") if study.units[at] != ask["unit"] and overlap[at] > 0]
+    return {"units": [[int(study.units[at]), float(overlap[at])] for at in order[:8]]}
+
+
+def compared(a: MeasuredStudy, unit: int, b: MeasuredStudy, other: int) -> tuple[Ask, list[bytes]]:
+    """`unitlab.compare` of two units, in points, and the images that they lose."""
+    found = compare(a.ds.sel(unit=unit), b.ds.sel(unit=other))
+    names = {"difference": "drop_difference", "low": "difference_low", "high": "difference_high"}
+    answer: Ask = {short: 100 * found[name].values for short, name in names.items()} | {"q": found["difference_q"].values}
+    for at, side in enumerate("ab"):
+        values = {"": "accuracy_drop", "_low": "drop_low", "_high": "drop_high"}
+        answer |= {f"{side}{end}": 100 * found[name].values[at] for end, name in values.items()}
+    label = a.class_position
+    one, two = (
+        (study.before == label) & (class_positions(study.ds, study.ds["prediction"][study.position(number)].values) != label)
+        for study, number in ((a, unit), (b, other))
+    )
+    for name, some in (("both", one & two), ("a", one & ~two), ("b", two & ~one)):
+        images = np.flatnonzero(some)
+        answer |= {f"{name}_images": images.astype("i4"), f"{name}_class": label[images].astype("i4")}
+    return packed(
+        answer | {"jaccard": float(found["jaccard"]) if (one | two).any() else None, "neither": int((~(one | two)).sum())}
+    )
 
 
 def _definitions(study: MeasuredStudy, _ask: Ask) -> Ask:
@@ -228,5 +285,5 @@ def _definitions(study: MeasuredStudy, _ask: Ask) -> Ask:
 
 ANSWERS: dict[str, Callable[[MeasuredStudy, Ask], Ask]] = {
     "unit": _unit, "class": _class, "fit": _fit, "top": _top, "tiles": _tiles, "moved": _moved,
-    "class_images": _class_images, "losers": _losers, "definitions": _definitions,
+    "class_images": _class_images, "losers": _losers, "best": _best, "alike": _alike, "definitions": _definitions,
 }  # fmt: skip

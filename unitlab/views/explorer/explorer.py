@@ -12,7 +12,7 @@ import xarray as xr
 from unitlab.analysis.attributes import own_attributes
 from unitlab.analysis.correlations import chosen
 from unitlab.errors import UnitlabError, nearest_names
-from unitlab.views.explorer.answers import answered
+from unitlab.views.explorer.answers import answered, compared
 from unitlab.views.explorer.background import BackgroundWork
 from unitlab.views.explorer.live_network import NotAtHand
 from unitlab.views.explorer.long_work import LONG
@@ -298,6 +298,11 @@ class Explorer(anywidget.AnyWidget):
             self._work[ask["of"]].stop()
         elif kind == "code":
             self.send({"id": number, "code": self.code()})
+        elif kind == "compare":
+            a = ask["a"]
+            pinned = self.opened.layer(a["study"], a["layer"], a["ablation"])
+            answer, buffers = compared(pinned, int(a["unit"]), self._measured_study, int(ask["unit"]))
+            self.send({**answer, "id": number}, buffers)
         elif kind in LONG:
             work = self._work.setdefault(kind, BackgroundWork())
 

@@ -9,8 +9,8 @@ from importlib.resources import files
 
 __all__ = ["loader", "module", "script", "text_of"]
 
-ORDER = ("elements", "state", "pictures", "study", "units", "classes", "images", "table", "linked")
-LIVE = ("live", "tiles", "moved", "category", "group", "take_away", "tabs", "widget")
+ORDER = ("elements", "state", "pictures", "study", "units", "classes", "images", "table", "linked", "tabs", "wall")
+LIVE = ("live", "tiles", "moved", "category", "group", "compare", "losers", "take_away", "widget")
 
 
 @cache
@@ -30,7 +30,7 @@ def module() -> str:
     """The module of the widget, with its style and its mark-up inside."""
     held = {
         "STYLE": text_of("page.css") + text_of("explorer.css"),
-        "VIEWS": text_of("views.html").replace("$finding", "") + text_of("tabs.html"),
+        "VIEWS": text_of("views.html").replace("$finding", ""),
     }
     named = "".join(f"const {name} = {json.dumps(text)};\n" for name, text in held.items())
     return named + script(*LIVE)

@@ -5,7 +5,7 @@ const MORE_COLUMNS = ["n_damaged", "class_selectivity", "fraction_active", "mean
 function linkedViews(root, source, given, rows = 8) {
   const $ = id => root.querySelector(`#${id}`);
   const first = { category: "", x: "overall_drop", y: "max_class_drop_crossfit", color: "", line: false, group: [], image_style: "outline", image_strength: .5,
-    sort: "max_class_drop_crossfit", up: false, filter: "", columns: USUAL_COLUMNS, kept: null, tab: "", pinned: null, top_of: "all", fit: null, row: null, top: null, byClass: null, ...given };
+    sort: "max_class_drop_crossfit", up: false, filter: "", columns: USUAL_COLUMNS, kept: null, tab: "", pinned: null, picture: null, top_of: "all", fit: null, row: null, top: null, byClass: null, ...given };
   const app = { root, $, source, rows, order: [], resized: [], active: () => root.getRootNode().activeElement };
   app.say = (sentence, command = "") => {
     $("message").hidden = !sentence;

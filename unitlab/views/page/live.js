@@ -12,11 +12,10 @@ function unpacked(answer, buffers) {
 // pictures arrive as a file, which is read before a row counts as there
 async function withPictures(row) {
   if (!row.laid_out) return row;
-  if (row.maps) {
-    const size = row.mapped[0] * row.mapped[1];
-    row.tiles = row.tiles.map((tile, at) => ({ ...tile, map: tile.map ? Object.assign(row.maps.slice(at * size, (at + 1) * size), { shape: row.mapped }) : null }));
-  }
-  return { ...row, sheet: { bitmap: await bitmap(row.sheet), ...row.laid_out } };
+  const size = row.maps ? row.mapped[0] * row.mapped[1] : 0, sheet = { bitmap: await bitmap(row.sheet), ...row.laid_out };
+  const mapOf = ({ place, map }) => map ? Object.assign(row.maps.slice(place * size, (place + 1) * size), { shape: row.mapped }) : null;
+  // a tile of the wall brings its sheet, which in a report is its unit's own
+  return { ...row, sheet, tiles: row.tiles?.map(tile => tile && { ...tile, map: mapOf(tile), sheet }) };
 }
 
 function liveSource(model) {

@@ -9,5 +9,6 @@ new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gz
   app.on(["unit"], () => { if (location.hash !== `#unit-${app.state.unit}`) location.hash = `#unit-${app.state.unit}`; });
   addEventListener("hashchange", () => { const unit = fromAddress(); if (unit !== undefined) app.set({ unit }); });
   addEventListener("beforeprint", () => document.querySelectorAll("details.definitions").forEach(each => { each.open = true; }));
+  tabsView(app, { Wall: wallTab });
   app.start();
 });

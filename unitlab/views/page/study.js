@@ -34,5 +34,6 @@ function reportSource(data) {
     class: ({ category }) => { const k = study.classPlace.get(category); return every(all => Float32Array.from(study.units, (_, i) => all[i * C + k])); },
     top: ({ unit }) => { const i = study.place.get(unit); if (!tops.has(i)) tops.set(i, top(i).then(found => { tops.set(i, found); return found; })); return tops.get(i); },
   };
+  kinds.best = async ({ units }) => ({ tiles: await Promise.all(units.map(async unit => { const found = await kinds.top({ unit }); return found.tiles?.length ? { ...found.tiles[0], sheet: found.sheet } : null; })) });
   return { live: false, study, row: (kind, ask) => kinds[kind](ask), ahead: () => {}, topAsk: unit => ({ unit, category: "" }) };
 }

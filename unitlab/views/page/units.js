@@ -119,7 +119,7 @@ function unitsView(app) {
   let marks = element("g", {});
   function mark() {
     const parts = state.group.map(at).filter(Boolean).map(({ x, y }) => element("rect", { class: "grouped", x: x - 7, y: y - 7, width: 14, height: 14 }));
-    const open = at(state.unit), pinned = state.pinned && state.pinned.kind === "unit" ? at(state.pinned.unit) : null;
+    const open = at(state.unit), pinned = state.pinned && ["study", "layer", "ablation"].every(name => state.pinned[name] === state[name]) ? at(state.pinned.unit) : null;
     if (pinned) parts.push(element("circle", { class: "pin", cx: pinned.x, cy: pinned.y, r: 12 }));
     if (open) parts.push(element("circle", { class: "mark", cx: open.x, cy: open.y, r: 9 }));
     marks.replaceChildren(...parts);

@@ -1,6 +1,6 @@
 // The explorer in a notebook: the linked views over traits of a widget.
 const TRAITS = ["study", "layer", "ablation", "unit", "category", "group", "x", "y", "color", "line", "image_style", "image_strength"], OF_PLACE = ["study", "layer", "ablation"];
-const TABS = { "Lost and won": movedTab, "Class": categoryTab, "Group": groupTab, "Definitions": definitionsTab, "Take away": takeAwayTab };
+const TABS = { "Lost and won": movedTab, "Class": categoryTab, "Group": groupTab, "Compare": compareTab, "Wall": wallTab, "Picture": pictureTab, "Definitions": definitionsTab, "Take away": takeAwayTab };
 
 function explorer(model, root) {
   const source = liveSource(model), told = () => Object.fromEntries(TRAITS.map(name => [name, model.get(name)]));
@@ -55,6 +55,8 @@ function explorer(model, root) {
   $("top-of").addEventListener("change", () => set({ top_of: $("top-of").value }));
   on(["top_of", "category"], () => { $("top-of").value = state.top_of; $("top-of").querySelector("[value=class]").disabled = !state.category; });
   on(["unit"], () => { const at = app.order.indexOf(state.unit); source.ahead(...[app.order[at + 1], app.order[at - 1]].filter(unit => unit !== undefined)); });
+  app.pressable = ({ image }) => { const open = () => set({ picture: image, tab: "Picture" }); return { tabindex: 0, role: "button", onclick: open, onkeydown: event => event.key === "Enter" && open() }; };
+  on(["held"], () => set({ picture: null }));
   tabsView(app, TABS);
   app.start();
   said();
