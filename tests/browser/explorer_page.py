@@ -21,6 +21,7 @@ window.told = [];
 const tell = (name, ...given) => { for (const call of [...(heard[name] ?? [])]) call.apply(model, given); };
 const take = answer => {
   Object.assign(state, opened(answer.state));
+  for (const name of Object.keys(answer.state)) tell(`change:${name}`);
   if (Object.keys(answer.state).length) tell("change");
   for (const [content, buffers] of answer.messages) tell("msg:custom", content, buffers.map(bytes));
 };

@@ -490,13 +490,46 @@ def test_a_clicked_picture_says_which_units_lose_it(show: Show, study: xr.Datase
     figure = shown.tab("Lost and won").locator("figure.ul-lost").first
     image = list(study.image.values).index(figure.get_attribute("data-image"))
     figure.click()
-    panel = shown.root.locator(".ul-tab[data-title='Picture']")
+    panel = shown.root.locator(".ul-try")
     label = study.label.values[image]
     lost = np.flatnonzero(study.prediction.values[:, image] != label)
     assert 4 in lost
-    expect(panel.locator(".ul-sentence")).to_contain_text(f"{len(lost)} unit")
-    units = panel.locator("[data-unit]").evaluate_all("all => all.map(one => Number(one.dataset.unit))")
+    expect(panel).to_contain_text(f"{len(lost)} unit")
+    units = panel.locator("[data-loser]").evaluate_all("all => all.map(one => Number(one.dataset.loser))")
     assert sorted(units) == lost.tolist()
+    # without its network, what the study holds of it is all there is
+    expect(panel.locator(".ul-note-message")).to_contain_text("does not say how its network is built")
+
+
+def test_a_picture_goes_through_the_network(show: Show, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    shown = show("vgg_emoji", unit=15)
+    figure = shown.root.locator(".ul-images [data-image]").first
+    figure.click()
+    panel = shown.root.locator(".ul-try")
+    sentence, table = panel.locator(".ul-sentence"), panel.locator(".ul-unit-bars th")
+    expect(sentence).to_contain_text("With every unit as it is")
+    expect(panel.locator("canvas")).to_be_visible()
+    chip = panel.locator(".ul-chips [data-unit]").first
+    unit, before = int(str(chip.get_attribute("data-unit"))), table.all_inner_texts()
+    chip.click()
+    expect(sentence).to_contain_text(f"With unit {unit} silenced")
+    # chips, group and squares are one state; rows stay where they were
+    assert shown.explorer.group == (unit,)
+    expect(shown.root.locator(".grouped")).to_have_count(1)
+    kept = [name for name in table.all_inner_texts() if name in before]
+    assert kept == [name for name in before if name in kept]
+    panel.get_by_role("slider", name="strength of the chosen units").fill("1.5")
+    expect(sentence).to_contain_text("at 1.5×")
+    panel.get_by_role("button", name="Reset").click()
+    expect(sentence).to_contain_text("With every unit as it is")
+    picture = tmp_path / "own.png"
+    Image.fromarray(np.full((90, 120, 3), 200, np.uint8)).save(picture)
+    panel.get_by_label("a picture of your own").set_input_files(picture)
+    expect(panel.locator("canvas")).to_have_attribute("height", "90")
+    shown.explorer.image = str(shown.explorer.ds.image.values[5])
+    shown.sync()
+    expect(panel.locator("canvas")).to_have_attribute("height", "128")
 
 
 SERIOUS = ("serious", "critical")
@@ -511,7 +544,7 @@ def test_axe_finds_nothing_serious(show: Show, study: xr.Dataset, theme: str) ->
     shown.tab("Compare").get_by_role("button", name="Pin unit 4 as A").click()
     shown.root.locator("#unit").fill("9")
     shown.root.locator("#unit").press("Enter")
-    for title in ("Lost and won", "Class", "Group", "Compare", "Wall", "Picture", "Definitions", "Take away"):
+    for title in ("Lost and won", "Class", "Group", "Compare", "Wall", "Try an image", "Definitions", "Take away"):
         if shown.root.get_by_role("tab", name=title, exact=True).get_attribute("aria-selected") != "true":
             shown.tab(title)
         shown.page.wait_for_timeout(200)

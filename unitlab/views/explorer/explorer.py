@@ -8,6 +8,7 @@ from typing import Any
 import anywidget
 import traitlets as T
 import xarray as xr
+from PIL import Image
 
 from unitlab.analysis.attributes import own_attributes
 from unitlab.analysis.correlations import chosen
@@ -23,6 +24,7 @@ from unitlab.views.explorer.opened_studies import OpenedStudies, measured
 from unitlab.views.explorer.opening import StudySource
 from unitlab.views.explorer.places import shown_here
 from unitlab.views.explorer.snapshot import snapshot
+from unitlab.views.explorer.try_image import TriedImage
 from unitlab.views.page import loader, module
 
 DEFAULT_X, OF_THE_CLASS = "overall_drop", "accuracy_drop"
@@ -57,6 +59,8 @@ class Explorer(anywidget.AnyWidget):
     y = _trait(T.Unicode, "variable on the vertical axis of the units; accuracy_drop is that of the chosen class")
     color = _trait(T.Unicode, "variable that colours the units, empty for none")
     line = _trait(T.Bool, "whether the fitted line with its band is drawn", False)
+    image: Any = T.Any(None, help="picture that is tried: an id of the study's images, or a picture of Pillow")
+    _tried = T.Int().tag(sync=True)  # how many pictures Python has given
     image_style = _trait(T.Enum, "how the activation map lies over the top images", IMAGE_STYLES, "outline")
     image_strength = _trait(T.Float, "threshold of the outline, or opacity of the heat", 0.5, min=0.0, max=1.0)
 
@@ -67,6 +71,7 @@ class Explorer(anywidget.AnyWidget):
         self.opened = OpenedStudies(source, study)
         self._remembered: dict[tuple[str, str, str], tuple[int, tuple[int, ...]]] = {}
         self._work: dict[str, BackgroundWork] = {}
+        self._trial = TriedImage()
         self._places: set[str] = set()
         self._still: list[Any] = []  # where a picture of it stands in a notebook
         super().__init__(
@@ -162,6 +167,19 @@ class Explorer(anywidget.AnyWidget):
             self.y = OF_THE_CLASS
         elif not change.new and self.y == OF_THE_CLASS:
             self.y = self._measured_study.default_y
+
+    @T.validate("image")
+    def _picture(self, proposal: Any) -> Any:
+        value = proposal.value
+        if value is not None and not isinstance(value, Image.Image) and str(value) not in self._measured_study.ids:
+            near = nearest_names(str(value), self._measured_study.ids)
+            raise UnitlabError(f"image takes an id of the study's images or a picture of Pillow; given {value!r}. {near}")
+        return value if value is None or isinstance(value, Image.Image) else str(value)
+
+    @T.observe("image")
+    def _other_picture(self, change: Any) -> None:
+        self._trial.take(change.new)
+        self._tried += change.new is not None
 
     @T.observe("unit", "study")
     def _other_unit(self, _change: Any) -> None:
@@ -303,7 +321,13 @@ class Explorer(anywidget.AnyWidget):
             pinned = self.opened.layer(a["study"], a["layer"], a["ablation"])
             answer, buffers = compared(pinned, int(a["unit"]), self._measured_study, int(ask["unit"]))
             self.send({**answer, "id": number}, buffers)
-        elif kind in LONG:
+        elif kind == "try_open":
+            self._trial.take(ask["picture"])
+            self.send({"id": number})
+        elif kind == "try":
+            answer, buffers = self._trial.answer(self._measured_study, ask)
+            self.send({**answer, "id": number}, buffers)
+        elif kind in LONG or kind == "try_rank":
             work = self._work.setdefault(kind, BackgroundWork())
 
             def told(count: int, of: int) -> None:
@@ -313,7 +337,9 @@ class Explorer(anywidget.AnyWidget):
                 self.send({**found[0], "id": number}, found[1])
 
             # what is missing is said before anything starts
-            work.start(LONG[kind](self._measured_study, ask), told, done, self._refuse(ask))
+            study, trial = self._measured_study, self._trial
+            run = LONG[kind](study, ask) if kind in LONG else lambda progress: trial.ranking(study, progress)
+            work.start(run, told, done, self._refuse(ask))
         else:
             answer, buffers = answered(self._measured_study, ask)
             self.send({**answer, "id": number}, buffers)

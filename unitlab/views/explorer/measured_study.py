@@ -93,6 +93,7 @@ class MeasuredStudy:
         self.ablation = str(ds.attrs.get("ablation", "zero"))
         self.units = ds["unit"].values.astype(int)
         self.names = [str(name) for name in ds["category"].values]
+        self.ids = [str(name) for name in ds["image"].values]
         self.class_position = class_positions(ds, ds["label"].values)
         self.top_image, self.top_activation = (
             ds[name].values if name in ds else None for name in ("top_image", "top_activation")

@@ -10,7 +10,7 @@ from importlib.resources import files
 __all__ = ["loader", "module", "script", "text_of"]
 
 ORDER = ("elements", "state", "pictures", "study", "units", "classes", "images", "table", "linked", "tabs", "wall")
-LIVE = ("live", "tiles", "moved", "category", "group", "compare", "losers", "take_away", "widget")
+LIVE = ("live", "tiles", "moved", "category", "group", "compare", "try", "take_away", "widget")
 
 
 @cache

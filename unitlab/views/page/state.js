@@ -33,7 +33,8 @@ function makeHistory({ state, on }, go, changed) {
   let now = here(), moving = false;
   on(PLACE, () => {
     const next = here();
-    if (PLACE.every(name => same(next[name], now[name]))) return;
+    // an axis alone is no other place, but goes with one
+    if (PLACE.every(name => name === "y" || same(next[name], now[name]))) { now = next; return; }
     if (!moving) { past.push(now); future.length = 0; }
     moving = false;
     now = next;

@@ -55,7 +55,7 @@ function tableView(app) {
   }
   const columns = () => state.category && !state.columns.includes(OWN_DROP) ? ["unit", OWN_DROP, ...state.columns.slice(1)] : state.columns.filter(name => state.category || name !== OWN_DROP);
   function heads() {
-    const words = name => name === OWN_DROP ? `drop of ${shortened(state.category, 22)}` : HEADS[name] ?? source.study.measure[name]?.label ?? name;
+    const words = name => name === OWN_DROP ? `drop of ${shortened(state.category, 22)}` : HEADS[name] ?? app.label(name);
     const sortBy = name => set({ up: name === state.sort ? !state.up : UPWARD.includes(name), sort: name });
     $("heads").replaceChildren(...columns().map(name => element("th", { scope: "col", class: name === "worst" ? "name" : "", "data-sort": name, "aria-sort": name === state.sort ? (state.up ? "ascending" : "descending") : null },
       button(words(name), () => sortBy(name), { title: `sort by ${app.label(name)}` }))));

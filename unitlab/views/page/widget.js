@@ -1,6 +1,6 @@
 // The explorer in a notebook: the linked views over traits of a widget.
 const TRAITS = ["study", "layer", "ablation", "unit", "category", "group", "x", "y", "color", "line", "image_style", "image_strength"], OF_PLACE = ["study", "layer", "ablation"];
-const TABS = { "Lost and won": movedTab, "Class": categoryTab, "Group": groupTab, "Compare": compareTab, "Wall": wallTab, "Picture": pictureTab, "Definitions": definitionsTab, "Take away": takeAwayTab };
+const TRY = "Try an image", TABS = { "Lost and won": movedTab, "Class": categoryTab, "Group": groupTab, "Compare": compareTab, "Wall": wallTab, [TRY]: tryTab, "Definitions": definitionsTab, "Take away": takeAwayTab };
 
 function explorer(model, root) {
   const source = liveSource(model), told = () => Object.fromEntries(TRAITS.map(name => [name, model.get(name)]));
@@ -37,6 +37,7 @@ function explorer(model, root) {
   }
   const said = () => { if (!gone) app.say(...(model.get("_said").length ? model.get("_said") : [""])); };
   model.on("change", hear);
+  model.on("change:_tried", () => set({ tried: model.get("_tried"), tab: TRY, picture: null }));
   source.lost = () => { gone = true; app.say("The kernel is gone: run the cell again. What this page knows keeps working."); root.classList.add("ul-gone"); };
   app.atHand = () => hands ??= source.work("at_hand", {}).then(() => null, error => error);
   app.onSlot = (name, draw) => on([name], () => state[name] && draw(state[name]));
@@ -55,7 +56,7 @@ function explorer(model, root) {
   $("top-of").addEventListener("change", () => set({ top_of: $("top-of").value }));
   on(["top_of", "category"], () => { $("top-of").value = state.top_of; $("top-of").querySelector("[value=class]").disabled = !state.category; });
   on(["unit"], () => { const at = app.order.indexOf(state.unit); source.ahead(...[app.order[at + 1], app.order[at - 1]].filter(unit => unit !== undefined)); });
-  app.pressable = ({ image }) => { const open = () => set({ picture: image, tab: "Picture" }); return { tabindex: 0, role: "button", onclick: open, onkeydown: event => event.key === "Enter" && open() }; };
+  app.pressable = ({ image }) => { const open = () => set({ picture: image, tab: TRY }); return { tabindex: 0, role: "button", onclick: open, onkeydown: event => event.key === "Enter" && open() }; };
   on(["held"], () => set({ picture: null }));
   tabsView(app, TABS);
   app.start();
@@ -77,11 +78,14 @@ export function render({ model, el }) {
   window.addEventListener("keydown", keys, true);
   host.addEventListener("keydown", event => others(event) || event.stopPropagation());
   const close = explorer(model, root);
-  // where the explorer lives, the picture that stands for it does not
-  const cell = el.closest(".jp-Cell, .cell, .output_area, .cell-output-ipywidget-background, .jp-OutputArea");
-  const hide = () => { for (const still of cell?.querySelectorAll(".ul-snapshot") ?? []) still.hidden = still.dataset.live = true; };
-  const outputs = new MutationObserver(hide);
-  if (cell) outputs.observe(cell, { childList: true, subtree: true });
+  // where the explorer lives, the picture that stands for it does not; at first it is in no page yet
+  let outputs = null, gone = false;
+  const hide = () => {
+    const cell = host.closest(".jp-OutputArea, .cell_container, .output_wrapper, .output");
+    if (!cell) return gone || requestAnimationFrame(hide);
+    for (const still of cell.querySelectorAll(".ul-snapshot")) still.hidden = true;
+    if (!outputs) (outputs = new MutationObserver(hide)).observe(cell, { childList: true, subtree: true });
+  };
   hide();
-  return () => { window.removeEventListener("keydown", keys, true); outputs.disconnect(); close(); };
+  return () => { window.removeEventListener("keydown", keys, true); gone = true; outputs?.disconnect(); close(); };
 }
