@@ -190,7 +190,7 @@ def _compute(given: argparse.Namespace) -> int:
     request = SweepRequest(layers, units=units, ablation=given.ablation, precision=given.precision, memory=given.memory)
     model, images = files.model(), files.images()
     if given.dry_run:
-        print(estimate_of(model, images, request, store=store, device=given.device))
+        print(estimate_of(model, images, request, store=store, device=given.device, attrs=files.attrs()))
         return 0
     files.remember()
     with logging_redirect_tqdm(), _client(given.scheduler) as client:

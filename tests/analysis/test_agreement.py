@@ -154,3 +154,16 @@ def test_a_study_of_some_of_its_images_is_refused(study: xr.Dataset) -> None:
     for call in (unitlab.damage, unitlab.correlations, unitlab.selective_damage, unitlab.reliability, unitlab.attributes):
         with pytest.raises(unitlab.UnitlabError, match="needs all images of the study"):
             call(study.isel(image=slice(0, None, 2)))
+
+
+def test_too_few_clusters_leave_nothing_to_tell() -> None:
+    ds = simulated_study(8, 3, 60, 0, clusters=3)
+    assert np.isnan(unitlab.reliability(ds).reliability["accuracy_drop"])
+    row = unitlab.correlations(ds, "class_selectivity").iloc[0]
+    assert np.isfinite(row.spearman) and np.isnan(row.spearman_low), "three groups of images have no variance"
+    with pytest.raises(unitlab.UnitlabError, match="0 classes"):
+        unitlab.selective_damage(ds)
+    with pytest.raises(unitlab.UnitlabError, match=r"held names 'iuo'.*'iou'"):
+        unitlab.correlations(ds.assign(iou=("unit", np.arange(8.0))), "iou", held="iuo")
+    with pytest.raises(unitlab.UnitlabError, match="selective_damage takes a study"):
+        unitlab.selective_damage(3)  # type: ignore[arg-type]

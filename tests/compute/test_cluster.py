@@ -25,6 +25,7 @@ import distributed
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from scripted_images import scripted_source
 from small_networks import FunctionalReLU
 from sweep_process import said_until, sweep_process, wait_for_shards
@@ -35,6 +36,7 @@ from unitlab import UnitlabError
 from unitlab.cli import main
 from unitlab.compute.files.recipe_files import RecipeFiles
 from unitlab.compute.images.source import ImageSource
+from unitlab.compute.sweep import baseline
 from unitlab.compute.sweep import cluster as clusters
 from unitlab.compute.sweep import plan as planning
 from unitlab.compute.sweep import worker as workers
@@ -66,6 +68,7 @@ def client(cluster: distributed.LocalCluster) -> Iterator[distributed.Client]:
 @pytest.fixture(autouse=True)
 def one_thread_and_small_shards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(planning, "SHARD_IMAGES", 4)
+    monkeypatch.setattr(baseline, "BASELINE_IMAGES", 8)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -105,6 +108,19 @@ def test_workers_give_the_bytes_of_one_process(tmp_path: Path, client: Any, abla
     assert not list(tmp_path.glob("*.partial"))
     plugins = client.run(lambda dask_worker: [name for name in dask_worker.plugins if name.startswith("unitlab-")])
     assert list(plugins.values()) == [[], []]
+
+
+def test_workers_read_the_network_as_it_was_given(tmp_path: Path, client: Any) -> None:
+    """In half precision, in a wrapper, with a hook that cannot be pickled, and with another output."""
+    model = torch.nn.DataParallel(network().bfloat16())
+    model.module.conv1.register_forward_hook(lambda *_: None)
+    options = {"batch_size": 4, "memory": "64 MB", "progress": False, "device": "cpu", "output": torch.neg}
+    images = scripted_source(tmp_path)
+    found = unitlab.ablate(model, images, "conv2", store=tmp_path / "many.zarr", client=client, **options).load()
+    expected = unitlab.ablate(model, images, "conv2", **options)
+    xr.testing.assert_equal(found, expected)
+    assert found.attrs["prepared"] == expected.attrs["prepared"] == "DataParallel unwrapped, bfloat16 converted to float32"
+    assert found.attrs["output"] == expected.attrs["output"] and "neg" in found.attrs["output"]
 
 
 def test_principal_axes_are_worked_out_once_and_sent_to_the_workers(client: distributed.Client, tmp_path: Path) -> None:
@@ -192,6 +208,7 @@ from pathlib import Path
 import test_cluster
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 test_cluster.planning.SHARD_IMAGES = 4
+test_cluster.baseline.BASELINE_IMAGES = 8
 with distributed.Client({address!r}, set_as_default=False) as client:
     test_cluster.ablate(Path({folder!r}), Path({folder!r}) / "many.zarr", client=client)
 """

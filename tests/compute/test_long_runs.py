@@ -29,9 +29,10 @@ import torch
 from scripted_images import scripted_source
 from small_networks import FunctionalReLU
 import unitlab
-from unitlab.compute.sweep import plan
+from unitlab.compute.sweep import baseline, plan
 torch.manual_seed(5)
 plan.SHARD_IMAGES = 4
+baseline.BASELINE_IMAGES = 8
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 folder = Path({folder!r})

@@ -13,7 +13,14 @@ import xarray as xr
 
 from unitlab.analysis.attributes import is_signed
 from unitlab.analysis.correlations import correlations, estimates, left_out_images, named, shown_progress
-from unitlab.analysis.jackknife import correlation_interval, fisher_z, jackknife_variance, t_interval, unit_groups
+from unitlab.analysis.jackknife import (
+    correlation_interval,
+    fisher_z,
+    jackknife_variance,
+    t_interval,
+    unit_groups,
+    variance_over_splits,
+)
 from unitlab.analysis.left_out_images import MEASURED, LeftOutImages
 from unitlab.analysis.paired_tests import benjamini_hochberg
 from unitlab.analysis.splits import spearman_brown
@@ -73,7 +80,7 @@ def reliability(ds: xr.Dataset, of: str | Iterable[str] = OF_HALVES, *, seed: in
     for name in names:
         if name not in valid:
             raise UnitlabError(f"{name!r} cannot be measured on half the images. {nearest_names(name, valid)}")
-    left_out = left_out_images([ds], seed)[0]
+    left_out = left_out_images([ds], seed, "reliability")[0]
     whole = LeftOutImages(left_out.images, seed=seed)
     r: dict[str, list[Array]] = {name: [] for name in names}
     count = dict.fromkeys(names, 0)
@@ -88,8 +95,8 @@ def reliability(ds: xr.Dataset, of: str | Iterable[str] = OF_HALVES, *, seed: in
     rows = {}
     for name in names:
         mean = mean_of_defined(np.array([one[0] for one in r[name]]))
-        several = mean_of_defined(np.stack(r[name][:SPLITS_OF_INTERVAL], 1))
-        variance = jackknife_variance(fisher_z(several[0]), fisher_z(several[1:]), left_out.share)
+        several = fisher_z(np.stack(r[name][:SPLITS_OF_INTERVAL], 1))
+        variance = variance_over_splits(several[0], several[1:], left_out.share)
         low, high, _ = correlation_interval(mean, [variance])
         values = [float(spearman_brown(value)) for value in (mean, low, high)]
         rows[name] = dict(zip(("reliability", "low", "high"), values, strict=True)) | {"n": count[name]}
@@ -203,7 +210,7 @@ def selective_damage(ds: xr.Dataset, *, seed: int = 0, progress: bool = True) ->
     """
     check_seed(seed)
     random = np.random.default_rng(seed)
-    left_out = left_out_images([ds], seed)[0]
+    left_out = left_out_images([ds], seed, "selective_damage")[0]
     whole = LeftOutImages(left_out.images, seed=seed)
     name = "class_auc" if is_signed(ds) else "class_selectivity_by_class"
     halves_ = [one for _ in range(SPLITS) for half in [left_out.half(random)] for one in (half, ~half)]
@@ -321,6 +328,8 @@ def _of_half(source: LeftOutImages, names: list[str], half: Array) -> dict[str, 
 
 def _pearson(x: Array, y: Array) -> Array:
     """Correlation of each row of ``x`` with that of ``y``."""
+    if not x.shape[1]:
+        return np.full(len(x), np.nan)
     x, y = (side - side.mean(1, keepdims=True, dtype=float) for side in (x, y))
     return ratio((x * y).sum(1), np.sqrt((x**2).sum(1) * (y**2).sum(1)))
 
@@ -328,7 +337,7 @@ def _pearson(x: Array, y: Array) -> Array:
 def _agreement_of_cells(one: xr.Dataset, other: xr.Dataset, seed: int) -> dict[str, Any]:
     if not np.array_equal(one["category"].values, other["category"].values):
         raise UnitlabError("the two studies have other classes; leave accuracy_drop out of what is compared")
-    left_out = left_out_images([one, other], seed)
+    left_out = left_out_images([one, other], seed, "agreement")
     columns = [of.cells_of("accuracy_drop").reshape(1 + of.n_groups, -1) for of in left_out]
     units = np.repeat(unit_groups([one, other], np.random.default_rng(seed)), one.sizes["category"])
     return {**estimates(columns, units, left_out[0].share, True), "covers": "units and images"}

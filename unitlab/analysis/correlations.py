@@ -168,6 +168,10 @@ def correlations(  # noqa: PLR0913
     known_y = known if other is None else measures(second, seed=seed, only=[*asked_y, *kept])
     xs = chosen(known, wanted if x is not None else [name for name in X if name in known and name not in beside], [UNIT])
     ys, beside = chosen(known_y, asked_y, [UNIT]), chosen(known, beside, [UNIT])
+    if strange := [name for name in kept if name not in {*xs, *ys, *beside}]:
+        raise UnitlabError(
+            f"held names {strange[0]!r}, which is none of x, y and given. {nearest_names(strange[0], [*xs, *ys])}"
+        )
     for name in {*xs, *ys} & set(beside):
         raise UnitlabError(f"{name!r} is given and cannot be correlated, too; leave it out of x and y, or of given")
     if ds.sizes["unit"] < 3:
@@ -218,13 +222,13 @@ def _check_same_units(ds: xr.Dataset, other: xr.Dataset) -> None:
         )
 
 
-def left_out_images(studies: Sequence[xr.Dataset], seed: int) -> list[LeftOutImages]:
+def left_out_images(studies: Sequence[xr.Dataset], seed: int, what: str = "correlations") -> list[LeftOutImages]:
     """Groups of images to leave out, the same in all studies for an image that several have."""
     random = np.random.default_rng(seed)
     found: list[LeftOutImages] = []
     known: dict[str, int] = {}
     for ds in studies:
-        images = PairedImages(ds, "correlations")
+        images = PairedImages(ds, what)
         group = image_groups(images, random, known)
         if len(studies) > 1:
             ids = ds["image"].values[images.order]

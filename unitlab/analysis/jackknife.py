@@ -12,7 +12,7 @@ import xarray as xr
 from unitlab.analysis import ALPHA
 from unitlab.analysis.paired_images import PairedImages
 from unitlab.analysis.paired_tests import student_quantile, student_tail
-from unitlab.analysis.undefined import ratio
+from unitlab.analysis.undefined import mean_of_defined, ratio
 
 Array = np.ndarray[Any, Any]
 
@@ -74,6 +74,18 @@ def jackknife_variance(whole: Array, without: Array, share: Array) -> tuple[Arra
     h = (1 / share).reshape(-1, *[1] * np.ndim(whole))
     pseudo = h * whole - (h - 1) * without
     return np.asarray(((pseudo - pseudo.mean(0)) ** 2 / (h - 1)).mean(0)), np.array(len(without) - 1.0)
+
+
+def variance_over_splits(whole: Array, without: Array, share: Array) -> tuple[Array, Array]:
+    """As `jackknife_variance`, of a mean over all splits in halves of which only some are here: ``whole`` (split,) and
+    ``without`` (group, split). Half of what comes of these splits being few is taken off: intervals without all of it cover
+    86 to 93 % in simulations, with all of it 97 to 100 %."""
+    change = without - whole
+    raw, degrees = jackknife_variance(np.array(0.0), mean_of_defined(change), share)
+    n_groups, n_splits = change.shape
+    known = change[np.isfinite(change).all(1)]
+    of_splits = float(known.var(axis=1, ddof=1).mean()) / n_splits if len(known) else 0.0
+    return (raw + np.maximum(raw - (n_groups - 1) * (1 - 1 / n_groups) * of_splits, 0)) / 2, degrees
 
 
 def t_interval(centre: Array, variances: Sequence[tuple[Array, Array]], level: float = 1 - ALPHA) -> tuple[Array, Array, Array]:

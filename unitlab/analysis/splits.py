@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from unitlab.analysis.jackknife import correlation_interval, fisher_z, image_groups, jackknife_variance
+from unitlab.analysis.jackknife import correlation_interval, fisher_z, image_groups, variance_over_splits
 from unitlab.analysis.paired_images import PairedImages
 from unitlab.analysis.undefined import mean_of_defined, ratio
 
 Array = np.ndarray[Any, Any]
 
 SPLITS = 100
-JACKKNIFE_SPLITS = 5  # of which the reliability is taken anew without each group of images
+JACKKNIFE_SPLITS = 4  # of which the reliability is taken anew without each group of images
 
 
 def halves(cluster: Array, position: Array, n_splits: int, random: np.random.Generator) -> Array:
@@ -84,10 +84,10 @@ def crossfit_and_reliability(images: PairedImages, seed: int) -> tuple[Array, di
         found[units] = splits.crossfit(first, second)
         moments.add(first, second)
         moments_without.add(*fewer.drops(units))
-    r, n_groups = moments.correlations(), len(fewer.weight[0]) // JACKKNIFE_SPLITS
-    without = mean_of_defined(moments_without.correlations().reshape(n_groups, JACKKNIFE_SPLITS))
+    r, n_groups = moments.correlations(), fewer.whole.shape[1]
+    without = moments_without.correlations().reshape(n_groups, JACKKNIFE_SPLITS)
     share = np.bincount(group, minlength=n_groups) / len(group)
-    variance = jackknife_variance(fisher_z(mean_of_defined(r[:JACKKNIFE_SPLITS])), fisher_z(without), share)
+    variance = variance_over_splits(fisher_z(r[:JACKKNIFE_SPLITS]), fisher_z(without), share)
     mean = mean_of_defined(r)
     low, high, _ = correlation_interval(mean, [variance])
     ends = {"reliability": mean, "reliability_low": low, "reliability_high": high}
@@ -100,36 +100,47 @@ def spearman_brown(r: Array) -> Array:
 
 
 class _Splits:
-    """Pairs of halves of the images: ``first`` and ``second`` (image, split), the ``weight`` of each class (class, split)."""
+    """Pairs of halves of the images, with the ``weight`` of each class (class, split).
 
-    def __init__(self, images: PairedImages, first: Array, second: Array) -> None:
-        self.images, self.first, self.second = images, first.astype(np.float32), second.astype(np.float32)
-        self.n_first, self.n_second = (self._sums(half.T[:, :, None])[:, :, 0] for half in (self.first, self.second))
+    ``first`` (image, split) is one half of the images in column ``of_whole[split]`` of ``whole``; the second is the rest.
+    """
+
+    def __init__(self, images: PairedImages, first: Array, whole: Array, of_whole: Array) -> None:
+        self.images, self.of_whole = images, of_whole
+        self.first, self.whole = first.astype(np.float32), whole.astype(np.float32)
+        ones = np.ones((1, len(first)), np.float32)
+        self.n_first, self.n_second = (sums[:, 0] for sums in self._sums(ones))
         self.valid = (self.n_first > 0) & (self.n_second > 0)
         self.weight = self.valid * images.n_images[:, None].astype(float)
 
     @classmethod
     def at_random(cls, images: PairedImages, seed: int) -> _Splits:
         half = halves(images.cluster, images.position, SPLITS, np.random.default_rng(seed)).T
-        return cls(images, half, ~half)
+        return cls(images, half, np.ones((len(half), 1)), np.zeros(SPLITS, np.int64))
 
     def without_each(self, group: Array) -> _Splits:
         """The first splits without each group of images, (group, split) on the last axis."""
         kept = group[:, None] != np.arange(int(group.max()) + 1)
-        sides = [kept[:, :, None] * half[:, None, :JACKKNIFE_SPLITS] for half in (self.first, self.second)]
-        return _Splits(self.images, *(side.reshape(len(group), -1) for side in sides))
+        first = (kept[:, :, None] * self.first[:, None, :JACKKNIFE_SPLITS]).reshape(len(group), -1)
+        return _Splits(self.images, first, kept, np.repeat(np.arange(kept.shape[1]), JACKKNIFE_SPLITS))
 
     def drops(self, units: slice) -> tuple[Array, Array]:
         """(class, unit, split), of both halves; 0 for a class that has no image in one."""
-        flips = self.images.flips(units).astype(np.float32)
-        found = []
-        for half, n in ((self.first, self.n_first), (self.second, self.n_second)):
-            net = np.zeros((self.images.n_categories, len(flips), half.shape[1]), np.float32)
-            for k, some in self.images.class_slices():
-                np.matmul(flips[:, some], half[some], out=net[k])
+        first, second = self._sums(self.images.flips(units).astype(np.float32))
+        for net, n in ((first, self.n_first), (second, self.n_second)):
             net *= (self.valid / np.maximum(n, 1)).astype(np.float32)[:, None]
-            found.append(net)
-        return found[0], found[1]
+        return first, second
+
+    def _sums(self, values: Array) -> tuple[Array, Array]:
+        """(class, row, split): sums of values (row, image) over both halves."""
+        shape = (self.images.n_categories, len(values))
+        first, whole = (np.zeros((*shape, of.shape[1]), np.float32) for of in (self.first, self.whole))
+        for k, some in self.images.class_slices():
+            np.matmul(values[:, some], self.first[some], out=first[k])
+            np.matmul(values[:, some], self.whole[some], out=whole[k])
+        second = whole[:, :, self.of_whole]
+        second -= first
+        return first, second
 
     def crossfit(self, first: Array, second: Array) -> Array:
         usable, in_both = self.valid.any(0), None if self.valid.all() else self.valid[:, None]
@@ -138,12 +149,6 @@ class _Splits:
         onward = measured_elsewhere(first, second, in_both)[:, usable].mean(1)
         back = measured_elsewhere(second, first, in_both)[:, usable].mean(1)
         return np.asarray((onward + back) / 2)
-
-    def _sums(self, values: Array) -> Array:
-        sums = np.zeros((self.images.n_categories, *values.shape[::2]), np.float32)
-        for k, some in self.images.class_slices():
-            sums[k] = values[:, some].sum(1)
-        return sums
 
 
 class _Moments:

@@ -15,6 +15,7 @@ from unitlab.analysis.accuracies import accuracy_curves
 from unitlab.analysis.rankings import Ranking, rankable, ranking
 from unitlab.analysis.splits import one_half
 from unitlab.compute.engine.torch_state import exact_float32
+from unitlab.compute.engine.user_network.outputs import Output
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.plan import SweepPlan
@@ -50,12 +51,13 @@ def cumulative(  # noqa: PLR0913  the public call
     memory: str | int = "2 GB",
     progress: bool = True,
     seed: int = 0,
+    output: Output = None,
 ) -> xr.Dataset:
     """Accuracy while the first k units of an order are silenced together, or while only they are kept.
 
     Parameters
     ----------
-    model, images, layer, ablation, labels, device, batch_size, memory, progress
+    model, images, layer, ablation, labels, device, batch_size, memory, progress, output
         As for `unitlab.ablate`; one layer.
     order
         The name of an attribute (`unitlab.attributes`) or importance (`unitlab.damage`), largest first; or the units
@@ -114,7 +116,10 @@ def cumulative(  # noqa: PLR0913  the public call
     3
     """
     source = images if isinstance(images, ImageSource) else image_source(images)
-    request = SweepRequest(layer, ablation=ablation, labels=labels, batch_size=batch_size, memory=memory, seed=seed)
+    request = SweepRequest(
+        layer, ablation=ablation, labels=labels, batch_size=batch_size, memory=memory, seed=seed,
+        output=output,
+    )  # fmt: skip
     with exact_float32():
         plan = plan_of_one_layer(model, source, request, device)
         asked = _Asked(plan, order, ascending, category, n_random, seed)

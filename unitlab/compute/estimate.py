@@ -15,10 +15,12 @@ from numcodecs.zstd import Zstd
 from torch import nn
 
 from unitlab.compute.engine.torch_state import exact_float32
+from unitlab.compute.engine.user_network.outputs import Output
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageBatch, ImageSource
 from unitlab.compute.sweep.activations import BY_IMAGE, TOP, TOP_IMAGES
-from unitlab.compute.sweep.fingerprints import as_in_store
+from unitlab.compute.sweep.baseline import Baseline, measured_baseline
+from unitlab.compute.sweep.fingerprints import as_in_store, output_in_store
 from unitlab.compute.sweep.plan import SweepPlan, UnitSums, plan_sweep
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.run import plans_left
@@ -28,6 +30,7 @@ from unitlab.files import bytes_text
 from unitlab.store.shards import finished_shards
 
 FEWEST_IMAGES = 4
+ESTIMATED_IMAGES = 64  # of the baseline
 MEASURED_SECONDS = 8.0
 # Bytes of the counts, rates and means by unit and class that a finished study has.
 BYTES_BY_CLASS = 3 * 4 + 8 + 3 * 4
@@ -73,6 +76,8 @@ class SweepEstimate:
         Bytes of the shards, and of the study.
     complete
         Whether the store has all this already.
+    baseline
+        Accuracy on 64 images spread over all classes, with chance and what is recorded; None for ``labels="predicted"``.
     """
 
     description: str
@@ -97,6 +102,7 @@ class SweepEstimate:
     disk_while_computing: int
     disk_finished: int
     complete: bool
+    baseline: Baseline | None
 
     def __str__(self) -> str:
         threads = f", {self.threads} thread{'s' if self.threads > 1 else ''}" if self.device == "cpu" else ""
@@ -120,6 +126,9 @@ class SweepEstimate:
             f"disk     {bytes_text(self.disk_while_computing)} while computing, about {bytes_text(self.disk_finished)} for the "
             "study",
         ]
+        if self.baseline is not None:
+            lines.insert(1, f"baseline {self.baseline}")
+            lines += [self.baseline.warning] if self.baseline.warning else []
         if self.complete:
             lines.append("The store has all this already: nothing is left to compute.")
         return "\n".join(lines)
@@ -140,12 +149,13 @@ def estimate(  # noqa: PLR0913  the public call
     batch_size: int | None = None,
     memory: str | int = "2 GB",
     seed: int = 0,
+    output: Output = None,
 ) -> SweepEstimate:
     """What `unitlab.ablate`, called alike, is going to do and to take; nothing is written.
 
     Parameters
     ----------
-    model, images, layer, units, ablation, basis, labels, store, device, precision, batch_size, memory, seed
+    model, images, layer, units, ablation, basis, labels, store, device, precision, batch_size, memory, seed, output
         As for `unitlab.ablate`.
 
     Returns
@@ -167,7 +177,7 @@ def estimate(  # noqa: PLR0913  the public call
     """
     request = SweepRequest(
         layer, units=units, ablation=ablation, basis=basis, labels=labels,
-        precision=precision, batch_size=batch_size, memory=memory, seed=seed,
+        precision=precision, batch_size=batch_size, memory=memory, seed=seed, output=output,
     )  # fmt: skip
     return estimate_of(model, images, request, store=store, device=device)
 
@@ -179,10 +189,12 @@ def estimate_of(
     *,
     store: str | Path | None = None,
     device: str | torch.device | None = None,
+    attrs: dict[str, Any] | None = None,
 ) -> SweepEstimate:
     """`estimate`, of a request."""
     source = as_in_store(images if isinstance(images, ImageSource) else image_source(images), store)
     source.refuse_damaged()
+    request = output_in_store(request, store)
     with exact_float32():
         plan = plan_sweep(model, source, request, device)
         parts = [plan] if store is None else plans_left(plan, model, source, store)
@@ -190,6 +202,7 @@ def estimate_of(
         plan, complete = parts[0] if len(parts) == 1 else plan, not parts
         done = finished_shards(store, plan.fingerprint) if store is not None and not complete else []
         measured = _Measured(plan, source)
+        baseline = measured_baseline(plan, source, attrs, ESTIMATED_IMAGES)
     left = 0 if complete else len(source) - plan.images_in(done)
     tensors = [*plan.network.module.parameters(), *plan.network.module.buffers()]
     return SweepEstimate(
@@ -208,6 +221,7 @@ def estimate_of(
         memory=request.budget, network_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
         disk_while_computing=len(source) * measured.shard_bytes_per_image + len(plan.shard_bounds) * measured.shard_bytes,
         disk_finished=measured.study_bytes, complete=complete,
+        baseline=baseline,
     )  # fmt: skip
 
 

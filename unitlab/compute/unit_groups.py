@@ -14,6 +14,7 @@ from torch import nn
 
 from unitlab.analysis.accuracies import balanced_accuracy, class_counts
 from unitlab.compute.engine.torch_state import exact_float32
+from unitlab.compute.engine.user_network.outputs import Output
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
@@ -43,12 +44,13 @@ def ablate_groups(  # noqa: PLR0913  the public call
     memory: str | int = "2 GB",
     progress: bool = True,
     seed: int = 0,
+    output: Output = None,
 ) -> xr.Dataset:
     """Silence sets of units of a layer, each set as a whole, and re-measure every class.
 
     Parameters
     ----------
-    model, images, layer, ablation, labels, device, batch_size, memory, progress, seed
+    model, images, layer, ablation, labels, device, batch_size, memory, progress, seed, output
         As for `unitlab.ablate`; one layer.
     groups
         Sets of units: a sequence of them, or a mapping from names. A group may be empty. A group that holds all units of
@@ -80,12 +82,16 @@ def ablate_groups(  # noqa: PLR0913  the public call
     [3, 10]
     """
     source = images if isinstance(images, ImageSource) else image_source(images)
-    request = SweepRequest(layer, ablation=ablation, labels=labels, batch_size=batch_size, memory=memory, seed=seed)
+    request = SweepRequest(
+        layer, ablation=ablation, labels=labels, batch_size=batch_size, memory=memory, seed=seed,
+        output=output,
+    )  # fmt: skip
     with exact_float32():
         plan = plan_of_one_layer(model, source, request, device)
         names, sets = _named_sets(groups, len(plan.layers[0].units), layer)
         prediction, margin_drop, facts = scored_sets(plan, source, sets, progress)
-        plain = PlainAblation(PlainNetworks(model, plan.network.device), source, plan.layers[0].site, request)
+        networks = PlainNetworks(model, plan.network.device, plan.network.reading)
+        plain = PlainAblation(networks, source, plan.layers[0].site, request)
         proof = compared_with_hooks(plain, sets, prediction, sample=pairs_to_verify(len(source)), seed=0)
     if proof.different:
         log.warning("%s: %d of %d pairs differ from plain hooks", layer, proof.different, proof.compared)

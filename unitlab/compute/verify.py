@@ -12,11 +12,19 @@ from torch import nn
 from unitlab import catalog
 from unitlab.compute.engine.directions import Basis
 from unitlab.compute.engine.layers import Site
-from unitlab.compute.engine.torch_state import choose_device
+from unitlab.compute.engine.torch_state import choose_device, exact_float32
+from unitlab.compute.engine.user_network.outputs import Output
+from unitlab.compute.engine.user_network.read_network import read_network
 from unitlab.compute.files.recipe_files import RecipeFiles
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
-from unitlab.compute.sweep.fingerprints import as_in_study, sampled_images, source_fingerprints, weights_fingerprint
+from unitlab.compute.sweep.fingerprints import (
+    as_in_study,
+    output_in_study,
+    sampled_images,
+    source_fingerprints,
+    weights_fingerprint,
+)
 from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, Proof, compared_with_hooks
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.study_arrays import ROOT_FINGERPRINTS
@@ -31,6 +39,7 @@ def verify(
     sample: int = 2048,
     seed: int = 0,
     device: str | torch.device | None = None,
+    output: Output = None,
 ) -> Proof:
     """Compare a random sample of a study's predictions with plain forward hooks on the unmodified network.
 
@@ -46,6 +55,8 @@ def verify(
         Of the sample.
     device
         Where to compute.
+    output
+        As it was given to `unitlab.ablate`; a study knows it, where it is no function.
 
     Returns
     -------
@@ -81,7 +92,8 @@ def verify(
         model = files.model() if model is None else model
         images = files.images() if images is None else images
     source = as_in_study(images if isinstance(images, ImageSource) else image_source(images), ds.attrs)
-    fingerprints = {"weights": weights_fingerprint(model), **source_fingerprints(source, sampled_images(source))}
+    few, asked = sampled_images(source), output_in_study(ds.attrs) if output is None else output
+    fingerprints = {"weights": weights_fingerprint(model), **source_fingerprints(source, few)}
     for name, now in fingerprints.items():
         there = str(ds.attrs.get(f"fingerprint_{name}"))
         if there != now:
@@ -94,5 +106,11 @@ def verify(
     ablation = str(ds.attrs.get("replacement", ds.attrs["ablation"]))
     request = SweepRequest(site.layer, ablation=ablation, seed=int(ds.attrs["seed"]))
     basis = Basis("", ds["basis"].values) if "basis" in ds else None
-    plain = PlainAblation(PlainNetworks(model, choose_device(device)), source, site, request, basis)
+    with exact_float32():
+        reading = read_network(model, choose_device(device), few, asked).reading
+    if "output" in ds.attrs and reading.text != ds.attrs["output"]:
+        raise UnitlabError(
+            f"the study's logits are {ds.attrs['output']}, and here they would be {reading.text}; give output= as for the study"
+        )
+    plain = PlainAblation(PlainNetworks(model, choose_device(device), reading), source, site, request, basis)
     return compared_with_hooks(plain, [[unit] for unit in units], ds.prediction, sample=sample, seed=seed)

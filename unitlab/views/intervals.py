@@ -61,7 +61,7 @@ def intervals(
     >>> figure = plots.intervals(found.set_index("attribute"), *columns, xlabel="standard deviations")
     """
     named = {"": tables} if isinstance(tables, pd.DataFrame) else dict(tables) if isinstance(tables, Mapping) else {}
-    if not named or not all(isinstance(table, pd.DataFrame) for table in named.values()):
+    if not isinstance(tables, pd.DataFrame | Mapping) or not all(isinstance(table, pd.DataFrame) for table in named.values()):
         raise UnitlabError(
             f"plots.intervals takes a table (pandas.DataFrame) of estimates, or several by label; given: "
             f"{type(tables).__name__}. unitlab.correlations and unitlab.regression give such "

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.fx
 from torch import Tensor, nn
@@ -17,8 +18,10 @@ from unitlab.compute.engine.ablation import BatchBaseline, predictions_and_margi
 from unitlab.compute.engine.capture import CannotCapture, NetworkGraph, Values, capture
 from unitlab.compute.engine.hooks import recorded_output
 from unitlab.compute.engine.layers import Site, called_modules, find_site
-from unitlab.compute.engine.torch_state import working_copy
-from unitlab.errors import UnitlabError, what_it_says
+from unitlab.compute.engine.user_network.outputs import Output
+from unitlab.compute.engine.user_network.read_network import read_network
+from unitlab.compute.engine.user_network.working_copy import floating_dtype, working_copy
+from unitlab.errors import UnitlabError
 
 log = logging.getLogger("unitlab")
 
@@ -41,7 +44,8 @@ class Evaluation:
 class Network:
     """A working copy of the user's network, captured where torch.fx can, with the sites of the layers asked for.
 
-    ``module`` is the copy that hooks run, ``graph`` runs another one, channels_last; both share the user's memory if possible.
+    Both copies return logits (image, category), read from what the network returns as ``reading`` says. ``module`` is the copy
+    that hooks run, ``graph`` runs another one, channels_last; both share the user's memory if possible.
     A batch goes through the prefix once, a few images at a time, and through the suffix once, with gradients from the first
     site on; each engine then takes from the values kept what its units need.
 
@@ -51,37 +55,27 @@ class Network:
         The user's network; it is left as it is.
     device
         Where to compute.
-    sample
-        One image, (image=1, channel, row, column).
+    few
+        An image or more, (image, channel, row, column); the first one is the ``sample``.
+    output
+        As for `unitlab.ablate`.
 
     Raises
     ------
     UnitlabError
-        The network does not take the images, does not return logits (image, category) of two classes or more, or gives
-        NaN.
+        As `read_network`, and for a network that gives NaN.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device, sample: Tensor) -> None:
+    def __init__(self, model: nn.Module, device: torch.device, few: Tensor, output: Output = None) -> None:
         self.device = device
-        self.module = working_copy(model, device)
-        floating = [tensor.dtype for tensor in self.module.parameters() if tensor.is_floating_point()]
-        self.dtype = floating[0] if floating else torch.float32
         self.graph: NetworkGraph | None = None
-        self.sample = self.ready(sample)
-        try:
-            with torch.no_grad():
-                logits = self.module(self.sample)
-        except Exception as error:
-            raise UnitlabError(
-                f"the network does not take images of shape {tuple(sample.shape[1:])} (channel, row, column): "
-                f"{what_it_says(error)}"
-            ) from error
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[0] != 1 or logits.shape[1] < 2:
-            given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise UnitlabError(f"the network returns {given}; it must return logits (image, category) of two classes or more")
+        read = read_network(model, device, few, output)
+        self.module, self.reading, logits = read.module, read.reading, read.logits
+        self.dtype = floating_dtype(self.module)
+        self.sample = self.ready(few[:1].clone())
         self.categories = logits.shape[1]
         try:
-            fast = working_copy(model, device, channels_last=True)
+            fast = self.reading.of(working_copy(model, device, channels_last=True))
             self.graph = capture(fast, self.sample.contiguous(memory_format=_format(self.sample)), logits)
         except CannotCapture as error:
             log.warning("the network is ablated by forward hooks, one evaluation a unit: %s", error)
@@ -151,6 +145,16 @@ class Network:
         values = {node: value.detach() if isinstance(value, Tensor) else value for node, value in values.items()}
         baseline = BatchBaseline(images, values, labels, prediction, margin)
         return Evaluation(baseline, detached, [value.detach() for value in site_values], gradients)
+
+    def predictions(self, images: Tensor) -> np.ndarray:
+        """Predicted classes of a batch."""
+        images = self.ready(images)
+        with torch.no_grad():
+            if self.graph is None:
+                logits = self.module(images)
+            else:
+                logits = self._prefix(self.graph, images, len(self.graph.nodes), {self.graph.output})[self.graph.output]
+        return logits.argmax(1).cpu().numpy()
 
     def site_values(self, images: Tensor, sites: list[Site]) -> list[Tensor]:
         """The sites' values for a batch; the network runs up to the last of them."""

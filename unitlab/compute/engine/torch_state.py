@@ -1,19 +1,15 @@
-"""A copy of the user's network to work on, and torch's process-wide settings kept as they were."""
+"""The device to compute on, and torch's process-wide settings kept as they were."""
 
 from __future__ import annotations
 
-import copy
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
-from torch import nn
 
 from unitlab.errors import UnitlabError
-
-# by name, since torch.compile's class is slow to import
-WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
@@ -37,47 +33,10 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def working_copy(
-    model: nn.Module, device: torch.device, *, dtype: torch.dtype | None = None, channels_last: bool = False
-) -> nn.Module:
-    """Copy of ``model`` in eval mode on ``device``; weights that need no change share the user's memory.
-
-    Raises
-    ------
-    UnitlabError
-        The network is not an ``nn.Module``, cannot be copied, or has weights that are NaN, infinite or of a dtype
-        other than float32 and float64.
-    """
-    if not isinstance(model, nn.Module):
-        raise UnitlabError(f"model is a {type(model).__name__}; give a torch.nn.Module that returns logits (image, category)")
-    kind = type(model).__name__
-    if kind in WRAPPERS:
-        raise UnitlabError(f"model is wrapped in {kind}; give the network inside it, model.{WRAPPERS[kind]}")
-    memo: dict[int, object] = {}
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_floating_point():
-            if tensor.dtype not in (torch.float32, torch.float64):
-                raise UnitlabError(f"'{name}' of the network is {tensor.dtype}; convert the network with model.float() first")
-            if not torch.isfinite(tensor.detach()).all():
-                raise UnitlabError(f"'{name}' of the network holds NaN or infinite values; load other weights")
-        new = tensor.detach().to(device)
-        if new.is_inference():
-            new = new.clone()
-        if dtype is not None and new.is_floating_point():
-            new = new.to(dtype)
-        if channels_last and new.dim() == 4:
-            new = new.contiguous(memory_format=torch.channels_last)
-        memo[id(tensor)] = nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new
-    try:
-        return copy.deepcopy(model, memo).eval()
-    except Exception as error:
-        raise UnitlabError(f"the network ({kind}) cannot be copied ({error}); remove what copy.deepcopy refuses") from error
-
-
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """torch as the sweep needs it, whatever the caller set: float32 products in float32 (no TF32, no bfloat16, no autocast),
-    gradients to be had, deterministic convolutions, tensors on the CPU by default. All is restored on leaving."""
+    nothing compiled, gradients to be had, deterministic convolutions, tensors on the CPU. All is restored on leaving."""
     backends: Any = torch.backends
     operations = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul]
     operations += [backends.mkldnn.conv, backends.mkldnn.rnn]
@@ -100,6 +59,9 @@ def exact_float32() -> Iterator[None]:
             where.fp32_precision = "ieee"
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
+        # what is compiled does not see hooks that come later; who has compiled nothing does not pay for the import
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         for device in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))

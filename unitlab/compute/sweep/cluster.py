@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from unitlab.compute.engine.torch_state import working_copy
+from unitlab.compute.engine.user_network.working_copy import working_copy
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.plan import SweepPlan
 from unitlab.compute.sweep.progress import InterruptRequest, images_bar, interrupt_after_shard
@@ -159,7 +159,7 @@ class WorkerPool:
         """The name under which the workers know the sweep."""
         name = f"unitlab-{uuid.uuid4().hex[:12]}"
         try:
-            payload = cloudpickle.dumps((working_copy(model, torch.device("cpu")), source))
+            payload = cloudpickle.dumps((working_copy(model, torch.device("cpu"), as_stored=True), source))
         except Exception as error:
             raise UnitlabError(
                 f"the network or the images cannot be sent to Dask workers, since pickle refuses them "

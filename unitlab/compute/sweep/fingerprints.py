@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,7 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unitlab.compute.engine.user_network.outputs import Output, as_returned
+from unitlab.compute.engine.user_network.working_copy import unwrapped
 from unitlab.compute.images.source import ImageSource
+from unitlab.compute.sweep.request import SweepRequest
 from unitlab.errors import UnitlabError
 from unitlab.store.shards import unfinished_fingerprint
 from unitlab.store.study import study_summary
@@ -27,7 +31,7 @@ def text_fingerprint(text: str) -> str:
 def weights_fingerprint(model: nn.Module) -> str:
     """SHA-256 of the state dict: names, dtypes, shapes and bytes."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(unwrapped(model).state_dict().items()):
         if isinstance(tensor, Tensor):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -78,8 +82,32 @@ def as_in_study(source: ImageSource, attrs: Mapping[str, Any], where: object = "
 
 def as_in_store(source: ImageSource, store: str | Path | None) -> ImageSource:
     """`as_in_study` of the study, finished or not, that is in a store; the images as they are where there is none."""
-    if store is None:
-        return source
-    if Path(store).exists():
-        return as_in_study(source, study_summary(store).attrs, store)
-    return as_in_study(source, unfinished_fingerprint(store), store)
+    return source if store is None else as_in_study(source, _said_by(store), store)
+
+
+def _said_by(store: str | Path) -> Mapping[str, Any]:
+    """The attributes of the study in a store, or the fingerprint of the unfinished one beside it."""
+    return study_summary(store).attrs if Path(store).exists() else unfinished_fingerprint(store)
+
+
+def output_in_store(request: SweepRequest, store: str | Path | None) -> SweepRequest:
+    """The request, by the rules of the study, finished or not, that is in a store."""
+    there = {} if store is None else {name.removeprefix("fingerprint_") for name in _said_by(store)}
+    older = request.output is None and "images" in there and "output" not in there
+    return replace(request, output=as_returned) if older else request
+
+
+def output_in_study(attrs: Mapping[str, Any]) -> Output:
+    """``output`` as it was given for a study.
+
+    Raises
+    ------
+    UnitlabError
+        A function, which a study cannot hold.
+    """
+    if "output" not in attrs:
+        return as_returned
+    given = str(attrs.get("output_given", ""))
+    if given.startswith("function "):
+        raise UnitlabError(f"the study's logits were taken by output={given.split()[1]}, a function; give it again as output=")
+    return ast.literal_eval(given) if given else None

@@ -21,6 +21,8 @@ from unitlab.compute.engine.layers import Site, layer_names
 from unitlab.compute.engine.network import Network
 from unitlab.compute.engine.suffix import SuffixEngine
 from unitlab.compute.engine.torch_state import choose_device
+from unitlab.compute.engine.user_network.outputs import as_returned, output_text
+from unitlab.compute.engine.user_network.working_copy import preparation
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.fingerprints import sampled_images, source_fingerprints, text_fingerprint, weights_fingerprint
 from unitlab.compute.sweep.request import SweepRequest
@@ -74,6 +76,7 @@ class SweepPlan:
     batch_size: int
     shard_bounds: list[tuple[int, int]]
     fingerprint: dict[str, str]
+    prepared: str  # what was changed of the network to compute with it
     # what every batch asks for
     sites: list[Site] = field(init=False)
     needed: set[torch.fx.Node] = field(init=False)  # whose values the engines read
@@ -91,6 +94,16 @@ class SweepPlan:
         """The layers' names, or how many there are."""
         names = ", ".join(layer.name for layer in self.layers)
         return names if len(names) < 40 else f"{len(self.layers)} layers"
+
+    @property
+    def output_attrs(self) -> dict[str, Any]:
+        """What a study says of how the logits came about."""
+        asked = self.request.output
+        return {
+            **({} if asked is as_returned else {"output": self.network.reading.text}),
+            **({} if asked in (None, as_returned) else {"output_given": output_text(asked)}),
+            **({"prepared": self.prepared} if self.prepared else {}),
+        }
 
     @property
     def description(self) -> str:
@@ -149,7 +162,7 @@ def plan_sweep(
         raise UnitlabError("ablation='resample' takes a unit's map from another image; give two images or more")
     few = sampled_images(source)
     try:
-        network = Network(model, choose_device(device), few[:1].clone())
+        network = Network(model, choose_device(device), few, request.output)
     except UnitlabError as error:
         modules = model.modules() if isinstance(model, nn.Module) else ()
         first = next((module for module in modules if isinstance(module, nn.Conv2d)), None)
@@ -177,6 +190,8 @@ def plan_sweep(
         "transform": text_fingerprint(source.transform_text),
         **({"reading": text_fingerprint(source.reading)} if source.reading else {}),
         "labels": request.labels,
+        # studies that say nothing of it took what the network returned
+        **({} if request.output is as_returned else {"output": text_fingerprint(network.reading.text)}),
         "layer": ", ".join(f"{layer.name}={layer.site.text}" for layer in layers),
         "ablation": request.ablation,
         "seed": str(request.seed),
@@ -190,7 +205,11 @@ def plan_sweep(
         "shard": str(_images_per_shard(size)),
         "torch": torch.__version__,
     }
-    return SweepPlan(request, network, layers, categories, size, bounds, fingerprint)
+    prepared = preparation(model)
+    for said in (prepared and f"the network: {prepared}", network.reading.text != "as returned" and network.reading.text):
+        if said:
+            log.info("%s", said)
+    return SweepPlan(request, network, layers, categories, size, bounds, fingerprint, prepared)
 
 
 def _layers(network: Network, source: ImageSource, request: SweepRequest) -> list[LayerPlan]:

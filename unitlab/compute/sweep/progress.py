@@ -40,6 +40,11 @@ def one_bar(images: int, description: str, shown: bool) -> Iterator[None]:
             _around.reset(before)
 
 
+def within_one_bar() -> bool:
+    """Whether a sweep is part of something larger."""
+    return _around.get() is not None
+
+
 class InterruptRequest:
     """Whether Ctrl-C was pressed."""
 

@@ -15,7 +15,9 @@ from unitlab.compute.engine.ablation import Replacement, donor_of_image
 from unitlab.compute.engine.directions import Basis
 from unitlab.compute.engine.hooks import recorded_output, replaced_output
 from unitlab.compute.engine.layers import Site
-from unitlab.compute.engine.torch_state import exact_float32, working_copy
+from unitlab.compute.engine.torch_state import exact_float32
+from unitlab.compute.engine.user_network.outputs import Reading
+from unitlab.compute.engine.user_network.working_copy import floating_dtype, working_copy
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.request import SweepRequest
 
@@ -42,18 +44,18 @@ class Proof:
 class PlainNetworks:
     """The network as it is, in its own precision and in float64, copied when first needed: one copy does for all layers."""
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
-        self.model, self.device = model, device
+    def __init__(self, model: nn.Module, device: torch.device, reading: Reading) -> None:
+        self.model, self.device, self.reading = model, device, reading
 
     @cached_property
     def own(self) -> nn.Module:
         """In its own precision, mostly float32."""
-        return working_copy(self.model, self.device)
+        return self.reading.of(working_copy(self.model, self.device))
 
     @cached_property
     def float64(self) -> nn.Module:
         """The oracle."""
-        return working_copy(self.model, self.device, dtype=torch.float64)
+        return self.reading.of(working_copy(self.model, self.device, dtype=torch.float64))
 
 
 @dataclass(frozen=True)
@@ -149,8 +151,7 @@ def _images_at_once(model: nn.Module, source: ImageSource, memory: int) -> int:
 
 
 def _device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    found = [tensor for tensor in model.parameters() if tensor.is_floating_point()]
-    return (found[0].device, found[0].dtype) if found else (torch.device("cpu"), torch.float32)
+    return next((tensor.device for tensor in model.parameters()), torch.device("cpu")), floating_dtype(model)
 
 
 def _stored_predictions(prediction: Any, rows: np.ndarray, images: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 
 from unitlab.compute.engine.ablation import ABLATIONS
 from unitlab.compute.engine.directions import Basis
+from unitlab.compute.engine.user_network.outputs import Output
 from unitlab.errors import UnitlabError, check_seed
 
 LABELS = ("given", "predicted")
@@ -38,6 +39,7 @@ class SweepRequest:
     batch_size: int | None = None
     memory: str | int = "2 GB"
     seed: int = 0
+    output: Output = None
     axes: tuple[Basis | None, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -48,6 +50,11 @@ class SweepRequest:
         if self.batch_size is not None and (not isinstance(self.batch_size, int) or self.batch_size < 1):
             raise UnitlabError(f"batch_size={self.batch_size!r} must be a positive number of images")
         check_seed(self.seed)
+        if isinstance(self.output, bool) or not (callable(self.output) or isinstance(self.output, str | int | None)):
+            raise UnitlabError(
+                f"output={self.output!r:.60} tells no element of what the network returns; give a name such as 'logits', an "
+                "index such as 0, or a function of what it returns"
+            )
         # what the caller does to its lists later does not change what was checked
         object.__setattr__(self, "layer", _names(self.layer))
         object.__setattr__(self, "units", _numbers(self.units))

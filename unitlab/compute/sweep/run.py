@@ -15,10 +15,13 @@ import xarray as xr
 from torch import nn
 
 from unitlab.compute.engine.torch_state import exact_float32
+from unitlab.compute.engine.user_network.outputs import Output
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
-from unitlab.compute.sweep.fingerprints import as_in_store
+from unitlab.compute.sweep.baseline import measured_baseline, say_baseline
+from unitlab.compute.sweep.fingerprints import as_in_store, output_in_store
 from unitlab.compute.sweep.plan import LayerPlan, SweepPlan, plan_sweep
+from unitlab.compute.sweep.progress import within_one_bar
 from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, compared_with_hooks, pairs_to_verify
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.shards import HeldShards, ShardResult, Shards, compute_shards
@@ -53,6 +56,7 @@ def ablate(  # noqa: PLR0913  the public call
     memory: str | int = "2 GB",
     progress: bool = True,
     seed: int = 0,
+    output: Output = None,
     attrs: dict[str, Any] | None = None,
     client: distributed.Client | None = None,
 ) -> xr.Dataset | dict[str, xr.Dataset]:
@@ -61,7 +65,8 @@ def ablate(  # noqa: PLR0913  the public call
     Parameters
     ----------
     model
-        An image classifier that returns logits (image, category). It comes back as it was.
+        An image classifier; ``output`` tells how its logits are found. It comes back as it was: hooks of yours are not called
+        and have no part in the study.
     images
         What `unitlab.images` returns, or anything that it takes.
     layer
@@ -89,11 +94,17 @@ def ablate(  # noqa: PLR0913  the public call
     memory
         Bytes for the sweep besides the network, as a number or "2 GB".
     progress
-        Show a progress bar.
+        Show a progress bar and, first, the accuracy on 256 images of all classes, beside chance and what is recorded: an
+        accuracy that is not above chance, or far under the recorded one, is warned of whether or not it is shown.
     seed
         Of the donors of ``ablation="resample"`` and of ``basis="random"``.
+    output
+        Which element of what the network returns has the logits: a name, an index, or a function of what it returns, whose
+        result is taken for logits as it is. Default: ``logits`` of an object or dict, the first of a tuple, or the tensor;
+        of probabilities, what is before the final softmax or sigmoid; of one logit z, two classes (−z/2, z/2). What was
+        decided is in the log and in the attribute ``output``.
     attrs
-        Further attributes of the study (its name, the network's accuracy …).
+        Further attributes of the study: its name, "top1_accuracy", the accuracy that is recorded for the network …
     client
         A `distributed.Client`: its workers compute the shards, each one at a time with as many threads as the worker has,
         on a GPU each where they see any. ``store`` must be on a file system that all of them share.
@@ -124,7 +135,7 @@ def ablate(  # noqa: PLR0913  the public call
     """
     request = SweepRequest(
         layer, units=units, ablation=ablation, basis=basis, labels=labels,
-        precision=precision, batch_size=batch_size, memory=memory, seed=seed,
+        precision=precision, batch_size=batch_size, memory=memory, seed=seed, output=output,
     )  # fmt: skip
     found = run_sweep(model, images, request, store=store, device=device, progress=progress, attrs=attrs, client=client)
     return next(iter(found.values())) if request.one_layer else found
@@ -150,7 +161,7 @@ def run_sweep(
             "client= is given without store=: workers write their shards beside the store; give store=PATH, on a file system "
             "that this process and all workers see under the same path"
         )
-    source = as_in_store(source, store)
+    source, request = as_in_store(source, store), output_in_store(request, store)
     source.refuse_damaged()
     with exact_float32():
         plan = plan_sweep(model, source, request, device if client is None else _device_here(device))
@@ -160,8 +171,8 @@ def run_sweep(
         left = plans_left(plan, model, source, store)
         if not left:
             remove_left_shards(store, plan.fingerprint)
-        for part in left:
-            replace(sweep, plan=part).stored(store, client, device)
+        for number, part in enumerate(left):
+            replace(sweep, plan=part, checked=number > 0).stored(store, client, device)
         return sweep.opened(store)
 
 
@@ -174,10 +185,12 @@ class _Sweep:
     source: ImageSource
     attrs: dict[str, Any]
     progress: bool
+    checked: bool = False  # whether the baseline was said already
 
     def held(self) -> dict[str, xr.Dataset]:
         """The layers' datasets, in memory."""
         self._say()
+        self._say_baseline()
         shards = HeldShards()
         compute_shards(self.plan, self.source, shards, self.progress)
         groups = self._groups(shards)
@@ -195,6 +208,8 @@ class _Sweep:
             done = study.finished()
             if done:
                 log.info("going on: %d of %d images are computed already", plan.images_in(done), len(source))
+            else:
+                self._say_baseline()
             if pool is None:
                 compute_shards(plan, source, study, self.progress)
             else:
@@ -226,6 +241,14 @@ class _Sweep:
             len(plan.shard_bounds), stop - start, plan.batch_size, plan.request.budget / 1e9,
         )  # fmt: skip
 
+    def _say_baseline(self) -> None:
+        # a sweep that is part of something larger is not where people set up a network
+        if self.checked or within_one_bar():
+            return
+        baseline = measured_baseline(self.plan, self.source, self.attrs)
+        if baseline is not None:
+            say_baseline(baseline, self.progress)
+
     def _groups(self, shards: Shards) -> dict[str, Group]:
         """The study's groups from its shards, each layer proved."""
         plan, source = self.plan, self.source
@@ -233,7 +256,7 @@ class _Sweep:
         root, root_attrs = root_group(plan, source, [result.images for result in results])
         groups: dict[str, Group] = {"": (root, {**root_attrs, **self.attrs})}
         self._check_that_nothing_changes_nothing()
-        networks = PlainNetworks(self.model, plan.network.device)
+        networks = PlainNetworks(self.model, plan.network.device, plan.network.reading)
         replacements = plan.replacements(shards.read_replacements(), len(source))
         for layer, replaced in zip(plan.layers, replacements, strict=True):
             of_layer, (arrays, attrs) = layer_groups(plan, layer, [result.layers[layer.name] for result in results], root)

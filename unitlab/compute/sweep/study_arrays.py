@@ -30,6 +30,7 @@ ROOT_FINGERPRINTS = {
     "transform": "another transform of the images",
     "reading": "images read by other rules (orientation, transparency, depth)",
     "labels": "other labels",
+    "output": "logits read in another way from what the network returns (output=)",
 }
 
 
@@ -96,6 +97,7 @@ def root_group(plan: SweepPlan, source: ImageSource, facts: Sequence[ImageFacts]
         "baseline_overall_accuracy": float(right.mean()),
         **{f"fingerprint_{name}": plan.fingerprint[name] for name in ROOT_FINGERPRINTS if name in plan.fingerprint},
         "fingerprint_content": content,
+        **plan.output_attrs,
         "transform": source.transform_text,
         **({"reading": source.reading} if source.reading else {}),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -82,7 +82,7 @@ class LiveNetwork:
         from unitlab.compute.unit_groups import ablate_groups
 
         model, images = self._built(progress, 1)
-        found = ablate_groups(model, images, self.layer, [list(units)], ablation=self._ablation, progress=False)
+        found = ablate_groups(model, images, self.layer, [list(units)], progress=False, **self._options)
         self._check(found)
         return damage(found.drop_dims("unit").rename(group="unit"))
 
@@ -110,7 +110,7 @@ class LiveNetwork:
             rest = np.flatnonzero(~ranked_on)
             found = cumulative(
                 model, source.subset(rest), self.layer, order[: max(counts)].tolist(),
-                ks=list(counts), ablation=self._ablation, progress=False,
+                ks=list(counts), progress=False, **self._options,
             )  # fmt: skip
             self._check(found, images=False)
             if (found["baseline_prediction"].values != ds["baseline_prediction"].values[rest]).mean() > MOST_ROUNDING:
@@ -121,8 +121,11 @@ class LiveNetwork:
         return ClassCurve(np.asarray(counts), own.mean(1), low, high, (predicted == label).mean(1))
 
     @property
-    def _ablation(self) -> str:
-        return str(self.ds.attrs.get("ablation", "zero"))
+    def _options(self) -> dict[str, Any]:
+        """How the study was computed, as keywords."""
+        from unitlab.compute.sweep.fingerprints import output_in_study
+
+        return {"ablation": str(self.ds.attrs.get("ablation", "zero")), "output": output_in_study(self.ds.attrs)}
 
     def _built(self, progress: Progress, passes: int) -> tuple[Any, Any]:
         """Network and images; ``progress`` counts the images that ``passes`` passes read."""
