@@ -29,7 +29,9 @@ MAY_IMPORT = {
     "compute.places_networks": {"compute.networks"},
     "compute": BASE | COMPUTE | {"analysis", "catalog", "schema", "store"},
     "views": BASE | {"analysis", "catalog", "schema", "bundled_images", "recipes", "store", "views.explorer.live_network"},
-    "views.explorer.live_network": BASE | COMPUTE | {"compute", "views", "analysis", "catalog", "schema", "recipes"},
+    "views.explorer.live_network": BASE
+    | COMPUTE
+    | {"compute", "views", "analysis", "bundled_images", "catalog", "schema", "recipes"},
     "lab": BASE,
     "cli": BASE | {"catalog", "lab", "recipes", "store", "analysis", "compute"} | COMPUTE,
     "__main__": {"cli"},

@@ -119,8 +119,14 @@ def test_it_fits_narrow_windows_and_paper(tab: Any, written: str, tmp_path: Path
     for width in (1400, 760, 400):
         tab.set_viewport_size({"width": width, "height": 900})
         assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
+    assert tab.locator("details[open]").count() == 0
+    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert tab.locator("details.definitions[open]").count() == 2 and tab.locator("#table tbody tr").count() == 24
+    tab.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert tab.locator("#table tbody tr").count() == 15
     tab.pdf(path=tmp_path / "report.pdf", format="A4")
-    assert tab.locator("details[open]").count() == 2
+    pages = (tmp_path / "report.pdf").read_bytes().count(b"/Type /Page\n")
+    assert pages > 2  # with every unit and every definition
 
 
 def test_the_report_has_the_wall(tab: Any, written: str) -> None:

@@ -8,7 +8,9 @@ new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gz
   document.getElementById("every-unit").remove();
   app.on(["unit"], () => { if (location.hash !== `#unit-${app.state.unit}`) location.hash = `#unit-${app.state.unit}`; });
   addEventListener("hashchange", () => { const unit = fromAddress(); if (unit !== undefined) app.set({ unit }); });
-  addEventListener("beforeprint", () => document.querySelectorAll("details.definitions").forEach(each => { each.open = true; }));
+  const printed = whole => { app.wholeTable(whole); for (const each of document.querySelectorAll("details.definitions")) each.open = whole; };
+  addEventListener("beforeprint", () => printed(true));
+  addEventListener("afterprint", () => printed(false));
   tabsView(app, { Wall: wallTab });
   app.start();
 });

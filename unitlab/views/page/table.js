@@ -90,6 +90,7 @@ function tableView(app) {
     menu.replaceChildren(...offered.map(name => element("label", {}, element("input", { type: "checkbox", checked: state.columns.includes(name), disabled: name === "unit",
       onchange: event => set({ columns: event.target.checked ? [...state.columns, name] : state.columns.filter(each => each !== name) }) }), " ", HEADS[name] ?? app.label(name))));
   }
+  app.wholeTable = whole => { perPage = whole ? Math.max(1, order.length) : app.rows; follow(); };
   body.addEventListener("click", event => { const row = event.target.closest("tr"); if (row) set({ unit: Number(row.dataset.unit) }); });
   body.addEventListener("pointerover", event => { const row = event.target.closest("tr"); if (row) source.ahead(Number(row.dataset.unit)); });
   body.addEventListener("keydown", event => {
