@@ -39,6 +39,7 @@ window.die = () => { model.comm_live = false; tell("comm_live_update"); };
 import(URL.createObjectURL(new Blob([state._esm], { type: "text/javascript" }))).then(async ({ default: widget }) => {
   await widget.initialize({ model });
   await widget.render({ model, el: document.getElementById("here") });
+  window.showAgain = () => widget.render({ model, el: document.getElementById("again") });
 });
 """
 
@@ -75,10 +76,10 @@ class ExplorerPage:
         page.expose_function("toKernel", self._heard)
         script = MODEL.replace("FIRST", json.dumps(first).replace("</", "<\\/"))
         head = '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>explorer</title></head>'
-        text = f'{head}<body><main id="here"></main><script>{script}</script></body></html>'
+        text = f'{head}<body><main id="here"></main><div id="again"></div><script>{script}</script></body></html>'
         (folder / "explorer.html").write_text(text, "utf-8")
         page.goto((folder / "explorer.html").as_uri())
-        self.root: Locator = page.locator(".ul-explorer")
+        self.root: Locator = page.locator("#here .ul-explorer")
         self.root.locator("canvas, .ul-note-message:visible").first.wait_for()
 
     def _sent(self, content: Any, buffers: Any = None) -> None:

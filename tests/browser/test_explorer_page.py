@@ -508,7 +508,7 @@ def test_a_picture_goes_through_the_network(show: Show, tmp_path: Path) -> None:
     figure.click()
     panel = shown.root.locator(".ul-try")
     sentence, table = panel.locator(".ul-sentence"), panel.locator(".ul-unit-bars th")
-    expect(sentence).to_contain_text("With every unit as it is")
+    expect(sentence).to_contain_text("With every unit as it is", timeout=30_000)  # torch is imported
     expect(panel.locator("canvas")).to_be_visible()
     chip = panel.locator(".ul-chips [data-unit]").first
     unit, before = int(str(chip.get_attribute("data-unit"))), table.all_inner_texts()
@@ -530,6 +530,20 @@ def test_a_picture_goes_through_the_network(show: Show, tmp_path: Path) -> None:
     shown.explorer.image = str(shown.explorer.ds.image.values[5])
     shown.sync()
     expect(panel.locator("canvas")).to_have_attribute("height", "128")
+
+
+def test_two_views_of_one_explorer_follow_each_other(show: Show, study: xr.Dataset) -> None:
+    shown = show(study, unit=4)
+    shown.page.evaluate("showAgain()")
+    other = shown.page.locator("#again .ul-explorer")
+    expect(other.locator(".ul-images canvas").first).to_be_visible()
+    other.locator(".ul-table tbody tr").nth(2).click()
+    unit = shown.explorer.unit
+    for root in (shown.root, other):
+        expect(root.locator("#unit")).to_have_value(str(unit))
+        expect(root.locator(".ul-headline")).to_contain_text(f"nit {unit}")
+        ids = [str(study.image.values[image]) for image in study.top_image.sel(unit=unit).values]
+        expect(root.locator(".ul-images [data-image]").first).to_have_attribute("data-image", ids[0])
 
 
 SERIOUS = ("serious", "critical")

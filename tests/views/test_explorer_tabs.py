@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,31 @@ def test_code_and_report_are_taken_away(explorer: Any, tmp_path: Path, monkeypat
     assert str(written) in found["said"] and found["content"].tobytes() == written.read_bytes()
     assert found["progress"][-1] == [20, 20]
     assert "There is no folder" in ask(explorer, "report", units=[], path="nowhere/report.html")["error"]
+
+
+def test_a_run_is_told_of_and_stopped(explorer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unitlab.views.explorer.long_work import LONG
+
+    sent: list[dict[str, Any]] = []
+    explorer.send = lambda content, buffers=None: sent.append(content)
+
+    def endless(progress: Any) -> Any:
+        while True:
+            progress(1, 5)
+            time.sleep(0.01)
+
+    monkeypatch.setitem(LONG, "curve", lambda study, given: endless)
+
+    async def run() -> None:
+        explorer._asked(explorer, {"asks": [{"id": "a 1", "kind": "curve"}]}, [])
+        while not sent:
+            await asyncio.sleep(0.01)
+        assert sent[0] == {"id": "a 1", "progress": [1, 5]}
+        explorer._asked(explorer, {"asks": [{"id": "a 2", "kind": "stop", "of": "curve"}]}, [])
+        await asyncio.sleep(0.2)
+
+    asyncio.run(run())
+    assert sent[-1]["id"] == "a 1" and sent[-1]["error"].startswith("Stopped")
 
 
 def test_background_work_tells_ends_and_fails() -> None:

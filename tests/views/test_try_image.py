@@ -119,3 +119,18 @@ def test_what_cannot_be_tried_is_said(explorer: Any) -> None:
     study.image = str(study.ds.image.values[3])
     refused = ask(study, "try", unit=1, strengths=[])
     assert "does not say how its network is built" in refused["error"] and refused["command"]
+
+
+def test_a_question_during_a_ranking_gives_its_own_numbers(explorer: Any) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    explorer.image = str(explorer.ds.image.values[7])
+    alone = ask(explorer, "try", unit=15, strengths=[[16, 0]])["classes"]
+    study, trial = explorer._measured_study, explorer._trial
+    with ThreadPoolExecutor(2) as threads:
+        ranking = threads.submit(lambda: [trial.ranking(study, {}, lambda done, of: None)[0]["units"] for _ in range(4)])
+        given = {"unit": 15, "strengths": [[16, 0]]}
+        meanwhile = threads.submit(lambda: [trial.answer(study, given, lambda done, of: None)[0]["classes"] for _ in range(12)])
+        assert all(one == ranking.result()[0] for one in ranking.result())
+        assert all([row[0] for row in one] == [row[0] for row in alone] for one in meanwhile.result())
+        assert max(abs(a[2] - b[2]) for one in meanwhile.result() for a, b in zip(one, alone, strict=True)) < 1e-5

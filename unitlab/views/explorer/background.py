@@ -60,7 +60,7 @@ class BackgroundWork:
         def in_kernel(call: Callable[..., Any], *args: Any) -> None:
             if loop is None:
                 call(*args)
-            else:
+            elif not loop.is_closed():
                 loop.call_soon_threadsafe(call, *args)
 
         def progress(count: int, of: int) -> None:

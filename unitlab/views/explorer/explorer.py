@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import anywidget
@@ -24,7 +25,7 @@ from unitlab.views.explorer.opened_studies import OpenedStudies, measured
 from unitlab.views.explorer.opening import StudySource
 from unitlab.views.explorer.places import shown_here
 from unitlab.views.explorer.snapshot import snapshot
-from unitlab.views.explorer.try_image import TriedImage
+from unitlab.views.explorer.try_image import TRIALS, TriedImage
 from unitlab.views.page import loader, module
 
 DEFAULT_X, OF_THE_CLASS = "overall_drop", "accuracy_drop"
@@ -313,7 +314,8 @@ class Explorer(anywidget.AnyWidget):
     def _answer(self, ask: dict[str, Any]) -> None:
         kind, number = ask.get("kind"), ask.get("id")
         if kind == "stop":
-            self._work[ask["of"]].stop()
+            if ask["of"] in self._work:
+                self._work[ask["of"]].stop()
         elif kind == "code":
             self.send({"id": number, "code": self.code()})
         elif kind == "compare":
@@ -324,10 +326,7 @@ class Explorer(anywidget.AnyWidget):
         elif kind == "try_open":
             self._trial.take(ask["picture"])
             self.send({"id": number})
-        elif kind == "try":
-            answer, buffers = self._trial.answer(self._measured_study, ask)
-            self.send({**answer, "id": number}, buffers)
-        elif kind in LONG or kind == "try_rank":
+        elif kind in LONG or kind in TRIALS:
             work = self._work.setdefault(kind, BackgroundWork())
 
             def told(count: int, of: int) -> None:
@@ -338,7 +337,7 @@ class Explorer(anywidget.AnyWidget):
 
             # what is missing is said before anything starts
             study, trial = self._measured_study, self._trial
-            run = LONG[kind](study, ask) if kind in LONG else lambda progress: trial.ranking(study, progress)
+            run = LONG[kind](study, ask) if kind in LONG else partial(TRIALS[kind], trial, study, ask)
             work.start(run, told, done, self._refuse(ask))
         else:
             answer, buffers = answered(self._measured_study, ask)

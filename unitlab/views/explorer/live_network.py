@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -163,6 +164,7 @@ class PictureNetwork:
         self.model, self.source = live._built(lambda done, of: None, 1)
         self.model.eval()
         self.images, self.units = live.recipe.images.address, live.ds["unit"].values
+        self.running = threading.Lock()  # a ranking and a question may run at once, and their hooks must not meet
         self.module, _, call = str(live.ds.attrs["site"]).partition("#")
         self.call = int(call or 1)
 
@@ -203,12 +205,12 @@ class PictureNetwork:
             factor = torch.from_numpy(strength.astype(np.float32))
             return out * factor.reshape(*factor.shape, *[1] * (out.dim() - 2))
 
-        hook = self.model.get_submodule(self.module).register_forward_hook(scale)
-        try:
-            with torch.inference_mode():
+        with self.running, torch.inference_mode():
+            hook = self.model.get_submodule(self.module).register_forward_hook(scale)
+            try:
                 found = self.model(pixels)
-        finally:
-            hook.remove()
+            finally:
+                hook.remove()
         return found.float().numpy(), seen[0]
 
     def without(self, pixels: Any, strengths: dict[int, float]) -> tuple[Array, Array, Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,6 @@ class MeasuredStudy:
         self.ablation = str(ds.attrs.get("ablation", "zero"))
         self.units = ds["unit"].values.astype(int)
         self.names = [str(name) for name in ds["category"].values]
-        self.ids = [str(name) for name in ds["image"].values]
         self.class_position = class_positions(ds, ds["label"].values)
         self.top_image, self.top_activation = (
             ds[name].values if name in ds else None for name in ("top_image", "top_activation")
@@ -204,10 +204,10 @@ class MeasuredStudy:
             drops = np.nan_to_num(self.drops["accuracy_drop"][:, self.category_position(category)], nan=-np.inf)
         return int(self.units[drops.argmax()])
 
-    def worst_class(self, unit: int) -> str:
-        """Name of the most damaged class, empty where there is none."""
-        position = int(self.max_class[self.position(unit)])
-        return self.names[position] if position >= 0 else ""
+    @cached_property
+    def ids(self) -> list[str]:
+        """Ids of the images."""
+        return [str(name) for name in self.ds["image"].values]
 
     def thumbnails(self, images: Array) -> Array:
         """(image, row, column, channel), 8-bit, of the images at these positions."""

@@ -46,7 +46,7 @@ class TriedImage:
             self._pixels = self.network.pixels(self.picture)
         return self.network, self._pixels
 
-    def answer(self, study: MeasuredStudy, ask: dict[str, Any]) -> Found:
+    def answer(self, study: MeasuredStudy, ask: dict[str, Any], _progress: Progress) -> Found:
         """Probabilities of the classes that lead before or after, and the open unit's map on the picture."""
         network, pixels = self._network(study)
         before, after, maps = network.without(pixels, {int(unit): float(value) for unit, value in ask["strengths"]})
@@ -70,9 +70,13 @@ class TriedImage:
         small.thumbnail((WIDEST, WIDEST))
         return np.asarray(small)[None]
 
-    def ranking(self, study: MeasuredStudy, progress: Progress) -> Found:
+    def ranking(self, study: MeasuredStudy, _ask: dict[str, Any], progress: Progress) -> Found:
         """The units by what silencing each does to the picture, for a thread beside the kernel."""
         network, pixels = self._network(study)
         drops = network.ranking(pixels, progress)
         order = np.argsort(-np.abs(drops), kind="stable")[:24]
         return packed({"units": [[int(study.units[at]), float(drops[at])] for at in order]})
+
+
+# for a thread beside the kernel; a newer question stops the one before
+TRIALS = {"try": TriedImage.answer, "try_rank": TriedImage.ranking}

@@ -12,7 +12,6 @@ function element(name, attributes = {}, ...inside) {
 }
 const button = (label, press, attributes = {}) => element("button", { type: "button", onclick: press, ...attributes }, label);
 const bold = words => element("b", {}, element("bdi", {}, words));
-const paragraph = (...words) => element("p", {}, ...words);
 
 const finite = value => value !== null && value !== undefined && Number.isFinite(value);
 const minus = words => words.replace("-", "−");
@@ -31,7 +30,7 @@ function ticks(from, to, about) {
 }
 
 // one stop for the tab key in a group of elements; arrows go on among them
-function roving(holder, selector, { across = false, opens = null } = {}) {
+function roving(holder, selector, { across = false } = {}) {
   const all = () => [...holder.querySelectorAll(selector)];
   holder.addEventListener("keydown", event => {
     const by = { ArrowDown: 1, ArrowUp: -1, ...(across ? { ArrowRight: 1, ArrowLeft: -1 } : {}) }[event.key];
@@ -42,7 +41,6 @@ function roving(holder, selector, { across = false, opens = null } = {}) {
     event.preventDefault();
     for (const each of some) each.tabIndex = each === next ? 0 : -1;
     next.focus();
-    if (opens) opens(next);
   });
 }
 function download(name, kind, content) {

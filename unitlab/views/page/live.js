@@ -20,6 +20,8 @@ async function withPictures(row) {
 
 function liveSource(model) {
   const kept = new Map(), waiting = new Map();
+  // an explorer that is shown twice has two pages, and one kernel that answers both
+  const mine = Math.random().toString(36).slice(2);
   let number = 0, batch = [];
   const source = { live: true, model, study: null, lost: () => {} };
 
@@ -39,7 +41,7 @@ function liveSource(model) {
     return row;
   }
   function send(ask, told) {
-    const id = ++number;
+    const id = `${mine} ${++number}`;
     if (!batch.length) queueMicrotask(() => { model.send({ asks: batch }); batch = []; });
     batch.push({ id, ...ask });
     const answer = new Promise((done, failed) => waiting.set(id, { done, failed, told }));
@@ -60,7 +62,7 @@ function liveSource(model) {
 
   source.row = (kind, ask) => { const whole = { kind, ...ask }; return kept.get(key(whole)) ?? keep(whole, send(whole).then(withPictures)); };
   source.work = (kind, ask, told) => send({ kind, ...ask }, told);
-  source.stop = id => model.send({ asks: [{ kind: "stop", of: id }] });
+  source.stop = kind => model.send({ asks: [{ kind: "stop", of: kind }] });
   // what the reader may open next
   source.ahead = (...units) => { for (const unit of units) { source.row("unit", { unit }).catch?.(() => {}); source.row("top", source.topAsk(unit)).catch?.(() => {}); } };
   source.topAsk = unit => ({ unit, of: "all", category: "" });

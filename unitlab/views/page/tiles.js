@@ -34,9 +34,9 @@ function countBars(rows, words) {
 
 // a piece of work beside the kernel: what is done, a bar, and Stop
 function workView(app) {
-  const bar = element("progress"), label = element("span", { role: "status" }), stop = button("Stop", () => app.source.stop(id));
+  const bar = element("progress"), label = element("span", { role: "status" }), stop = button("Stop", () => app.source.stop(running));
   const holder = element("span", { class: "ul-work", hidden: true }, label, bar, stop), said = element("div");
-  let id = 0;
+  let id = 0, running = "";
   const fail = error => { said.className = "ul-note-message"; said.replaceChildren(error.message, ...(error.command ? [" ", element("code", {}, error.command)] : [])); };
   async function run(words, kind, ask) {
     label.textContent = words;
@@ -45,10 +45,10 @@ function workView(app) {
     said.className = "";
     holder.hidden = false;
     const answer = app.source.work(kind, ask, (done, of) => { bar.max = of; bar.value = done; });
-    id = answer.id;
+    [id, running] = [answer.id, kind];
     try { return await answer; } catch (error) { if (answer.id === id) fail(error); return null; } finally { if (answer.id === id) holder.hidden = true; }
   }
-  return { holder, said, run, fail, stop: () => !holder.hidden && app.source.stop(id), clear: () => { said.replaceChildren(); said.className = ""; } };
+  return { holder, said, run, fail, stop: () => !holder.hidden && app.source.stop(running), clear: () => { said.replaceChildren(); said.className = ""; } };
 }
 const codeBlock = words => element("div", { class: "ul-code-block" }, element("code", { class: "ul-code" }, words), button("Copy", event => navigatorCopy(words, event.target)));
 function navigatorCopy(words, pressed) {
