@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from unitlab.analysis.agreement import reliability as reliability
     from unitlab.analysis.agreement import selective_damage as selective_damage
     from unitlab.analysis.attributes import attributes as attributes
-    from unitlab.analysis.comparison import compare as compare
-    from unitlab.analysis.comparison import compare_directions as compare_directions
+    from unitlab.analysis.comparisons.direction_comparison import compare_directions as compare_directions
+    from unitlab.analysis.comparisons.direction_comparison import random_bases as random_bases
+    from unitlab.analysis.comparisons.two_ablations import compare as compare
     from unitlab.analysis.correlations import correlations as correlations
     from unitlab.analysis.damage import damage as damage
     from unitlab.analysis.discrimination import discrimination as discrimination
@@ -49,8 +50,8 @@ _WHERE = {
     "add_recipe": "unitlab.recipes",
     "agreement": "unitlab.analysis.agreement",
     "attributes": "unitlab.analysis.attributes",
-    "compare": "unitlab.analysis.comparison",
-    "compare_directions": "unitlab.analysis.comparison",
+    "compare": "unitlab.analysis.comparisons.two_ablations",
+    "compare_directions": "unitlab.analysis.comparisons.direction_comparison",
     "confusion": "unitlab.analysis.accuracies",
     "correlations": "unitlab.analysis.correlations",
     "cumulative": "unitlab.compute.cumulative",
@@ -61,6 +62,7 @@ _WHERE = {
     "images": "unitlab.compute.images.datasets",
     "load": "unitlab.catalog",
     "network": "unitlab.compute.network",
+    "random_bases": "unitlab.analysis.comparisons.direction_comparison",
     "regression": "unitlab.analysis.regression",
     "reliability": "unitlab.analysis.agreement",
     "report": "unitlab.views.report",
@@ -70,7 +72,7 @@ _WHERE = {
     "verify": "unitlab.compute.verify",
 }
 _MODULES = {"plots": "unitlab.views.plots", "recipes": "unitlab.recipes"}
-_TORCH = {"requests", "torch", "torchvision", "safetensors", "tqdm"}
+_TORCH = {"requests", "torch", "torchvision", "safetensors"}
 
 __all__ = ["UnitlabError", *_WHERE, *_MODULES]
 

@@ -68,6 +68,13 @@ def test_a_click_on_a_unit_changes_sentence_bars_and_pictures(tab: Any, written:
         expect(tab.locator("#pictures figure").first).to_have_attribute("data-image", ids[0])
         shown = tab.locator("#pictures figure").evaluate_all("all => all.map(each => each.dataset.image)")
         assert shown == ids and tab.locator("#pictures canvas").first.evaluate("canvas => canvas.toDataURL()") != before
+        # recall, precision, balanced accuracy and margin of the most damaged class stand side by side
+        cell = known.sel(unit=unit).isel(category=int(known.accuracy_drop.sel(unit=unit).argmax("category")))
+        names = ("accuracy_drop", "precision_drop", "balanced_accuracy_drop")
+        shown = tab.locator("#accuracies tr").first.locator("td").all_inner_texts()
+        for text, name in zip(shown, names, strict=False):
+            assert abs(float(text.replace("−", "-")) - 100 * float(cell[name])) < 0.06
+        assert abs(float(shown[3].replace("−", "-")) - float(cell.margin_drop)) < 0.011
         assert tab.locator("#pictures figure").count() == 6
         assert tab.locator("#table tr[aria-current] a").inner_text() == str(unit)
     tab.go_back()

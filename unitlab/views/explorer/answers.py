@@ -9,7 +9,7 @@ import numpy as np
 
 from unitlab.analysis.accuracies import accuracy_interval
 from unitlab.analysis.attributes import own_attributes
-from unitlab.analysis.comparison import compare
+from unitlab.analysis.comparisons.two_ablations import compare
 from unitlab.analysis.correlations import fitted_line
 from unitlab.analysis.requirements import class_positions
 from unitlab.errors import UnitlabError
@@ -50,8 +50,16 @@ def _unit(study: MeasuredStudy, ask: Ask) -> Ask:
     lost, won = (study.measures[name].values[place] for name in ("n_broken", "n_fixed"))
     return {
         "drop": drop, "low": low, "high": high, "q": study.q[place], "lost": lost.astype("i4"), "won": won.astype("i4"),
-        "finding": list(finding(study, int(ask["unit"]))),
+        "finding": list(finding(study, int(ask["unit"]))), **_made_of(study, place),
     }  # fmt: skip
+
+
+def _made_of(study: MeasuredStudy, place: int) -> Ask:
+    """What the drops are made of: precision, balanced accuracy and margin, once they are measured."""
+    found, percent = study.measures, {"precision": "precision_drop", "balanced": "balanced_accuracy_drop"}
+    plain = {"margin": "margin_drop", "own": "margin_specific", "own_q": "margin_specific_q_value"}
+    answer = {short: 100 * found[name].values[place] for short, name in percent.items() if name in found}
+    return answer | {short: found[name].values[place] for short, name in plain.items() if name in found}
 
 
 def finding(study: MeasuredStudy, unit: int) -> Finding:

@@ -156,18 +156,19 @@ class MeasuredStudy:
     def measures_for_page(self) -> dict[str, Any]:
         """The measures of all units, (measure, unit) as they are shown, and the drop of each unit's most damaged class."""
         rows, k = np.arange(len(self.units)), np.maximum(self.max_class, 0)
-        low, high = (
-            np.where(self.max_class >= 0, self.drops[name][rows, k], np.nan).astype("<f4").tobytes()
-            for name in ("drop_low", "drop_high")
-        )
+        limits = {
+            short: 100 * self.measures[worst].values if worst in self.measures else self.drops[own][rows, k]
+            for short, worst, own in (
+                ("worst_low", "max_class_drop_low", "drop_low"), ("worst_high", "max_class_drop_high", "drop_high"),
+            )
+        }  # fmt: skip
         values = [self.values(name) for name in self.variables]
         return {
             "complete": self.complete,
             "measures": [[name, quantity(name).title] for name in self.variables],
             "values": np.asarray(values, "<f4").tobytes(),
             "worst": self.max_class.astype("<i4").tobytes(),
-            "worst_low": low,
-            "worst_high": high,
+            **{name: np.where(self.max_class >= 0, limit, np.nan).astype("<f4").tobytes() for name, limit in limits.items()},
         }
 
     def is_awaited(self, name: str) -> bool:

@@ -63,6 +63,8 @@ function classesView(app) {
     const open = study.classPlace.get(state.category), stop = Math.max(0, some.indexOf(open));
     body.replaceChildren(...some.map((k, at) => bar(k, row, scale, marks, { first: at === stop, gap: helped && at === some.length - helped, open: k === open })));
     body.classList.remove("ul-stale");
+    app.shownClasses = () => some;
+    set({ shown: some });
   }
   function bar(k, row, scale, marks, { first, gap, open }) {
     const { study } = source, name = study.classes[k], sure = row.q[k] <= .05;

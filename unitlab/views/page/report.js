@@ -11,6 +11,7 @@ new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gz
   const printed = whole => { app.wholeTable(whole); for (const each of document.querySelectorAll("details.definitions")) each.open = whole; };
   addEventListener("beforeprint", () => printed(true));
   addEventListener("afterprint", () => printed(false));
-  tabsView(app, { Wall: wallTab });
+  tabsView(app, { "What these drops are made of": accuraciesTab, Wall: wallTab });
   app.start();
+  app.set({ tab: "What these drops are made of" });
 });

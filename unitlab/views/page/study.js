@@ -12,12 +12,11 @@ function indexed(study) {
 function reportSource(data) {
   const bytes = packed => Uint8Array.from(atob(packed), letter => letter.charCodeAt(0));
   const hundredths = packed => Float32Array.from(new Int16Array(bytes(packed).buffer), value => value === -32768 ? NaN : value / 100);
-  const [drop, low, high] = [data.drop, data.low, data.high].map(hundredths), q = new Float32Array(bytes(data.q).buffer);
+  const floats = packed => new Float32Array(bytes(packed).buffer), parts = Object.fromEntries(["drop", "low", "high", "precision", "balanced", "margin", "own"].map(name => [name, hundredths(data[name])]));
   const C = data.classes.length;
   const study = indexed({ ...data, complete: true, worst: data.worst, label: data.name, variables: data.measures.map(each => each.name) });
-  study.worstLow = data.worst.map((k, i) => k < 0 ? NaN : low[i * C + k]);
-  study.worstHigh = data.worst.map((k, i) => k < 0 ? NaN : high[i * C + k]);
-  const cells = { drop, low, high, q };
+  [study.worstLow, study.worstHigh] = [hundredths(data.worst_low), hundredths(data.worst_high)];
+  const cells = { ...parts, q: floats(data.q), own_q: floats(data.own_q) };
   const every = pick => Object.fromEntries(Object.entries(cells).map(([name, all]) => [name, pick(all)]));
   const tops = new Map();
   async function top(i) {

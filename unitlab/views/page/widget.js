@@ -1,6 +1,6 @@
 // The explorer in a notebook: the linked views over traits of a widget.
 const TRAITS = ["study", "layer", "ablation", "unit", "category", "group", "x", "y", "color", "line", "image_style", "image_strength"], OF_PLACE = ["study", "layer", "ablation"];
-const TRY = "Try an image", TABS = { "Lost and won": movedTab, "Class": categoryTab, "Group": groupTab, "Compare": compareTab, "Wall": wallTab, [TRY]: tryTab, "Definitions": definitionsTab, "Take away": takeAwayTab };
+const TRY = "Try an image", TABS = { "Lost and won": movedTab, "Class": categoryTab, "Group": groupTab, "Made of": accuraciesTab, "Compare": compareTab, "Wall": wallTab, [TRY]: tryTab, "Definitions": definitionsTab, "Take away": takeAwayTab };
 
 function explorer(model, root) {
   const source = liveSource(model), told = () => Object.fromEntries(TRAITS.map(name => [name, model.get(name)]));
