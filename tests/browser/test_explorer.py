@@ -18,7 +18,7 @@ import unitlab
 from unitlab.analysis.correlations import measures
 from unitlab.views.findings import points, unit_finding
 
-TABS = ["Lost and won", "Class", "Group", "Definitions", "Take away"]
+TABS = ["Lost and won", "Class", "Group", "Made of", "Compare", "Wall", "Try an image", "Definitions", "Take away"]
 METADATA = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
 
 

@@ -546,6 +546,14 @@ def test_two_views_of_one_explorer_follow_each_other(show: Show, study: xr.Datas
         expect(root.locator(".ul-images [data-image]").first).to_have_attribute("data-image", ids[0])
 
 
+def test_what_drops_are_made_of(show: Show, study: xr.Dataset, known: xr.Dataset) -> None:
+    shown = show(study, unit=4)
+    cells = shown.tab("Made of").locator("#accuracies tr").first.locator("td").all_inner_texts()
+    row = known.sel(unit=4).isel(category=int(known.accuracy_drop.sel(unit=4).argmax("category")))
+    assert cells[:3] == [points(float(row[name])) for name in ("accuracy_drop", "precision_drop", "balanced_accuracy_drop")]
+    assert float(cells[3].replace("−", "-")) == pytest.approx(float(row.margin_drop), abs=0.006)
+
+
 SERIOUS = ("serious", "critical")
 
 
@@ -558,7 +566,7 @@ def test_axe_finds_nothing_serious(show: Show, study: xr.Dataset, theme: str) ->
     shown.tab("Compare").get_by_role("button", name="Pin unit 4 as A").click()
     shown.root.locator("#unit").fill("9")
     shown.root.locator("#unit").press("Enter")
-    for title in ("Lost and won", "Class", "Group", "Compare", "Wall", "Try an image", "Definitions", "Take away"):
+    for title in ("Lost and won", "Class", "Group", "Made of", "Compare", "Wall", "Try an image", "Definitions", "Take away"):
         if shown.root.get_by_role("tab", name=title, exact=True).get_attribute("aria-selected") != "true":
             shown.tab(title)
         shown.page.wait_for_timeout(200)
