@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from unitlab.analysis.attributes import attributes as attributes
     from unitlab.analysis.comparisons.direction_comparison import compare_directions as compare_directions
     from unitlab.analysis.comparisons.direction_comparison import random_bases as random_bases
+    from unitlab.analysis.comparisons.two_ablations import compare as compare
     from unitlab.analysis.correlations import correlations as correlations
     from unitlab.analysis.damage import damage as damage
     from unitlab.analysis.discrimination import discrimination as discrimination
@@ -49,6 +50,7 @@ _WHERE = {
     "add_recipe": "unitlab.recipes",
     "agreement": "unitlab.analysis.agreement",
     "attributes": "unitlab.analysis.attributes",
+    "compare": "unitlab.analysis.comparisons.two_ablations",
     "compare_directions": "unitlab.analysis.comparisons.direction_comparison",
     "confusion": "unitlab.analysis.accuracies",
     "correlations": "unitlab.analysis.correlations",

@@ -9,12 +9,13 @@ import numpy as np
 import xarray as xr
 
 from unitlab.errors import UnitlabError
-from unitlab.schema.results import ATTRIBUTES, COMPARISON, CURVES, DAMAGE, GROUPS, TRAINING
+from unitlab.schema.results import ATTRIBUTES, COMPARISON, CURVES, DAMAGE, GROUPS, PAIR, TRAINING
 from unitlab.schema.stored import ABLATION, LAYER, STUDY
 from unitlab.schema.variable import Variable
 
 __all__ = [
-    "COMPARISON_VARIABLES", "CURVE_VARIABLES", "GROUP_VARIABLES", "SCHEMA_VERSION", "TRAINING_VARIABLES", "VARIABLES",
+    "COMPARISON_VARIABLES", "CURVE_VARIABLES", "GROUP_VARIABLES", "PAIR_VARIABLES", "SCHEMA_VERSION", "TRAINING_VARIABLES",
+    "VARIABLES",
     "Variable", "check", "describe", "described", "described_like", "variable_attrs",
 ]  # fmt: skip
 
@@ -28,7 +29,7 @@ def _by_name(*rows: Variable) -> dict[str, Variable]:
 VARIABLES = _by_name(*STUDY, *LAYER, *ABLATION, *DAMAGE, *ATTRIBUTES)
 # results whose dimensions are other than a study's have tables of their own
 GROUP_VARIABLES, CURVE_VARIABLES = _by_name(*GROUPS), _by_name(*CURVES)
-COMPARISON_VARIABLES, TRAINING_VARIABLES = _by_name(*COMPARISON), _by_name(*TRAINING)
+COMPARISON_VARIABLES, PAIR_VARIABLES, TRAINING_VARIABLES = _by_name(*COMPARISON), _by_name(*PAIR), _by_name(*TRAINING)
 
 
 def variable_attrs(name: str) -> dict[str, str]:
