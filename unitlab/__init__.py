@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from unitlab.compute.sweep.run import ablate as ablate
     from unitlab.compute.unit_groups import ablate_groups as ablate_groups
     from unitlab.compute.verify import verify as verify
+    from unitlab.concepts.partners import match as match
     from unitlab.recipes import add_recipe as add_recipe
     from unitlab.views import plots as plots
     from unitlab.views.explorer import explore as explore
@@ -58,6 +59,7 @@ _WHERE = {
     "explore": "unitlab.views.explorer",
     "images": "unitlab.compute.images.datasets",
     "load": "unitlab.catalog",
+    "match": "unitlab.concepts.partners",
     "network": "unitlab.compute.network",
     "regression": "unitlab.analysis.regression",
     "reliability": "unitlab.analysis.agreement",

@@ -22,10 +22,13 @@ from unitlab.views.intervals import correlations as correlations
 from unitlab.views.intervals import intervals as intervals
 from unitlab.views.look import BLUE, FIGURE, GREEN, GREY, LEGEND_ABOVE, ORANGE
 from unitlab.views.null_band import null_band
+from unitlab.views.partners import partners as partners
 from unitlab.views.seeds import seeds as seeds
 from unitlab.views.words import distinct, isolated, quantity, shortened
 
-__all__ = ["classes", "confusion", "correlation", "correlations", "cumulative", "images", "intervals", "seeds", "units"]
+__all__ = [
+    "classes", "confusion", "correlation", "correlations", "cumulative", "images", "intervals", "partners", "seeds", "units",
+]  # fmt: skip
 
 
 def __dir__() -> list[str]:
