@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from unitlab.errors import UnitlabError
-from unitlab.schema.results import ATTRIBUTES, COMPARISON, CURVES, DAMAGE, GROUPS, PARTNERS, TRAINING
+from unitlab.schema.results import ATTRIBUTES, COMPARISON, CONCEPTS, CURVES, DAMAGE, GROUPS, PARTNERS, TRAINING
 from unitlab.schema.stored import ABLATION, LAYER, STUDY
 from unitlab.schema.variable import Variable
 
@@ -25,7 +25,7 @@ def _by_name(*rows: Variable) -> dict[str, Variable]:
     return {row.name: row for row in rows}
 
 
-VARIABLES = _by_name(*STUDY, *LAYER, *ABLATION, *DAMAGE, *ATTRIBUTES)
+VARIABLES = _by_name(*STUDY, *LAYER, *ABLATION, *DAMAGE, *ATTRIBUTES, *CONCEPTS)
 # results whose dimensions are other than a study's have tables of their own
 GROUP_VARIABLES, CURVE_VARIABLES = _by_name(*GROUPS), _by_name(*CURVES)
 COMPARISON_VARIABLES, TRAINING_VARIABLES = _by_name(*COMPARISON), _by_name(*TRAINING)

@@ -127,6 +127,38 @@ ATTRIBUTES = (
          "The largest area under the ROC curve over classes."),
 )  # fmt: skip
 
+_concepts = partial(Variable, "concepts")
+_OF_UNITS = ("unit", "concept")
+CONCEPTS = (
+    _concepts("concept", ("concept",), "T", "1", "concept", "Name of the concept.", coordinate=True),
+    _concepts("concept_category", ("concept",), "T", "1", "category of the concept",
+         "What the concept is one of, such as artist or colour; empty where it stands alone.", coordinate=True),
+    _concepts("tag", ("image", "concept"), "f", "1", "tag",
+         "Of a concept of yes and no, 1 where the image has it and 0 elsewhere; otherwise the image's number."),
+    _concepts("tag_is_number", ("concept",), "b", "1", "is a number", "Whether the concept is a number, not a yes or no."),
+    _concepts("n_tagged", ("concept",), "i", "images", "images",
+         "Images that have the concept, or for which there is a number."),
+    _concepts("n_exchanged", ("concept",), "i", "1", "clusters exchanged",
+         "Clusters (for a concept that differs within clusters: images) that change places under chance, in strata in which "
+         "the concept differs."),
+    _concepts("concept_auc", _OF_UNITS, "f", "1", "area under the ROC curve of the concept",
+         "Chance that an image with the concept has a larger spatial max activation than one without, ties counted half. NaN "
+         "for a constant unit, and for concepts that are numbers."),
+    _concepts("concept_correlation", _OF_UNITS, "f", "1", "correlation with the concept",
+         "Spearman correlation over images of the spatial max activation and the tag."),
+    _concepts("concept_z", _OF_UNITS, "f", "1", "z of the concept",
+         "Rank sum of the images with the concept (of a number, Σ rank · rank) minus its mean under permutations, over their "
+         "standard deviation, both exact. A concept that whole clusters share changes places with clusters of equal size (if "
+         "asked for, and class); others with images of the same class and cluster. NaN where fewer than ten of those with, or "
+         "without, the concept change places."),
+    _concepts("concept_p", _OF_UNITS, "f", "1", "p of the concept", "Two-sided p of a normal z."),
+    _concepts("concept_q", _OF_UNITS, "f", "1", "q of the concept",
+         "p adjusted for false discoveries over all units and concepts (Benjamini and Hochberg 1995)."),
+    _concepts("best_concept", UNIT, "T", "1", "best concept",
+         "The concept with the largest area under the ROC curve among those with q ≤ 0.05 and an area above ½; none: empty."),
+    _concepts("best_concept_auc", UNIT, "f", "1", "area of the best concept", "Area under the ROC curve of the best concept."),
+)  # fmt: skip
+
 _curves = partial(Variable, "curves")
 _CURVE = ("order", "k")
 _OF_CURVES = ("category", "category_index", "image", "label", "cluster", "baseline_prediction", "n_images")
