@@ -32,3 +32,16 @@ def test_partners_stand_over_all_other_pairs() -> None:
     drawn(figure)
     with pytest.raises(unitlab.UnitlabError, match=r"takes what unitlab.match"):
         plots.partners(a)
+
+
+def test_names_of_units_are_in_the_hover() -> None:
+    ds = unitlab.concepts.labelled(simulated_study(9, 6, 240, 3), {2: "snow"})
+    figure = plots.units(ds)
+    rows = {
+        u: name
+        for layer in figure
+        if isinstance(layer, hv.Points)
+        for u, name in zip(layer["unit"], layer["name"], strict=True)
+    }
+    assert rows[2] == "snow" and len(rows) == 9
+    drawn(figure)

@@ -157,6 +157,10 @@ CONCEPTS = (
     _concepts("best_concept", UNIT, "T", "1", "best concept",
          "The concept with the largest area under the ROC curve among those with q ≤ 0.05 and an area above ½; none: empty."),
     _concepts("best_concept_auc", UNIT, "f", "1", "area of the best concept", "Area under the ROC curve of the best concept."),
+    _concepts("unit_label", UNIT, "T", "1", "name", "What the unit is called; empty where it has no name.", coordinate=True),
+    _concepts("unit_label_score", UNIT, "f", "1", "score of the name", "How well the name fits, as its source measures it.",
+         coordinate=True),
+    _concepts("unit_label_source", UNIT, "T", "1", "source of the name", "Where the name is from.", coordinate=True),
 )  # fmt: skip
 
 _curves = partial(Variable, "curves")

@@ -98,6 +98,9 @@ def units(
     extra = [hv.Dimension("unit"), *(hv.Dimension(name, label=label) for name, label in labelled.items())]
     columns: list[Any] = [values_x, values_y, number, worst, p]
     style: dict[str, Any] = {"color": BLUE}
+    if "unit_label" in ds.coords:
+        extra.append(hv.Dimension("name"))
+        columns.append(ds["unit_label"].values)
     if color is not None:
         shade, by_color = _dimension(color)
         extra.append(shade)
