@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from unitlab.compute.unit_groups import ablate_groups as ablate_groups
     from unitlab.compute.verify import verify as verify
     from unitlab.concepts.alignment import align as align
+    from unitlab.concepts.importance import important_to as important_to
     from unitlab.concepts.partners import match as match
     from unitlab.recipes import add_recipe as add_recipe
     from unitlab.views import plots as plots
@@ -60,6 +61,7 @@ _WHERE = {
     "discrimination": "unitlab.analysis.discrimination",
     "estimate": "unitlab.compute.estimate",
     "explore": "unitlab.views.explorer",
+    "important_to": "unitlab.concepts.importance",
     "images": "unitlab.compute.images.datasets",
     "load": "unitlab.catalog",
     "match": "unitlab.concepts.partners",

@@ -45,3 +45,20 @@ def test_names_of_units_are_in_the_hover() -> None:
     }
     assert rows[2] == "snow" and len(rows) == 9
     drawn(figure)
+
+
+def test_lines_lead_from_units_to_the_classes_that_they_are_important_to() -> None:
+    ds = simulated_study(20, 6, 300, 3, flip_rate=0.15, specific_unit=4, specific_category=2, dead_units=(7,))
+    found = unitlab.important_to(ds)
+    figure = plots.important(ds)
+    largest, sure, both = (layer for layer in figure if isinstance(layer, hv.Segments))
+    pairs = [{(int(u), str(k)) for u, k in zip(layer["unit"], layer["class"], strict=True)} for layer in (largest, sure, both)]
+    stacked = found.to_dataframe()
+    for shown, rule in zip(
+        pairs, ("among_largest and not damaged", "damaged and not among_largest", "damaged and among_largest"), strict=True
+    ):
+        assert shown == set(stacked.query(rule).index)
+    assert (4, "class 2") in pairs[2] and not any(u == 7 for shown in pairs for u, _ in shown)
+    drawn(figure)
+    nothing = found.assign(among_largest=found.among_largest & False, damaged=found.damaged & False)
+    drawn(plots.important(nothing))

@@ -157,6 +157,14 @@ CONCEPTS = (
     _concepts("best_concept", UNIT, "T", "1", "best concept",
          "The concept with the largest area under the ROC curve among those with q ≤ 0.05 and an area above ½; none: empty."),
     _concepts("best_concept_auc", UNIT, "f", "1", "area of the best concept", "Area under the ROC curve of the best concept."),
+    _concepts("drop_rank", CELL, "i", "1", "rank of the drop",
+         "Place of the unit by the class's balanced-accuracy drop, 1 for the largest; equal drops share the better one. 0 for "
+         "a class without images or without others."),
+    _concepts("among_largest", CELL, "b", "1", "among the largest drops",
+         "Whether the unit has one of the class's largest balanced-accuracy drops (four, where no other number is asked for), "
+         "and it is above zero (Bau et al., PNAS 2020)."),
+    _concepts("n_important", UNIT, "i", "classes", "classes that the unit is important to",
+         "Classes among whose largest balanced-accuracy drops the unit is."),
     _concepts("unit_label", UNIT, "T", "1", "name", "What the unit is called; empty where it has no name.", coordinate=True),
     _concepts("unit_label_score", UNIT, "f", "1", "score of the name", "How well the name fits, as its source measures it.",
          coordinate=True),

@@ -18,6 +18,7 @@ from unitlab.views import notebook as notebook
 from unitlab.views.curves import cumulative as cumulative
 from unitlab.views.findings import coefficient
 from unitlab.views.gallery import top_images as images
+from unitlab.views.importance import important as important
 from unitlab.views.intervals import correlations as correlations
 from unitlab.views.intervals import intervals as intervals
 from unitlab.views.look import BLUE, FIGURE, GREEN, GREY, LEGEND_ABOVE, ORANGE
@@ -27,7 +28,8 @@ from unitlab.views.seeds import seeds as seeds
 from unitlab.views.words import distinct, isolated, quantity, shortened
 
 __all__ = [
-    "classes", "confusion", "correlation", "correlations", "cumulative", "images", "intervals", "partners", "seeds", "units",
+    "classes", "confusion", "correlation", "correlations", "cumulative", "images", "important", "intervals",
+    "partners", "seeds", "units",
 ]  # fmt: skip
 
 
