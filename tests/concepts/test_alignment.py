@@ -163,10 +163,25 @@ def test_bad_tables_are_refused(study: xr.Dataset) -> None:
         unitlab.align(study, tags(table.iloc[1:]))
     with pytest.raises(unitlab.UnitlabError, match=r"what unitlab\.concepts\.tags"):
         unitlab.align(study, table)
+    with pytest.raises(unitlab.UnitlabError, match="of is 'prediction'; align takes 'activation_max' or 'label_margin_drop'"):
+        unitlab.align(study, tags(table), of="prediction")
     with pytest.raises(unitlab.UnitlabError, match="align takes a study"):
         unitlab.align(table, tags(table))
     with pytest.raises(unitlab.UnitlabError, match=r"no bundled concepts of 'emojis'\. Did you mean 'emoji'"):
         unitlab.concepts.bundled("emojis")
+
+
+def test_the_images_that_the_loss_of_a_unit_harms() -> None:
+    """The planted unit alone serves its class: its loss harms the images with that pattern, and no other unit's does more."""
+    network, images, unit, unit_class = planted(5)
+    source = unitlab.images(images, categories=[f"class {k}" for k in range(CLASSES)])
+    ds = unitlab.ablate(network, source, "relu", progress=False, device="cpu")
+    table = pd.DataFrame({"pattern": [f"{k}" for k in ds.label.values]}, index=ds.image.values)
+    found = unitlab.align(ds, unitlab.concepts.tags(table), of="label_margin_drop")
+    area = found.concept_auc.sel(concept=f"pattern: {unit_class[unit]}")
+    assert found.best_concept.values[unit] == f"pattern: {unit_class[unit]}" and int(area.argmax("unit")) == unit
+    drop = ds.label_margin_drop.values[unit].astype(float)
+    assert float(area[unit]) == pytest.approx(roc_auc_score(ds.label.values == unit_class[unit], drop))
 
 
 def test_rows_in_another_order_and_of_other_images_change_nothing(study: xr.Dataset) -> None:

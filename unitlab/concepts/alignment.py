@@ -21,9 +21,10 @@ Array = np.ndarray[Any, Any]
 
 LEAST = 10  # fewer clusters with (or without) a concept, and the normal approximation says too little
 ROUNDING = 1e-9
+OF = ("activation_max", "label_margin_drop")
 
 
-def align(ds: xr.Dataset, concepts: xr.Dataset, *, within_classes: bool = False) -> xr.Dataset:
+def align(ds: xr.Dataset, concepts: xr.Dataset, *, of: str = "activation_max", within_classes: bool = False) -> xr.Dataset:
     """Does a unit tell images that have a concept from those that have not, and is that more than chance?
 
     Parameters
@@ -32,6 +33,8 @@ def align(ds: xr.Dataset, concepts: xr.Dataset, *, within_classes: bool = False)
         A study, as `unitlab.load` or `unitlab.ablate` give it.
     concepts
         What `unitlab.concepts.tags` or `unitlab.concepts.bundled` give, for the study's images (and others, if need be).
+    of
+        ``"activation_max"``: which images the unit answers to; ``"label_margin_drop"``: which images its loss harms.
     within_classes
         Whether chance keeps the class: does the unit answer to the concept beyond what the classes of the images explain?
 
@@ -47,7 +50,7 @@ def align(ds: xr.Dataset, concepts: xr.Dataset, *, within_classes: bool = False)
     Raises
     ------
     UnitlabError
-        ``ds`` is no study, ``concepts`` are none, or say nothing of some of its images.
+        ``ds`` is no study, ``concepts`` are none, or say nothing of some of its images, ``of`` is something else.
 
     Notes
     -----
@@ -64,10 +67,12 @@ def align(ds: xr.Dataset, concepts: xr.Dataset, *, within_classes: bool = False)
     >>> found.concept_auc.dims
     ('unit', 'concept')
     """
-    require(ds, ["image", "category", "unit", "label", "activation_max"], "align")
+    if of not in OF:
+        raise UnitlabError(f"of is {of!r}; align takes {' or '.join(map(repr, OF))}")
+    require(ds, ["image", "category", "unit", "label", of], "align")
     tag, number = _tags_of(ds, concepts)
     clusters = ImageClusters(ds, within_classes=within_classes)
-    rank = scipy.stats.rankdata(ds["activation_max"].values, axis=1)
+    rank = scipy.stats.rankdata(ds[of].values, axis=1)
     # of a number, what a unit may rise with counts, not by how much
     weight = np.where(number, scipy.stats.rankdata(tag, axis=0), tag)
     z, exchanged = _z(rank, weight, number, clusters)
@@ -90,7 +95,7 @@ def align(ds: xr.Dataset, concepts: xr.Dataset, *, within_classes: bool = False)
         "best_concept": np.where(best >= 0, name[best], "").astype(object),
         "best_concept_auc": largest,
     }
-    return described_like(ds, values, {"within_classes": int(within_classes), "n_tested": int(np.isfinite(p).sum())})
+    return described_like(ds, values, {"of": of, "within_classes": int(within_classes), "n_tested": int(np.isfinite(p).sum())})
 
 
 def _tags_of(ds: xr.Dataset, concepts: xr.Dataset) -> tuple[Array, Array]:

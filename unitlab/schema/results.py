@@ -142,10 +142,10 @@ CONCEPTS = (
          "Clusters (for a concept that differs within clusters: images) that change places under chance, in strata in which "
          "the concept differs."),
     _concepts("concept_auc", _OF_UNITS, "f", "1", "area under the ROC curve of the concept",
-         "Chance that an image with the concept has a larger spatial max activation than one without, ties counted half. NaN "
-         "for a constant unit, and for concepts that are numbers."),
+         "Chance that an image with the concept has a larger spatial max activation (or margin drop, as the attribute 'of' "
+         "says) than one without, ties counted half. NaN for a constant unit, and for concepts that are numbers."),
     _concepts("concept_correlation", _OF_UNITS, "f", "1", "correlation with the concept",
-         "Spearman correlation over images of the spatial max activation and the tag."),
+         "Spearman correlation over images of the spatial max activation (or margin drop) and the tag."),
     _concepts("concept_z", _OF_UNITS, "f", "1", "z of the concept",
          "Rank sum of the images with the concept (of a number, Σ rank · rank) minus its mean under permutations, over their "
          "standard deviation, both exact. A concept that whole clusters share changes places with clusters of equal size (if "

@@ -44,7 +44,7 @@ def important(ds: xr.Dataset) -> hv.Overlay:
     largest, sure = found["among_largest"].values, found["damaged"].values
     either = largest | sure
     units, classes = np.flatnonzero(either.any(1)), np.flatnonzero(either.any(0))
-    of_unit, of_class = _heights(either[np.ix_(units, classes)])
+    of_unit, of_class = _heights((either + 4.0 * sure)[np.ix_(units, classes)])
     row, column = {u: y for u, y in zip(units, of_unit, strict=True)}, {k: y for k, y in zip(classes, of_class, strict=True)}
     number, drop, q = found["unit"].values, found["balanced_accuracy_drop"].values, found["q_value"].values
     names = distinct([isolated(shortened(str(name))) for name in found["category"].values])
@@ -78,7 +78,7 @@ def important(ds: xr.Dataset) -> hv.Overlay:
 
 
 def _heights(linked: Array) -> tuple[Array, Array]:
-    """Heights in 0 … 1 of units and of classes: each side by the mean place of what it is linked to, a few times in turn."""
+    """Heights in 0 … 1 of units and of classes: each side by the mean place of what it is linked to, in turn."""
     unit, category = (np.arange(n, dtype=float) for n in linked.shape)
     for _ in range(20):
         unit = _places((linked @ category) / np.maximum(linked.sum(1), 1))
