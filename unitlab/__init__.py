@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from unitlab.analysis.agreement import reliability as reliability
     from unitlab.analysis.agreement import selective_damage as selective_damage
     from unitlab.analysis.attributes import attributes as attributes
+    from unitlab.analysis.comparisons.direction_comparison import compare_directions as compare_directions
+    from unitlab.analysis.comparisons.direction_comparison import random_bases as random_bases
     from unitlab.analysis.correlations import correlations as correlations
     from unitlab.analysis.damage import damage as damage
-    from unitlab.analysis.direction_comparison import compare_directions as compare_directions
     from unitlab.analysis.discrimination import discrimination as discrimination
     from unitlab.analysis.regression import regression as regression
     from unitlab.analysis.training_choices import training_choices as training_choices
@@ -53,7 +54,7 @@ _WHERE = {
     "agreement": "unitlab.analysis.agreement",
     "align": "unitlab.concepts.alignment",
     "attributes": "unitlab.analysis.attributes",
-    "compare_directions": "unitlab.analysis.direction_comparison",
+    "compare_directions": "unitlab.analysis.comparisons.direction_comparison",
     "confusion": "unitlab.analysis.accuracies",
     "correlations": "unitlab.analysis.correlations",
     "cumulative": "unitlab.compute.cumulative",
@@ -66,6 +67,7 @@ _WHERE = {
     "load": "unitlab.catalog",
     "match": "unitlab.concepts.partners",
     "network": "unitlab.compute.network",
+    "random_bases": "unitlab.analysis.comparisons.direction_comparison",
     "regression": "unitlab.analysis.regression",
     "reliability": "unitlab.analysis.agreement",
     "report": "unitlab.views.report",
@@ -75,7 +77,7 @@ _WHERE = {
     "verify": "unitlab.compute.verify",
 }
 _MODULES = {"concepts": "unitlab.concepts", "plots": "unitlab.views.plots", "recipes": "unitlab.recipes"}
-_TORCH = {"requests", "torch", "torchvision", "safetensors", "tqdm"}
+_TORCH = {"requests", "torch", "torchvision", "safetensors"}
 
 __all__ = ["UnitlabError", *_WHERE, *_MODULES]
 

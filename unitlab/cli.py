@@ -71,6 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     compute.add_argument("--layer", action="append", help="layer (may be given several times; default: the recipe's)")
     compute.add_argument("--ablation", default="zero", choices=("zero", "mean", "resample"))
     compute.add_argument("--units", help="units, such as 3,5,10-20 (default: all)")
+    compute.add_argument(
+        "--unit-dim",
+        type=int,
+        metavar="DIM",
+        help="dimension of the layer's value that the units are (default: what made it tells)",
+    )
     compute.add_argument("--device", help="cpu, cuda, cuda:1 (default: CUDA where it is present)")
     compute.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
     compute.add_argument("--memory", default="2 GB", help="memory for the sweep besides the network (default: 2 GB)")
@@ -139,9 +145,11 @@ def _described(path: str | Path) -> Iterator[str]:
                     f"{ds.attrs['verified_compared']} pairs compared with plain hooks, {ds.attrs.get('verified_excused')} ties "
                     f"within float noise, {ds.attrs.get('verified_different')} different"
                 )
+            where = f" ({ds.attrs['unit_layout']})" if "unit_layout" in ds.attrs else ""
             units = units_named(ds.unit.values, int(ds.attrs.get("channels", ds.sizes["unit"])))
             undefined = undefined_attributes(ds)
-            yield f"  {layer}{default}, {ablation}: {units} at {ds.attrs.get('site')}, {ds.attrs.get('precision')}; {proof}"
+            at = f"{ds.attrs.get('site')}{where}"
+            yield f"  {layer}{default}, {ablation}: {units} at {at}, {ds.attrs.get('precision')}; {proof}"
             if undefined:
                 yield f"    undefined: {undefined}"
     for name, value in sorted(found.attrs.items()):
@@ -187,7 +195,9 @@ def _compute(given: argparse.Namespace) -> int:
     store = store or catalog.computed_store(name, units=given.units is not None, images=given.images is not None)
     layers = given.layer or list(recipe.layers)
     units = None if given.units is None else units_in(given.units, "--units")
-    request = SweepRequest(layers, units=units, ablation=given.ablation, precision=given.precision, memory=given.memory)
+    request = SweepRequest(
+        layers, units=units, ablation=given.ablation, precision=given.precision, memory=given.memory, unit_dim=given.unit_dim
+    )
     model, images = files.model(), files.images()
     if given.dry_run:
         print(estimate_of(model, images, request, store=store, device=given.device, attrs=files.attrs()))

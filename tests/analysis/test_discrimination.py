@@ -8,6 +8,7 @@ from simulated_study import simulated_study
 from sklearn.metrics import roc_auc_score
 
 import unitlab
+from unitlab.analysis.discrimination import weighted_discrimination
 from unitlab.schema import VARIABLES
 
 
@@ -32,6 +33,19 @@ def test_measures_agree_with_numpy_and_scikit_learn() -> None:
     np.testing.assert_array_equal(found.max_class_auc[:3], found.class_auc[:3].max("category"))
     for name, variable in found.data_vars.items():
         assert variable.dims == VARIABLES[str(name)].dims
+
+
+def test_weights_are_numbers_of_copies() -> None:
+    ds = simulated_study(5, 4, 90, 3, empty_categories=(2,))
+    values, label = ds.activation_mean.values.round(1), ds.label.values
+    weights = np.random.default_rng(0).integers(0, 4, (90, 3))
+    found = weighted_discrimination(values, label, 4, weights)
+    for sample, times in enumerate(weights.T):
+        copies = np.repeat(np.arange(90), times)
+        expected = weighted_discrimination(values[:, copies], label[copies], 4, np.ones((len(copies), 1)))
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one[sample], other[0], rtol=1e-9)
+            assert np.isnan(one[sample, :, 2]).all()
 
 
 def test_the_sign_of_a_direction_does_not_matter() -> None:

@@ -1,7 +1,8 @@
 """How often the tests of `unitlab.damage` find something where there is nothing, and where there is something.
 
-Flips are drawn here, image by image: classes differ in size and ease, margins within them. With ``UNITLAB_SIMULATE=100``
-(studies a case) also the large cases; ``-s`` prints a line for the table in tests/benchmarks/README.md for each.
+Flips and margins are drawn here, image by image: classes differ in size and ease, margins within them. With
+``UNITLAB_SIMULATE=100`` (studies a case) also the large cases; ``-s`` prints a line for the table in tests/benchmarks/README.md
+for each.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from simulated_study import study_of_predictions
 
 import unitlab
 from unitlab.analysis.damage import ClusterCells, ImageCells, exact_tests
+from unitlab.analysis.margins import MarginContrasts
 from unitlab.analysis.paired_images import PairedImages
 from unitlab.analysis.paired_tests import discrete_benjamini_hochberg, mcnemar, mcnemar_p_values
 from unitlab.analysis.specificity import Specificity
@@ -191,3 +193,94 @@ def test_damage_to_all_classes_alike_is_not_specific(shift: float, noise: float)
     told(f"all margins less {shift}, noise {noise}", float(np.mean(p_any)), float(np.mean(p_specific)))
     assert np.mean(p_specific) <= at_most(40 * len(p_specific))
     assert np.mean(p_any) >= 0.5 or shift < 0.05
+
+
+class Lowered(NamedTuple):
+    """What sixteen ablations take from the margins of a study's images where no class is singled out."""
+
+    study: xr.Dataset
+    drops: np.ndarray
+
+    @classmethod
+    def of(cls, sizes: tuple[int, ...], per_cluster: int, kind: str, seed: int) -> Lowered:
+        random = np.random.default_rng(seed)
+        drawn = Drawn.of(sizes, per_cluster, random)
+        shape = (16, len(drawn.label))
+        together = random.normal(size=(16, drawn.cluster.max() + 1))[:, drawn.cluster]
+        noise = 0.3 * (together + random.normal(size=shape)) / np.sqrt(2)
+        sensitivity = np.exp(0.5 * random.normal(size=len(sizes)))[drawn.label]
+        strength = random.gamma(2, 0.3, (16, 1))
+        drops = {
+            "noise that differs by class": noise * sensitivity,
+            "all classes alike": noise + strength,
+            "in proportion to a class's sensitivity": noise + strength * sensitivity * random.lognormal(0, 0.5, shape[1]),
+            "in proportion to the margin": noise + strength * np.abs(drawn.margin) / 2,
+        }[kind]
+        return cls(drawn.study(drawn.margin - drops > 0), drops)
+
+    def contrasts(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Cells, and p of the units."""
+        ds = self.study.assign(label_margin_drop=(("unit", "image"), self.drops.astype(np.float16)))
+        contrasts = MarginContrasts(PairedImages(ds, "damage"))
+        return contrasts.cells(0.95), contrasts.p_value(0, False)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "noise that differs by class",
+        "all classes alike",
+        "in proportion to a class's sensitivity",
+        "in proportion to the margin",
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "sizes", "per_cluster"),
+    [
+        ("24 classes of 1 to 1,000", UNEQUAL, 1),
+        ("emoji 60 × 74", EMOJI, 1),
+        ("emoji 60 × 74, clusters of three", EMOJI, 3),
+        pytest.param("Places 365 × 100", PLACES, 1, marks=LARGE),
+        pytest.param("ImageNet 1,000 × 50", IMAGENET, 1, marks=LARGE),
+    ],
+)
+def test_margins_that_single_out_no_class(name: str, sizes: tuple[int, ...], per_cluster: int, kind: str) -> None:
+    found = [Lowered.of(sizes, per_cluster, kind, seed).contrasts() for seed in range(STUDIES or 4)]
+    p = np.stack([cells["margin_specific_p_value"] for cells, _ in found])
+    cell = float(np.mean(p[np.isfinite(p)] <= 0.05))
+    unit = float(np.mean([of_units <= 0.05 for _, of_units in found]))
+    any_cell = float(np.mean([np.nanmin(cells["margin_specific_q_value"]) <= 0.05 for cells, _ in found]))
+    told(f"{name}, {kind}", cell, unit, any_cell)
+    assert cell <= 0.06 and unit <= at_most(16 * len(found))
+    assert any_cell <= max(at_most(len(found)), 0.5 if len(found) < 20 else 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "per_cluster", "loss", "at_least"),
+    [
+        ("a class of 100 or more of 1 to 1,000 loses 0.2 logits", UNEQUAL, 1, 0.2, (0.85, 0.8)),
+        ("an emoji class loses 0.2 logits", EMOJI, 1, 0.2, (0.6, 0.5)),
+        ("an emoji class in clusters of three loses 0.3 logits", EMOJI, 3, 0.3, (0.6, 0.5)),
+        pytest.param("a Places class loses 0.2 logits", PLACES, 1, 0.2, (0.6, 0.5), marks=LARGE),
+        pytest.param("an ImageNet class loses 0.3 logits", IMAGENET, 1, 0.3, (0.6, 0.5), marks=LARGE),
+    ],
+)
+def test_margins_of_a_class_that_a_unit_singles_out(
+    name: str, sizes: tuple[int, ...], per_cluster: int, loss: float, at_least: tuple[float, float]
+) -> None:
+    """Besides damage in proportion to sensitivity, half of the units take ``loss`` from one class."""
+    cell, unit, false = [], [], []
+    for seed in range(STUDIES or 4):
+        lowered = Lowered.of(sizes, per_cluster, "in proportion to a class's sensitivity", seed)
+        random, cells = np.random.default_rng(seed), np.zeros((16, len(sizes)), bool)
+        large = np.flatnonzero(np.array(sizes) >= (100 if sizes == UNEQUAL else 1))
+        cells[np.arange(8), random.choice(large, 8)] = True
+        lowered.drops[cells[:, lowered.study.label.values]] += loss
+        of_cells, of_units = lowered.contrasts()
+        found = (of_cells["margin_specific_q_value"] <= 0.05) & (of_cells["margin_specific"] > 0)
+        cell.append(found[cells].mean())
+        unit.append(np.mean(false_discovery_control(of_units)[:8] <= 0.05))
+        false.append(share_of_false(found, cells))
+    told(name, float(np.mean(cell)), float(np.mean(unit)), float(np.mean(false)))
+    assert np.mean(cell) >= at_least[0] and np.mean(unit) >= at_least[1]
+    assert np.mean(false) <= (0.06 if STUDIES >= 20 else 0.12)

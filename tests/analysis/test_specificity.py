@@ -12,7 +12,7 @@ from simulated_study import study_of_predictions
 
 import unitlab
 from unitlab.analysis.paired_images import PairedImages
-from unitlab.analysis.specificity import LEAST_IN_STRATUM, MARGIN_STRATA, Specificity, _joined, _settled
+from unitlab.analysis.specificity import LEAST_IN_STRATUM, MARGIN_STRATA, Specificity, _hopeless, _joined, _settled
 
 SIZES = (1, 2, 5)
 
@@ -90,6 +90,14 @@ def test_units_are_settled_where_the_limits_of_their_p_suffice() -> None:
     # one of 512 needs 0.0001
     assert not _settled(np.append(0, np.full(511, 500)), np.full(512, 999)).any()
     assert _settled(np.append(0, np.full(511, 500)), np.append(80_000, np.full(511, 999)))[0]
+
+
+def test_units_are_hopeless_where_not_even_the_lower_limits_of_their_p_suffice() -> None:
+    # 0.1 % lower limit of 19 in 199: 0.044; one of five needs 0.01
+    assert _hopeless(np.array([19, 60, 60, 60, 60]), np.full(5, 199)).all()
+    assert not _hopeless(np.array([0, 60, 60, 60, 60]), np.full(5, 199))[0]
+    # with four others that are found it needs 0.05
+    assert _hopeless(np.array([19, 0, 0, 0, 0]), np.full(5, 199)).tolist() == [False] * 5
 
 
 def test_ten_sure_units_are_found_among_many() -> None:

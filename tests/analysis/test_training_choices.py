@@ -64,6 +64,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 def test_intervals_are_scipys() -> None:
     values = np.random.default_rng(0).normal(size=(3, 5))
     found = student_t_interval(xr.DataArray(values, dims=("arm", "seed")), level=0.9)
+    assert found.attrs == {"level": 0.9, "covers": "seeds"}
     for row, one in enumerate(values):
         low, high = stats.t.interval(0.9, 4, one.mean(), stats.sem(one))
         assert (float(found.low[row]), float(found.high[row])) == pytest.approx((low, high))

@@ -64,6 +64,13 @@ def test_a_click_on_a_unit_changes_sentence_bars_and_pictures(tab: Any, written:
         expect(tab.locator("#finding")).to_have_text(str(unit_finding(known, unit)))
         drop = np.sort(known.accuracy_drop.sel(unit=unit).values)[::-1]
         assert shown_bars(tab) == [points(value) for value in [*drop[:10], *drop[-3:]]]
+        # recall, precision, balanced accuracy and margin of the most damaged class stand side by side
+        cell = known.sel(unit=unit).isel(category=int(known.accuracy_drop.sel(unit=unit).argmax("category")))
+        names = ("accuracy_drop", "precision_drop", "balanced_accuracy_drop")
+        shown = tab.locator("#accuracies tr").first.locator("td").all_inner_texts()
+        for text, name in zip(shown, names, strict=False):
+            assert abs(float(text.replace("−", "-")) - 100 * float(cell[name])) < 0.06
+        assert abs(float(shown[3].replace("−", "-")) - float(cell.margin_drop)) < 0.011
         assert tab.locator("#pictures image").first.get_attribute("href") != before
         assert tab.locator("#pictures figure").count() == 6
         assert tab.locator("#table tr[aria-current] a").inner_text() == str(unit)

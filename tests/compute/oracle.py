@@ -50,21 +50,23 @@ class HookedNetwork:
             model(self.images)
 
     def _block(self, module: str) -> str:
-        """The outermost module around this one that is no Sequential, or this one."""
+        """The outermost module around this one that is no container, or this one."""
+        containers = (nn.Sequential, nn.ModuleList)
         ends = [end for end, letter in enumerate(module) if letter == "."]
         around = (module[:end] for end in ends)
-        return next((name for name in around if not isinstance(self.model.get_submodule(name), nn.Sequential)), module)
+        return next((name for name in around if not isinstance(self.model.get_submodule(name), containers)), module)
 
-    def logits(self, site: Site, units: list[Any], ablated: Tensor, basis: Tensor | None) -> Tensor:
+    def logits(self, site: Site, units: list[Any], ablated: Tensor, basis: Tensor | None, dim: int = 1) -> Tensor:
         """Logits (unit, image, category) when each unit's output (or several units') is ``ablated[:, unit]``.
 
-        With a basis (direction, channel), when the component of output − ablated along one direction is taken away.
+        Units are along ``dim`` of the site's value and of ``ablated``. With a basis (direction, channel), when the component of
+        output − ablated along one direction is taken away.
         """
         at_once = max(1, MOST_ROWS // len(self.images))
         parts = [units[first : first + at_once] for first in range(0, len(units), at_once)]
-        return torch.cat([self._logits(site, part, ablated, basis) for part in parts])
+        return torch.cat([self._logits(site, part, ablated, basis, dim) for part in parts])
 
-    def _logits(self, site: Site, units: list[Any], ablated: Tensor, basis: Tensor | None) -> Tensor:
+    def _logits(self, site: Site, units: list[Any], ablated: Tensor, basis: Tensor | None, dim: int) -> Tensor:
         module, call = site
 
         def repeated(values: Tensor) -> Tensor:
@@ -78,7 +80,7 @@ class HookedNetwork:
                     return None
                 out = repeated(self.returned[module][call])
                 for rows, unit in zip(out.split(len(self.images)), units, strict=True):
-                    _replace(rows, unit, ablated, basis)
+                    _replace(rows, unit, ablated, basis, dim)
                 return out
 
             with ExitStack() as hooks, torch.no_grad():
@@ -97,22 +99,23 @@ class HookedNetwork:
             return run(repeated(self.images), "")
 
 
-def _replace(rows: Tensor, unit: Any, ablated: Tensor, basis: Tensor | None) -> None:
+def _replace(rows: Tensor, unit: Any, ablated: Tensor, basis: Tensor | None, dim: int) -> None:
     """One unit (or several) of all images, in place."""
     if basis is None:
-        rows[:, unit] = ablated.expand_as(rows)[:, unit]
+        where = (*[slice(None)] * (dim % rows.dim()), unit)
+        rows[where] = ablated.expand_as(rows)[where]
     else:
         v = basis[unit].to(rows.dtype)
-        along = torch.einsum("c,nc...->n...", v, rows - ablated)
-        rows -= along.unsqueeze(1) * v.reshape(-1, *[1] * (rows.dim() - 2))
+        along = torch.tensordot(rows - ablated, v, ([dim], [0])).unsqueeze(dim)
+        rows -= along * v.reshape(-1, *[1] * (rows.dim() - 1 - dim % rows.dim()))
 
 
-def replacement_values(values: Tensor, ablation: str, donors: np.ndarray | None) -> Tensor:
+def replacement_values(values: Tensor, ablation: str, donors: np.ndarray | None, dim: int = 1) -> Tensor:
     """What every unit becomes, from the site's values (image, unit, …) on all images."""
     if ablation == "zero":
         return torch.zeros_like(values)
     if ablation == "mean":
-        axes = [0, *range(2, values.dim())]
+        axes = [axis for axis in range(values.dim()) if axis != dim % values.dim()]
         return values.mean(axes, keepdim=True).expand_as(values)
     return values[torch.as_tensor(donors)]
 
@@ -131,11 +134,12 @@ class Oracle:
         ablation: str = "zero",
         donors: np.ndarray | None = None,
         basis: Tensor | None = None,
+        dim: int = 1,
     ) -> tuple[Tensor, Tensor]:
         """Logits (unit, image, category) with each unit replaced, in both precisions."""
         module, call = site
         exact, plain = (
-            network.logits(site, units, replacement_values(network.returned[module][call], ablation, donors), basis)
+            network.logits(site, units, replacement_values(network.returned[module][call], ablation, donors, dim), basis, dim)
             for network in self.networks
         )
         return exact, plain.double()
@@ -172,8 +176,9 @@ def assert_exact(
     ablation: str = "zero",
     donors: np.ndarray | None = None,
     basis: Tensor | None = None,
+    dim: int = 1,
 ) -> None:
     """`assert_same_predictions` with the oracle of one network and layer."""
     oracle = Oracle(model, images, [(module, call)])
-    exact, plain = oracle.logits((module, call), units, ablation=ablation, donors=donors, basis=basis)
+    exact, plain = oracle.logits((module, call), units, ablation=ablation, donors=donors, basis=basis, dim=dim)
     assert_same_predictions(prediction, units, exact, plain)

@@ -140,6 +140,59 @@ class OneChannel(nn.Module):
         return self.fc(F.relu(self.wide(F.relu(self.narrow(x)))).mean((2, 3)))
 
 
+class ChannelsLast(nn.Module):
+    """A block that works on (image, row, column, channel), as those of ConvNeXt and Swin do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, stride=2), nn.LayerNorm(8)
+        self.expand, self.act, self.reduce = nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 8)
+        self.mix, self.fc = nn.Conv2d(8, 10, 3), nn.Linear(10, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).permute(0, 2, 3, 1)
+        x = x + self.reduce(self.act(self.expand(self.norm(x))))
+        return self.fc(F.relu(self.mix(x.permute(0, 3, 1, 2))).mean((2, 3)))
+
+
+class Tokens(nn.Module):
+    """A transformer of one block: a class token before 4 × 4 patches, and attention with two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.cls = nn.Conv2d(3, 8, 4, stride=4), nn.Parameter(torch.randn(1, 1, 8))
+        self.norm1, self.qkv, self.attention_out = nn.LayerNorm(8), nn.Linear(8, 24), nn.Linear(8, 8)
+        self.norm2, self.fc1, self.act, self.fc2 = nn.LayerNorm(8), nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8)
+        self.norm, self.head = nn.LayerNorm(8), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1)
+        q, k, v = self.qkv(self.norm1(x)).reshape(x.shape[0], -1, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
+        x = x + self.attention_out(attended)
+        x = x + self.fc2(self.act(self.fc1(self.norm2(x))))
+        return self.head(self.norm(x)[:, 0])
+
+
+class Windows(nn.Module):
+    """Windows in the dimension of the images, a part of a split that is used later, and a value that depends on sizes alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.value = nn.Conv2d(3, 16, 4, stride=4), nn.Linear(8, 8)
+        self.gate, self.out, self.fc = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.stem(x).flatten(2).transpose(1, 2).chunk(2, 2)
+        images, tokens, width = parts[0].shape
+        gate = self.gate(parts[0].reshape(images * 4, tokens // 4, width))
+        value = self.value(parts[0]).reshape(images * 4, tokens // 4, width)
+        late = torch.arange(tokens, device=x.device).float() / tokens
+        x = F.relu(self.out((value * torch.sigmoid(gate)).reshape(images, tokens, width)))
+        return self.fc((x + parts[1] * late.reshape(-1, 1)).mean(1))
+
+
 class Untraceable(nn.Module):
     """Control flow that depends on the images."""
 
@@ -165,5 +218,8 @@ SITES = {
     SqueezeExcite: ("conv", "squeeze", "project"),
     DominantUnit: ("conv", "relu", "fc1"),
     OneChannel: ("narrow", "wide"),
+    ChannelsLast: ("stem", "norm", "act"),
+    Tokens: ("patches", "qkv", "act"),
+    Windows: ("stem", "value", "out"),
     Untraceable: ("conv", "relu", "fc"),
 }

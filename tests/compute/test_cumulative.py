@@ -44,7 +44,7 @@ def assert_curve_exact(model: nn.Module, source: ImageSource, ds: xr.Dataset, ha
     pixels = pixels_of(source)[some]
     for order in range(ds.sizes["order"]):
         prediction = ds.curve_prediction.values[order][:, some]
-        assert_exact(model, pixels, module, int(call or 1) - 1, silenced(ds, half, order), prediction)
+        assert_exact(model, pixels, module, int(call or 1) - 1, silenced(ds, half, order), prediction, dim=ds.attrs["unit_dim"])
 
 
 @pytest.mark.parametrize("keep", [False, True])

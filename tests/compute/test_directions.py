@@ -19,6 +19,7 @@ import unitlab
 from unitlab import UnitlabError
 from unitlab.compute.engine.ablation import donor_of_image
 from unitlab.compute.images.source import ImageSource
+from unitlab.compute.networks import bundled_network
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +40,7 @@ def checked(model: nn.Module, layer: str, pixels: torch.Tensor, classes: int, ba
     assert_exact(
         model, pixels, module, int(call or 1) - 1, list(range(ds.sizes["unit"])), ds.prediction.values,
         ablation=ablation, donors=donors[chosen] if ablation == "resample" else None, basis=torch.as_tensor(ds.basis.values),
+        dim=ds.attrs["unit_dim"],
     )  # fmt: skip
     assert ds.attrs["verified_different"] == 0
     return ds
@@ -167,3 +169,16 @@ def test_an_unfinished_sweep_over_another_basis_is_refused(tmp_path: Path, monke
 def test_a_bad_basis_is_refused(basis: Any, message: str) -> None:
     with pytest.raises(UnitlabError, match=message):
         ablate(FunctionalReLU().eval(), source_of(torch.randn(4, 3, 17, 17), CLASSES), "conv2", basis)
+
+
+def test_bundled_directions_are_those_that_are_computed() -> None:
+    """Two directions of one of the ten bundled bases, on all images."""
+    bundled = unitlab.random_bases().isel(basis=3, direction=slice(2))
+    options = {"seed": 3, "units": range(2), "progress": False, "device": "cpu"}
+    ds = unitlab.ablate(bundled_network("vgg_fashion"), unitlab.images("fashion_mnist"), "conv3_2", basis="random", **options)
+    assert ds.attrs["ablation"] == bundled.basis_name
+    value = bundled.direction_value
+    # predictions of ties may differ by processor
+    np.testing.assert_allclose(ds.overall_drop, value.sel(measure="overall_drop"), atol=3e-4)
+    np.testing.assert_allclose(ds.accuracy_drop.max("category"), value.sel(measure="max_class_drop"), atol=3e-3)
+    np.testing.assert_allclose(ds.removed_energy, value.sel(measure="removed_energy"), rtol=1e-4)

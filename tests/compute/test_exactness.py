@@ -68,7 +68,7 @@ def check(network: tuple[nn.Module, torch.Tensor], layers: list[str], classes: i
             numbers = ds.unit.values.tolist()
             if layer not in exact:
                 options = {"ablation": kind, "donors": donors[chosen] if kind == "resample" else None}
-                exact[layer] = oracle.logits(sites[ds.attrs["site"]], numbers, **options)
+                exact[layer] = oracle.logits(sites[ds.attrs["site"]], numbers, **options, dim=ds.attrs["unit_dim"])
             assert_same_predictions(ds.prediction.values, numbers, *exact[layer])
             weighted = (ds.accuracy_drop.fillna(0) * ds.n_images).sum("category") / ds.sizes["image"]
             np.testing.assert_allclose(weighted, ds.overall_drop, atol=1e-12)

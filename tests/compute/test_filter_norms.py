@@ -109,3 +109,20 @@ def test_what_a_sum_reads_has_no_outgoing_norm_and_that_is_said(caplog: pytest.L
         assert words in said
     assert "undefined for conv" in str(unitlab.estimate(network, source, "conv", device="cpu"))
     assert unitlab.attributes(ds).outgoing_l1_norm.attrs["n_undefined"] == 4
+
+
+@pytest.mark.parametrize("sizes", [(-1, 9, 6), (-1, 6 * 9)])
+def test_columns_are_told_apart_only_where_a_unit_keeps_its_positions(sizes: tuple[int, ...]) -> None:
+    class Reshaped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(2, 6, 3), nn.Linear(sizes[-1], 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.fc(nn.functional.adaptive_avg_pool2d(self.conv(x), 3).reshape(*sizes))
+            return x.flatten(1)[:, :3]
+
+    torch.manual_seed(0)
+    source = unitlab.images(TensorDataset(torch.rand(9, 2, 6, 6), torch.arange(9) % 3), categories=["a", "b", "c"])
+    ds = unitlab.ablate(Reshaped().eval(), source, "conv", progress=False, device="cpu")
+    assert bool(ds.outgoing_l1_norm.isnull().all()) == (len(sizes) == 3)

@@ -31,6 +31,7 @@ def checked(model: nn.Module, layer: str, pixels: torch.Tensor, classes: int, gr
     assert_exact(
         model, pixels, module, int(call or 1) - 1, sets, ds.prediction.values,
         ablation=ablation, donors=donors[chosen] if ablation == "resample" else None,
+        dim=ds.attrs["unit_dim"],
     )  # fmt: skip
     assert ds.attrs["verified_different"] == 0
     return ds

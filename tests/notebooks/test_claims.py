@@ -10,6 +10,7 @@ import numpy as np
 import unitlab
 from unitlab.analysis import ALPHA
 from unitlab.analysis.paired_tests import benjamini_hochberg
+from unitlab.analysis.training_choices import effects, over_live_units, student_t_interval
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
@@ -34,10 +35,63 @@ def test_single_units_hurt_classes() -> None:
     assert (min(named, key=named.__getitem__), max(named, key=named.__getitem__)) == ("alexnet_fashion", "resnet_emoji")
     np.testing.assert_allclose([named["alexnet_fashion"], named["resnet_emoji"]], [1 / 3, 5 / 6], atol=0.03)
 
+    hurt = {
+        name: int(((benjamini_hochberg(d.p_overall.values) <= ALPHA) & (d.overall_drop.values > 0)).sum())
+        for name, d in found.items()
+    }
+    bound = {name: 100 * float(d.overall_drop_bound) for name, d in found.items()}
+    assert "no unit costs more than 2.2 points (emoji) or 0.5 (Fashion-MNIST) of the accuracy over all images" in said
+    assert 2.1 < max(bound["vgg_emoji"], bound["resnet_emoji"]) <= 2.2
+    assert 0.4 < max(bound["vgg_fashion"], bound["alexnet_fashion"]) <= 0.5
+    assert "no unit more than 2.2 points, with 95 % confidence" in text_of("start") and bound["vgg_emoji"] <= 2.2
+    assert "24 of 64 units of vgg_emoji and 14 of 96 of resnet_emoji do hurt overall, none is shown to" in said
+    assert hurt == {"vgg_emoji": 24, "resnet_emoji": 14, "vgg_fashion": 0, "alexnet_fashion": 0}
+
+    rises, won = [], []
+    for d in found.values():
+        rises.append(float((d.precision_drop.values[d.damaged.values] < 0).mean()))
+        net = (d.n_broken - d.n_fixed).values
+        won.append(round(-100 * net[net < 0].sum() / net[net > 0].sum()))
+    assert "precision rises in nine of ten damaged cells or nearly all of them" in said and 0.88 < min(rises) < max(rises) < 1
+    assert "other classes win 57 to 86 images for every 100 that classes lose" in said and (min(won), max(won)) == (57, 86)
+    assert all((d.margin_drop.values[d.damaged.values] > 0).mean() > 0.95 for d in found.values())
+
     cells = {name: round(100 * float(d.damaged.values.mean())) for name, d in found.items()}
     assert "two to three percent of the (unit, class) cells" in said and "1,000 images a class, four to ten" in said
     assert {cells["vgg_emoji"], cells["resnet_emoji"]} == {2, 3}
     assert {cells["vgg_fashion"], cells["alexnet_fashion"]} == {4, 10}
+
+
+def test_directions_hurt_single_classes_less_than_units() -> None:
+    found, said = unitlab.random_bases(), text_of("directions_batch_norm_dropout")
+    assert found.difference_low.attrs["covers"] == found.difference_high.attrs["covers"] == "images and bases"
+    told = {name: found.sel(measure=name) for name in ("max_class_drop_crossfit", "overall_drop", "max_class_auc")}
+    crossfit = told["max_class_drop_crossfit"]
+    assert (crossfit.difference_high < 0).all()
+    whole, matched = (100 * crossfit.difference_mean.sel(comparison=name).item() for name in ("whole basis", "matched energy"))
+    assert f"{-whole:.2f} points less over whole bases and {-matched:.2f} less beside units that remove as much" in said
+    overall = told["overall_drop"]
+    assert "the overall drop shows no clear difference" in said
+    assert (overall.difference_low < 0).all() and (overall.difference_high > 0).all()
+    area = told["max_class_auc"]
+    assert "better than a unit over whole bases, less well beside units of like energy" in said
+    assert area.difference_low.sel(comparison="whole basis") > 0 > area.difference_high.sel(comparison="matched energy")
+
+
+def test_training_choices() -> None:
+    choices, said = unitlab.training_choices(), text_of("directions_batch_norm_dropout")
+
+    def change(name: str, choice: str) -> tuple[float, float]:
+        one = student_t_interval(effects(over_live_units(choices, name))).sel(choice=choice)
+        return one.low.item(), one.high.item()
+
+    assert "Dropout makes single units matter less, to all images and to the class they hurt most" in said
+    assert change("overall_drop", "dropout")[1] < 0 and change("max_class_drop_crossfit", "dropout")[1] < 0
+    assert "Batch norm makes them matter more to specific classes" in said
+    assert change("max_class_drop_crossfit", "batch norm")[0] > 0
+    low, high = change("overall_drop", "batch norm")
+    assert "what it does to the overall drop five seeds do not tell" in said and low < 0 < high
+    assert change("class_selectivity", "batch norm")[1] < 0 < change("class_selectivity", "dropout")[0]
 
 
 def test_what_predicts_damage() -> None:

@@ -158,3 +158,26 @@ def test_seeds_are_all_drawn_with_their_interval() -> None:
         plots.seeds(ds, "overal_drop")
     with pytest.raises(unitlab.UnitlabError, match="training_choices"):
         plots.seeds(unitlab.load("vgg_fashion"), "overall_drop")
+
+
+def test_damaged_cells_with_the_accuracies_that_they_are_made_of(study: xr.Dataset) -> None:
+    found = unitlab.damage(study)
+    figure = plots.accuracies(found)
+    points = [layer for layer in figure if isinstance(layer, hv.Points)]
+    assert sum(map(len, points)) == int(found.damaged.sum()) > 0
+    rises, falls = (layer.dframe() for layer in points)
+    assert (rises.precision_drop < 0).all() and (falls.precision_drop >= 0).all()
+    for row in (*rises.itertuples(), *falls.itertuples()):
+        cell = found.sel(unit=row.unit).isel(category=list(found.category.values).index(row[4]))
+        assert bool(cell.damaged) and row.accuracy_drop == pytest.approx(100 * float(cell.accuracy_drop))
+        assert row.precision_drop == pytest.approx(100 * float(cell.precision_drop))
+        assert (row.balanced, row.margin) == pytest.approx(
+            (100 * float(cell.balanced_accuracy_drop), float(cell.margin_drop)), rel=1e-6
+        )
+    drawn(figure)
+    of_unit = plots.accuracies(study, unit=2)
+    assert sum(len(layer) for layer in of_unit if isinstance(layer, hv.Points)) == 6
+    with pytest.raises(unitlab.UnitlabError, match="give a unit to see all of its classes"):
+        plots.accuracies(found.assign(damaged=found.damaged & False))
+    with pytest.raises(unitlab.UnitlabError, match="no unit 50"):
+        plots.accuracies(found, unit=50)

@@ -17,6 +17,7 @@ from simulated_study import simulated_study
 
 import unitlab
 from unitlab.analysis.correlations import measures
+from unitlab.analysis.paired_tests import benjamini_hochberg
 from unitlab.views.findings import points, probability, study_finding, unit_finding
 from unitlab.views.report import page, report
 
@@ -40,8 +41,16 @@ def payload(text: str) -> dict[str, Any]:
 def test_the_page_holds_the_numbers_of_the_study(study: xr.Dataset, known: xr.Dataset) -> None:
     data = payload(page(study, known, units=[9, 4, 7]))
     assert data["units"] == [9, 4, 7] and data["first"] == 1
-    cells = {name: np.frombuffer(base64.b64decode(data[name]), "<i2").reshape(3, 6) / 1e4 for name in ("drop", "low", "high")}
     rows = known.sel(unit=[9, 4, 7])
+    names = {"precision": "precision_drop", "balanced": "balanced_accuracy_drop"}
+    names |= {"margin": "margin_drop", "own": "margin_specific"}
+    packed = ("drop", "low", "high", *names)
+    cells = {name: np.frombuffer(base64.b64decode(data[name]), "<i2").reshape(3, 6) / 1e4 for name in packed}
+    for name, variable in names.items():
+        scale = 100 if variable.startswith("margin") else 1
+        np.testing.assert_allclose(scale * cells[name], rows[variable], atol=scale * 6e-5)
+    own_q = np.frombuffer(base64.b64decode(data["own_q"]), "<f4")
+    np.testing.assert_allclose(own_q, rows.margin_specific_q_value.values.ravel(), rtol=1e-6)
     np.testing.assert_allclose(cells["drop"], rows.accuracy_drop, atol=6e-5)
     np.testing.assert_allclose(cells["low"], rows.drop_low, atol=6e-5)
     np.testing.assert_allclose(cells["high"], rows.drop_high, atol=6e-5)
@@ -121,8 +130,19 @@ def test_progress_counts_the_units(study: xr.Dataset, known: xr.Dataset) -> None
 def test_findings_say_what_is_sure(known: xr.Dataset) -> None:
     sentence = str(unit_finding(known, 4))
     cell = known.sel(unit=4).isel(category=2)
-    assert sentence.startswith(f"Unit 4 costs class 2 {100 * float(cell.accuracy_drop):.1f} points (95 % interval ")
-    assert f"{100 * float(cell.drop_low):.1f} to {100 * float(cell.drop_high):.1f}" in sentence
+    n_classes = known.sizes["category"]
+    level = f"{100 - 5 / n_classes:.5g}"
+    assert sentence.startswith(f"Unit 4 costs class 2 {100 * float(cell.accuracy_drop):.1f} points ({level} % interval ")
+    limits = f"{points(float(cell.max_class_drop_low))} to {points(float(cell.max_class_drop_high))}"
+    assert f"{limits}, as it is the worst of {n_classes} classes" in sentence
+    assert cell.max_class_drop_low < cell.drop_low and cell.max_class_drop_high > cell.drop_high
+    for name in ("overall_drop", "max_class_drop_crossfit"):
+        limits = f"{points(float(cell[f'{name}_low']))} to {points(float(cell[f'{name}_high']))}"
+        assert limits in sentence.partition("; overall")[2]
+    q = benjamini_hochberg(known.p_overall.values)
+    hurt = int(((q <= 0.05) & (known.overall_drop > 0)).sum())
+    bound = f"none more than {points(float(known.overall_drop_bound))} points (95 %"
+    assert f"{hurt} cost overall accuracy (q ≤ 0.05 over the units), {bound}" in study_finding(known)
     assert probability("q", float(cell.q_value)) in sentence and "damages specific classes" in sentence
     unsure = int(known.unit[int(known.p_specific.values.argmax())])
     assert "not shown" in str(unit_finding(known, unsure)) or "changes nothing" in str(unit_finding(known, unsure))

@@ -42,6 +42,7 @@ OF_FILTERS = {
 HELD = {"max_class_correlation", "first_order_margin_drop_overall"}
 OF_DROPS = {
     "overall_drop", "max_class_drop", "max_class_drop_crossfit", "max_z", "n_damaged", "concentration", "p_any", "p_specific",
+    "p_overall", "p_concentration",
 }  # fmt: skip
 
 
@@ -63,7 +64,7 @@ def measures(ds: xr.Dataset, *, seed: int = 0, damage_alone: bool = False, only:
     if quickly is not None and quickly <= {*QUICK, *own_attributes(ds), *known.data_vars, *without}:
         found = _quick_damage(ds, seed)
     else:
-        found = damage(ds, seed=seed)
+        found = damage(ds, seed=seed, progress=False)
     found = found.assign(own_attributes(ds))
     return found.merge(known.drop_attrs(deep=False), compat="override", combine_attrs="override")
 

@@ -10,6 +10,7 @@ import xarray as xr
 
 from unitlab.analysis import ALPHA, LEVEL
 from unitlab.analysis.accuracies import balanced_accuracy, class_counts
+from unitlab.analysis.margins import MarginContrasts, margin_drops
 from unitlab.analysis.paired_images import PairedImages
 from unitlab.analysis.paired_tests import (
     bonett_price,
@@ -19,8 +20,7 @@ from unitlab.analysis.paired_tests import (
     mcnemar_p_values,
     sign_flip_distribution,
     sign_flip_p_values,
-    student_quantile,
-    student_tail,
+    simultaneous,
 )
 from unitlab.analysis.requirements import check_level, class_positions, require
 from unitlab.analysis.specificity import Specificity, concentration
@@ -35,7 +35,7 @@ KEPT = ("n_images", "baseline_accuracy", "n_broken", "n_fixed", "accuracy_drop",
 SMALL = 0.25  # added to the variance of a class's lost images, so that one with few changes does not lead
 
 
-def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0) -> xr.Dataset:
+def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0, progress: bool = True) -> xr.Dataset:
     """What silencing each unit costs each class, and how sure that is.
 
     Parameters
@@ -46,19 +46,26 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0) -> xr.Dataset
         Coverage of the intervals, between 0 and 1.
     seed
         Of the splits in halves and of the shuffles.
+    progress
+        Whether a bar is shown while units are shuffled for more than two seconds.
 
     Returns
     -------
     xarray.Dataset
         Drops are fractions of images, positive = damage. Over ``unit, category``: ``accuracy_drop``, ``drop_low``,
         ``drop_high``, ``p_value``, ``q_value``, ``damaged``, ``precision_drop``, ``balanced_accuracy_drop``,
-        ``margin_drop`` (logits) with ``margin_drop_low``, ``margin_drop_high``, ``margin_p_value``, ``n_broken``, ``n_fixed``.
-        Over ``unit``: ``overall_drop``, ``max_class_drop`` with ``max_class_drop_null``, ``max_class`` (position along
-        category), ``max_class_drop_crossfit`` with ``max_class_drop_crossfit_null``, ``max_z``, ``p_any``, ``p_specific``,
-        ``n_damaged``, ``concentration`` with ``concentration_null``. One number: ``reliability`` with ``reliability_low``,
-        ``reliability_high``. Attributes: the study's,
-        ``level``, ``seed``, ``n_tested`` of ``n_cells`` (the cells in which enough images change for a p of 0.05). Each
-        variable's attributes hold its definition. Where the study has ``cluster``, splits, intervals and tests go by cluster.
+        ``margin_drop`` (logits) with ``margin_drop_low``, ``margin_drop_high``, ``margin_p_value``, ``margin_q_value``;
+        ``margin_specific`` (logits: what the class loses beyond what the unit costs all and all units cost the class) with
+        ``_low``, ``_high``, ``_p_value``, ``_q_value``; ``n_broken``, ``n_fixed``.
+        Over ``unit``: ``overall_drop`` with ``overall_drop_low``, ``overall_drop_high`` (for all units at once),
+        ``overall_drop_upper`` (one-sided) and ``p_overall``; ``max_class_drop`` with ``max_class_drop_low``, ``_high`` (for the
+        worst of all classes) and ``max_class_drop_null``, ``max_class`` (position along category);
+        ``max_class_drop_crossfit`` with ``_low``, ``_high`` (for all units at once) and ``_null``; ``max_z``, ``p_any``,
+        ``p_specific``, ``p_margin_specific``, ``n_damaged``, ``concentration`` with ``concentration_null`` and
+        ``p_concentration``. One number each: ``overall_drop_bound`` (no unit costs more), ``reliability`` with
+        ``reliability_low``, ``reliability_high``. Attributes: the study's, ``level``, ``seed``, ``n_tested`` of ``n_cells``
+        (the cells in which enough images change for a p of 0.05). Each variable's attributes hold its definition, and which
+        sampling an interval covers. Where the study has ``cluster``, splits, intervals and tests go by cluster.
 
     Raises
     ------
@@ -85,8 +92,9 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0) -> xr.Dataset
     broken, fixed = (ds[name].values.astype(np.int64) for name in ("n_broken", "n_fixed"))
     cells = (ClusterCells if images.clustered else ImageCells)(images, broken, fixed)
     tests, largest = exact_tests(cells), largest_drop(drop)
-    crossfit, reliability = crossfit_and_reliability(images, seed)
-    specific = Specificity(images, seed)
+    crossfit, reliability = crossfit_and_reliability(images, seed, level)
+    specific = Specificity(images, seed, progress)
+    contrasts = MarginContrasts(images)
     values: dict[str, Array] = {
         **{name: ds[name].values for name in KEPT},
         "n_broken": broken,
@@ -94,16 +102,20 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0) -> xr.Dataset
         "n_images": images.n_images,
         **rate_drops(images, broken, fixed),
         **margin_drops(images, level),
-        **paired_intervals(cells, level),
+        **contrasts.cells(level),
+        "p_margin_specific": contrasts.p_value(seed, progress),
+        **paired_intervals(cells, largest["max_class"], level),
+        **overall_intervals(images, broken, fixed, level),
         **tests,
         **false_discoveries(tests["p_value"], cells, drop),
         **largest,
         "max_class_drop_null": specific.limit,
-        "max_class_drop_crossfit": crossfit,
+        **not_narrower(crossfit, cells, largest["max_class"], level),
         "max_class_drop_crossfit_null": specific.crossfit_limit,
         "p_specific": specific.p_value,
         "concentration": concentration(np.nan_to_num(drop)),
         "concentration_null": specific.concentration,
+        "p_concentration": specific.p_concentration(concentration(np.nan_to_num(drop))),
         **reliability,
     }
     some = np.isfinite(values["p_value"])
@@ -111,11 +123,52 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0) -> xr.Dataset
     return described_like(ds, values, {"level": level, "seed": seed, "n_splits": SPLITS, **counts})
 
 
-def paired_intervals(cells: Cells, level: float) -> dict[str, Array]:
-    """Intervals of the accuracy drops: of so many images as the design effect leaves independent."""
+def paired_intervals(cells: Cells, worst: Array, level: float) -> dict[str, Array]:
+    """Intervals of the accuracy drops: of so many images as the design effect leaves independent.
+
+    The class that is named because it is a unit's ``worst`` of K is covered where the intervals of all K are.
+    """
     effect = cells.design_effect
-    low, high = bonett_price(cells.broken / effect, cells.fixed / effect, cells.n_images / effect, level, cells.degrees)
-    return {"drop_low": low, "drop_high": high}
+    counts = (cells.broken / effect, cells.fixed / effect, cells.n_images / effect)
+    low, high = bonett_price(*counts, level, cells.degrees)
+    worst_low, worst_high = _of_worst(cells, worst, simultaneous(level, int((cells.n_images > 0).sum())))
+    return {"drop_low": low, "drop_high": high, "max_class_drop_low": worst_low, "max_class_drop_high": worst_high}
+
+
+def _of_worst(cells: Cells, worst: Array, level: float) -> tuple[Array, Array]:
+    """Limits of the drop of the unit's class ``worst``; NaN where that is −1."""
+    effect, place = cells.design_effect, np.maximum(worst, 0)[:, None]
+    limits = bonett_price(cells.broken / effect, cells.fixed / effect, cells.n_images / effect, level, cells.degrees)
+    low, high = (np.where(worst >= 0, np.take_along_axis(limit, place, 1)[:, 0], np.nan) for limit in limits)
+    return low, high
+
+
+def not_narrower(crossfit: dict[str, Array], cells: Cells, worst: Array, level: float) -> dict[str, Array]:
+    """Intervals of the cross-fitted drops that are as wide as that of the worst class, at least: a jackknife of the few images
+    that change may see no variance at all."""
+    mean = crossfit["max_class_drop_crossfit"]
+    low, high = _of_worst(cells, worst, simultaneous(level, len(worst)))
+    half = np.fmax((crossfit["max_class_drop_crossfit_high"] - crossfit["max_class_drop_crossfit_low"]) / 2, (high - low) / 2)
+    return {**crossfit, "max_class_drop_crossfit_low": mean - half, "max_class_drop_crossfit_high": mean + half}
+
+
+def overall_intervals(images: PairedImages, broken: Array, fixed: Array, level: float) -> dict[str, Array]:
+    """The exact test and the intervals of the overall drops, a class as a cell of its own: all images are one."""
+    whole = images.of_one_class()
+    counts = broken.sum(1, keepdims=True), fixed.sum(1, keepdims=True)
+    cells = (ClusterCells if images.clustered else ImageCells)(whole, *counts)
+    effect = cells.design_effect
+    of_each = (cells.broken / effect, cells.fixed / effect, cells.n_images / effect)
+    low, high = bonett_price(*of_each, simultaneous(level, len(broken)), cells.degrees)
+    # one-sided: what lies above has half the chance
+    upper = bonett_price(*of_each, 2 * level - 1, cells.degrees)[1][:, 0]
+    return {
+        "overall_drop_low": low[:, 0],
+        "overall_drop_high": high[:, 0],
+        "overall_drop_upper": upper,
+        "overall_drop_bound": np.array(upper.max()),
+        "p_overall": cells.p_value[:, 0],
+    }
 
 
 def exact_tests(cells: Cells) -> dict[str, Array]:
@@ -149,31 +202,6 @@ def rate_drops(images: PairedImages, broken: Array, fixed: Array) -> dict[str, A
         "precision_drop": np.where((before > 0) & (after > 0), precision, np.nan),
         "balanced_accuracy_drop": balanced_accuracy(broken - fixed, before - after, images.n_images, lost=True),
     }
-
-
-def margin_drops(images: PairedImages, level: float) -> dict[str, Array]:
-    """Mean margin drop of each class with the paired t interval and test, over clusters."""
-    shape = (images.ds.sizes["unit"], images.n_categories)
-    mean, error = np.full(shape, np.nan), np.full(shape, np.nan)
-    n_blocks = np.bincount(images.block_position, minlength=images.n_categories)
-    first = np.searchsorted(images.block_position, np.arange(images.n_categories))
-    for units in images.unit_blocks(images.order.size):
-        drops = images.margin_drops(units)
-        for k, some in images.class_slices():
-            with np.errstate(invalid="ignore", over="ignore"):
-                centre = drops[:, some].mean(1)
-                rest = drops[:, some] - centre[:, None]
-                if n_blocks[k] < images.n_images[k]:
-                    start = images.block_start[first[k] : first[k] + n_blocks[k]]
-                    rest = np.add.reduceat(rest, start - some.start, axis=1)
-                square = np.einsum("ub,ub->u", rest, rest)
-            mean[units, k] = centre
-            error[units, k] = np.sqrt(square * n_blocks[k] / max(n_blocks[k] - 1, 1)) / images.n_images[k]
-    error[:, n_blocks < 2] = np.nan
-    degrees = np.maximum(n_blocks - 1, 1)
-    half = student_quantile((1 + level) / 2, degrees) * error
-    p = np.where((mean == 0) & (error == 0), 1.0, 2 * student_tail(ratio(np.abs(mean), error), degrees))
-    return {"margin_drop": mean, "margin_drop_low": mean - half, "margin_drop_high": mean + half, "margin_p_value": p}
 
 
 class ImageCells:

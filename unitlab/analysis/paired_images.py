@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -41,17 +42,31 @@ class PairedImages:
         self.block_position = self.position[self.block_start]
         self.clustered = bool((self.block_size > 1).any()) or len(np.unique(self.cluster)) < len(position)
 
+    def of_one_class(self) -> PairedImages:
+        """The same images as if all were of one class, in the order of the clusters, which are whole."""
+        one = copy(self)
+        one.n_categories, one.n_images = 1, np.array([len(self.order)])
+        one.position = np.zeros_like(self.position)
+        by_cluster = np.argsort(self.cluster, kind="stable")
+        one.order, one.in_order = self.order[by_cluster], False
+        one.label, one.right, one.cluster = self.label[by_cluster], self.right[by_cluster], self.cluster[by_cluster]
+        one.baseline_margin = self.baseline_margin[by_cluster]
+        one.block_start = np.flatnonzero(np.diff(one.cluster, prepend=-1))
+        one.block_size = np.diff(np.append(one.block_start, len(self.order)))
+        one.block_position = np.zeros_like(one.block_start)
+        return one
+
     def class_slices(self) -> list[tuple[int, slice]]:
         """(position of the class, its images) for every class that has any."""
         stop = np.cumsum(self.n_images)
         return [(k, slice(int(stop[k] - n), int(stop[k]))) for k, n in enumerate(self.n_images) if n]
 
-    def flips(self, units: slice) -> Array:
+    def flips(self, units: slice | Array) -> Array:
         """Int8, (unit, image)."""
         after = self._ordered("prediction", units) == self.label
         return self.right.astype(np.int8) - after.astype(np.int8)
 
-    def margin_drops(self, units: slice) -> Array:
+    def margin_drops(self, units: slice | Array) -> Array:
         """Float64, (unit, image)."""
         return self._ordered("label_margin_drop", units).astype(np.float64)
 
@@ -59,7 +74,7 @@ class PairedImages:
         """``activation_mean`` or ``activation_max``, (unit, image)."""
         return self._ordered(name, units)
 
-    def _ordered(self, name: str, units: slice) -> Array:
+    def _ordered(self, name: str, units: slice | Array) -> Array:
         values = self.ds[name][units].values
         return values if self.in_order else values.take(self.order, axis=1)
 

@@ -85,6 +85,11 @@ def bonett_price(n_broken: Array, n_fixed: Array, n: Array, level: float, degree
     return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
 
 
+def simultaneous(level: float, n: int) -> float:
+    """Level of each of ``n`` intervals that all cover with ``level`` (Bonferroni)."""
+    return 1 - (1 - level) / max(n, 1)
+
+
 def benjamini_hochberg(p: Array) -> Array:
     """Adjusted p-values (Benjamini and Hochberg 1995): the least of p·n/rank over this and all larger ones. NaN stays NaN and
     is not counted."""

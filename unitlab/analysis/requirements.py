@@ -69,6 +69,12 @@ def check_level(level: float) -> None:
         raise UnitlabError(f"level is {level!r}; expected a number between 0 and 1, for example 0.95")
 
 
+def check_n_boot(n_boot: int) -> None:
+    """Refuse a number of bootstrap samples that is none, or too small for an interval."""
+    if isinstance(n_boot, bool) or not isinstance(n_boot, int | np.integer) or n_boot < 100:
+        raise UnitlabError(f"n_boot is {n_boot!r}; expected a whole number, 100 or more")
+
+
 def units_in(text: str, what: str) -> list[int]:
     """Units in "3,5,10-20", in that order; ``what`` names the text in the error.
 

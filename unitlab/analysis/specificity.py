@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import scipy
+from tqdm.auto import tqdm
 
 from unitlab.analysis import ALPHA, LEVEL
 from unitlab.analysis.paired_images import PairedImages
@@ -34,13 +36,53 @@ def concentration(drops: Array) -> Array:
     return np.where(square > 0, ratio(positive.sum(-1) ** 2, square), np.nan)
 
 
+class Draws:
+    """Shuffles until it is known how often each of the ``active`` units is reached: ``reached``, of ``drawn``.
+
+    After ``first`` shuffles those leave that were reached often enough, after ``least`` those that are sure to be found among
+    all. There are so many that the least p of one unit of all can be found; or ``most``, and then those leave, too, that are
+    sure not to be found.
+    """
+
+    def __init__(self, active: Array, n_units: int, first: int, least: int, *, most: int | None = None) -> None:
+        self.active, self.first, self.least, self.brief = active, first, least, most is not None
+        self.reached, self.drawn = np.zeros(n_units, int), np.zeros(n_units, int)
+        self.most = max(SHUFFLES, ENOUGH * n_units - 1)
+        if most is not None:
+            self.most = min(self.most, most)
+
+    def batches(self, what: str, shown: bool) -> Iterator[tuple[int, int]]:
+        """The first shuffle of each batch, and how many they are; a bar where they take more than two seconds."""
+        done = 0
+        with tqdm(total=self.most, desc=what, unit=" shuffles", delay=2, leave=False, disable=not shown) as bar:
+            while done < self.most and len(self.active):
+                batch = min(BATCH, self.most - done)
+                yield done, batch
+                self.drawn[self.active] += batch
+                done += batch
+                if done >= self.first:
+                    going = self.reached < ENOUGH
+                    if done >= self.least:
+                        going &= ~_settled(self.reached, self.drawn)
+                        if self.brief:
+                            going &= ~_hopeless(self.reached, self.drawn)
+                    self.active = self.active[going[self.active]]
+                bar.set_postfix_str(f"{len(self.active):,} units in play", refresh=False)
+                bar.update(batch)
+
+    @property
+    def p_value(self) -> Array:
+        """(reached + 1)/(drawn + 1), or reached/drawn of a unit that was drawn until it was reached often enough."""
+        return _p_values(self.reached, self.drawn)
+
+
 class Specificity:
     """``p_value`` (unit): chance of a studentised max class drop as large if flips fall on images regardless of their class;
     ``limit`` (unit): what 95 % of such max class drops stay below, ``crossfit_limit`` (unit) the same for the cross-fitted
-    maximum; ``concentration`` (unit): mean concentration of such damage."""
+    maximum; ``concentration`` (unit): mean concentration of such damage, ``p_concentration`` of an observed one."""
 
-    def __init__(self, images: PairedImages, seed: int) -> None:
-        self.blocks = _Blocks(images)
+    def __init__(self, images: PairedImages, seed: int, progress: bool = False) -> None:
+        self.blocks = Blocks(images)
         self.n_images = images.n_images
         entries = [self.blocks.flips(images.flips(units)) for units in images.unit_blocks(images.order.size)]
         self.start = np.concatenate([[0], *(counts for counts, _, _ in entries)]).cumsum()
@@ -50,75 +92,63 @@ class Specificity:
         self.halves = _Halves(self.blocks, self.n_images, np.random.default_rng(seed))
         self.n_units = len(self.start) - 1
         self._moments()
-        self._draw(np.random.default_rng(seed))
+        self._draw(np.random.default_rng(seed), progress)
 
     def _moments(self) -> None:
         """Exact mean and variance of net flips (unit, category) under the shuffle."""
         n_strata = int(self.stratum.max(initial=-1)) + 1
-        size = np.bincount(self.stratum, minlength=n_strata)[:, None]
-        inside = np.zeros((n_strata, len(self.n_images)))
-        np.add.at(inside, (self.stratum, self.blocks.position), 1.0)
         cell = np.repeat(np.arange(self.n_units), np.diff(self.start)) * n_strata + self.stratum[self.column]
         shape = (self.n_units, n_strata)
         total, square = (
             np.bincount(cell, weights=self.value.astype(np.float64) ** power, minlength=shape[0] * shape[1]).reshape(shape)
             for power in (1, 2)
         )
-        spread = square - total**2 / size.T
-        self.mean = (total / size.T) @ inside
-        self.scale = 1 / np.sqrt(spread @ (inside * (size - inside) / (size * np.maximum(size - 1, 1))) + 0.25)
+        self.mean, variance = shuffle_moments(self.stratum, self.blocks.position, len(self.n_images), total, square)
+        self.scale = 1 / np.sqrt(variance + 0.25)
         self.mean[:, self.n_images == 0] = np.inf
 
     def _studentised(self, net: Array, units: Array) -> Array:
         """Largest (net − mean)/√(variance + ¼) over classes; the ¼ keeps a class that hardly varies from leading."""
         return np.asarray(((net - self.mean[units]) * self.scale[units]).max(-1))
 
-    def _draw(self, random: np.random.Generator) -> None:
-        n_units = self.n_units
-        reached, drawn = np.zeros(n_units, int), np.zeros(n_units, int)
+    def _draw(self, random: np.random.Generator, progress: bool) -> None:
+        draws = Draws(np.flatnonzero(np.diff(self.start) > 0), self.n_units, NULL_SHUFFLES, SHUFFLES)
         # max class drop, the same cross-fitted, concentration
-        null = np.zeros((3, NULL_SHUFFLES, n_units))
+        null = np.zeros((3, NULL_SHUFFLES, self.n_units))
         null[2] = np.nan
-        active = np.flatnonzero(np.diff(self.start) > 0)
-        observed = np.zeros(n_units)
-        for some in self._parts(active):
+        observed = np.zeros(self.n_units)
+        for some in _parts(draws.active):
             rows, columns, values = self._entries(some)
             observed[some] = self._studentised(self._net(rows, columns[None], values, len(some))[0], some) - ROUNDING
-        # so many that the least p of one unit among all can be found
-        most, done = max(SHUFFLES, ENOUGH * n_units - 1), 0
-        while done < most and len(active):
-            batch = min(BATCH, most - done)
+        for done, batch in draws.batches("do flips single out classes", progress):
             shuffled = shuffled_blocks(self.stratum, batch, random)
-            for some in self._parts(active):
+            for some in _parts(draws.active):
                 rows, columns, values = self._entries(some)
                 width = max(1, CELLS_AT_ONCE // (len(some) * len(self.n_images)))
                 for first in range(0, batch, width):
                     taken = shuffled[first : first + width, columns]
                     nets = self._net(rows, taken, values, len(some))
-                    reached[some] += (self._studentised(nets, some) >= observed[some]).sum(0)
+                    draws.reached[some] += (self._studentised(nets, some) >= observed[some]).sum(0)
                     for shuffle, (net, blocks) in enumerate(zip(nets, taken, strict=True), start=done + first):
                         if shuffle >= NULL_SHUFFLES:
                             break
                         null[:, shuffle, some] = self._measured(net, rows, blocks, values)
-            drawn[active] += batch
-            done += batch
-            if done >= NULL_SHUFFLES:
-                going = reached < ENOUGH
-                if done >= SHUFFLES:
-                    going &= ~_settled(reached, drawn)
-                active = active[going[active]]
         self.limit, self.crossfit_limit = np.quantile(null[:2], LEVEL, axis=1, method="higher")
         self.concentration = mean_of_defined(null[2].T)
-        self.p_value = _p_values(reached, drawn)
+        self._concentrations = null[2]
+        self.p_value = draws.p_value
+
+    def p_concentration(self, observed: Array) -> Array:
+        """(unit): chance of a concentration as small; NaN where no drop is positive."""
+        defined = np.isfinite(self._concentrations)
+        reached = (self._concentrations <= observed + ROUNDING) & defined
+        return np.where(np.isfinite(observed), (reached.sum(0) + 1) / (defined.sum(0) + 1), np.nan)
 
     def _measured(self, net: Array, rows: Array, blocks: Array, values: Array) -> tuple[Array, Array, Array]:
         """Max class drop, cross-fitted max class drop and concentration of units whose flips fall on these blocks."""
         drops = self._drops(net)
         first = [self._net(rows, blocks[None], values * half[blocks], len(net))[0] for half in self.halves.first]
         return drops.max(1), self.halves.crossfitted(net, first), concentration(drops)
-
-    def _parts(self, units: Array) -> list[Array]:
-        return np.array_split(units, max(1, len(units) // 128)) if len(units) else []
 
     def _entries(self, units: Array) -> tuple[Array, Array, Array]:
         """Row (place in ``units``), block and flips of every block that one of these units flips."""
@@ -139,11 +169,27 @@ class Specificity:
         return drops
 
 
+def _parts(units: Array) -> list[Array]:
+    return np.array_split(units, max(1, len(units) // 128)) if len(units) else []
+
+
+def shuffle_moments(stratum: Array, position: Array, n_categories: int, total: Array, square: Array) -> tuple[Array, Array]:
+    """Exact mean and variance (unit, category) of sums by class where the blocks' classes are shuffled within strata.
+
+    ``total`` and ``square`` (unit, stratum) are the sums of the blocks' values and of their squares.
+    """
+    size = np.bincount(stratum, minlength=total.shape[1])[:, None]
+    inside = np.zeros((total.shape[1], n_categories))
+    np.add.at(inside, (stratum, position), 1.0)
+    spread = square - total**2 / size.T
+    return (total / size.T) @ inside, spread @ (inside * (size - inside) / (size * np.maximum(size - 1, 1)))
+
+
 class _Halves:
     """Halves of the blocks, class by class. Shuffled with the classes, a block keeps the half of the block it stands for, so
     that every class keeps its numbers of images in both halves."""
 
-    def __init__(self, blocks: _Blocks, n_images: Array, random: np.random.Generator) -> None:
+    def __init__(self, blocks: Blocks, n_images: Array, random: np.random.Generator) -> None:
         self.first = halves(np.arange(blocks.n), blocks.position, NULL_SPLITS, random)
         n_categories = len(n_images)
         self.n_first = np.stack(
@@ -164,12 +210,13 @@ class _Halves:
         return np.mean(found, axis=0) if found else np.zeros(len(net))
 
 
-class _Blocks:
-    """What is shuffled as a whole: the images of one class and cluster that are right (or wrong) at the baseline."""
+class Blocks:
+    """What is shuffled as a whole: the images of one class and cluster that are right (or wrong) at the baseline, or with
+    ``whole`` all of them."""
 
-    def __init__(self, images: PairedImages) -> None:
+    def __init__(self, images: PairedImages, *, whole: bool = False) -> None:
         cluster = np.repeat(np.arange(len(images.block_start)), images.block_size)
-        code = cluster * 2 + images.right
+        code = cluster * 2 + (0 if whole else images.right)
         found, self.of_image = np.unique(code, return_inverse=True)
         self.size = size = np.bincount(self.of_image)
         self.position = images.block_position[found // 2]
@@ -228,6 +275,12 @@ def _settled(reached: Array, drawn: Array) -> Array:
     return benjamini_hochberg(np.where(reached >= ENOUGH, _p_values(reached, drawn), upper)) <= ALPHA
 
 
+def _hopeless(reached: Array, drawn: Array) -> Array:
+    """Units that it does not reject even with the lower limits of the p of all."""
+    lower = np.where(reached > 0, scipy.special.betaincinv(np.maximum(reached, 1), drawn - reached + 1, 1 - SURE), 0.0)
+    return benjamini_hochberg(lower) > ALPHA
+
+
 def shuffled_blocks(stratum: Array, n: int, random: np.random.Generator) -> Array:
     """Which block each block stands for, shuffled within strata, (shuffle, block)."""
     order = np.argsort(stratum, kind="stable")
@@ -235,5 +288,6 @@ def shuffled_blocks(stratum: Array, n: int, random: np.random.Generator) -> Arra
     blocks = np.empty((n, len(stratum)), np.int32)
     for start, stop in pairwise(edges):
         some = order[start:stop]
-        blocks[:, some] = random.permuted(np.tile(some.astype(np.int32), (n, 1)), axis=1)
+        # whole machine words are exchanged a third faster
+        blocks[:, some] = random.permuted(np.tile(some.astype(np.int64), (n, 1)), axis=1)
     return blocks

@@ -6,8 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from unitlab.analysis.jackknife import correlation_interval, fisher_z, image_groups, variance_over_splits
+from unitlab.analysis import LEVEL
+from unitlab.analysis.jackknife import (
+    correlation_interval,
+    fisher_z,
+    image_groups,
+    jackknife_variance,
+    t_interval,
+    variance_over_splits,
+)
 from unitlab.analysis.paired_images import PairedImages
+from unitlab.analysis.paired_tests import simultaneous
 from unitlab.analysis.undefined import mean_of_defined, ratio
 
 Array = np.ndarray[Any, Any]
@@ -64,34 +73,50 @@ def crossfit(images: PairedImages, seed: int) -> Array:
     splits = _Splits.at_random(images, seed)
     found = np.full(images.ds.sizes["unit"], np.nan)
     for units in images.unit_blocks(images.n_categories * SPLITS):
-        found[units] = splits.crossfit(*splits.drops(units))
+        found[units] = mean_of_defined(splits.crossfit(*splits.drops(units)))
     return found
 
 
-def crossfit_and_reliability(images: PairedImages, seed: int) -> tuple[Array, dict[str, Array]]:
-    """`crossfit`, and the split-half ``reliability`` of the unit × class drops with its interval over image clusters.
+def crossfit_and_reliability(
+    images: PairedImages, seed: int, level: float = LEVEL
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """`crossfit`, and the split-half ``reliability`` of the unit × class drops, with their intervals over image clusters.
 
     Reliability: correlation of the halves' drops after removal of unit and class means, a class with the weight of its images,
-    mean over splits, Spearman–Brown corrected. Interval: delete-group jackknife of Fisher's z of that mean.
+    mean over splits, Spearman–Brown corrected. Intervals: delete-group jackknife, of the cross-fitted drops for all units at
+    once (Bonferroni), of Fisher's z of that mean correlation.
     """
     splits = _Splits.at_random(images, seed)
     group = image_groups(images, np.random.default_rng(seed))
     fewer = splits.without_each(group)
-    found = np.full(images.ds.sizes["unit"], np.nan)
+    n_units, n_groups = images.ds.sizes["unit"], fewer.whole.shape[1]
+    mean, whole, without = np.empty(n_units), np.empty(n_units), np.empty((n_groups, n_units))
     moments, moments_without = _Moments(splits.weight), _Moments(fewer.weight)
     for units in images.unit_blocks(images.n_categories * SPLITS):
         first, second = splits.drops(units)
-        found[units] = splits.crossfit(first, second)
+        of_splits = splits.crossfit(first, second)
+        mean[units], whole[units] = mean_of_defined(of_splits), mean_of_defined(of_splits[:, :JACKKNIFE_SPLITS])
         moments.add(first, second)
-        moments_without.add(*fewer.drops(units))
-    r, n_groups = moments.correlations(), fewer.whole.shape[1]
-    without = moments_without.correlations().reshape(n_groups, JACKKNIFE_SPLITS)
+        first, second = fewer.drops(units)
+        without[:, units] = mean_of_defined(fewer.crossfit(first, second).reshape(-1, n_groups, JACKKNIFE_SPLITS)).T
+        moments_without.add(first, second)
     share = np.bincount(group, minlength=n_groups) / len(group)
+    low, high, _ = t_interval(mean, [jackknife_variance(whole, without, share)], simultaneous(level, n_units))
+    found = {"": mean, "_low": low, "_high": high}
+    return (
+        {f"max_class_drop_crossfit{end}": value for end, value in found.items()},
+        _reliability(moments, moments_without, share),
+    )
+
+
+def _reliability(moments: _Moments, moments_without: _Moments, share: Array) -> dict[str, Array]:
+    r, n_groups = moments.correlations(), len(share)
+    without = moments_without.correlations().reshape(n_groups, JACKKNIFE_SPLITS)
     variance = variance_over_splits(fisher_z(r[:JACKKNIFE_SPLITS]), fisher_z(without), share)
     mean = mean_of_defined(r)
     low, high, _ = correlation_interval(mean, [variance])
     ends = {"reliability": mean, "reliability_low": low, "reliability_high": high}
-    return found, {name: spearman_brown(value) for name, value in ends.items()}
+    return {name: spearman_brown(value) for name, value in ends.items()}
 
 
 def spearman_brown(r: Array) -> Array:
@@ -143,12 +168,9 @@ class _Splits:
         return first, second
 
     def crossfit(self, first: Array, second: Array) -> Array:
-        usable, in_both = self.valid.any(0), None if self.valid.all() else self.valid[:, None]
-        if not usable.any():
-            return np.full(first.shape[1], np.nan)
-        onward = measured_elsewhere(first, second, in_both)[:, usable].mean(1)
-        back = measured_elsewhere(second, first, in_both)[:, usable].mean(1)
-        return np.asarray((onward + back) / 2)
+        """(unit, split); NaN for a split without a class that has images in both halves."""
+        in_both = None if self.valid.all() else self.valid[:, None]
+        return (measured_elsewhere(first, second, in_both) + measured_elsewhere(second, first, in_both)) / 2
 
 
 class _Moments:

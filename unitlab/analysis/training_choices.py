@@ -1,26 +1,22 @@
-"""The bundled comparison of training choices, one small network with and without batch norm and dropout, several seeds: the
-file, statistics over its seeds, and how the file is written."""
+"""The bundled comparison of training choices, one small network with and without batch norm and dropout, several seeds, and
+statistics over its seeds."""
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import xarray as xr
-import zarr
-from zarr.storage import LocalStore, ZipStore
 
 from unitlab.analysis import LEVEL
+from unitlab.analysis.comparisons.bundled_results import read_results, write_results
 from unitlab.analysis.correlations import measures
 from unitlab.analysis.paired_tests import student_quantile
 from unitlab.analysis.requirements import check_level
 from unitlab.errors import UnitlabError, nearest_names
-from unitlab.files import bundled_folder
-from unitlab.schema import TRAINING_VARIABLES, described
+from unitlab.schema import TRAINING_VARIABLES
 
 Array = np.ndarray[Any, Any]
 
@@ -60,23 +56,7 @@ def training_choices(path: str | Path | None = None) -> xr.Dataset:
     >>> ds.test_accuracy.dims
     ('arm', 'seed')
     """
-    path = Path(path) if path is not None else bundled_folder() / "training_choices" / "fashion.zarr.zip"
-    try:
-        # ZipFile checks the CRC-32 of everything that is read; zarr alone would take a missing chunk for fill values
-        with zipfile.ZipFile(path) as archive:
-            if (damaged := archive.testzip()) is not None:
-                raise zipfile.BadZipFile(f"its part {damaged} is damaged")
-        with ZipStore(path, mode="r") as store:
-            group = zarr.open_group(store, mode="r")
-            arrays = {name: np.asarray(array[:]) for name, array in group.arrays()}
-            attrs = dict(group.attrs)
-    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
-        again = "install unitlab again, or rebuild it with data/rebuild/training_choices.py"
-        raise UnitlabError(f"the comparison {path} cannot be read ({error}); {again}") from error
-    if set(arrays) != set(TRAINING_VARIABLES):
-        other = sorted(set(arrays) ^ set(TRAINING_VARIABLES))
-        raise UnitlabError(f"{path} is no comparison of training choices, or one of another version: {', '.join(other)}")
-    return described(TRAINING_VARIABLES, arrays, attrs)
+    return read_results(path, "training_choices/fashion.zarr.zip", TRAINING_VARIABLES, "data/rebuild/training_choices.py")
 
 
 def over_live_units(ds: xr.Dataset, name: str) -> xr.DataArray:
@@ -128,7 +108,8 @@ def student_t_interval(values: xr.DataArray, dim: str = "seed", *, level: float 
     -------
     xarray.Dataset
         ``mean``, ``low``, ``high`` in the unit of ``values`` and ``n`` over the other dimensions; ``low`` and ``high`` are
-        NaN where fewer than two values are there. The attribute ``level``.
+        NaN where fewer than two values are there. The attributes ``level`` and ``covers``: which sampling the interval covers,
+        such as "seeds"; images are those that were measured.
 
     Raises
     ------
@@ -152,7 +133,9 @@ def student_t_interval(values: xr.DataArray, dim: str = "seed", *, level: float 
     two = n.where(n > 1)
     spread = np.sqrt(((values - mean) ** 2).fillna(0).sum(dim) / (two - 1))
     half = xr.zeros_like(mean) + student_quantile((1 + level) / 2, two - 1) * spread / np.sqrt(two)
-    return xr.Dataset({"mean": mean, "low": mean - half, "high": mean + half, "n": n}, attrs={"level": level})
+    covered = {"seed": "seeds", "unit": "units", "image": "images", "basis": "bases"}.get(dim, dim)
+    limits = {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
+    return xr.Dataset(limits, attrs={"level": level, "covers": covered})
 
 
 def effects(values: xr.DataArray) -> xr.DataArray:
@@ -228,17 +211,4 @@ def write_training_choices(
             values[name] = np.stack([np.stack([of[arm, seed] for seed in seeds]) for arm in ARMS])
         else:
             values[name] = some[name].values
-    with TemporaryDirectory() as folder:
-        group = zarr.create_group(LocalStore(folder), zarr_format=3, attributes=attrs)
-        for name, row in TRAINING_VARIABLES.items():
-            text, held = row.kind == "T", values[name]
-            array = group.create_array(
-                name, shape=held.shape, dtype="string" if text else held.dtype, chunks=held.shape,
-                dimension_names=row.dims, attributes=row.attrs,
-            )  # fmt: skip
-            array[...] = held.astype(object) if text else held
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(path, "w") as archive:
-            for file in sorted(one for one in Path(folder).rglob("*") if one.is_file()):
-                # a date of its own would make every rebuild another file
-                archive.writestr(zipfile.ZipInfo(file.relative_to(folder).as_posix()), file.read_bytes())
+    write_results(path, TRAINING_VARIABLES, values, attrs)

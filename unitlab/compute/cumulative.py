@@ -18,6 +18,7 @@ from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.engine.user_network.outputs import Output
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
+from unitlab.compute.sweep.fingerprints import unit_dim_of
 from unitlab.compute.sweep.plan import SweepPlan
 from unitlab.compute.sweep.progress import one_bar
 from unitlab.compute.sweep.request import SweepRequest
@@ -44,6 +45,7 @@ def cumulative(  # noqa: PLR0913  the public call
     category: str | None = None,
     ks: Sequence[int] | None = None,
     n_random: int = 10,
+    unit_dim: int | None = None,
     ablation: str = "zero",
     labels: str = "given",
     device: str | torch.device | None = None,
@@ -57,8 +59,8 @@ def cumulative(  # noqa: PLR0913  the public call
 
     Parameters
     ----------
-    model, images, layer, ablation, labels, device, batch_size, memory, progress, output
-        As for `unitlab.ablate`; one layer.
+    model, images, layer, unit_dim, ablation, labels, device, batch_size, memory, progress, output
+        As for `unitlab.ablate`; one layer. Units are along the dimension that a study given as ``rank_on`` has them in.
     order
         The name of an attribute (`unitlab.attributes`) or importance (`unitlab.damage`), largest first; or the units
         themselves, in order; or "random". A name over ``unit, category``, such as "accuracy_drop", gives every class an
@@ -116,9 +118,11 @@ def cumulative(  # noqa: PLR0913  the public call
     3
     """
     source = images if isinstance(images, ImageSource) else image_source(images)
+    if unit_dim is None and isinstance(rank_on, xr.Dataset):
+        unit_dim = unit_dim_of(rank_on.attrs)
     request = SweepRequest(
         layer, ablation=ablation, labels=labels, batch_size=batch_size, memory=memory, seed=seed,
-        output=output,
+        output=output, unit_dim=unit_dim,
     )  # fmt: skip
     with exact_float32():
         plan = plan_of_one_layer(model, source, request, device)
@@ -238,7 +242,13 @@ class _Asked:
 
 def _check_same_network(study: xr.Dataset, plan: SweepPlan) -> None:
     """Refuse to rank on a study of another network or layer."""
-    for name, now in (("fingerprint_weights", plan.fingerprint["weights"]), ("site", plan.layers[0].site.text)):
+    site = plan.layers[0].site
+    if unit_dim_of(study.attrs) != site.unit_dim:
+        raise UnitlabError(
+            f"rank_on is a study of units along dimension {unit_dim_of(study.attrs)} of the layer's value, and unit_dim="
+            f"{site.unit_dim} is given; leave it out"
+        )
+    for name, now in (("fingerprint_weights", plan.fingerprint["weights"]), ("site", site.text)):
         there = str(study.attrs.get(name))
         if there != now:
             raise UnitlabError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageBatch, ImageSource
 from unitlab.compute.sweep.activations import BY_IMAGE, TOP, TOP_IMAGES
 from unitlab.compute.sweep.baseline import Baseline, measured_baseline
-from unitlab.compute.sweep.fingerprints import as_in_store, output_in_store
+from unitlab.compute.sweep.fingerprints import as_in_store, output_in_store, unit_dim_in_store
 from unitlab.compute.sweep.plan import SweepPlan, UnitSums, plan_sweep
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.run import plans_left
@@ -38,13 +38,15 @@ BYTES_BY_CLASS = 3 * 4 + 8 + 3 * 4
 
 @dataclass(frozen=True)
 class LayerEstimate:
-    """One layer of a sweep: where it is, how many units it has, how their ablation is evaluated, and which attributes none of
-    them is going to have."""
+    """One layer of a sweep: where it is, how many units are ablated and how that is evaluated, which dimension of the layer's
+    value they are, and which attributes none of them is going to have."""
 
     layer: str
     site: str
     units: int
     strategy: str
+    unit_dim: int
+    unit_layout: str
     undefined: str
 
 
@@ -114,6 +116,7 @@ class SweepEstimate:
         lines = [
             f"{self.description}: {self.images:,} images of {shape}, {self.categories:,} classes",
             *(f"  {x.layer:<{width}}  {x.site:<{sites}}  {x.units:>5} units  {x.strategy}" for x in self.layers),
+            *(f"units    {x.layer}: {x.unit_layout}" for x in self.layers),
             *(f"  undefined for {x.layer}: {x.undefined}" for x in self.layers if x.undefined),
             f"asked    {self.request}",
             f"on {self.device}{threads}, {self.precision}; batches of {self.batch_size} images, {shards}",
@@ -140,6 +143,7 @@ def estimate(  # noqa: PLR0913  the public call
     layer: str | Sequence[str],
     *,
     units: Sequence[int] | None = None,
+    unit_dim: int | Mapping[str, int] | None = None,
     ablation: str = "zero",
     basis: str | np.ndarray | torch.Tensor | None = None,
     labels: str = "given",
@@ -155,7 +159,7 @@ def estimate(  # noqa: PLR0913  the public call
 
     Parameters
     ----------
-    model, images, layer, units, ablation, basis, labels, store, device, precision, batch_size, memory, seed, output
+    model, images, layer, units, unit_dim, ablation, basis, labels, store, device, precision, batch_size, memory, seed, output
         As for `unitlab.ablate`.
 
     Returns
@@ -177,7 +181,7 @@ def estimate(  # noqa: PLR0913  the public call
     """
     request = SweepRequest(
         layer, units=units, ablation=ablation, basis=basis, labels=labels,
-        precision=precision, batch_size=batch_size, memory=memory, seed=seed, output=output,
+        precision=precision, batch_size=batch_size, memory=memory, seed=seed, output=output, unit_dim=unit_dim,
     )  # fmt: skip
     return estimate_of(model, images, request, store=store, device=device)
 
@@ -194,7 +198,7 @@ def estimate_of(
     """`estimate`, of a request."""
     source = as_in_store(images if isinstance(images, ImageSource) else image_source(images), store)
     source.refuse_damaged()
-    request = output_in_store(request, store)
+    request = unit_dim_in_store(output_in_store(request, store), store)
     with exact_float32():
         plan = plan_sweep(model, source, request, device)
         parts = [plan] if store is None else plans_left(plan, model, source, store)
@@ -209,7 +213,8 @@ def estimate_of(
         description=plan.description, request=request,
         layers=tuple(
             LayerEstimate(
-                layer.name, layer.site.text, len(layer.units), layer.engine.strategy, undefined_attributes(plan, layer)
+                layer.name, layer.site.text, len(layer.units), layer.engine.strategy, layer.site.unit_dim, layer.layout.text,
+                undefined_attributes(plan, layer),
             )
             for layer in plan.layers
         ),

@@ -22,7 +22,7 @@ from unitlab.compute.sweep.progress import InterruptRequest, images_bar
 from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, compared_with_hooks, pairs_to_verify
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.shards import HeldShards, ImageFacts, ShardComputation, unit_replacements
-from unitlab.compute.sweep.study_arrays import counts_and_rates, root_group
+from unitlab.compute.sweep.study_arrays import counts_and_rates, root_group, units_attrs
 from unitlab.errors import UnitlabError
 from unitlab.schema import GROUP_VARIABLES, described
 
@@ -37,6 +37,7 @@ def ablate_groups(  # noqa: PLR0913  the public call
     layer: str,
     groups: Groups,
     *,
+    unit_dim: int | None = None,
     ablation: str = "zero",
     labels: str = "given",
     device: str | torch.device | None = None,
@@ -50,7 +51,7 @@ def ablate_groups(  # noqa: PLR0913  the public call
 
     Parameters
     ----------
-    model, images, layer, ablation, labels, device, batch_size, memory, progress, seed, output
+    model, images, layer, unit_dim, ablation, labels, device, batch_size, memory, progress, seed, output
         As for `unitlab.ablate`; one layer.
     groups
         Sets of units: a sequence of them, or a mapping from names. A group may be empty. A group that holds all units of
@@ -84,7 +85,7 @@ def ablate_groups(  # noqa: PLR0913  the public call
     source = images if isinstance(images, ImageSource) else image_source(images)
     request = SweepRequest(
         layer, ablation=ablation, labels=labels, batch_size=batch_size, memory=memory, seed=seed,
-        output=output,
+        output=output, unit_dim=unit_dim,
     )  # fmt: skip
     with exact_float32():
         plan = plan_of_one_layer(model, source, request, device)
@@ -122,7 +123,9 @@ def plan_attrs(plan: SweepPlan) -> dict[str, Any]:
     layer, request = plan.layers[0], plan.request
     return {
         "layer": layer.name, "site": layer.site.text, "site_call": layer.site.call, "channels": len(layer.units),
-        "ablation": request.ablation, "strategy": layer.engine.strategy, "seed": request.seed, "batch_size": plan.batch_size,
+        **units_attrs(layer),
+        "ablation": request.ablation, "strategy": layer.engine.strategy, "capture": plan.network.capture, "seed": request.seed,
+        "batch_size": plan.batch_size,
     }  # fmt: skip
 
 
@@ -141,7 +144,8 @@ def scored_sets(
     """Predictions and margin drops, (set, image), and what is known of the images: those of the plan, or some of them."""
     layer, plan = plan.layers[0], plan.for_images(len(source))
     layer.engine.silence_together(sets)
-    log.info("%s (%s): %d sets of units; %s", layer.name, layer.site.text, len(sets), layer.engine.strategy)
+    where = f"{layer.site.text}, {layer.layout.text}"
+    log.info("%s (%s): %d sets of units; %s", layer.name, where, len(sets), layer.engine.strategy)
     replacements = unit_replacements(plan, source, HeldShards(), InterruptRequest(), progress=False)
     text = f"{plan.request.ablation} ablation of {len(sets)} sets of units of {layer.name}"
     computation = ShardComputation(plan, source, replacements, for_study=False)

@@ -23,6 +23,7 @@ from unitlab.compute.sweep.fingerprints import (
     output_in_study,
     sampled_images,
     source_fingerprints,
+    unit_dim_of,
     weights_fingerprint,
 )
 from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, Proof, compared_with_hooks
@@ -101,7 +102,7 @@ def verify(
                 f"the study was computed with other {name}: with {ROOT_FINGERPRINTS[name]} than given now; give the study's own"
             )
     module, _, call = str(ds.attrs["site"]).partition("#")
-    site = Site(str(ds.attrs["layer"]), module, int(call or 1) - 1, int(ds.attrs["site_call"]) + 1)
+    site = Site(str(ds.attrs["layer"]), module, int(call or 1) - 1, int(ds.attrs["site_call"]) + 1, unit_dim_of(ds.attrs))
     units = ds.unit.values.tolist() if "basis" not in ds else range(ds.sizes["unit"])
     ablation = str(ds.attrs.get("replacement", ds.attrs["ablation"]))
     request = SweepRequest(site.layer, ablation=ablation, seed=int(ds.attrs["seed"]))

@@ -7,7 +7,7 @@ from unitlab.schema.stored import ABLATION, LAYER, STUDY
 from unitlab.schema.variable import CELL, UNIT, Variable
 
 _damage, _confusion = partial(Variable, "damage"), partial(Variable, "confusion")
-_MOVED = ("category", "predicted")
+_MOVED, _IMAGES = ("category", "predicted"), ("images",)
 # name, dimensions, kind, units, label, definition
 DAMAGE = (
     _damage("precision_drop", CELL, "f", "1", "precision drop",
@@ -19,15 +19,36 @@ DAMAGE = (
     _damage("margin_drop", CELL, "f", "logit", "mean margin drop",
          "Mean over the images of the class of the drop of the margin; positive = damage."),
     _damage("margin_drop_low", CELL, "f", "logit", "mean margin drop, lower limit",
-         "Lower limit of the paired t interval of the mean margin drop, over clusters where images come in clusters."),
+         "Lower limit of the paired t interval of the mean margin drop, over clusters where images come in clusters.",
+         covers=_IMAGES),
     _damage("margin_drop_high", CELL, "f", "logit", "mean margin drop, upper limit",
-         "Upper limit of the paired t interval of the mean margin drop."),
+         "Upper limit of the paired t interval of the mean margin drop.", covers=_IMAGES),
     _damage("margin_p_value", CELL, "f", "1", "p of the margin drop",
          "Two-sided paired t test of the mean margin drop, over clusters where images come in clusters."),
+    _damage("margin_q_value", CELL, "f", "1", "q of the margin drop",
+         "The same p adjusted for false discoveries over all cells with images (Benjamini and Hochberg 1995)."),
+    _damage("margin_specific", CELL, "f", "logit", "specific margin drop",
+         "What the class loses in margin beyond what the unit costs all classes and what all units cost the class: the mean "
+         "margin drop of the class less the mean by the other units, less a line through these differences along the class "
+         "means of the other units. So damage to all classes alike, or in proportion to how sensitive they are, is 0. The "
+         "line weighs a class by its images (clusters), and beyond three standard errors less (Huber); its level is the mean "
+         "over classes. For the error, the other units' drops are taken off within classes in the proportion that leaves "
+         "least. Fewer than four classes: no line, the difference less its mean over classes. NaN for a class of fewer than "
+         "five images (clusters)."),
+    _damage("margin_specific_low", CELL, "f", "logit", "specific margin drop, lower limit",
+         "Lower limit of the t interval of the specific margin drop, over clusters where images come in clusters; the units "
+         "are those of the study.", covers=_IMAGES),
+    _damage("margin_specific_high", CELL, "f", "logit", "specific margin drop, upper limit",
+         "Upper limit of the t interval of the specific margin drop.", covers=_IMAGES),
+    _damage("margin_specific_p_value", CELL, "f", "1", "p of the specific margin drop",
+         "Two-sided t test that the specific margin drop is 0, over clusters where images come in clusters."),
+    _damage("margin_specific_q_value", CELL, "f", "1", "q of the specific margin drop",
+         "The same p adjusted for false discoveries over all cells that have one (Benjamini and Hochberg 1995)."),
     _damage("drop_low", CELL, "f", "1", "accuracy drop, lower limit",
          "Lower limit of the interval of the accuracy drop after Bonett and Price (2012); where images come in clusters with "
-         "the number of images divided by the design effect, and Student's t over clusters."),
-    _damage("drop_high", CELL, "f", "1", "accuracy drop, upper limit", "Upper limit of the interval of the accuracy drop."),
+         "the number of images divided by the design effect, and Student's t over clusters.", covers=_IMAGES),
+    _damage("drop_high", CELL, "f", "1", "accuracy drop, upper limit", "Upper limit of the interval of the accuracy drop.",
+         covers=_IMAGES),
     _damage("p_value", CELL, "f", "1", "p",
          "Two-sided exact paired test that the ablation changes nothing: McNemar; where images come in clusters, sign flips "
          "of cluster sums. NaN for a class without images."),
@@ -35,8 +56,27 @@ DAMAGE = (
          "p adjusted for false discoveries over all cells with images: step-down Benjamini–Hochberg for discrete tests "
          "(Döhler, Durand and Roquain 2018), which knows the p-values that each cell's exact test can attain."),
     _damage("damaged", CELL, "b", "1", "damaged", "q ≤ 0.05 and accuracy drop > 0."),
+    _damage("overall_drop_low", UNIT, "f", "1", "overall drop, lower limit",
+         "Lower limit of the interval of the overall drop after Bonett and Price (2012), at level 1 − 0.05/number of units, so "
+         "that the intervals of all units hold at once; where images come in clusters as for the accuracy drop.",
+         covers=_IMAGES),
+    _damage("overall_drop_high", UNIT, "f", "1", "overall drop, upper limit", "Upper limit of the same interval.",
+         covers=_IMAGES),
+    _damage("overall_drop_upper", UNIT, "f", "1", "overall drop, one-sided upper limit",
+         "What the overall drop of this one unit stays below, one-sided, 95 %.", covers=_IMAGES),
+    _damage("overall_drop_bound", (), "f", "1", "no unit costs more",
+         "The largest of the units' one-sided 95 % upper limits of the overall drop. For each d, given beforehand, that is at "
+         "least this, 'no unit costs more than d' is shown (non-inferiority, intersection–union).", covers=_IMAGES),
+    _damage("p_overall", UNIT, "f", "1", "p, overall drop",
+         "Two-sided exact paired test that the overall accuracy does not change: McNemar; where images come in clusters, sign "
+         "flips of cluster sums."),
     _damage("max_class_drop", UNIT, "f", "1", "max class drop",
          "The largest accuracy drop over classes. Biased upward: it is positive under pure chance."),
+    _damage("max_class_drop_low", UNIT, "f", "1", "max class drop, lower limit",
+         "Lower limit of the interval of the accuracy drop of the most damaged class, at level 1 − 0.05/K, as it is named "
+         "because it is the worst of K classes.", covers=_IMAGES),
+    _damage("max_class_drop_high", UNIT, "f", "1", "max class drop, upper limit", "Upper limit of the same interval.",
+         covers=_IMAGES),
     _damage("max_class_drop_null", UNIT, "f", "1", "max class drop, 95 % of chance",
          "What 95 % of the max class drops stay below when the unit's flips fall on images regardless of class (99 shuffles, "
          "as for p_specific)."),
@@ -46,6 +86,12 @@ DAMAGE = (
          "The drop of the class chosen on one half of the images, measured on the other; mean over 100 class-stratified, "
          "cluster-respecting splits, both directions, ties averaged. Zero on average under chance; it is the drop of a class "
          "selected on half the data, not an estimate of the true maximum."),
+    _damage("max_class_drop_crossfit_low", UNIT, "f", "1", "max class drop, cross-fitted, lower limit",
+         "Lower limit of the t interval of the cross-fitted max class drop, its variance by a jackknife over 20 groups of "
+         "image clusters, at level 1 − 0.05/number of units, so that the intervals of all units hold at once; at least as wide "
+         "as that of the accuracy drop of the most damaged class at this level.", covers=_IMAGES),
+    _damage("max_class_drop_crossfit_high", UNIT, "f", "1", "max class drop, cross-fitted, upper limit",
+         "Upper limit of the same interval.", covers=_IMAGES),
     _damage("max_class_drop_crossfit_null", UNIT, "f", "1", "max class drop, cross-fitted, 95 % of chance",
          "What 95 % of the cross-fitted max class drops stay below when the unit's flips fall on images regardless of class "
          "(99 shuffles, as for p_specific; six splits each, fewer than of the value itself, which makes it about 3 % too wide "
@@ -60,19 +106,26 @@ DAMAGE = (
          "net = broken − fixed, mean and variance those of the shuffle: classes change places among images right (wrong) at "
          "the baseline within up to twenty strata of baseline margin, by cluster. 999 shuffles; up to 20 · units − 1 while a "
          "unit is neither reached by 20 of them nor sure to be found among all units (Besag and Clifford 1991)."),
+    _damage("p_margin_specific", UNIT, "f", "1", "p, margins of specific classes",
+         "Chance of a max over classes of the studentised specific margin drop as large if classes are shuffled among images "
+         "(clusters) within up to twenty strata of baseline margin. Each drop is told in the spread of its unit and that of "
+         "its class. 199 to 4,999 shuffles, while a unit may be found among all."),
     _damage("n_damaged", UNIT, "i", "classes", "damaged classes", "Classes with q ≤ 0.05 and drop > 0."),
     _damage("concentration", UNIT, "f", "classes", "concentration of damage",
          "Effective number of damaged classes, (Σ d⁺)²/Σ (d⁺)²; NaN where no drop is positive."),
     _damage("concentration_null", UNIT, "f", "classes", "concentration of damage by chance",
          "Mean of the same number when flips fall on images regardless of class (99 shuffles, as for p_specific)."),
+    _damage("p_concentration", UNIT, "f", "1", "p, concentration of damage",
+         "Chance of an effective number of damaged classes as small when flips fall on images regardless of class (the same 99 "
+         "shuffles, so that 0.01 is the least). NaN where no drop is positive."),
     _damage("reliability", (), "f", "1", "reliability",
          "Split-half correlation of the unit × class drops after removing unit and class means, a class with the weight of its "
          "images, Spearman–Brown corrected, mean over 100 splits; from −1 to 1."),
     _damage("reliability_low", (), "f", "1", "reliability, lower limit",
          "Lower limit of the 95 % interval of the reliability over images: delete-group jackknife over up to 20 groups of "
-         "image clusters, for Fisher's z of the split-half correlation."),
+         "image clusters, for Fisher's z of the split-half correlation.", covers=_IMAGES),
     _damage("reliability_high", (), "f", "1", "reliability, upper limit",
-         "Upper limit of the same interval over images."),
+         "Upper limit of the same interval over images.", covers=_IMAGES),
     _confusion("predicted", ("predicted",), "T", "1", "predicted class",
          "Class predicted after the ablation (of lost images) or before it (of won ones).", coordinate=True),
     _confusion("n_lost", _MOVED, "i", "images", "lost",
@@ -184,8 +237,8 @@ CURVES = (
          "Correct predictions / images, top-1, with the first k units of the order silenced (or only they kept)."),
     _curves("accuracy_low", _CURVE, "f", "1", "accuracy, lower limit",
          "Lower limit of the 95 % interval of the accuracy (Wilson 1927); where images come in clusters with the number of "
-         "images divided by the design effect."),
-    _curves("accuracy_high", _CURVE, "f", "1", "accuracy, upper limit", "Upper limit of the same interval."),
+         "images divided by the design effect.", covers=_IMAGES),
+    _curves("accuracy_high", _CURVE, "f", "1", "accuracy, upper limit", "Upper limit of the same interval.", covers=_IMAGES),
     _curves("mean_balanced_accuracy", _CURVE, "f", "1", "mean balanced accuracy",
          "Mean over the classes with images of their balanced accuracies."),
     _curves("class_accuracy", (*_CURVE, "category"), "f", "1", "class accuracy",
@@ -239,10 +292,16 @@ COMPARISON = (
          "Mean of the directions minus mean of the units; over matched pairs, mean difference of the pairs."),
     _comparison("difference_mean", ("comparison", "measure"), "f", "1", "directions minus units, mean over bases",
          "Mean of the differences over the bases."),
+    _comparison("difference_error_bases", ("comparison", "measure"), "f", "1", "standard error over bases",
+         "Standard deviation of the differences over the bases / √(number of bases); NaN for one basis."),
+    _comparison("difference_error_images", ("comparison", "measure"), "f", "1", "standard error over images",
+         "Standard deviation of the mean difference over resampled image clusters, the same for units and for every basis; the "
+         "pairs of like energy stay. 0 for the removed energy, which a study does not hold by image."),
     _comparison("difference_low", ("comparison", "measure"), "f", "1", "lower limit",
-         "Lower limit of Student's t interval over the bases; NaN for one basis."),
-    _comparison("difference_high", ("comparison", "measure"), "f", "1", "upper limit",
-         "Upper limit of Student's t interval over the bases."),
+         "Lower limit, mean − √((t·error over bases)² + (t·error over images)²), with Student's t over bases and over samples "
+         "of the images; NaN for one basis.", covers=("images", "bases")),
+    _comparison("difference_high", ("comparison", "measure"), "f", "1", "upper limit", "Upper limit of the same interval.",
+         covers=("images", "bases")),
 )  # fmt: skip
 
 _training = partial(Variable, "training")

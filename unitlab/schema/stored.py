@@ -29,7 +29,7 @@ STUDY = (
 _layer = partial(Variable, "layer")
 _UNIT_IMAGE, _TOP = ("unit", "image"), ("unit", "top_rank")
 LAYER = (
-    _layer("unit", UNIT, "i", "1", "unit", "Channel of the layer's output.", coordinate=True),
+    _layer("unit", UNIT, "i", "1", "unit", "Channel, or feature, of the layer's output.", coordinate=True),
     _layer("class_activation", CELL, "f", "activation", "class activation",
          "Mean over the images of a class of the spatial mean of the unit's map. NaN for a class without images."),
     _layer("activation_mean", _UNIT_IMAGE, "f", "activation", "spatial mean activation",
@@ -66,7 +66,7 @@ LAYER = (
          "image; −1 where there are fewer images."),
     _layer("top_activation", _TOP, "f", "activation", "top activation", "Spatial max activation of the top images."),
     _layer("top_map", ("unit", "top_rank", "row", "column"), "f", "activation", "activation map",
-         "The unit's map on its top images."),
+         "The unit's map on its top images; of tokens the grid of patches, or one row."),
 )  # fmt: skip
 
 _ablation = partial(Variable, "ablation")

@@ -5,6 +5,9 @@ from typing import Any
 
 UNIT, CELL, CLASS, IMAGE = ("unit",), ("unit", "category"), ("category",), ("image",)
 
+# what could have been drawn otherwise: images (clusters, where they come in such), units, trained networks, rotated bases
+SAMPLINGS = ("images", "units", "seeds", "bases")
+
 
 @dataclass(frozen=True)
 class Variable:
@@ -20,8 +23,11 @@ class Variable:
     comment: str
     required: bool = True
     coordinate: bool = False
+    # of an interval's limits: which sampling they cover, of `SAMPLINGS`; what is not named was held as it is
+    covers: tuple[str, ...] = ()
 
     @property
     def attrs(self) -> dict[str, Any]:
         """What an array of this variable carries."""
-        return {"long_name": self.long_name, "units": self.units, "comment": self.comment}
+        covered = {"covers": " and ".join(self.covers)} if self.covers else {}
+        return {"long_name": self.long_name, "units": self.units, "comment": self.comment, **covered}

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from unitlab.analysis import ALPHA, LEVEL
+from unitlab.analysis.paired_tests import benjamini_hochberg, simultaneous
 from unitlab.analysis.requirements import unit_position
 
 
@@ -70,24 +71,30 @@ def unit_finding(known: xr.Dataset, unit: int) -> Finding:
     if changed == 0:
         return Finding(f"Silencing unit {unit} makes no image right or wrong that was not so before.")
     lost, won = int(row["n_broken"].sum()), int(row["n_fixed"].sum())
-    overall = f"overall {points(float(row['overall_drop']))} ({lost} images lost, {won} won)"
+    level = float(known.attrs.get("level", LEVEL))
+    limits = interval(float(row["overall_drop_low"]), float(row["overall_drop_high"]))
+    overall = (
+        f"overall {points(float(row['overall_drop']))} ({100 * level:g} % interval for all units at once {limits}; {lost} "
+        f"images lost, {won} won)"
+    )
     place = int(row["max_class"])
     drop = float(row["max_class_drop"])
     if place < 0 or not drop > 0:
         return Finding(f"Unit {unit} costs no class anything; {overall}.")
     cell = row.isel(category=place)
-    limits = interval(float(cell["drop_low"]), float(cell["drop_high"]))
-    q = float(cell["q_value"])
-    sure = f"{100 * known.attrs.get('level', LEVEL):g} % interval {limits}"
+    limits = interval(float(row["max_class_drop_low"]), float(row["max_class_drop_high"]))
+    q, n_classes = float(cell["q_value"]), int((known["n_images"].values > 0).sum())
+    sure = f"{100 * simultaneous(level, n_classes):.5g} % interval {limits}, as it is the worst of {n_classes:,} classes"
     p = probability("p", float(row["p_specific"]))
-    unselected = points(float(row["max_class_drop_crossfit"]))
+    limits = interval(float(row["max_class_drop_crossfit_low"]), float(row["max_class_drop_crossfit_high"]))
+    unselected = f"{points(float(row['max_class_drop_crossfit']))} ({limits} for all units at once)"
     specific = (
         f"It damages specific classes ({p}); cross-fitted, its largest class drop is {unselected}."
         if float(row["p_specific"]) <= ALPHA
         else f"That it singles out classes is not shown ({p}); cross-fitted, its largest class drop is {unselected}."
     )
     name = str(known["category"].values[place])
-    rest = f"({sure}, {probability('q', q)}); {overall}. {specific}"
+    rest = f"({sure}; {probability('q', q)}); {overall}. {specific}"
     if q <= ALPHA:
         return Finding(f"Unit {unit} costs ", name, f" {points(drop)} points {rest}")
     return Finding(
@@ -105,8 +112,12 @@ def study_finding(known: xr.Dataset) -> str:
         f"Of {n} units, {specific} {'damages' if specific == 1 else 'damage'} specific classes (p ≤ {ALPHA:g}; by chance about "
         f"{number(round(ALPHA * n, 1))} would seem to)"
     )
+    hurt = int(((benjamini_hochberg(known["p_overall"].values) <= ALPHA) & (overall > 0)).sum())
+    level = float(known.attrs.get("level", LEVEL))
     second = (
-        f"none costs more than {points(float(overall[place]))} points of overall accuracy (unit {int(known['unit'][place])})"
+        f"{hurt} {'costs' if hurt == 1 else 'cost'} overall accuracy (q ≤ {ALPHA:g} over the units), none more than "
+        f"{points(float(known['overall_drop_bound']))} points ({100 * level:g} %, one-sided; the largest measured is "
+        f"{points(float(overall[place]))}, unit {int(known['unit'][place])})"
     )
     cells = int(known["damaged"].values.sum())
     few = known.attrs["n_cells"] - known.attrs["n_tested"]

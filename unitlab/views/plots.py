@@ -28,9 +28,19 @@ from unitlab.views.seeds import seeds as seeds
 from unitlab.views.words import distinct, isolated, quantity, shortened
 
 __all__ = [
-    "classes", "confusion", "correlation", "correlations", "cumulative", "images", "important", "intervals",
-    "partners", "seeds", "units",
-]  # fmt: skip
+    "accuracies",
+    "classes",
+    "confusion",
+    "correlation",
+    "correlations",
+    "cumulative",
+    "images",
+    "important",
+    "intervals",
+    "partners",
+    "seeds",
+    "units",
+]
 
 
 def __dir__() -> list[str]:
@@ -180,6 +190,59 @@ def classes(ds: xr.Dataset, unit: int, *, n_damaged: int = 10, n_helped: int = 3
         hv.opts.Segments(invert_axes=True),
         hv.opts.Overlay(width=600, height=90 + 22 * len(shown), title=title, show_legend=False, **FIGURE),
     )
+
+
+def accuracies(ds: xr.Dataset, *, unit: int | None = None) -> hv.Overlay:
+    """What damage is made of: drop of precision (up) against drop of recall (across), in points, of cells (unit, class).
+
+    Cells that are damaged (q ≤ 0.05), or with ``unit`` all classes of that unit. Those above zero lose precision with recall;
+    those below gain it: the class is predicted less often, a shifted decision. The larger the dot, the larger the mean drop of
+    the margin; balanced accuracy, margin and q are in the tooltip.
+
+    Parameters
+    ----------
+    ds
+        A study, or what `unitlab.damage` gives.
+    unit
+        Number of a unit.
+
+    Raises
+    ------
+    UnitlabError
+        No such unit, or no cell to show.
+
+    Examples
+    --------
+    >>> import unitlab
+    >>> from unitlab import plots
+    >>> figure = plots.accuracies(unitlab.load("vgg_fashion"))
+    """
+    found = ds if "q_value" in ds else damage(ds)
+    names = ["accuracy_drop", "precision_drop", "balanced_accuracy_drop", "margin_drop", "q_value"]
+    some = found["damaged"].values & True
+    if unit is not None:
+        some = np.zeros_like(some)
+        some[unit_position(found, unit)] = True
+    some = some & np.isfinite(found["accuracy_drop"].values) & np.isfinite(found["precision_drop"].values)
+    if not some.any():
+        raise UnitlabError("no cell is damaged (q ≤ 0.05) and has a precision; give a unit to see all of its classes")
+    recall, precision, balanced, margin, q = (found[name].values[some] for name in names)
+    at, k = np.nonzero(some)
+    size = 5 + 13 * np.sqrt(np.abs(margin) / max(float(np.abs(margin).max()), 1e-9))
+    (across, _), (up, _) = (_dimension(name) for name in names[:2])
+    labels = {"class": "class", "balanced": "balanced-accuracy drop (points)", "margin": "margin drop (logits)", "q": "q"}
+    extra = [hv.Dimension("unit"), *(hv.Dimension(name, label=label) for name, label in labels.items()), hv.Dimension("size")]
+    classes_ = found["category"].values.astype(str)[k]
+    columns = (100 * recall, 100 * precision, found["unit"].values[at], classes_, 100 * balanced, margin, q, size)
+    layers: list[Any] = [line(0).opts(color=GREY, line_width=1) for line in (hv.HLine, hv.VLine)]
+    for label, those, colour in (("precision rises", precision < 0, BLUE), ("precision falls", precision >= 0, ORANGE)):
+        rows = [tuple(column[place] for column in columns) for place in np.flatnonzero(those)]
+        dots = hv.Points(rows, [across.clone(label="recall drop"), up], extra, label=f"{label} ({len(rows)})")
+        layers.append(dots.opts(color=colour, size="size", fill_alpha=0.4, line_color=colour, tools=["hover"]))
+    title = _titled(found, f"{len(recall)} {'damaged cells' if unit is None else f'classes of unit {unit}'}")
+    return hv.Overlay(layers).opts(
+        width=600, height=410, show_grid=True, title=title, padding=0.06, **LEGEND_ABOVE, **FIGURE
+    )  # fmt: skip
 
 
 def confusion(ds: xr.Dataset, unit: int, category: str | None = None, *, most: int = 12) -> hv.Overlay:

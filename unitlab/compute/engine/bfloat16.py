@@ -6,18 +6,20 @@ float32.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from unitlab.compute.engine.ablation import Pairs
-from unitlab.compute.engine.capture import Values
+from unitlab.compute.engine.capture import NetworkGraph, Values
 from unitlab.compute.engine.replay import AblatedBatch, Replay
 
+Product = Callable[..., Tensor]
 # The largest error of 64 pairs is 1.3 to 1.7 times below that of all (bundled networks, median of 200 draws; 3.6 times in the
 # worst draw), that of 8 pairs 2 to 4 times (23 in the worst).
 SAMPLED_PAIRS = 64
@@ -38,14 +40,13 @@ class BFloat16Replay:
     def __init__(self, exact: Replay) -> None:
         self.exact = exact
         self.close_calls = 0
-        self.products: dict[torch.fx.Node, tuple[nn.Module, Tensor]] = {}
+        self.products: dict[torch.fx.Node, Product] = {}
         for node in exact.suffix.mixed:
-            module = exact.graph.modules.get(str(node.target)) if node.op == "call_module" else None
             source = node.args[0] if node.args else None
-            if not isinstance(module, nn.Linear | nn.Conv2d) or getattr(module, "padding_mode", "zeros") != "zeros":
-                continue
             if source in exact.suffix.mixed and node not in exact.contributions:
-                self.products[node] = (module, _bfloat16_weight(module))
+                product = _product_of(exact.graph, node)
+                if product is not None:
+                    self.products[node] = product
 
     def evaluate(self, batch: AblatedBatch, pairs: Pairs, at_once: int) -> None:
         """Fill in predictions and margins of the pairs, ``at_once`` at a time; close calls in float32."""
@@ -82,49 +83,56 @@ class BFloat16Replay:
                 if source not in changes:
                     unshared = exact.last_use[source] is node
                     changes[source] = self._change(source, whole, before[source], pairs, unshared=unshared)
-                changes[node] = self._product(node, changes[source])
+                changes[node] = self.products[node](changes[source])
             else:
                 for used in node.all_input_nodes:
                     if used in changes and used not in whole:
-                        whole[used] = _changed(before[used], pairs, changes[used])
+                        whole[used] = self._changed(used, before[used], pairs, changes[used])
                 whole[node] = exact.value(node, batch, pairs, whole)
             exact.drop_used(node, whole, changes)
         output = exact.graph.output
-        return whole[output] if output in whole else _changed(before[output], pairs, changes[output])
+        return whole[output] if output in whole else self._changed(output, before[output], pairs, changes[output])
 
     def _change(self, node: torch.fx.Node, whole: Values, before: Tensor, pairs: Pairs, *, unshared: bool) -> Tensor:
         """A value's difference to the baseline, in bfloat16; a value that nothing else reads gives its memory."""
-        value, known = whole[node], before.index_select(0, pairs.images)
+        value, known = whole[node], self.exact.graph.of_images(node, before, pairs.images)
         unshared = unshared and not any(other is value for key, other in whole.items() if key is not node)
         return (value.sub_(known) if unshared else value - known).bfloat16()
 
-    def _product(self, node: torch.fx.Node, change: Tensor) -> Tensor:
-        """Change of a linear operation's output, in bfloat16."""
-        module, weight = self.products[node]
-        change = change.to(weight.dtype)
-        if isinstance(module, nn.Linear):
-            return F.linear(change, weight).bfloat16()
-        assert isinstance(module, nn.Conv2d)
+    def _changed(self, node: torch.fx.Node, before: Tensor, pairs: Pairs, change: Tensor) -> Tensor:
+        return self.exact.graph.of_images(node, before, pairs.images).add_(change)
+
+
+def _product_of(graph: NetworkGraph, node: torch.fx.Node) -> Product | None:
+    """A linear layer, or a convolution without padding of its own kind, from change to change, in bfloat16."""
+    module = graph.modules.get(str(node.target)) if node.op == "call_module" else None
+    known = graph.weights(node)
+    if known is None:
+        return None
+    if isinstance(module, nn.Linear) or node.target is F.linear:
+        product: Product = F.linear
+    elif isinstance(module, nn.Conv2d) and module.padding_mode == "zeros":
         options: Any = (module.stride, module.padding, module.dilation, module.groups)
-        return F.conv2d(change, weight, None, *options).bfloat16()
+        product = lambda change, weight: F.conv2d(change, weight, None, *options)  # noqa: E731
+    else:
+        return None
+    weight = _bfloat16_weight(known[0])
+    return lambda change: product(change.to(weight.dtype), weight).bfloat16()
 
 
-_WEIGHTS: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
+_WEIGHTS: Any = WeakIdKeyDictionary()
 
 
-def _bfloat16_weight(module: nn.Linear | nn.Conv2d) -> Tensor:
+def _bfloat16_weight(given: Tensor) -> Tensor:
     """The weights in bfloat16, which all engines of a network share; as float32 where that is multiplied sooner."""
-    if module not in _WEIGHTS:
-        weight = module.weight.detach().bfloat16()
-        _WEIGHTS[module] = weight if _multiplies_bfloat16(weight.device) else weight.float()
-    return _WEIGHTS[module]
+    if given not in _WEIGHTS:
+        weight = given.detach().bfloat16()
+        _WEIGHTS[given] = weight if _multiplies_bfloat16(weight.device) else weight.float()
+    held: Tensor = _WEIGHTS[given]
+    return held
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
     """Whether the processor has fast bfloat16 products: others multiply it several times slower than float32, which gives
     the same but for the rounding of sums."""
     return device.type != "cpu" or torch.backends.cpu.get_cpu_capability() == "AVX512"
-
-
-def _changed(before: Tensor, pairs: Pairs, change: Tensor) -> Tensor:
-    return before.index_select(0, pairs.images).add_(change)

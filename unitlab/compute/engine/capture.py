@@ -12,8 +12,8 @@ import functools
 import inspect
 import operator
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
+from unitlab.compute.engine.unit_dimension import units_back, units_first
 from unitlab.errors import what_it_says
 
 Values = dict[torch.fx.Node, Any]
@@ -40,6 +41,8 @@ IN_PLACE_OPERATORS = {
 DROPOUT = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d | nn.AlphaDropout | nn.FeatureAlphaDropout
 # what they return is memory that nobody else holds; Identity, Dropout and Flatten return their input or a view of it
 FRESH_MODULES = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
+WEIGHTED_FUNCTIONS = (nn.functional.linear, torch.conv1d, torch.conv2d, torch.conv3d)
+FRESH_FUNCTIONS = (*WEIGHTED_FUNCTIONS, operator.add)
 IN_PLACE_FUNCTIONS = {nn.functional.relu, nn.functional.relu6, nn.functional.silu, nn.functional.hardswish}
 
 
@@ -91,10 +94,16 @@ class NetworkGraph:
     calls: dict[str, list[torch.fx.Node]]
     input: torch.fx.Node
     output: torch.fx.Node
+    # of each node that depends on the image: the shape of its value for one image, and how many rows an image has. Windows of
+    # attention may lie in the first dimension; what depends on sizes alone, as arange(tokens) does, has none
+    shapes: dict[torch.fx.Node, tuple[int, ...]] = field(default_factory=dict)
+    rows: dict[torch.fx.Node, int] = field(default_factory=dict)
+    by_export: bool = False
+    unproved: set[torch.fx.Node] = field(default_factory=set)  # module outputs that are not what hooks see
 
     def evaluate(self, node: torch.fx.Node, values: Mapping[torch.fx.Node, Any]) -> Any:
         """Value of one node, given the values of the nodes that it uses."""
-        if node.op == "get_attr":
+        if node in self.attributes:
             return self.attributes[node]
         args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda used: values[used])
         if node.op == "call_module":
@@ -139,7 +148,7 @@ class NetworkGraph:
                 chain.append(source)
                 if source.target is not module_output:
                     maker = self.modules.get(str(source.target)) if source.op == "call_module" else None
-                    if isinstance(maker, FRESH_MODULES) or source.target is operator.add:
+                    if isinstance(maker, FRESH_MODULES) or source.target in FRESH_FUNCTIONS:
                         found[node] = Overwriting(chain, twin)
                     break
                 source = source.args[0]
@@ -166,11 +175,107 @@ class NetworkGraph:
                 constants[node] = self.evaluate(node, constants)
         return constants
 
-    def stand_in(self, node: torch.fx.Node, shapes: Mapping[torch.fx.Node, Any], count: int, device: torch.device) -> Any:
-        """A tensor of the right shape for ``count`` images, given those for one; what is no tensor is worked out from such."""
-        if node in shapes:
-            return torch.empty(1, device=device).expand(count, *shapes[node][1:])
-        return self.evaluate(node, {used: self.stand_in(used, shapes, count, device) for used in node.all_input_nodes})
+    def weights(self, node: torch.fx.Node) -> tuple[Tensor, Tensor | None] | None:
+        """Weights and bias of a convolution or linear layer, module or function; None of any other operation."""
+        module = self.modules.get(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
+            return module.weight, module.bias
+        if node.target not in WEIGHTED_FUNCTIONS:
+            return None
+        given: dict[str, Any] = {**dict(zip(("input", "weight", "bias"), node.args, strict=False)), **node.kwargs}
+        weight, bias = given.get("weight"), given.get("bias")
+        if weight not in self.constants or (bias is not None and bias not in self.constants):
+            return None
+        return self.constants[weight], None if bias is None else self.constants[bias]
+
+    def stand_in(self, node: torch.fx.Node, count: int, device: torch.device) -> Any:
+        """A tensor of the right shape for ``count`` images; what is no tensor is worked out from such."""
+        if node in self.constants:
+            return self.constants[node]
+        if node in self.shapes:
+            rows = self.rows[node]
+            shape = (count * rows, *self.shapes[node][1:]) if rows else self.shapes[node]
+            return torch.empty(1, device=device).expand(shape)
+        return self.evaluate(node, {used: self.stand_in(used, count, device) for used in node.all_input_nodes})
+
+    def of_images(self, node: torch.fx.Node, value: Any, images: Tensor) -> Any:
+        """The part of a node's value that some images of the batch have, one after the other."""
+        rows = self.rows.get(node, 0)
+        if rows == 0:
+            return value
+        if not isinstance(value, Tensor):
+            return type(value)(self.of_images(node, part, images) for part in value)
+        parts = value if rows == 1 else value.unflatten(0, (-1, rows))
+        return parts.index_select(0, images) if rows == 1 else parts.index_select(0, images).flatten(0, 1)
+
+    def joined(self, node: torch.fx.Node, parts: list[Any], count: int, device: torch.device) -> Any:
+        """A value for ``count`` images from its parts; what is no tensor says something of sizes and is worked out anew.
+
+        EfficientNet-Lite asks for ``images.size(0)`` and reshapes by it behind the site: 128, where the parts had 5. A tuple of
+        tensors is what ``x.chunk(2, 1)`` gives, where a part of it is taken behind the site only.
+        """
+        if node in self.attributes or (isinstance(parts[0], Tensor) and not self.rows.get(node)):
+            return parts[0]
+        if isinstance(parts[0], Tensor):
+            return torch.cat(parts)
+        if _are_tensors(parts[0]):
+            return type(parts[0])(torch.cat(elements) for elements in zip(*parts, strict=True))
+        return self.stand_in(node, count, device)
+
+    def learn_shapes(self, sample: Tensor) -> None:
+        """Fill ``shapes`` and ``rows`` in, from one image and from two."""
+        try:
+            of_one, of_two = (self._shapes(images) for images in (sample, torch.cat([sample, sample])))
+        except Exception as error:
+            raise CannotCapture(f"its graph takes one image alone ({type(error).__name__}: {error})") from error
+        for node, several in of_one.items():
+            shape, twice = several[0], of_two[node][0]
+            self.rows[node] = shape[0] if shape and twice[0] == 2 * shape[0] else 0
+            if not isinstance(several, list):
+                self.shapes[node] = shape
+
+    def _shapes(self, images: Tensor) -> dict[torch.fx.Node, Sequence[tuple[int, ...]]]:
+        """Shape of every tensor that depends on the images, in a tuple, or in a list those of several tensors in one value."""
+        dependent: set[torch.fx.Node] = {self.input}
+        shapes: dict[torch.fx.Node, Sequence[tuple[int, ...]]] = {self.input: (tuple(images.shape),)}
+        values: Values = {self.input: images}
+        with torch.no_grad():
+            for place, node in enumerate(self.nodes):
+                self.run_slice(place, place + 1, values, {node})
+                if any(used in dependent for used in node.all_input_nodes):
+                    dependent.add(node)
+                    value = values[node]
+                    if isinstance(value, Tensor):
+                        shapes[node] = (tuple(value.shape),)
+                    elif _are_tensors(value):
+                        shapes[node] = [tuple(part.shape) for part in value]
+        return shapes
+
+    def with_units_first(self, node: torch.fx.Node, dim: int) -> torch.fx.Node:
+        """The node of a site's value with its units in dimension 1, which all that follows now goes through.
+
+        A map (image, row, column, unit) gets two nodes behind it: `units_first`, whose units are ablated like channels, and
+        `units_back`, which the network goes on with. Where units are in dimension 1 nothing changes.
+        """
+        if dim == 1:
+            return node
+        for user in node.users:
+            if user.target is units_first and user.args[1] == dim:
+                return user
+        with node.graph.inserting_after(node):
+            first = node.graph.call_function(units_first, (node, dim))
+        with node.graph.inserting_after(first):
+            back = node.graph.call_function(units_back, (first, dim))
+        node.replace_all_uses_with(back, delete_user_cb=lambda user: user is not first)
+        place = self.nodes.index(node) + 1
+        self.nodes[place:place] = [first, back]
+        if node in self.shapes:
+            self.shapes[back] = self.shapes[node]
+            self.shapes[first] = tuple(units_first(torch.empty(1).expand(self.shapes[node]), dim).shape)
+            self.rows[first] = self.rows[back] = self.rows[node]
+        for cached in ("overwriting", "_last_uses", "constants"):
+            self.__dict__.pop(cached, None)
+        return first
 
     def downstream(self, node: torch.fx.Node) -> list[torch.fx.Node]:
         """Nodes that depend on ``node`` and that the output depends on, in the order of execution."""
@@ -227,6 +332,11 @@ def capture(model: nn.Module, sample: Tensor, expected: Tensor) -> NetworkGraph:
         input=inputs[0],
         output=output,
     )
+    return checked(graph, sample, expected)
+
+
+def checked(graph: NetworkGraph, sample: Tensor, expected: Tensor) -> NetworkGraph:
+    """The graph without what its output does not depend on, its shapes known, if it gives the logits ``expected``."""
     graph = _without_unused(graph)
     with torch.no_grad():
         try:
@@ -238,7 +348,13 @@ def capture(model: nn.Module, sample: Tensor, expected: Tensor) -> NetworkGraph:
     spread = (expected.max() - expected.min()).abs() + 1e-30
     if not torch.equal(expected, got) and not ((expected - got).abs().max() <= 1e-5 * spread):
         raise CannotCapture("its graph gives other logits than the network (state that changes from call to call?)")
+    graph.learn_shapes(sample)
     return graph
+
+
+def _are_tensors(value: Any) -> bool:
+    """Whether a value is several tensors, as ``x.chunk(2, 1)`` is."""
+    return isinstance(value, tuple | list) and len(value) > 0 and all(isinstance(part, Tensor) for part in value)
 
 
 def _without_unused(graph: NetworkGraph) -> NetworkGraph:
@@ -248,7 +364,7 @@ def _without_unused(graph: NetworkGraph) -> NetworkGraph:
         if node in wanted:
             wanted.update(node.all_input_nodes)
     nodes = [node for node in graph.nodes if node in wanted]
-    return NetworkGraph(nodes, graph.modules, graph.attributes, graph.calls, graph.input, graph.output)
+    return replace(graph, nodes=nodes)
 
 
 def _overwriting_twin(node: torch.fx.Node, modules: Mapping[str, nn.Module]) -> Callable[..., Tensor] | None:

@@ -138,7 +138,5 @@ def closed_form_of(
         module = graph.modules.get(str(node.target)) if node.op == "call_module" else None
         if node.target is not module_output and not isinstance(module, same):
             return None
-    module = graph.modules.get(str(first.target)) if first.op == "call_module" else None
-    if not isinstance(module, nn.Linear):
-        return None
-    return ClosedForm(part, module.bias)
+    known = graph.weights(first)
+    return None if known is None or len(suffix.shapes[part.source]) != 2 else ClosedForm(part, known[1])

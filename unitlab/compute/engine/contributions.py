@@ -58,9 +58,11 @@ class _Positions:
         return torch.cat(found) if found else None
 
     @staticmethod
-    def take(tensor: Tensor, index: Tensor | slice) -> Tensor:
-        """``tensor`` (row, position, …) at some positions; a view where they are consecutive."""
-        return tensor[:, index] if isinstance(index, slice) else tensor.index_select(1, index.to(tensor.device))
+    def take(tensor: Tensor, index: Tensor | slice, axis: int = 1) -> Tensor:
+        """``tensor`` at some positions along an axis; a view where they are consecutive."""
+        if isinstance(index, slice):
+            return tensor.narrow(axis, index.start, index.stop - index.start)
+        return tensor.index_select(axis, index.to(tensor.device))
 
 
 def _span(index: Tensor) -> Tensor | slice:
@@ -75,10 +77,12 @@ class Contribution:
     With weights (2, 3), bias 1 and units at 5 and 4 the output is 23. Of the ablation of the first unit to x̃ nothing must be
     known but δ = 5 − x̃: the output becomes 23 − 2 · δ, 13 for zero; for the second unit 23 − 3 · 4 = 11. Each ablation
     takes the columns of one unit, so all of them together cost one evaluation of the operation, and the bias cancels.
-    ``norms`` has, for each unit, the largest Euclidean norm of its weights towards one output.
+    ``norms`` has, for each unit, the largest Euclidean norm of its weights towards one output; ``axis`` is the input's
+    dimension that has the units' positions.
     """
 
     norms: Tensor
+    axis = 1
 
     def __init__(self, source: torch.fx.Node, weight: Tensor, owner: Tensor, units: int) -> None:
         self.source, self.weight = source, weight
@@ -93,14 +97,27 @@ class Contribution:
         if index is None:
             out.copy_(before[images])
         else:
-            self._subtract(units, index, self.positions.take(delta, index)[images], before[images], out)
+            self._subtract(units, index, self.positions.take(delta, index, self.axis)[images], before[images], out)
 
     def _subtract(self, units: Sequence[int], index: Tensor | slice, change: Tensor, before: Tensor, out: Tensor) -> None:
         raise NotImplementedError
 
+    def squares(self, delta: Tensor) -> Tensor:
+        """(image, position): the square of the change that an output sees at each position along the axis, at most."""
+        return delta.square().flatten(2).sum(2) if delta.dim() > 2 else delta.square()
+
+    def layout(self, base: Tensor) -> torch.memory_format:
+        """How an output (image, …) lies in memory."""
+        return torch.channels_last if base.dim() == 4 else torch.contiguous_format
+
 
 class LinearContribution(Contribution):
-    """A linear layer on separable features (image, position): behind a flatten, a unit has several positions."""
+    """A linear layer on separable features (image, …, position): behind a flatten, a unit has several positions.
+
+    For tokens (image, token, position) every token is a row of its own.
+    """
+
+    axis = -1
 
     def __init__(self, source: torch.fx.Node, weight: Tensor, owner: Tensor, units: int) -> None:
         super().__init__(source, weight, owner, units)
@@ -112,7 +129,26 @@ class LinearContribution(Contribution):
         )
 
     def _subtract(self, units: Sequence[int], index: Tensor | slice, change: Tensor, before: Tensor, out: Tensor) -> None:
-        torch.addmm(before, change, self.positions.take(self.weight, index).t(), alpha=-1, out=out)
+        weight = self.positions.take(self.weight, index).t()
+        rows = out.view(-1, out.shape[-1])
+        torch.addmm(before.flatten(0, -2), change.flatten(0, -2), weight, alpha=-1, out=rows)
+
+    def squares(self, delta: Tensor) -> Tensor:
+        return delta.square().flatten(1, -2).amax(1) if delta.dim() > 2 else delta.square()
+
+    def layout(self, base: Tensor) -> torch.memory_format:
+        return torch.contiguous_format
+
+
+class RotationContribution(Contribution):
+    """A product with the channels at each position, of coordinates (image, direction, position …)."""
+
+    def __init__(self, source: torch.fx.Node, weight: Tensor, owner: Tensor, units: int) -> None:
+        super().__init__(source, weight, owner, units)
+        self.norms = weight.abs().amax(0)
+
+    def _subtract(self, units: Sequence[int], index: Tensor | slice, change: Tensor, before: Tensor, out: Tensor) -> None:
+        out.copy_(before - (self.positions.take(self.weight, index) @ change.flatten(2)).view_as(before))
 
 
 class ConvolutionContribution(Contribution):
@@ -157,7 +193,7 @@ class Contributed:
 
     def __init__(self, part: Contribution, base: Tensor, delta: Tensor, sets: UnitSets) -> None:
         self.part, self.delta, self.sets = part, delta, sets
-        self.layout = torch.channels_last if base.dim() == 4 else torch.contiguous_format
+        self.layout = part.layout(base)
         self.base = base.contiguous(memory_format=self.layout)
 
     @staticmethod
@@ -190,7 +226,7 @@ class Contributed:
         No output moves by more than ‖δ_u‖ · max ‖W_u‖ (Cauchy and Schwarz; a convolution's patch is part of the map), and a set
         moves it by no more than the sum over its units.
         """
-        square = self.delta.flatten(2).square().sum(2) if self.delta.dim() > 2 else self.delta.square()
+        square = self.part.squares(self.delta)
         units, owner = len(self.part.norms), self.part.positions.owner.to(square.device)
         owner = torch.where(owner == NO_OWNER, units, owner).expand(len(square), -1)
         total = torch.zeros(len(square), units + 1, dtype=square.dtype, device=square.device)
@@ -260,8 +296,12 @@ def _contribution(graph: NetworkGraph, node: torch.fx.Node, suffix: Suffix, rota
     else:
         return None
     shape = suffix.shapes[source]
-    if (isinstance(module, nn.Linear) or node.target is F.linear) and len(shape) == 2:
-        return LinearContribution(source, _rotated(weight, rotation), owner.expand(shape), suffix.channels)
+    if isinstance(module, nn.Linear) or node.target is F.linear:
+        # for each of the features, which are last; tokens stay apart
+        features = owner.expand(shape) if len(shape) == 2 else one_owner(owner.expand(1, *shape[1:]).movedim(-1, 1))
+        if features is None or weight.dim() != 2:
+            return None
+        return LinearContribution(source, _rotated(weight, rotation), features, suffix.channels)
     if isinstance(module, nn.Conv2d) or node.target in (F.conv2d, torch.conv2d):
         channel = one_owner(owner) if owner.dim() == 4 else None
         options = {name: given.get(name, default) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))}

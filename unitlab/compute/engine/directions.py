@@ -16,8 +16,15 @@ from torch import Tensor, nn
 
 from unitlab.compute.engine.ablation import BatchBaseline, Pairs
 from unitlab.compute.engine.capture import NetworkGraph, Values, module_output
-from unitlab.compute.engine.contributions import Contribution, ConvolutionContribution, LinearContribution, contributions_of
-from unitlab.compute.engine.hooks import HookEngine, replaced_output
+from unitlab.compute.engine.contributions import (
+    Contribution,
+    ConvolutionContribution,
+    LinearContribution,
+    RotationContribution,
+    contributions_of,
+)
+from unitlab.compute.engine.hooks import HookEngine
+from unitlab.compute.engine.layers import Site
 from unitlab.compute.engine.replay import AblatedBatch, Replay
 from unitlab.compute.engine.separable import Suffix
 from unitlab.compute.engine.suffix import SuffixEngine
@@ -225,6 +232,8 @@ def _unrotation(matrix: Tensor, entry: torch.fx.Node, owner: Tensor) -> Contribu
     weight, channels = matrix.t().contiguous(), len(matrix)
     if owner.dim() == 2:
         return LinearContribution(entry, weight, owner, channels)
+    if owner.dim() != 4:
+        return RotationContribution(entry, weight, owner.flatten(1), channels)
     weight = weight[:, :, None, None]
     return ConvolutionContribution(entry, weight, owner.flatten(1), channels, stride=1, padding=0, dilation=1)
 
@@ -258,15 +267,11 @@ class RotatedReplay(Replay):
 class RotatedHookEngine(HookEngine):
     """A `HookEngine` whose units are directions."""
 
-    strategy = "directions, forward hooks: one evaluation of the whole network for each direction"
+    strategy = "directions, forward hooks: one evaluation for each direction, of all but the modules before the layer"
 
-    def __init__(self, model: nn.Module, module: str, call: int, units: list[int], basis: Basis) -> None:
-        super().__init__(model, module, call, units)
+    def __init__(self, model: nn.Module, site: Site, units: list[int], basis: Basis) -> None:
+        super().__init__(model, site, units)
         self.basis = basis
 
-    def logits(self, images: Tensor, units: list[int], ablated: Tensor) -> Tensor:
-        def replaced(output: Tensor) -> Tensor:
-            return self.basis.projected(output, ablated.expand_as(output), units)
-
-        with torch.no_grad(), replaced_output(self.model, self.module, self.call, replaced):
-            return self.model(images)
+    def replaced(self, value: Tensor, units: list[int], ablated: Tensor) -> Tensor:
+        return self.basis.projected(value, ablated.expand_as(value), units)

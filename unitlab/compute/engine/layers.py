@@ -19,12 +19,16 @@ POOLING = nn.MaxPool2d | nn.AvgPool2d
 
 @dataclass(frozen=True)
 class Site:
-    """Where units are ablated: the output of one call (counted from 0) of one module. ``layer`` is the name asked for."""
+    """Where units are ablated: the output of one call (counted from 0) of one module. ``layer`` is the name asked for.
+
+    ``unit_dim`` is the output's dimension along which the units are.
+    """
 
     layer: str
     module: str
     call: int
     calls: int
+    unit_dim: int = 1
 
     @property
     def text(self) -> str:

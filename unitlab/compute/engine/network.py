@@ -6,7 +6,8 @@ import logging
 import math
 import sys
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 
 from unitlab.compute.engine.ablation import BatchBaseline, predictions_and_margins
 from unitlab.compute.engine.capture import CannotCapture, NetworkGraph, Values, capture
-from unitlab.compute.engine.hooks import recorded_output
+from unitlab.compute.engine.exported import exported
+from unitlab.compute.engine.hooks import recorded_output, replaced_output, seen_output
 from unitlab.compute.engine.layers import Site, called_modules, find_site
+from unitlab.compute.engine.unit_dimension import UnitDimensions, UnitLayout
 from unitlab.compute.engine.user_network.outputs import Output
 from unitlab.compute.engine.user_network.read_network import read_network
 from unitlab.compute.engine.user_network.working_copy import floating_dtype, working_copy
@@ -67,20 +70,17 @@ class Network:
     """
 
     def __init__(self, model: nn.Module, device: torch.device, few: Tensor, output: Output = None) -> None:
-        self.device = device
+        self.device, self._model = device, model
         self.graph: NetworkGraph | None = None
         read = read_network(model, device, few, output)
         self.module, self.reading, logits = read.module, read.reading, read.logits
         self.dtype = floating_dtype(self.module)
         self.sample = self.ready(few[:1].clone())
         self.categories = logits.shape[1]
-        try:
-            fast = self.reading.of(working_copy(model, device, channels_last=True))
-            self.graph = capture(fast, self.sample.contiguous(memory_format=_format(self.sample)), logits)
-        except CannotCapture as error:
-            log.warning("the network is ablated by forward hooks, one evaluation a unit: %s", error)
-        self._shapes = {} if self.graph is None else _image_shapes(self.graph, self.sample)
-        widest = max((math.prod(shape) for shape in self._shapes.values()), default=1) * self.sample.element_size()
+        fast = self.reading.of(working_copy(model, device, channels_last=True))
+        self.graph = _captured(fast, self.sample.contiguous(memory_format=_format(self.sample)), logits)
+        shapes = {} if self.graph is None else self.graph.shapes
+        widest = max((math.prod(shape) for shape in shapes.values()), default=1) * self.sample.element_size()
         self._images_at_once = max(LEAST_IMAGES, CPU_WIDEST_VALUE // widest) if device.type == "cpu" else sys.maxsize
         self.calls = called_modules(self.module, self.graph, self.sample)
 
@@ -88,6 +88,11 @@ class Network:
         """Images on the device, in the network's dtype; a graph takes them in the format that convolutions prefer."""
         images = images.to(self.device, self.dtype)
         return images.contiguous(memory_format=_format(images)) if self.graph is not None else images
+
+    @property
+    def capture(self) -> str:
+        """What captured the network."""
+        return "none" if self.graph is None else "torch.export" if self.graph.by_export else "torch.fx"
 
     def site(self, layer: str) -> Site:
         """The site that a layer's name means, with an output that has units."""
@@ -99,20 +104,66 @@ class Network:
             )
         return site
 
-    def site_shape(self, site: Site) -> tuple[int, ...]:
-        """Shape of the site's output for one image, (image=1, unit, …)."""
-        with torch.no_grad(), recorded_output(self.module, site.module, site.call) as recorded:
+    def located(self, sites: list[Site], unit_dims: list[int | None]) -> list[tuple[Site, UnitLayout]]:
+        """The sites with the dimension of their units, which is the one given or the one that made the values shows.
+
+        Raises
+        ------
+        UnitlabError
+            A value that is no tensor (image, …), a dimension that it does not have; nothing tells which dimension it is.
+        """
+        returned: dict[Site, Any] = {}
+        with torch.no_grad(), ExitStack() as stack:
+            for site in dict.fromkeys(sites):
+                stack.enter_context(seen_output(self.module, site, partial(returned.__setitem__, site)))
+            dimensions = stack.enter_context(UnitDimensions(self.sample))
             self.module(self.sample)
-        value = recorded[0] if recorded else None
-        if not isinstance(value, Tensor) or value.dim() < 2 or value.shape[0] != 1:
-            given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise UnitlabError(f"layer='{site.layer}' gives {given}; units are dimension 1 of (image, unit, …)")
-        return tuple(value.shape)
+        found = []
+        for site, given in zip(sites, unit_dims, strict=True):
+            layout = dimensions.layout(returned.get(site), site.layer, given)
+            found.append((replace(site, unit_dim=layout.dim), layout))
+        if self.graph is not None:
+            # every layer's units are brought to the front before any engine looks at the graph
+            nodes = {self.node(site): site for site, _ in found}
+            wrong = [site.text for node, site in nodes.items() if self.graph.by_export and not self._is_proved(node, site)]
+            if wrong:
+                log.warning("forward hooks ablate all layers: torch.export's graph is not the network at %s", ", ".join(wrong))
+                self.graph = None
+        return found
+
+    def _is_proved(self, node: torch.fx.Node, site: Site) -> bool:
+        """Whether a node is the site: what hooks see to the bit, and ablated there, the logits that hooks give in float64."""
+        assert self.graph is not None
+        if self.graph.calls[site.module][site.call] in self.graph.unproved:
+            return False
+        graph, images = self.graph, torch.cat([self.sample, self.sample.flip(-1)])
+
+        def half_silent(value: Tensor) -> Tensor:
+            out = value.clone()
+            out[:, ::2] = 0
+            return out
+
+        plain = []
+        with torch.no_grad():
+            for network in (self.module, self._float64):
+                with replaced_output(network, site, half_silent):
+                    plain.append(network(images.to(floating_dtype(network))).double())
+            place, values = graph.nodes.index(node) + 1, {graph.input: images}
+            graph.run_slice(0, place, values, {node})
+            values[node] = half_silent(values[node])
+            logits = graph.run_slice(place, len(graph.nodes), values, {graph.output})[graph.output].double()
+        in_float32, exact = plain
+        noise = 1e-4 * (exact.amax() - exact.amin()) + 4 * (in_float32 - exact).abs().max()
+        return bool((logits - exact).abs().max() <= noise)
+
+    @cached_property
+    def _float64(self) -> nn.Module:
+        return self.reading.of(working_copy(self._model, self.device, dtype=torch.float64))
 
     def node(self, site: Site) -> torch.fx.Node:
-        """The graph's node of a site."""
+        """The graph's node of a site's value with its units first."""
         assert self.graph is not None
-        return self.graph.calls[site.module][site.call]
+        return self.graph.with_units_first(self.graph.calls[site.module][site.call], site.unit_dim)
 
     def evaluate(
         self,
@@ -195,23 +246,9 @@ class Network:
                 part: Values = {graph.input: images[first : first + self._images_at_once]}
                 parts.append(graph.run_slice(0, end, part, kept))
         if len(parts) > 1:
-            parts = [{node: self._joined(node, [part[node] for part in parts], len(images)) for node in parts[0]}]
+            count, device = len(images), self.device
+            parts = [{node: graph.joined(node, [part[node] for part in parts], count, device) for node in parts[0]}]
         return {**parts[0], graph.input: images}
-
-    def _joined(self, node: torch.fx.Node, parts: list[Any], count: int) -> Any:
-        """A value for all images from its parts; what is no tensor says something of sizes and is worked out anew.
-
-        EfficientNet-Lite asks for ``images.size(0)`` and reshapes by it behind the site: 128, where the parts had 5. A tuple of
-        tensors is what ``x.chunk(2, 1)`` gives, where a part of it is taken behind the site only.
-        """
-        if node.op == "get_attr":
-            return parts[0]
-        if isinstance(parts[0], Tensor):
-            return torch.cat(parts) if parts[0].dim() else parts[0]
-        if isinstance(parts[0], tuple | list) and all(isinstance(element, Tensor) for element in parts[0]):
-            return type(parts[0])(torch.cat(elements) for elements in zip(*parts, strict=True))
-        assert self.graph is not None
-        return self.graph.stand_in(node, self._shapes, count, self.device)
 
     def _first_order(self, logits: Tensor, labels: Tensor, site_values: list[Tensor]) -> list[Tensor]:
         """Σ over positions of activation × d(label margin)/d(activation), (image, unit), for each site."""
@@ -228,24 +265,25 @@ class Network:
     def _by_hooks(self, images: Tensor, sites: list[Site]) -> tuple[Tensor, list[Tensor]]:
         """Logits and site values where there is no graph."""
         with torch.no_grad(), ExitStack() as stack:
-            recorded = [stack.enter_context(recorded_output(self.module, site.module, site.call)) for site in sites]
+            recorded = [stack.enter_context(recorded_output(self.module, site)) for site in sites]
             logits = self.module(images)
         return logits, [values[0] for values in recorded]
 
 
+def _captured(model: nn.Module, sample: Tensor, logits: Tensor) -> NetworkGraph | None:
+    """The graph of a network, by torch.fx, else by torch.export; None where neither captures it."""
+    try:
+        return capture(model, sample, logits)
+    except CannotCapture as error:
+        by_fx = error
+    try:
+        graph = exported(model, sample, logits)
+    except CannotCapture as error:
+        log.warning("the network is ablated by forward hooks, one evaluation a unit: %s; %s", by_fx, error)
+        return None
+    log.info("the network is captured by torch.export: %s", by_fx)
+    return graph
+
+
 def _format(images: Tensor) -> torch.memory_format:
     return torch.channels_last if images.dim() == 4 else torch.contiguous_format
-
-
-def _image_shapes(graph: NetworkGraph, sample: Tensor) -> dict[torch.fx.Node, tuple[int, ...]]:
-    """Shapes of the tensors that depend on the image, for one image."""
-    dependent, shapes = {graph.input}, {graph.input: tuple(sample.shape)}
-    values: Values = {graph.input: sample}
-    with torch.no_grad():
-        for place, node in enumerate(graph.nodes):
-            graph.run_slice(place, place + 1, values, {node})
-            if any(used in dependent for used in node.all_input_nodes):
-                dependent.add(node)
-                if isinstance(values[node], Tensor):
-                    shapes[node] = tuple(values[node].shape)
-    return shapes

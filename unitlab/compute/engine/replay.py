@@ -56,12 +56,12 @@ class Replay:
     def row_bytes(self, element: int) -> int:
         """Bytes that the replay of one pair holds at most at a time."""
         held: dict[torch.fx.Node, int] = {}
-        shapes, most = self.suffix.shapes, math.prod(self.suffix.shapes[self.graph.output][1:])
+        shapes, most = self.suffix.shapes, math.prod(self.suffix.shapes[self.graph.output])
         for node in self.suffix.mixed:
             for used in node.all_input_nodes:
                 if used not in self.graph.constants and used in shapes and node not in self.contributions:
-                    held[used] = math.prod(shapes[used][1:])
-            held[node] = math.prod(shapes[node][1:]) if node in shapes else 1
+                    held[used] = math.prod(shapes[used])
+            held[node] = math.prod(shapes[node]) if node in shapes else 1
             most = max(most, sum(held.values()))
             self.drop_used(node, held)
         return max(1, most) * element * 2
@@ -143,9 +143,7 @@ class Replay:
             return values[node]
         if node in self.graph.constants:
             return self.graph.constants[node]
-        if node in self.suffix.shapes:
+        if node in self.graph.rows:
             known = base.values[node]
-            by_image = images is not None and known.dim() > 0 and known.shape[0] == len(base.labels)
-            return known[images] if by_image else known
-        count = len(base.labels) if images is None else len(images)
-        return self.graph.stand_in(node, self.suffix.shapes, count, base.labels.device)
+            return known if images is None else self.graph.of_images(node, known, images)
+        return self.graph.stand_in(node, len(base.labels) if images is None else len(images), base.labels.device)

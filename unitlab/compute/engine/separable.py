@@ -18,6 +18,7 @@ import torchvision
 from torch import Tensor, nn
 
 from unitlab.compute.engine.capture import NetworkGraph, module_output
+from unitlab.compute.engine.unit_dimension import units_back, units_first
 
 NO_OWNER = -1
 
@@ -28,7 +29,8 @@ ELEMENTWISE_MODULES = (
     nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
 )  # fmt: skip
 ELEMENTWISE_FUNCTIONS = {
-    module_output, F.relu, torch.relu, F.relu6, F.leaky_relu, F.elu, F.celu, F.selu, F.silu, F.gelu, F.mish,
+    module_output, torch.clone, torch.ops.aten.contiguous.default,
+    F.relu, torch.relu, F.relu6, F.leaky_relu, F.elu, F.celu, F.selu, F.silu, F.gelu, F.mish,
     F.hardswish, F.hardsigmoid, F.hardtanh, torch.sigmoid, F.sigmoid, torch.tanh, F.tanh, F.softplus, F.logsigmoid,
     F.threshold, F.dropout, F.dropout2d, torch.clamp, torch.abs, torch.exp, torch.sqrt, torch.square, torch.neg,
     operator.neg, torch.add, torch.sub, torch.mul, torch.div, torch.pow, torch.maximum, torch.minimum,
@@ -45,14 +47,14 @@ POOLING_MODULES = (
 )  # fmt: skip
 POOLING_FUNCTIONS = {
     F.max_pool1d, F.max_pool2d, F.avg_pool1d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d,
-    F.adaptive_avg_pool1d, torch.adaptive_avg_pool1d,
+    F.adaptive_avg_pool1d, torch.adaptive_avg_pool1d, torch.max_pool2d, F.avg_pool1d,
 }  # fmt: skip
 REDUCING = {torch.mean, torch.sum, torch.amax, torch.amin, "mean", "sum", "amax", "amin"}
 MOVING_MODULES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle)
 MOVING = {
     torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze, torch.cat, torch.concat,
     torch.stack, torch.chunk, torch.split, torch.unbind, torch.narrow, torch.swapaxes, torch.movedim, operator.getitem,
-    F.channel_shuffle, F.pixel_shuffle,
+    F.channel_shuffle, F.pixel_shuffle, units_first, units_back, torch.select, torch.ops.aten.slice.Tensor,
     "flatten", "view", "reshape", "permute", "transpose", "squeeze", "unsqueeze", "chunk", "split", "unbind", "narrow",
     "swapaxes", "movedim", "unflatten", "select",
 }  # fmt: skip
@@ -198,16 +200,20 @@ def _pooled(owner: Tensor, dims: int) -> Tensor | None:
 
 
 def _reduced(node: torch.fx.Node, suffix: Suffix) -> Tensor | None:
-    """Mean, sum or extremum over positions, not over channels or images."""
+    """Mean, sum or extremum over positions of one unit, not over images."""
     source = node.all_input_nodes[0]
-    shape, out = suffix.shapes[source], suffix.shapes.get(node)
+    owner, shape, out = suffix.owners[source], suffix.shapes[source], suffix.shapes.get(node)
     over = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis"))
     if out is None or over is None or not isinstance(over, int | tuple | list) or "dtype" in node.kwargs:
         return None
-    axes = {int(axis) % len(shape) for axis in ([over] if isinstance(over, int) else over)}  # type: ignore[arg-type]
-    if axes & {0, 1}:
+    axes = sorted({int(axis) % len(shape) for axis in ([over] if isinstance(over, int) else over)})  # type: ignore[arg-type]
+    if 0 in axes or len(out) < 2:
         return None
-    return _pooled(suffix.owners[source], len(out)) if len(out) >= 2 else None
+    if 1 not in axes:
+        return _pooled(owner, len(out))
+    full = _full(owner, shape)
+    top = full.amax(axes, keepdim=True)
+    return top.reshape(out) if ((full == top) | (full == NO_OWNER)).all() else None
 
 
 def _depthwise(owner: Tensor, weight: Tensor, groups: int, shape: tuple[int, ...] | None) -> Tensor | None:

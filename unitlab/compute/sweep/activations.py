@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -20,10 +21,13 @@ SUMS = {
 
 
 class ActivationStatistics:
-    """Statistics of one layer over one shard (add, add, …, result)."""
+    """Statistics of one layer over one shard (add, add, …, result).
 
-    def __init__(self, units: list[int], categories: int) -> None:
-        self.units = torch.tensor(units)
+    ``patches`` are rows and columns that the last positions of a sequence are.
+    """
+
+    def __init__(self, units: list[int], categories: int, patches: tuple[int, int] | None = None) -> None:
+        self.units, self.patches = torch.tensor(units), patches
         sizes = {"unit": len(units), "category": categories}
         self.sums = {name: torch.zeros([sizes[dim] for dim in dims], dtype=torch.float64) for name, dims in SUMS.items()}
         self.sums["maximum"].fill_(-torch.inf)
@@ -70,7 +74,7 @@ class ActivationStatistics:
             return
         rows = torch.arange(len(scores), device=value.device).unsqueeze(1)
         found = positions.to(value.device)[place]
-        maps = value.reshape(*value.shape[:2], *_map_shape(value)).transpose(0, 1)[rows, place]
+        maps = _maps(value, self.patches).transpose(0, 1)[rows, place]
         if self.top is not None:
             scores = torch.cat([self.top[0], scores], 1)
             found = torch.cat([self.top[1], found], 1)
@@ -98,13 +102,13 @@ def _eight_bits(values: Tensor) -> Tensor:
     return ((bits + 4) & ~7).view(torch.float16)
 
 
-def _map_shape(value: Tensor) -> tuple[int, int]:
-    """Rows and columns of a map; one row for vectors and sequences, depth folded into rows."""
-    if value.dim() == 2:
-        return 1, 1
-    if value.dim() == 3:
-        return 1, value.shape[2]
-    return value.shape[2:-1].numel(), value.shape[-1]
+def _maps(value: Tensor, patches: tuple[int, int] | None) -> Tensor:
+    """Maps (image, unit, row, column); one row for vectors and sequences that are no patches, depth folded into rows."""
+    if patches is not None:
+        # class and register tokens stand before the patches
+        return value[:, :, value.shape[2] - math.prod(patches) :].unflatten(2, patches)
+    shape = (1, value.shape[2:].numel()) if value.dim() < 4 else (value.shape[2:-1].numel(), value.shape[-1])
+    return value.reshape(*value.shape[:2], *shape)
 
 
 def reduced_statistics(shards: Iterable[Mapping[str, np.ndarray]], *, first_order: bool) -> dict[str, np.ndarray]:

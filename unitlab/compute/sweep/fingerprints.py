@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.errors import UnitlabError
 from unitlab.store.shards import unfinished_fingerprint
-from unitlab.store.study import study_summary
+from unitlab.store.study import open_study, study_summary
 
 SAMPLED_IMAGES = 8
 
@@ -78,6 +78,31 @@ def as_in_study(source: ImageSource, attrs: Mapping[str, Any], where: object = "
                 f"the network's logits are in the text's order, give unitlab.images(..., categories={text_order})"
             )
     return source
+
+
+def unit_dim_field(dims: Sequence[int]) -> dict[str, str]:
+    """Field of a fingerprint; none where units are channels, as they all were before there was one."""
+    return {"unit_dim": ", ".join(map(str, dims))} if set(dims) != {1} else {}
+
+
+def unit_dim_in_store(request: SweepRequest, store: str | Path | None) -> SweepRequest:
+    """A request that leaves the units' dimension open, by what a study, finished or not, has in a store.
+
+    Studies that say nothing of it were computed with units in dimension 1.
+    """
+    if store is None or request.unit_dim is not None:
+        return request
+    if Path(store).exists():
+        layers = study_summary(store).layers
+        asked = {name: open_study(store, name, layers[name][0]).attrs for name in layers if layers[name]}
+        return replace(request, unit_dim={name: unit_dim_of(attrs) for name, attrs in asked.items()} or None)
+    unfinished = unfinished_fingerprint(store)
+    return replace(request, unit_dim=1) if unfinished and "unit_dim" not in unfinished else request
+
+
+def unit_dim_of(attrs: Mapping[str, Any]) -> int:
+    """The dimension along which a study's units are."""
+    return int(attrs.get("unit_dim", 1))
 
 
 def as_in_store(source: ImageSource, store: str | Path | None) -> ImageSource:

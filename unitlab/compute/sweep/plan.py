@@ -21,10 +21,17 @@ from unitlab.compute.engine.layers import Site, layer_names
 from unitlab.compute.engine.network import Network
 from unitlab.compute.engine.suffix import SuffixEngine
 from unitlab.compute.engine.torch_state import choose_device
+from unitlab.compute.engine.unit_dimension import UnitLayout
 from unitlab.compute.engine.user_network.outputs import as_returned, output_text
 from unitlab.compute.engine.user_network.working_copy import preparation
 from unitlab.compute.images.source import ImageSource
-from unitlab.compute.sweep.fingerprints import sampled_images, source_fingerprints, text_fingerprint, weights_fingerprint
+from unitlab.compute.sweep.fingerprints import (
+    sampled_images,
+    source_fingerprints,
+    text_fingerprint,
+    unit_dim_field,
+    weights_fingerprint,
+)
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.errors import UnitlabError, units_in_ranges
 
@@ -38,14 +45,19 @@ PRINCIPAL_AXES_BATCH = 32
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """One layer: its site and the shape of the value there, (image=1, unit, …); what is ablated, in which basis, and how."""
+    """One layer: its site and where in the value there the units are; what is ablated, in which basis, and how."""
 
     name: str
     site: Site
-    shape: tuple[int, ...]
+    layout: UnitLayout
     units: list[int]
     basis: Basis | None
     engine: Engine
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the site's value for one image, its units first: (image=1, unit, …)."""
+        return self.layout.shape
 
 
 @dataclass
@@ -143,6 +155,7 @@ class SweepPlan:
         return {
             **({} if layer.basis is None else {"basis": layer.basis.fingerprint}),
             "site": layer.site.text,
+            "unit_dim": str(layer.site.unit_dim),
             "precision": self.request.precision,
             "seed": str(self.request.seed) if self.request.ablation == "resample" else "none",
         }
@@ -193,6 +206,7 @@ def plan_sweep(
         # studies that say nothing of it took what the network returned
         **({} if request.output is as_returned else {"output": text_fingerprint(network.reading.text)}),
         "layer": ", ".join(f"{layer.name}={layer.site.text}" for layer in layers),
+        **unit_dim_field([layer.site.unit_dim for layer in layers]),
         "ablation": request.ablation,
         "seed": str(request.seed),
         "units": "; ".join(units_in_ranges(layer.units) for layer in layers),
@@ -219,11 +233,12 @@ def _layers(network: Network, source: ImageSource, request: SweepRequest) -> lis
     repeated = {site.text for site in sites if [other.text for other in sites].count(site.text) > 1}
     if repeated:
         raise UnitlabError(f"layer={request.layer!r} names {sorted(repeated)} more than once")
-    asked = [(site, shape := network.site_shape(site), _units(request.units, shape[1], site)) for site in sites]
-    axes = request.axes or [_basis(network, source, request, site, shape[1]) for site, shape, _ in asked]
+    located = network.located(sites, [request.dimension(site.layer) for site in sites])
+    asked = [(site, layout, _units(request.units, layout.shape[1], site)) for site, layout in located]
+    axes = request.axes or [_basis(network, source, request, site, layout.shape[1]) for site, layout, _ in asked]
     return [
-        LayerPlan(site.layer, site, shape, units, basis, _engine(network, request, site, shape, units, basis))
-        for (site, shape, units), basis in zip(asked, axes, strict=True)
+        LayerPlan(site.layer, site, layout, units, basis, _engine(network, request, site, units, basis))
+        for (site, layout, units), basis in zip(asked, axes, strict=True)
     ]
 
 
@@ -239,14 +254,11 @@ def _basis(network: Network, source: ImageSource, request: SweepRequest, site: S
     return basis_of(request.basis, channels, request.seed, site.layer, site_values)
 
 
-def _engine(
-    network: Network, request: SweepRequest, site: Site, shape: tuple[int, ...], units: list[int], basis: Basis | None
-) -> Engine:
+def _engine(network: Network, request: SweepRequest, site: Site, units: list[int], basis: Basis | None) -> Engine:
     """The way in which one layer is ablated. Engines work one after the other, so that each may use half of the memory."""
     graph = network.graph
-    # coordinates are removed from vectors and from maps; other values go through hooks
-    if graph is None or (basis is not None and len(shape) not in (2, 4)):
-        where = (network.module, site.module, site.call, units)
+    if graph is None:
+        where = (network.module, site, units)
         return HookEngine(*where) if basis is None else RotatedHookEngine(*where, basis)
     cut = (graph, network.node(site), network.sample, units, request.budget // 2, request.precision)
     return SuffixEngine(*cut) if basis is None else RotatedSuffixEngine(*cut, basis)
@@ -278,7 +290,7 @@ def _batch_size(network: Network, engines: list[SuffixEngine], budget: int) -> i
     image, element = network.sample.numel(), network.sample.element_size()
     if network.graph is None:
         return max(1, min(32, budget // (64 * image * element)))
-    elements = {node: int(np.prod(shape[1:])) for engine in engines for node, shape in engine.suffix.shapes.items()}
+    elements = {node: int(np.prod(shape)) for engine in engines for node, shape in engine.suffix.shapes.items()}
     in_suffix = {node for engine in engines for node in engine.suffix.nodes}
     prefix = sorted(
         (elements[node] for node in network.graph.nodes if node in elements and node not in in_suffix), reverse=True

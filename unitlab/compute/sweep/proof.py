@@ -200,10 +200,10 @@ class _Hooked:
                     out[row] = self.basis.projected(output[row : row + 1], instead[row : row + 1], units)[0]
             return out
 
-        with replaced_output(self.model, self.site.module, self.site.call, replace):
+        with replaced_output(self.model, self.site, replace):
             return self.model(batch)
 
     def _own_output(self, batch: Tensor) -> Tensor:
-        with recorded_output(self.model, self.site.module, self.site.call) as recorded:
+        with recorded_output(self.model, self.site) as recorded:
             self.model(batch.to(self.device, self.dtype))
         return recorded[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -41,6 +41,7 @@ class SweepRequest:
     seed: int = 0
     output: Output = None
     axes: tuple[Basis | None, ...] | None = None
+    unit_dim: int | Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
         for name, valid in (("ablation", ABLATIONS), ("labels", LABELS), ("precision", PRECISIONS)):
@@ -58,6 +59,7 @@ class SweepRequest:
         # what the caller does to its lists later does not change what was checked
         object.__setattr__(self, "layer", _names(self.layer))
         object.__setattr__(self, "units", _numbers(self.units))
+        object.__setattr__(self, "unit_dim", _dimension(self.unit_dim))
         _ = self.budget
 
     def __str__(self) -> str:
@@ -69,6 +71,10 @@ class SweepRequest:
     def layers(self) -> list[str]:
         """The names asked for, "all" among them."""
         return [self.layer] if isinstance(self.layer, str) else list(self.layer)
+
+    def dimension(self, layer: str) -> int | None:
+        """The dimension of a layer's units that is asked for; None where unitlab decides."""
+        return self.unit_dim.get(layer) if isinstance(self.unit_dim, Mapping) else self.unit_dim
 
     @property
     def one_layer(self) -> bool:
@@ -95,6 +101,16 @@ def _names(layer: str | Sequence[str]) -> str | list[str]:
     if not names:
         raise UnitlabError(f"layer={layer!r} names no layer; give a module name such as 'layer4', a list of them, or 'all'")
     return names
+
+
+def _dimension(given: int | Mapping[str, int] | None) -> int | dict[str, int] | None:
+    dims = list(given.values()) if isinstance(given, Mapping) else [] if given is None else [given]
+    if any(isinstance(dim, bool) or not isinstance(dim, int) or dim == 0 for dim in dims):
+        raise UnitlabError(
+            f"unit_dim={given!r:.60} is no dimension of units; give 1 for (image, unit, row, column), -1 for "
+            "(image, token, unit), or a dict from layers to such numbers"
+        )
+    return dict(given) if isinstance(given, Mapping) else given
 
 
 def _numbers(units: Sequence[int] | None) -> list[int] | None:

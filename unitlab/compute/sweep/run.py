@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from unitlab.compute.engine.user_network.outputs import Output
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.baseline import measured_baseline, say_baseline
-from unitlab.compute.sweep.fingerprints import as_in_store, output_in_store
+from unitlab.compute.sweep.fingerprints import as_in_store, output_in_store, unit_dim_in_store, unit_dim_of
 from unitlab.compute.sweep.plan import LayerPlan, SweepPlan, plan_sweep
 from unitlab.compute.sweep.progress import within_one_bar
 from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, compared_with_hooks, pairs_to_verify
@@ -46,6 +46,7 @@ def ablate(  # noqa: PLR0913  the public call
     layer: str | Sequence[str],
     *,
     units: Sequence[int] | None = None,
+    unit_dim: int | Mapping[str, int] | None = None,
     ablation: str = "zero",
     basis: str | np.ndarray | torch.Tensor | None = None,
     labels: str = "given",
@@ -74,6 +75,9 @@ def ablate(  # noqa: PLR0913  the public call
         call of a module ("layer4.1.relu#2"), "all" (every convolution), or a list of these.
     units
         Units to ablate, default all.
+    unit_dim
+        Dimension of the layer's value along which its units are, or a dict from layers to such numbers. Default: what made the
+        value tells (1 behind convolutions, the last behind linear layers), and the log and the study say which it is.
     ablation
         "zero", "mean" (the unit's mean over all images and positions) or "resample" (its map on another image).
     basis
@@ -135,7 +139,7 @@ def ablate(  # noqa: PLR0913  the public call
     """
     request = SweepRequest(
         layer, units=units, ablation=ablation, basis=basis, labels=labels,
-        precision=precision, batch_size=batch_size, memory=memory, seed=seed, output=output,
+        precision=precision, batch_size=batch_size, memory=memory, seed=seed, output=output, unit_dim=unit_dim,
     )  # fmt: skip
     found = run_sweep(model, images, request, store=store, device=device, progress=progress, attrs=attrs, client=client)
     return next(iter(found.values())) if request.one_layer else found
@@ -161,7 +165,7 @@ def run_sweep(
             "client= is given without store=: workers write their shards beside the store; give store=PATH, on a file system "
             "that this process and all workers see under the same path"
         )
-    source, request = as_in_store(source, store), output_in_store(request, store)
+    source, request = as_in_store(source, store), unit_dim_in_store(output_in_store(request, store), store)
     source.refuse_damaged()
     with exact_float32():
         plan = plan_sweep(model, source, request, device if client is None else _device_here(device))
@@ -231,7 +235,10 @@ class _Sweep:
     def _say(self) -> None:
         plan = self.plan
         for layer in plan.layers:
-            log.info("%s (%s), %d units: %s", layer.name, layer.site.text, len(layer.units), layer.engine.strategy)
+            log.info(
+                "%s (%s), %d units: %s; %s", layer.name, layer.site.text, len(layer.units), layer.layout.text,
+                layer.engine.strategy,
+            )  # fmt: skip
             undefined = undefined_attributes(plan, layer)
             if undefined:
                 log.info("  undefined for %s: %s", layer.name, undefined)
@@ -349,13 +356,21 @@ def _stored_units(store: Path, plan: SweepPlan) -> dict[str, set[int]]:
                 f"{summary.n_images:,} images of {summary.images} in {summary.categories:,} classes, computed "
                 f"{summary.attrs.get('created', 'earlier')}; give another store, or remove this one"
             )
+    for layer in plan.layers:
+        stored = summary.layers.get(layer.name)
+        there = unit_dim_of(open_study(store, layer.name, stored[0]).attrs) if stored else layer.site.unit_dim
+        if there != layer.site.unit_dim:
+            raise UnitlabError(
+                f"{store} has {layer.name} with its units along dimension {there}, here they are along dimension "
+                f"{layer.site.unit_dim}; give unit_dim={there}, or another store"
+            )
     found: dict[str, set[int]] = {layer.name: set() for layer in plan.layers}
     for layer in plan.layers:
         if plan.ablation_name not in summary.layers.get(layer.name, ()):
             continue
         ds = open_study(store, layer.name, plan.ablation_name)
         for field, asked in plan.layer_fingerprint(layer).items():
-            if str(ds.attrs.get(f"fingerprint_{field}")) != asked:
+            if field != "unit_dim" and str(ds.attrs.get(f"fingerprint_{field}")) != asked:
                 held = units_named(ds.unit.values, int(ds.attrs["channels"]))
                 raise UnitlabError(
                     f"{store} holds {layer.name}/{plan.ablation_name} of {held} with other {field}"

@@ -100,8 +100,9 @@ class LayerSums:
 
     def __init__(self, layer: LayerPlan, plan: SweepPlan) -> None:
         self.layer, self.dtype = layer, plan.prediction_dtype
-        self.units = ActivationStatistics(layer.units, plan.network.categories)
-        self.directions = None if layer.basis is None else ActivationStatistics(layer.units, plan.network.categories)
+        what = (layer.units, plan.network.categories, layer.layout.patches)
+        self.units = ActivationStatistics(*what)
+        self.directions = None if layer.basis is None else ActivationStatistics(*what)
         self.predictions: list[np.ndarray] = []
         self.drops: list[np.ndarray] = []
         self.removed, self.energy = np.zeros(len(layer.units)), np.zeros(())

@@ -138,12 +138,18 @@ def layer_groups(
         **({} if basis is None else {"replacement": request.ablation}),
         "precision": request.precision,
         "strategy": layer.engine.strategy,
+        "capture": plan.network.capture,
         "seed": request.seed,
         "batch_size": plan.batch_size,
         **{f"fingerprint_{name}": value for name, value in plan.layer_fingerprint(layer).items()},
     }
-    layer_attrs = {"layer": layer.name, "site": site.text, "site_call": site.call, "channels": channels}
+    layer_attrs = {"layer": layer.name, "site": site.text, "site_call": site.call, "channels": channels, **units_attrs(layer)}
     return ({"unit": units, **of_units}, layer_attrs), (ablation, attrs)
+
+
+def units_attrs(layer: LayerPlan) -> dict[str, Any]:
+    """Which dimension of a layer's value its units are, for attributes."""
+    return {"unit_dim": layer.site.unit_dim, "unit_layout": layer.layout.text}
 
 
 def undefined_attributes(plan: SweepPlan, layer: LayerPlan) -> str:

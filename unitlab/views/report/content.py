@@ -25,12 +25,19 @@ from unitlab.views.words import quantity
 Array = np.ndarray[Any, Any]
 
 MEASURES = (
-    "overall_drop", "max_class_drop_crossfit", "max_class_drop", "p_specific", "n_damaged", "concentration", "max_z",
+    "overall_drop", "max_class_drop_crossfit", "max_class_drop", "p_specific", "p_margin_specific", "n_damaged",
+    "concentration", "p_concentration", "max_z",
     "class_selectivity", "class_selectivity_max", "max_class_correlation", "mutual_information", "top_precision",
     "fraction_active", "mean_activation", "max_activation", "l1_norm", "l1_norm_folded", "first_order_margin_drop_overall",
 )  # fmt: skip
-CELLS = ("accuracy_drop", "drop_low", "drop_high", "q_value", "n_broken", "n_fixed")
-OTHERS = ("baseline_accuracy", "n_images", "top_image", "top_activation", "top_map", "reliability")
+CELLS = (
+    "accuracy_drop", "drop_low", "drop_high", "q_value", "n_broken", "n_fixed", "precision_drop", "balanced_accuracy_drop",
+    "margin_drop", "margin_specific", "margin_specific_q_value",
+)  # fmt: skip
+OTHERS = (
+    "overall_drop_low", "overall_drop_bound", "p_overall", "max_class_drop_low", "max_class_drop_crossfit_low",
+    "baseline_accuracy", "n_images", "top_image", "top_activation", "top_map", "reliability",
+)  # fmt: skip
 PICTURES, ACROSS, WIDEST = 12, 6, 80
 LABELS = {
     "name": "study", "network": "network", "training": "training", "top1_accuracy": "accuracy of the network",
@@ -72,6 +79,12 @@ def content(
         "low": _hundredths(part["drop_low"].values),
         "high": _hundredths(part["drop_high"].values),
         "q": _packed(part["q_value"].values, "<f4"),
+        "precision": _hundredths(part["precision_drop"].values),
+        "balanced": _hundredths(part["balanced_accuracy_drop"].values),
+        # hundredths of a logit
+        "margin": _hundredths(part["margin_drop"].values / 100),
+        "own": _hundredths(part["margin_specific"].values / 100),
+        "own_q": _packed(part["margin_specific_q_value"].values, "<f4"),
         "level": float(known.attrs.get("level", LEVEL)),
         "pictures": _pictures(ds, progress),
     }
@@ -173,12 +186,12 @@ def _sheet(tiles: list[Array]) -> str:
 def table_rows(part: xr.Dataset) -> str:
     """Body of the table of units; without scripts, ``#unit-37`` leads to its row."""
     names = part["category"].values
-    low, high, worst = part["drop_low"].values, part["drop_high"].values, part["max_class"].values
+    low, high, worst = part["max_class_drop_low"].values, part["max_class_drop_high"].values, part["max_class"].values
     rows = []
     for place, unit in enumerate(part["unit"].values):
         row = {name: float(part[name].values[place]) for name in MEASURES if name in part}
         k = int(worst[place])
-        limits = f" <small>{interval(low[place, k], high[place, k])}</small>" if k >= 0 else ""
+        limits = f" <small>{interval(low[place], high[place])}</small>" if k >= 0 else ""
         cells = [
             f'<th scope="row"><a href="#unit-{int(unit)}">{int(unit)}</a></th>',
             f"<td>{points(row['overall_drop'])}</td>",

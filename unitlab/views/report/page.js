@@ -5,7 +5,9 @@
   const study = JSON.parse(await new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).text());
   const numbers = (text, Kind) => new Kind(Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer);
   const hundredths = text => Float32Array.from(numbers(text, Int16Array), v => v === -32768 ? NaN : v / 100);
-  const [drop, low, high] = [study.drop, study.low, study.high].map(hundredths), q = numbers(study.q, Float32Array);
+  const [drop, low, high, precision, balanced, margin, own] =
+    ["drop", "low", "high", "precision", "balanced", "margin", "own"].map(name => hundredths(study[name]));
+  const q = numbers(study.q, Float32Array), ownQ = numbers(study.own_q, Float32Array);
   const nClasses = study.classes.length, measure = Object.fromEntries(study.measures.map(m => [m.name, m]));
   const place = new Map(study.units.map((number, i) => [String(number), i]));
   const state = { unit: study.first, category: -1, x: "overall_drop", y: "max_class_drop_crossfit", page: 0,
@@ -104,6 +106,9 @@
       return element("tr", { class: (value >= 0 ? "damage" : "help") + (sure ? " sure" : "") + (k === state.category ? " open" : "") },
         element("th", { scope: "row" }, button), element("td", {}, svg), element("td", {}, text(value)), element("td", {}, quotient(q[at(k)])));
     }));
+    $("accuracies").replaceChildren(...some.map(k => element("tr", {}, element("th", { scope: "row", dir: "auto" }, study.classes[k]),
+      ...[[drop, 1], [precision, 1], [balanced, 1], [margin, 2], [own, 2]].map(([of, digits]) => element("td", {}, text(of[at(k)], digits))),
+      element("td", {}, quotient(ownQ[at(k)])))));
   }
   function drawPictures() {
     const all = study.pictures, holder = $("pictures");
