@@ -9,13 +9,14 @@ import pytest
 
 import unitlab
 
-FUNCTIONS = [name for name in unitlab.__all__ if inspect.isfunction(getattr(unitlab, name))]
+FUNCTIONS = {name: getattr(unitlab, name) for name in unitlab.__all__ if inspect.isfunction(getattr(unitlab, name))}
+FUNCTIONS |= {f"concepts.{name}": getattr(unitlab.concepts, name) for name in unitlab.concepts.__all__}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_example_runs(name: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path_factory.mktemp("example"))
-    (example,) = doctest.DocTestFinder(recurse=False).find(getattr(unitlab, name), name, globs={})
+    (example,) = doctest.DocTestFinder(recurse=False).find(FUNCTIONS[name], name, globs={})
     assert example.examples, f"unitlab.{name} shows no example"
     told: list[str] = []
     options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

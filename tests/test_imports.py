@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "recipes": BASE | {"bundled_images"},
     "catalog": BASE | {"bundled_images", "schema", "store", "recipes"},
     "analysis": BASE | {"schema"},
+    "concepts": BASE | {"schema", "analysis", "bundled_images"},
     "compute.engine": {"errors"},
     "compute.images": {"errors", "bundled_images"},
     "compute.networks": {"errors", "files"},
@@ -28,7 +29,8 @@ MAY_IMPORT = {
     "compute.sweep": BASE | {"schema", "store", "compute.engine", "compute.images"},
     "compute.places_networks": {"compute.networks"},
     "compute": BASE | COMPUTE | {"analysis", "catalog", "schema", "store"},
-    "views": BASE | {"analysis", "catalog", "schema", "bundled_images", "recipes", "store", "views.explorer.live_network"},
+    "views": BASE
+    | {"analysis", "concepts", "catalog", "schema", "bundled_images", "recipes", "store", "views.explorer.live_network"},
     "views.explorer.live_network": BASE
     | COMPUTE
     | {"compute", "views", "analysis", "bundled_images", "catalog", "schema", "recipes"},

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from unitlab.errors import UnitlabError
 
 if TYPE_CHECKING:
+    from unitlab import concepts as concepts
     from unitlab import recipes as recipes
     from unitlab.analysis.accuracies import confusion as confusion
     from unitlab.analysis.agreement import agreement as agreement
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from unitlab.compute.sweep.run import ablate as ablate
     from unitlab.compute.unit_groups import ablate_groups as ablate_groups
     from unitlab.compute.verify import verify as verify
+    from unitlab.concepts.alignment import align as align
+    from unitlab.concepts.importance import important_to as important_to
+    from unitlab.concepts.partners import match as match
     from unitlab.recipes import add_recipe as add_recipe
     from unitlab.views import plots as plots
     from unitlab.views.explorer import explore as explore
@@ -49,6 +53,7 @@ _WHERE = {
     "ablate_groups": "unitlab.compute.unit_groups",
     "add_recipe": "unitlab.recipes",
     "agreement": "unitlab.analysis.agreement",
+    "align": "unitlab.concepts.alignment",
     "attributes": "unitlab.analysis.attributes",
     "compare": "unitlab.analysis.comparisons.two_ablations",
     "compare_directions": "unitlab.analysis.comparisons.direction_comparison",
@@ -59,8 +64,10 @@ _WHERE = {
     "discrimination": "unitlab.analysis.discrimination",
     "estimate": "unitlab.compute.estimate",
     "explore": "unitlab.views.explorer",
+    "important_to": "unitlab.concepts.importance",
     "images": "unitlab.compute.images.datasets",
     "load": "unitlab.catalog",
+    "match": "unitlab.concepts.partners",
     "network": "unitlab.compute.network",
     "random_bases": "unitlab.analysis.comparisons.direction_comparison",
     "regression": "unitlab.analysis.regression",
@@ -71,7 +78,7 @@ _WHERE = {
     "training_choices": "unitlab.analysis.training_choices",
     "verify": "unitlab.compute.verify",
 }
-_MODULES = {"plots": "unitlab.views.plots", "recipes": "unitlab.recipes"}
+_MODULES = {"concepts": "unitlab.concepts", "plots": "unitlab.views.plots", "recipes": "unitlab.recipes"}
 _TORCH = {"requests", "torch", "torchvision", "safetensors"}
 
 __all__ = ["UnitlabError", *_WHERE, *_MODULES]

@@ -22,7 +22,6 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import resvg_py
 from PIL import Image
 from tqdm import tqdm
 
@@ -136,6 +135,8 @@ def drawings(name: str, archive: tarfile.TarFile, classes: dict[str, str], names
 
 def rendered(drawing: str | bytes) -> np.ndarray | None:
     """64×64 RGBA: cropped to what is drawn, longest side 60, centred."""
+    import resvg_py  # here, since emoji_words.py renders nothing
+
     try:
         data = (
             drawing if isinstance(drawing, bytes) else bytes(resvg_py.svg_to_bytes(svg_string=drawing, width=256, height=256))

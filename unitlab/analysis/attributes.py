@@ -143,7 +143,7 @@ def undefined_attributes(ds: xr.Dataset) -> str:
 
 
 def own_attributes(ds: xr.Dataset) -> dict[str, xr.DataArray]:
-    """Numbers of the units that are none of the schema's: those that the reader has added.
+    """Numbers of the units that no attribute or damage is: what the reader has added, and what concepts say.
 
     Raises
     ------
@@ -161,7 +161,9 @@ def own_attributes(ds: xr.Dataset) -> dict[str, xr.DataArray]:
     return {
         str(name): variable
         for name, variable in ds.data_vars.items()
-        if name not in VARIABLES and variable.dims == ("unit",) and variable.dtype.kind in "fiu"
+        if (name not in VARIABLES or VARIABLES[name].level == "concepts")
+        and variable.dims == ("unit",)
+        and variable.dtype.kind in "fiu"
     }
 
 

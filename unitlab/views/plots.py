@@ -18,10 +18,12 @@ from unitlab.views import notebook as notebook
 from unitlab.views.curves import cumulative as cumulative
 from unitlab.views.findings import coefficient
 from unitlab.views.gallery import top_images as images
+from unitlab.views.importance import important as important
 from unitlab.views.intervals import correlations as correlations
 from unitlab.views.intervals import intervals as intervals
 from unitlab.views.look import BLUE, FIGURE, GREEN, GREY, LEGEND_ABOVE, ORANGE
 from unitlab.views.null_band import null_band
+from unitlab.views.partners import partners as partners
 from unitlab.views.seeds import seeds as seeds
 from unitlab.views.words import distinct, isolated, quantity, shortened
 
@@ -33,7 +35,9 @@ __all__ = [
     "correlations",
     "cumulative",
     "images",
+    "important",
     "intervals",
+    "partners",
     "seeds",
     "units",
 ]
@@ -106,6 +110,9 @@ def units(
     extra = [hv.Dimension("unit"), *(hv.Dimension(name, label=label) for name, label in labelled.items())]
     columns: list[Any] = [values_x, values_y, number, worst, p]
     style: dict[str, Any] = {"color": BLUE}
+    if "unit_label" in ds.coords:
+        extra.append(hv.Dimension("name"))
+        columns.append(ds["unit_label"].values)
     if color is not None:
         shade, by_color = _dimension(color)
         extra.append(shade)
