@@ -197,3 +197,15 @@ def test_the_command_says_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["compute", "vgg_fashion", "--units", "3", "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "baseline 95.3% accuracy on 64 images spread over all classes (chance 10.0%, recorded 91.7%)" in out
+
+
+def test_an_embedding_taken_for_logits_is_at_chance(caplog: pytest.LogCaptureFixture) -> None:
+    """A network without its last layer: as many numbers as features; where labels are positions, nothing refuses it."""
+    model, source = setup("vgg_fashion")
+    features = nn.Sequential(*list(model.children())[:1], nn.Flatten(), *list(model.classifier.children())[:-1]).eval()
+    few = source.subset(range(600))
+    pairs = TensorDataset(few.at(range(600)), torch.as_tensor(np.asarray(few.labels)))
+    with caplog.at_level(logging.WARNING):
+        unitlab.ablate(features, unitlab.images(pairs), "0.conv3_2", units=[0], progress=False, device="cpu")
+    (line,) = (line for line in caplog.messages if "RECOGNISES" in line)
+    assert "not above chance" in line and "no logits" in line
