@@ -188,7 +188,7 @@ def _hands_on(node: torch.fx.Node) -> bool:
         # (image, everything else): other sizes may hand a unit's positions to its neighbours
         return len(sizes) == 2
     if node.target in ("flatten", torch.flatten):
-        return (*sizes, node.kwargs.get("start_dim", 0))[0] == 1
+        return bool((*sizes, node.kwargs.get("start_dim", 0))[0] == 1)
     if node.op == "call_method":
         return node.target in METHODS
     return _is_function(node, (*ACTIVATION_FUNCTIONS, *POOLING_FUNCTIONS))

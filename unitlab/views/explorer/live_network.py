@@ -124,9 +124,11 @@ class LiveNetwork:
     @property
     def _options(self) -> dict[str, Any]:
         """How the study was computed, as keywords."""
-        from unitlab.compute.sweep.fingerprints import output_in_study
+        from unitlab.compute.sweep.fingerprints import output_in_study, unit_dim_of
 
-        return {"ablation": str(self.ds.attrs.get("ablation", "zero")), "output": output_in_study(self.ds.attrs)}
+        attrs = self.ds.attrs
+        kind = str(attrs.get("ablation", "zero"))
+        return {"ablation": kind, "output": output_in_study(attrs), "unit_dim": unit_dim_of(attrs)}
 
     def _built(self, progress: Progress, passes: int) -> tuple[Any, Any]:
         """Network and images; ``progress`` counts the images that ``passes`` passes read."""
@@ -161,12 +163,19 @@ class PictureNetwork:
     """A study's network on one picture at a time, its units silenced or scaled by a hook at the study's site."""
 
     def __init__(self, live: LiveNetwork) -> None:
-        self.model, self.source = live._built(lambda done, of: None, 1)
-        self.model.eval()
+        import torch
+
+        from unitlab.compute.engine.layers import Site
+        from unitlab.compute.engine.user_network.read_network import read_network
+
+        model, self.source = live._built(lambda done, of: None, 1)
+        attrs, few, given = live.ds.attrs, self.source.at([0]), live._options
+        # logits as the study reads them, units along its dimension
+        self.model = read_network(model, torch.device("cpu"), few, given["output"]).module
         self.images, self.units = live.recipe.images.address, live.ds["unit"].values
         self.running = threading.Lock()  # a ranking and a question may run at once, and their hooks must not meet
-        self.module, _, call = str(live.ds.attrs["site"]).partition("#")
-        self.call = int(call or 1)
+        module, _, call = str(attrs["site"]).partition("#")
+        self.site = Site(live.layer, module, int(call or 1) - 1, int(call or 1), given["unit_dim"])
 
     def pixels(self, picture: Any) -> Any:
         """What the network sees of a study's image (its id) or of a picture of the reader's (of Pillow)."""
@@ -194,23 +203,17 @@ class PictureNetwork:
         """
         import torch
 
-        calls, seen = 0, []
+        from unitlab.compute.engine.hooks import replaced_output
 
-        def scale(_module: Any, _given: Any, out: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls != self.call:
-                return None
-            seen.append(out[0].numpy())
+        seen = []
+
+        def scaled(value: Any) -> Any:
+            seen.append(value[0].numpy())
             factor = torch.from_numpy(strength.astype(np.float32))
-            return out * factor.reshape(*factor.shape, *[1] * (out.dim() - 2))
+            return value * factor.reshape(*factor.shape, *[1] * (value.dim() - 2))
 
-        with self.running, torch.inference_mode():
-            hook = self.model.get_submodule(self.module).register_forward_hook(scale)
-            try:
-                found = self.model(pixels)
-            finally:
-                hook.remove()
+        with self.running, torch.inference_mode(), replaced_output(self.model, self.site, scaled):
+            found = self.model(pixels)
         return found.float().numpy(), seen[0]
 
     def without(self, pixels: Any, strengths: dict[int, float]) -> tuple[Array, Array, Array]:
