@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from unitlab.analysis.attributes import attributes as attributes
     from unitlab.analysis.comparisons.direction_comparison import compare_directions as compare_directions
     from unitlab.analysis.comparisons.direction_comparison import random_bases as random_bases
+    from unitlab.analysis.comparisons.two_ablations import compare as compare
     from unitlab.analysis.correlations import correlations as correlations
     from unitlab.analysis.damage import damage as damage
     from unitlab.analysis.discrimination import discrimination as discrimination
@@ -54,6 +55,7 @@ _WHERE = {
     "agreement": "unitlab.analysis.agreement",
     "align": "unitlab.concepts.alignment",
     "attributes": "unitlab.analysis.attributes",
+    "compare": "unitlab.analysis.comparisons.two_ablations",
     "compare_directions": "unitlab.analysis.comparisons.direction_comparison",
     "confusion": "unitlab.analysis.accuracies",
     "correlations": "unitlab.analysis.correlations",

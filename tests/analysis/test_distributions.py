@@ -40,7 +40,7 @@ def test_adjusted_p_values(size: int) -> None:
 
 
 def test_a_bundled_study_opens_without_scipy_stats() -> None:
-    pytest.importorskip("jupyter_bokeh")
+    pytest.importorskip("anywidget")
     code = "import sys, unitlab; unitlab.explore('vgg_emoji'); print('scipy.stats' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -21,7 +21,7 @@ TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "browser")]
 
 from jupyter_server_process import jupyter_server  # noqa: E402
-from notebook_page import Figure, NotebookPage  # noqa: E402
+from notebook_page import NotebookPage, Shown  # noqa: E402
 from simulated_study import simulated_groups  # noqa: E402
 
 from unitlab.store.writing import write_study  # noqa: E402
@@ -30,26 +30,24 @@ CLICKS = 21
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 MEMORY = """for line in open('/proc/self/status'):
     if line.startswith(('VmRSS', 'VmHWM')): print(line.split()[0], int(line.split()[1]) // 1024, end=' MB  ')"""
+RESIDENT = "__import__('gc').collect() * 0 + int(open('/proc/self/statm').read().split()[1]) * 4096 / 1e6"
 CELLS = (
     MEMORY,
     "import unitlab\nexplorer = unitlab.explore({store!r})\nexplorer",
     MEMORY,
 )
-READY = "() => ['units', 'classes'].every(name => notebookPage.drawn(name)) && !!document.querySelector('.ul-grid img')"
-MEASURED = "() => notebookPage.view('units').model.left[0].axis_label.includes('cross-fitted')"
+READY = """() => { const root = document.querySelector('.ul-host')?.shadowRoot; return !!root?.querySelector('circle.point')
+  && !!root.querySelector('.ul-classes rect') && !!root.querySelector('.ul-images canvas'); }"""
+MEASURED = """() => { const root = document.querySelector('.ul-host').shadowRoot;
+  return !root.querySelector('.ul-units figcaption').textContent.includes('being computed'); }"""
 # resolves to milliseconds when all that is above the fold shows another unit than before; what is asked in every frame costs
-# next to nothing, so that it does not slow down what it measures: ipywidgets makes elements anew for a new text
+# next to nothing, so that it does not slow down what it measures
 CLICK = """
 () => {
-  const element = (css) => document.querySelector(css)?.firstElementChild;
-  const source = (figure, glyph, having) => notebookPage.view(figure).model.renderers
-    .map((r) => [r.glyph?.type, r.data_source]).find(([type, s]) => type === glyph && having(s))[1];
-  const column = (s, name) => s.data instanceof Map ? s.data.get(name) : s.data[name];
-  const bars = source('classes', 'HBar', () => true), mark = source('units', 'Scatter', (s) => column(s, 'x').length === 1);
-  const unit = document.querySelector('.ul-unit input');
+  const root = document.querySelector('.ul-host').shadowRoot, one = css => root.querySelector(css);
   const seen = () => ({
-    headline: element('.ul-headline .widget-html-content'), images: element('.ul-grid'), unit: unit.value,
-    table: element('.ul-table .ul-table-body .widget-html-content'), bars: column(bars, 'drop'), mark: column(mark, 'x'),
+    headline: one('.ul-headline').textContent, images: one('.ul-images canvas'), unit: one('.ul-unit').value,
+    table: one('.ul-table tbody tr'), bars: one('.ul-classes tbody tr'), mark: one('circle.mark'),
   });
   const before = seen();
   window.answered = new Promise((resolve) => {
@@ -68,6 +66,7 @@ CLICK = """
   });
 }
 """
+RERUNS = 15
 
 
 def written_study(path: Path) -> None:
@@ -88,12 +87,12 @@ def main(store: Path | None) -> None:
             written_study(store)
         with jupyter_server(scratch) as server, sync_playwright() as playwright:
             cells = [nbformat.v4.new_code_cell(cell.replace("{store!r}", repr(str(store)))) for cell in CELLS]
-            notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": ""}})
-            nbformat.write(notebook, server.folder / "benchmark.ipynb")
+            made = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": ""}})
+            nbformat.write(made, server.folder / "benchmark.ipynb")
             browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
             page = browser.new_page(viewport={"width": 1400, "height": 900})
             page.add_init_script(path=TESTS / "browser" / "notebook_page.js")
-            NotebookPage(page, server.url, "benchmark.ipynb")
+            notebook = NotebookPage(page, server.url, "benchmark.ipynb")
             page.evaluate("() => { window.start = performance.now() }")
             page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells') }")
             page.wait_for_function(READY, timeout=60_000)
@@ -104,6 +103,7 @@ def main(store: Path | None) -> None:
             print(f"tests and cross-fitted drops there: {complete / 1000:.2f} s")
             took = clicks(page)
             print(f"click: median {np.median(took):.0f} ms ({min(took):.0f} to {max(took):.0f}, {len(took)} clicks)")
+            reruns(notebook)
             page.evaluate("() => { jupyterapp.commands.execute('notebook:run-cell') }")
             page.wait_for_function("() => notebookPage.ran()")
             for output in page.locator(".jp-OutputArea-output pre").all_inner_texts():
@@ -115,18 +115,10 @@ def main(store: Path | None) -> None:
 
 def clicks(page) -> list[float]:
     """Milliseconds of each click on a point that lies alone."""
-    units = Figure(page, "units")
-    points = units.columns("Scatter", having="unit")
-    at = np.column_stack([points["x"], points["y"]])
-    scaled = (at - at.mean(0)) / at.std(0)
-    distance = np.sqrt(((scaled[:, None] - scaled[None]) ** 2).sum(2))
-    np.fill_diagonal(distance, np.inf)
-    took = []
-    chosen = int(page.locator(".ul-unit input").input_value())
-    alone = [place for place in np.argsort(-distance.min(1)) if points["unit"][place] != chosen]
-    for place in alone[:CLICKS]:
+    shown, took = Shown(page), []
+    for unit in shown.lonely(CLICKS, but=shown.unit):
         page.wait_for_timeout(500)
-        across, down = units.pixel(*at[place])
+        across, down = shown.point(unit)
         page.mouse.move(across, down)
         page.wait_for_timeout(100)  # a hand points before it clicks
         page.evaluate(CLICK)
@@ -137,6 +129,28 @@ def clicks(page) -> list[float]:
         else:
             took.append(answer)
     return took
+
+
+def reruns(notebook: NotebookPage) -> None:
+    """What runs of the explorer's cell add to the page and to the kernel, which keeps what each gave."""
+    page = notebook.page
+    protocol = page.context.new_cdp_session(page)
+
+    def held() -> tuple[float, float]:
+        protocol.send("HeapProfiler.collectGarbage")
+        page.wait_for_timeout(1000)
+        protocol.send("HeapProfiler.collectGarbage")
+        heap = protocol.send("Runtime.getHeapUsage")["usedSize"]
+        return heap / 1e6, float(notebook.value(RESIDENT))
+
+    before = held()
+    for _ in range(RERUNS):
+        page.evaluate("() => { notebookPage.runAgain(1) }")
+        page.wait_for_function("() => notebookPage.ran() && notebookPage.idle()", timeout=60_000)
+        page.wait_for_function(READY, timeout=60_000)
+    after = held()
+    grown = [now - then for now, then in zip(after, before, strict=True)]
+    print(f"{RERUNS} runs of the cell: page +{grown[0]:.1f} MB, kernel +{grown[1]:.1f} MB")
 
 
 if __name__ == "__main__":

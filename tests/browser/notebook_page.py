@@ -1,17 +1,13 @@
-"""A notebook open in a front end, and the Bokeh figures in it, as a user sees and touches them."""
+"""A notebook open in a front end, and the explorers in it, as a user sees and touches them."""
 
 from __future__ import annotations
 
 import io
-import time
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import ConsoleMessage, Page, Request, TimeoutError
-
-MEASURED = "() => [...document.querySelectorAll('.ul-status')].every((said) => !said.textContent.includes('being computed'))"
-DOUBLE_TAP = 400  # ms; BokehJS takes two taps within 300 ms for one double tap
+from playwright.sync_api import ConsoleMessage, Locator, Page, Request, expect
 
 
 class Noticed:
@@ -59,6 +55,10 @@ class NotebookPage:
         self.page.wait_for_function("() => notebookPage.ran()", timeout=timeout)
         assert self.page.evaluate("() => notebookPage.errors()") == []
 
+    def value(self, expression: str) -> str:
+        """What an expression is in the kernel."""
+        return str(self.page.evaluate("expression => notebookPage.value(expression)", expression))
+
     def theme(self, name: str) -> None:
         """ "JupyterLab Light" or "JupyterLab Dark"."""
         self._command("apputils:change-theme", theme=name)
@@ -66,68 +66,69 @@ class NotebookPage:
         self.page.wait_for_function("light => document.body.dataset.jpThemeLight === light", arg=light)
 
 
-class Figure:
-    """A Bokeh figure by its name; ``place`` counts those of the same name from the top of the page."""
+class Shown:
+    """An explorer in a notebook page; ``place`` counts them from the top of the page."""
 
-    def __init__(self, page: Page, name: str, place: int = 0, timeout: int = 20_000) -> None:
-        self.page, self.which = page, [name, place]
-        page.wait_for_function("which => notebookPage.drawn(...which)", arg=self.which, timeout=timeout)
+    def __init__(self, page: Page, place: int = 0, timeout: int = 20_000) -> None:
+        self.page = page
+        self.root: Locator = page.locator(".ul-explorer").nth(place)
+        self.root.locator("canvas, .ul-note-message:visible").first.wait_for(timeout=timeout)
         # a moment later the tests and cross-fitted drops arrive, and points move
-        page.wait_for_function(MEASURED, timeout=timeout)
+        expect(self.root.locator(".ul-units figcaption")).not_to_contain_text("being computed", timeout=timeout)
+        expect(self.root.locator("#bars")).not_to_have_class("ul-stale")
 
-    def pixel(self, x: float, y: float) -> tuple[float, float]:
-        """Page pixels of a point in data coordinates."""
-        across, down = self.page.evaluate("given => notebookPage.pixel(...given)", [*self.which, x, y])
-        return across, down
+    @property
+    def unit(self) -> int:
+        """The open unit."""
+        return int(self.root.locator(".ul-unit").input_value())
 
-    def click(self, x: float, y: float) -> None:
-        """Click a point in data coordinates."""
-        self.page.wait_for_timeout(DOUBLE_TAP)
-        self.page.mouse.click(*self.pixel(x, y))
+    def point(self, unit: int) -> tuple[float, float]:
+        """Page pixels of a unit's point."""
+        point = self.root.locator(f"circle[data-unit='{unit}']")
+        point.scroll_into_view_if_needed()
+        box = point.bounding_box()
+        assert box is not None
+        return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
-    def drag(self, corners: list[tuple[float, float]]) -> None:
-        """Drag along a closed line through points in data coordinates."""
-        pixels = [self.pixel(x, y) for x, y in corners]
-        self.page.mouse.move(*pixels[0])
-        self.page.mouse.down()
-        for across, down in [*pixels[1:], pixels[0]]:
-            self.page.mouse.move(across, down, steps=8)
-        self.page.mouse.up()
+    def places(self) -> dict[int, tuple[float, float]]:
+        """Page pixels of every unit's point."""
+        self.root.locator("#scatter").scroll_into_view_if_needed()
+        found = self.root.locator("circle.point").evaluate_all(
+            "all => all.map(one => { const box = one.getBoundingClientRect(); "
+            "return [Number(one.dataset.unit), box.x + box.width / 2, box.y + box.height / 2]; })"
+        )
+        return {unit: (x, y) for unit, x, y in found}
+
+    def lonely(self, count: int, but: int) -> list[int]:
+        """Units, except one, whose points have no near neighbour."""
+        places = self.places()
+        units, at = list(places), np.array(list(places.values()))
+        distance = np.hypot(*(at[:, None] - at[None]).T)
+        np.fill_diagonal(distance, np.inf)
+        return [units[k] for k in np.argsort(-distance.min(0)) if units[k] != but][:count]
+
+    def click(self, unit: int) -> None:
+        """Click a unit's point."""
+        self.page.mouse.click(*self.point(unit))
 
     def lasso(self) -> list[int]:
-        """Draw a lasso around some of the units in the figure ``units``; their numbers."""
-        shown = self.columns("Scatter", having="unit")
-        x, y, unit = (np.array(shown[name]) for name in ("x", "y", "unit"))
-        left, right, low, high = np.median(x) - 0.013, x.max() + 0.03, np.median(y) + 0.17, y.max() - 1.7
-        self.drag([(left, low), (right, low), (right, high), (left, high)])
-        return sorted(unit[(x > left) & (x < right) & (y > low) & (y < high)].tolist())
+        """Draw a lasso around some of the units; their numbers."""
+        places, mouse = self.places(), self.page.mouse
+        x, y = np.array(list(places.values())).T
+        left, right, top, bottom = np.median(x), x.max() + 5, y.min() - 5, np.median(y) + 3
+        mouse.move(left, top)
+        mouse.down()
+        for corner in ((right, top), (right, bottom), (left, bottom), (left, top)):
+            mouse.move(*corner, steps=8)
+        mouse.up()
+        return sorted(unit for unit, (across, down) in places.items() if left < across < right and top < down < bottom)
 
-    def columns(self, glyph: str, having: str) -> dict[str, list[Any]]:
-        """Data of the first renderer with this kind of glyph that has the column ``having``."""
-        found = self.page.evaluate("given => notebookPage.columns(...given)", [*self.which, glyph])
-        return next(dict(columns) for columns in found if having in columns)
-
-    def expect_column(self, glyph: str, column: str, values: np.ndarray[Any, Any], timeout: int = 10_000) -> None:
-        """Wait until a renderer with this kind of glyph has these values in a column."""
-        arguments = [*self.which, glyph, column, values.tolist()]
-        try:
-            self.page.wait_for_function("given => notebookPage.holds(...given)", arg=arguments, timeout=timeout)
-        except TimeoutError:
-            assert self.columns(glyph, having=column)[column] == values.tolist()
-
-    def painted(self) -> np.ndarray[Any, Any]:
-        """Pixels inside the axes, int (row, column, rgb)."""
-        picture = self.page.screenshot(clip=self.page.evaluate("which => notebookPage.frame(...which)", self.which))
-        return pixels_of(picture)
-
-
-def repainted(figure: Figure, before: np.ndarray[Any, Any], timeout: float = 10) -> bool:
-    """Whether a figure's pixels become others than they were, within a time in seconds."""
-    until = time.monotonic() + timeout
-    while time.monotonic() < until:
-        if not np.array_equal(figure.painted(), before):
-            return True
-    return False
+    def tab(self, title: str) -> Locator:
+        """Open a tab, if it is not; its panel."""
+        head = self.root.get_by_role("tab", name=title, exact=True)
+        if head.get_attribute("aria-selected") != "true":
+            head.click()
+        return self.root.locator(f".ul-tab[data-title='{title}']")
 
 
 def pixels_of(picture: bytes) -> np.ndarray[Any, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from chromium import opened_page, started_chromium
 from jupyter_server_process import jupyter_server
-from notebook_page import Figure, NotebookPage
+from notebook_page import NotebookPage, Shown
 from PIL import Image
 from playwright.sync_api import Locator, Page
 
@@ -41,13 +41,13 @@ def main() -> None:
         with opened_page(browser) as page:
             notebook = NotebookPage(page, server.url, "explorer.ipynb")
             notebook.run_all()
-            Figure(page, "units")
+            shown = Shown(page)
             page.set_viewport_size({"width": 1400, "height": 1400})
-            explorer = page.locator(".ul-explorer").first
+            explorer = shown.root
             keep("explorer", settled(page, explorer))
             notebook.theme("JupyterLab Dark")
             page.set_viewport_size({"width": 1400, "height": 1800})  # with room for the tab
-            explorer.locator(".ul-tabs .lm-TabBar-tab", has_text="Lost and won").click()
+            shown.tab("Lost and won")
             keep("explorer_dark", settled(page, explorer))
         with opened_page(browser) as page:
             notebook = NotebookPage(page, server.url, "damage_of_a_unit.ipynb")

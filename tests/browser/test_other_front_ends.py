@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 from chromium import opened_page
 from jupyter_server_process import JupyterServer
-from notebook_page import Figure, repainted, share_near
+from notebook_page import Shown, pixels_of, share_near
 from playwright.sync_api import Browser, Page, expect
 
-from unitlab.views.look import BLUE, ORANGE
+from unitlab.views.look import BLUE
 
 # Voilà's own page asks a CDN for icons and MathJax, and complains of JupyterLab extensions that are not made for it
 OF_VOILA = ("fontawesome", "mathjax", "/labextensions/")
@@ -17,19 +16,20 @@ OF_NOTEBOOK = ("filebrowser:open-path", "reading 'schema'")
 
 
 def first_steps(page: Page) -> None:
-    """Plots are painted, and a click on a unit far from the others is answered in the browser and by Python."""
-    explorer = page.locator(".ul-explorer").first
-    units, classes = Figure(page, "units", timeout=90_000), Figure(page, "classes")
+    """Views are painted, and a click on a unit far from the others is answered by the page and by Python."""
+    shown = Shown(page, timeout=90_000)
     page.wait_for_timeout(500)  # ms; the cells below are still finding their place
-    assert share_near(units.painted(), BLUE) > 0.001 and share_near(classes.painted(), ORANGE) > 0.001
-    shown = units.columns("Scatter", having="unit")
-    far = int(np.argsort(np.array(shown["x"]) + np.array(shown["y"]) / 20)[-2])
-    before, unit = classes.painted(), str(shown["unit"][far])
-    units.click(shown["x"][far], shown["y"][far])
-    expect(explorer.locator(".ul-unit input")).to_have_value(unit)
-    expect(explorer.locator(".ul-headline")).to_contain_text(f"Unit {unit}")
-    expect(explorer.locator(".ul-images img")).to_have_count(12)
-    assert repainted(classes, before)
+    painted = pixels_of(shown.root.locator(".ul-units").screenshot())
+    assert max(share_near(painted, blue) for blue in (BLUE, "#5cb8ee")) > 0.001  # by the theme
+    [unit] = shown.lonely(1, but=shown.unit)
+    bars, before = shown.root.locator("#bars"), shown.root.locator("#bars").inner_text()
+    shown.click(unit)
+    expect(shown.root.locator(".ul-unit")).to_have_value(str(unit))
+    expect(shown.root.locator(".ul-headline")).to_contain_text(f"nit {unit}")
+    expect(shown.root.locator(".ul-images [data-image]")).to_have_count(12)
+    expect(bars).not_to_have_text(before)
+    # what only Python knows
+    expect(shown.tab("Lost and won")).to_contain_text(f"Without unit {unit}, of all")
 
 
 def test_notebook_7(jupyter: JupyterServer, chromium: Browser) -> None:

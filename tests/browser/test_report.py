@@ -54,7 +54,7 @@ def test_a_click_on_a_unit_changes_sentence_bars_and_pictures(tab: Any, written:
     tab.goto(written)
     expect(tab.locator("#finding")).to_have_text(str(unit_finding(known, 4)))
     assert tab.title() != "taken" and tab.url.endswith("#unit-4")
-    before = tab.locator("#pictures image").first.get_attribute("href")
+    before = tab.locator("#pictures canvas").first.evaluate("canvas => canvas.toDataURL()")
     for unit in (11, 20):
         # a point hidden by another one takes a second click
         for _ in range(4):
@@ -64,6 +64,10 @@ def test_a_click_on_a_unit_changes_sentence_bars_and_pictures(tab: Any, written:
         expect(tab.locator("#finding")).to_have_text(str(unit_finding(known, unit)))
         drop = np.sort(known.accuracy_drop.sel(unit=unit).values)[::-1]
         assert shown_bars(tab) == [points(value) for value in [*drop[:10], *drop[-3:]]]
+        ids = [str(study.image.values[i]) for i in study.top_image.sel(unit=unit).values]
+        expect(tab.locator("#pictures figure").first).to_have_attribute("data-image", ids[0])
+        shown = tab.locator("#pictures figure").evaluate_all("all => all.map(each => each.dataset.image)")
+        assert shown == ids and tab.locator("#pictures canvas").first.evaluate("canvas => canvas.toDataURL()") != before
         # recall, precision, balanced accuracy and margin of the most damaged class stand side by side
         cell = known.sel(unit=unit).isel(category=int(known.accuracy_drop.sel(unit=unit).argmax("category")))
         names = ("accuracy_drop", "precision_drop", "balanced_accuracy_drop")
@@ -71,7 +75,6 @@ def test_a_click_on_a_unit_changes_sentence_bars_and_pictures(tab: Any, written:
         for text, name in zip(shown, names, strict=False):
             assert abs(float(text.replace("−", "-")) - 100 * float(cell[name])) < 0.06
         assert abs(float(shown[3].replace("−", "-")) - float(cell.margin_drop)) < 0.011
-        assert tab.locator("#pictures image").first.get_attribute("href") != before
         assert tab.locator("#pictures figure").count() == 6
         assert tab.locator("#table tr[aria-current] a").inner_text() == str(unit)
     tab.go_back()
@@ -81,7 +84,7 @@ def test_a_click_on_a_unit_changes_sentence_bars_and_pictures(tab: Any, written:
 def test_the_anchor_opens_a_unit(tab: Any, written: str) -> None:
     tab.goto(written + "#unit-7")
     expect(tab.locator("#finding")).to_contain_text("Unit 7 is never active")
-    expect(tab.locator("#pictures")).to_contain_text("No image activates this unit")
+    expect(tab.locator("#pictures")).to_contain_text("No image activates unit 7.")
     tab.goto(written + "#unit-9")
     expect(tab.locator("#unit")).to_have_value("9")
     tab.goto(written + "#unit-999")
@@ -102,19 +105,19 @@ def test_everything_goes_by_keyboard(tab: Any, written: str, study: xr.Dataset) 
     tab.locator("#class").fill("class 17")
     tab.keyboard.press("Enter")
     assert tab.locator("#scatter .title").first.text_content() == "↑ accuracy drop of class 17 (points)"
-    tab.locator("#table th button", has_text="overall drop").press("Enter")
+    tab.locator("#table th button", has_text="overall").press("Enter")
     first = tab.locator("#table tbody tr").first.locator("a").inner_text()
     assert study.overall_drop.sel(unit=int(first)) == study.overall_drop.max()
     tab.locator("#more").press("Enter")
-    assert tab.locator("#which").inner_text() == "1–13 of 40"
+    assert tab.locator("#which").inner_text() == "11–23 of 40"
 
 
 def test_without_scripts_the_table_holds_every_unit(chromium: Any, written: str) -> None:
     context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(written + "#unit-20")
-    assert page.locator("#table tbody tr").count() == 24
-    assert page.locator("#scatter").is_hidden() and page.locator(".message").is_visible()
+    assert page.locator("#every-unit tbody tr").count() == 24
+    assert page.locator("#scatter").is_hidden() and page.locator("noscript .ul-note-message").is_visible()
     context.close()
 
 
@@ -123,5 +126,20 @@ def test_it_fits_narrow_windows_and_paper(tab: Any, written: str, tmp_path: Path
     for width in (1400, 760, 400):
         tab.set_viewport_size({"width": width, "height": 900})
         assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
+    assert tab.locator("details[open]").count() == 0
+    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert tab.locator("details.definitions[open]").count() == 2 and tab.locator("#table tbody tr").count() == 24
+    tab.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert tab.locator("#table tbody tr").count() == 15
     tab.pdf(path=tmp_path / "report.pdf", format="A4")
-    assert tab.locator("details[open]").count() == 2
+    pages = (tmp_path / "report.pdf").read_bytes().count(b"/Type /Page\n")
+    assert pages > 2  # with every unit and every definition
+
+
+def test_the_report_has_the_wall(tab: Any, written: str) -> None:
+    tab.goto(written)
+    tab.get_by_role("tab", name="Wall").click()
+    expect(tab.locator(".ul-wall [data-unit]")).to_have_count(24)
+    expect(tab.locator(".ul-wall canvas")).to_have_count(23)  # one unit is dead
+    tab.locator(".ul-wall [data-unit='11']").click()
+    expect(tab.locator("#unit")).to_have_value("11")

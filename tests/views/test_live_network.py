@@ -9,19 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from explorer_answers import ask
 from simulated_study import simulated_study
 
 import unitlab
 
 pytest.importorskip("torch")
-pytest.importorskip("jupyter_bokeh")
+pytest.importorskip("anywidget")
 
 from unitlab.analysis.splits import halves
 from unitlab.compute.files.recipe_files import RecipeFiles
 from unitlab.views.explorer.background import Stopped
 from unitlab.views.explorer.live_network import LiveNetwork, NotAtHand
-from unitlab.views.explorer.tabs.category import Category
-from unitlab.views.explorer.tabs.group import Group
 
 
 @pytest.fixture(scope="module")
@@ -52,19 +51,23 @@ def test_a_group_of_one_is_what_the_sweep_found(study: xr.Dataset) -> None:
     assert told[-1] == (200, 200) and all(done <= of for done, of in told)
 
 
-def test_a_group_and_a_curve_are_run_from_their_tabs(study: xr.Dataset) -> None:
+def test_a_group_and_a_curve_are_run_for_the_page(study: xr.Dataset) -> None:
     explorer = unitlab.explore(study, selection=[3, 5, 20])
-    group = Group(explorer)
-    assert group.measure.layout.display is None and "silenced together" not in group.sentence.value
-    group.measure.click()
-    assert "silenced together" in group.sentence.value and "together, points" in group.table.value
-    explorer.state.category = explorer.study.worst_class(3)
-    category = Category(explorer)
-    category.curve.compute.click()
-    (shown,) = category.curve.place.children
-    assert shown.layout.height == "220px" and "Cross-fitted" in category.curve.said.value
+    assert "error" not in ask(explorer, "at_hand")
+    joint = ask(explorer, "together", units=[3, 5, 20])
+    model, photos = RecipeFiles(LiveNetwork(study).recipe).model(), RecipeFiles(LiveNetwork(study).recipe).images()
+    found = unitlab.damage(
+        unitlab.ablate_groups(model, photos, study.attrs["layer"], [[3, 5, 20]], progress=False)
+        .drop_dims("unit")
+        .rename(group="unit")
+    )
+    np.testing.assert_allclose(joint["drop"], 100 * found.accuracy_drop.values[0], rtol=1e-6)
+    np.testing.assert_allclose(joint["high"], 100 * found.drop_high.values[0], rtol=1e-6)
+    assert joint["progress"][-1] == [200, 200]
+    curve = ask(explorer, "curve", category=str(study.category.values[4]))
     right = study.baseline_prediction.values == study.label.values
-    assert f"all classes {100 * right.mean():.1f} →" in category.curve.said.value
+    assert curve["k"][:3] == [0, 1, 2] and curve["overall"][0] == pytest.approx(100 * right.mean())
+    assert curve["own"] == (100 * LiveNetwork(study).curve(4, curve["k"], lambda done, of: None).own).tolist()
 
 
 def silencing(units: np.ndarray[Any, Any]) -> Any:
@@ -105,15 +108,12 @@ def test_a_curve_is_that_of_hooks(study: xr.Dataset) -> None:
 
 def test_other_images_than_the_study_s_are_refused(study: xr.Dataset) -> None:
     other = study.assign_attrs(fingerprint_images="another")
-    explorer = unitlab.explore(other, selection=[3, 5])
-    group = Group(explorer)
-    group.measure.click()
-    assert "not those of the study" in group.said.value and group.measure.layout.display is None
+    assert "not those of the study" in ask(unitlab.explore(other), "together", units=[3, 5])["error"]
 
 
 def test_a_run_ends_where_its_progress_is_refused(study: xr.Dataset) -> None:
     def refuse(done: int, of: int) -> None:
-        raise Stopped("stopped")
+        raise Stopped
 
     with pytest.raises(Stopped):
         LiveNetwork(study).together([3, 5], refuse)

@@ -6,11 +6,6 @@ import numpy as np
 import pytest
 from simulated_study import simulated_study
 
-import unitlab
-
-pytest.importorskip("jupyter_bokeh")
-
-from unitlab.views.explorer.tabs.lost_and_won import LostAndWon
 from unitlab.views.gallery import top_images
 from unitlab.views.words import isolated
 
@@ -36,12 +31,3 @@ def test_a_name_from_the_right_stands_by_itself(name: str) -> None:
 @pytest.mark.parametrize("name", ["ski resort", "寺院の庭園", "Дворец", "ห้องสมุด", "a → b (3)"])
 def test_a_name_from_the_left_is_left_as_it_is(name: str) -> None:
     assert isolated(name) == name
-
-
-def test_bars_and_pairs_keep_their_order_around_names_from_the_right() -> None:
-    study = simulated_study(4, 3, 60, flip_rate=0.3)
-    study = study.assign_coords(category=np.array(["حديقة", "a", "b"], object))
-    explorer = unitlab.explore(study, unit=1)
-    labels = explorer.classes.plot.yaxis[0].major_label_overrides.values()
-    assert any(label.startswith("\u2068حديقة\u2069 (") for label in labels)
-    assert "<bdi>حديقة</bdi> → <bdi>" in LostAndWon(explorer).moved.value

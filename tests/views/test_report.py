@@ -64,6 +64,10 @@ def test_the_page_holds_the_numbers_of_the_study(study: xr.Dataset, known: xr.Da
     top = study.top_image.sel(unit=4).values
     assert [row[2] for row in data["pictures"]["shown"][1]] == list(study.image.values[top])
     assert data["pictures"]["shown"][2] == [] and data["pictures"]["sheets"][2] == ""
+    rows, columns = data["pictures"]["mapped"]
+    maps = np.frombuffer(base64.b64decode(data["pictures"]["maps"][1]), np.uint8).reshape(len(top), rows, columns)
+    kept = study.top_map.sel(unit=4).values.astype(float)
+    np.testing.assert_allclose(maps, 255 * kept / kept.max((1, 2), keepdims=True), atol=0.6)
 
 
 def test_names_from_files_are_text(study: xr.Dataset) -> None:

@@ -304,6 +304,26 @@ COMPARISON = (
          covers=("images", "bases")),
 )  # fmt: skip
 
+_pair = partial(Variable, "pair")
+PAIR = (
+    _pair("side", ("side",), "T", "1", "side", "Which of the two ablations that are compared.", coordinate=True),
+    _pair("category", ("category",), "T", "1", "class", "Name of the class.", coordinate=True),
+    _pair("accuracy_drop", ("side", "category"), "f", "1", "accuracy drop", "Class accuracy before minus after the ablation."),
+    _pair("drop_low", ("side", "category"), "f", "1", "lower limit", "Lower limit of the drop's interval, as in damage."),
+    _pair("drop_high", ("side", "category"), "f", "1", "upper limit", "Upper limit of the drop's interval."),
+    _pair("drop_difference", ("category",), "f", "1", "difference of the drops", "Drop under a minus drop under b."),
+    _pair("difference_low", ("category",), "f", "1", "lower limit",
+         "Lower limit of the paired interval: Bonett and Price, or Student's t where the networks are two."),
+    _pair("difference_high", ("category",), "f", "1", "upper limit", "Upper limit of the paired interval."),
+    _pair("difference_q", ("category",), "f", "1", "q of the difference",
+         "Adjusted p-value of the exact test that both lose alike; NaN for two networks."),
+    _pair("n_lost_both", ("category",), "i", "images", "lost by both", "Images right before and wrong under both."),
+    _pair("n_lost_a", ("category",), "i", "images", "lost by a alone", "Images that a breaks and b does not."),
+    _pair("n_lost_b", ("category",), "i", "images", "lost by b alone", "Images that b breaks and a does not."),
+    _pair("n_lost_neither", ("category",), "i", "images", "lost by neither", "Images that neither breaks."),
+    _pair("jaccard", (), "f", "1", "Jaccard overlap", "Images that both break, of those that either breaks."),
+)  # fmt: skip
+
 _training = partial(Variable, "training")
 _NETWORK = ("arm", "seed")
 # of every network, as damage and attributes tell it of one

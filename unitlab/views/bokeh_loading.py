@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-
 from bokeh.resources import Resources
 
 from unitlab.views.kernel import running_kernel
@@ -16,7 +14,6 @@ def load_bokeh() -> None:
     from IPython.display import Javascript, display
 
     code = "\n".join(Resources(mode="inline", components=["bokeh"], log_level="warn").js_raw)
-    first = files(__package__).joinpath("first_figure.js").read_text(encoding="utf-8")
     # BokehJS hangs itself on `this`, which is not the window everywhere
-    load = f"(function() {{\n{code}\n}}).call(window);\nsetTimeout(() => {{\n{first}}});\n"
+    load = f"(function() {{\n{code}\n}}).call(window);\n"
     display(Javascript(f"if (window.Bokeh === undefined) {{\n{load}}}"))

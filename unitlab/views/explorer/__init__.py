@@ -1,15 +1,11 @@
-"""The explorer of a study in a notebook cell: ipywidgets around Bokeh figures, all over one state."""
+"""The explorer of a study in a notebook cell: an anywidget around the page that the report has, too."""
 
 from __future__ import annotations
 
 import gc
-import sys
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-
-from unitlab.views.kernel import running_kernel
 
 if TYPE_CHECKING:
     from unitlab.views.explorer.explorer import Explorer
@@ -17,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["explore"]
 
 
-def explore(
+def explore(  # noqa: PLR0913
     ds_or_name: Any,
     *,
     unit: int | None = None,
@@ -26,6 +22,9 @@ def explore(
     y: str | None = None,
     color: str | None = None,
     selection: Iterable[int] = (),
+    line: bool = False,
+    image_style: str = "outline",
+    image_strength: float = 0.5,
 ) -> Explorer:
     """Look at a study: every unit at a glance, and what one unit's ablation costs which classes.
 
@@ -40,14 +39,20 @@ def explore(
     x, y, color
         Variables over ``unit`` of `unitlab.attributes` or `unitlab.damage`, or numbers of your own that the dataset was given
         by ``ds.assign(score=("unit", values))``, for the axes and the colour of the units; default the overall drop against
-        the cross-fitted max class drop, no colour.
+        the cross-fitted max class drop, or against the drop of ``category``; no colour.
     selection
         Numbers of the units of the group.
+    line
+        Whether the fitted line with its band is drawn.
+    image_style, image_strength
+        How the activation map lies over the pictures, "outline", "heat" or "none"; threshold of the outline (a share of the
+        map's largest value) or opacity of the heat, 0 to 1.
 
     Returns
     -------
     Explorer
-        An ipywidget; as the last expression of a cell it shows itself. ``.state`` holds what is chosen, ``.code()`` gives
+        A widget; as the last expression of a cell it shows itself. Its traits (``unit``, ``category``, ``layer``,
+        ``ablation``, ``group``, ``x``, ``y``, ``color`` …) say what is chosen and can be set and observed; ``.code()`` gives
         the line that restores the view.
 
     Raises
@@ -59,20 +64,20 @@ def explore(
     --------
     >>> import unitlab
     >>> explorer = unitlab.explore("vgg_fashion", unit=3)
-    >>> explorer.state.unit
+    >>> explorer.unit
     3
     """
-    with _shown_meanwhile(ds_or_name), _uncollected():
-        # the page reads the scripts of widgets and BokehJS while Python imports the rest
-        from unitlab.views.explorer.styled import open_shared
+    with _uncollected():
+        # the page reads what shows widgets, and the module of all explorers, while Python imports the rest
+        from unitlab.views.explorer.first_page import open_first_page
 
-        open_shared()
-        from unitlab.views.bokeh_loading import load_bokeh
-
-        load_bokeh()
+        open_first_page()
         from unitlab.views.explorer.explorer import opened_explorer
 
-        return opened_explorer(ds_or_name, unit, category, x, y, color, selection)
+        return opened_explorer(
+            ds_or_name, unit, selection, category=category, x=x, y=y, color=color, line=line, image_style=image_style,
+            image_strength=image_strength,
+        )  # fmt: skip
 
 
 @contextmanager
@@ -89,12 +94,3 @@ def _uncollected() -> Iterator[None]:
             gc.unfreeze()
         if collecting:
             gc.enable()
-
-
-def _shown_meanwhile(ds_or_name: Any) -> AbstractContextManager[None]:
-    """A skeleton where the first explorer opens, which imports for a second and more."""
-    if running_kernel() is None or f"{__name__}.explorer" in sys.modules:
-        return nullcontext()
-    from unitlab.views.explorer.skeleton import skeleton
-
-    return skeleton(str(ds_or_name) if isinstance(ds_or_name, str | Path) else "the study")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -154,3 +155,94 @@ def _counter(progress: Progress, of: int) -> Callable[[], None]:
         progress(min(count, of), of)
 
     return told
+
+
+class PictureNetwork:
+    """A study's network on one picture at a time, its units silenced or scaled by a hook at the study's site."""
+
+    def __init__(self, live: LiveNetwork) -> None:
+        self.model, self.source = live._built(lambda done, of: None, 1)
+        self.model.eval()
+        self.images, self.units = live.recipe.images.address, live.ds["unit"].values
+        self.running = threading.Lock()  # a ranking and a question may run at once, and their hooks must not meet
+        self.module, _, call = str(live.ds.attrs["site"]).partition("#")
+        self.call = int(call or 1)
+
+    def pixels(self, picture: Any) -> Any:
+        """What the network sees of a study's image (its id) or of a picture of the reader's (of Pillow)."""
+        import torch
+
+        if isinstance(picture, str):
+            return self.source.at([list(self.source.ids).index(picture)])
+        from unitlab.bundled_images import IMAGE_SETS, bundled_images
+
+        if self.images not in IMAGE_SETS:
+            own = self.source.subset([0])
+            own.read = lambda position: picture
+            return own.at([0])
+        like = bundled_images(self.images)
+        _, height, width, channels = like.pictures[slice(1)].shape
+        kept = np.asarray(picture.convert("L" if channels == 1 else "RGB").resize((width, height))).reshape(
+            height, width, channels
+        )
+        return torch.from_numpy(((kept / 255 - like.mean) / like.deviation).astype(np.float32)).permute(2, 0, 1)[None]
+
+    def logits(self, pixels: Any, strength: Array) -> tuple[Array, Array]:
+        """Logits (row, output) where each unit is multiplied by its ``strength`` (row, channel), and the maps as they are.
+
+        The layers before the site see the picture once, those behind it every row.
+        """
+        import torch
+
+        calls, seen = 0, []
+
+        def scale(_module: Any, _given: Any, out: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls != self.call:
+                return None
+            seen.append(out[0].numpy())
+            factor = torch.from_numpy(strength.astype(np.float32))
+            return out * factor.reshape(*factor.shape, *[1] * (out.dim() - 2))
+
+        with self.running, torch.inference_mode():
+            hook = self.model.get_submodule(self.module).register_forward_hook(scale)
+            try:
+                found = self.model(pixels)
+            finally:
+                hook.remove()
+        return found.float().numpy(), seen[0]
+
+    def without(self, pixels: Any, strengths: dict[int, float]) -> tuple[Array, Array, Array]:
+        """Probabilities before and after some units are scaled, and the maps."""
+        rows = np.ones((2, self._channels(pixels)))
+        for unit, value in strengths.items():
+            rows[1, unit] = value
+        found, maps = self.logits(pixels, rows)
+        shares = np.exp(found - found.max(1, keepdims=True))
+        shares /= shares.sum(1, keepdims=True)
+        return shares[0], shares[1], maps
+
+    def ranking(self, pixels: Any, progress: Progress) -> Array:
+        """(unit,): what silencing each unit alone takes from the margin of the picture's class, in logits."""
+        drops, at_once = [], 64
+        whole = np.ones((1, self._channels(pixels)))
+        before = self.logits(pixels, whole)[0][0]
+        top = int(before.argmax())
+        for start in range(0, len(self.units), at_once):
+            some = self.units[start : start + at_once]
+            rows = np.repeat(whole, len(some), 0)
+            rows[np.arange(len(some)), some] = 0
+            after = self.logits(pixels, rows)[0]
+            drops.append(_margin(before[None], top) - _margin(after, top))
+            progress(min(start + at_once, len(self.units)), len(self.units))
+        return np.concatenate(drops)
+
+    def _channels(self, pixels: Any) -> int:
+        if not hasattr(self, "channels"):
+            self.channels = int(self.logits(pixels, np.ones((1, 1)))[1].shape[0])
+        return self.channels
+
+
+def _margin(logits: Array, k: int) -> Array:
+    return logits[:, k] - np.delete(logits, k, 1).max(1)

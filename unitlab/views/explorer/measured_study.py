@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from unitlab.analysis import ALPHA, LEVEL
+from unitlab.analysis import LEVEL
 from unitlab.analysis.attributes import own_attributes
 from unitlab.analysis.correlations import measures
 from unitlab.analysis.damage import largest_drop
@@ -21,40 +22,8 @@ from unitlab.views.words import quantity
 
 Array = np.ndarray[Any, Any]
 
-FEW_IMAGES = 20
 # beyond this many predictions, the tests and the cross-fitting take longer than a reader waits for a first picture
 QUICKLY_MEASURED = 4_000_000
-
-
-@dataclass(frozen=True)
-class ClassDrops:
-    """What a unit's ablation costs every class, in points of 100, over ``category``; ``q`` is NaN while it is computed."""
-
-    drop: Array
-    low: Array
-    high: Array
-    q: Array
-    n_images: Array
-    n_broken: Array
-    n_fixed: Array
-    order: Array  # positions of the classes with images, the most damaged first
-
-    @property
-    def significant(self) -> Array:
-        """Whether q ≤ 0.05."""
-        return self.q <= ALPHA
-
-
-@dataclass(frozen=True)
-class TopImages:
-    """The images that activate a unit most: positions, ids, class names, activations, maps and, where kept, pixels."""
-
-    image: Array
-    ids: list[str]
-    names: list[str]
-    activation: Array
-    maps: Array
-    pixels: Array | None
 
 
 def measures_of(ds: xr.Dataset) -> xr.Dataset:
@@ -104,7 +73,18 @@ class MeasuredStudy:
     def __init__(self, ds: xr.Dataset) -> None:
         require(
             ds,
-            ["unit", "category", "label", "accuracy_drop", "overall_drop", "n_broken", "n_fixed", "n_images", "prediction"],
+            [
+                "unit",
+                "category",
+                "label",
+                "baseline_prediction",
+                "accuracy_drop",
+                "overall_drop",
+                "n_broken",
+                "n_fixed",
+                "n_images",
+                "prediction",
+            ],
             "the explorer",
         )
         if not ds.sizes["unit"]:
@@ -118,8 +98,10 @@ class MeasuredStudy:
         self.top_image, self.top_activation = (
             ds[name].values if name in ds else None for name in ("top_image", "top_activation")
         )
+        self.before = class_positions(ds, ds["baseline_prediction"].values)
         self.measures = counted_measures(ds)
         self.complete = False
+        self.awaiting: list[Callable[[], None]] = []  # who is told when `measure_beside` has finished it
         self._read()
 
     @property
@@ -134,13 +116,12 @@ class MeasuredStudy:
         self._read()
 
     def _read(self) -> None:
+        self._for_page: tuple[dict[str, Any], dict[str, Any]] | None = None
         found = self.measures
-        self.dead = ~(found["fraction_active"].values > 0) if "fraction_active" in found else np.zeros(len(self.units), bool)
         self.n_images = found["n_images"].values
         # a unit that damages no class has no most damaged one
         self.max_class = np.where(found["max_class_drop"].values > 0, found["max_class"].values, -1)
         self.p_specific = found["p_specific"].values if self.complete else np.full(len(self.units), np.nan)
-        self.significant = self.p_specific <= ALPHA
         size = self.measures["accuracy_drop"].shape
         self.drops = {
             name: 100 * found[name].values for name in ("accuracy_drop", "drop_low", "drop_high")
@@ -151,6 +132,44 @@ class MeasuredStudy:
             for name, variable in found.data_vars.items()
             if variable.dims == ("unit",) and variable.dtype.kind in "fi" and not str(name).endswith("_class")
         ]
+
+    def for_page(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """`names_for_page` and `measures_for_page`, made once for all explorers."""
+        if self._for_page is None:
+            self._for_page = self.names_for_page(), self.measures_for_page()
+        return self._for_page
+
+    def names_for_page(self) -> dict[str, Any]:
+        """What the page keeps of the study: names, and what never changes."""
+        awaited = [name for name in VARIABLES if self.is_awaited(name)] if not self.complete else []
+        return {
+            "key": f"{self.ds.attrs.get('name', '')} {self.layer} {self.ablation} {id(self)}",
+            "layer": self.layer,
+            "units": self.units.tolist(),
+            "classes": self.names,
+            "n": self.n_images.tolist(),
+            "accuracy": [float(value) if np.isfinite(value) else None for value in self.measures["baseline_accuracy"].values],
+            "level": float(self.measures.attrs.get("level", LEVEL)),
+            "awaited": {name: quantity(name).title for name in awaited},
+        }
+
+    def measures_for_page(self) -> dict[str, Any]:
+        """The measures of all units, (measure, unit) as they are shown, and the drop of each unit's most damaged class."""
+        rows, k = np.arange(len(self.units)), np.maximum(self.max_class, 0)
+        limits = {
+            short: 100 * self.measures[worst].values if worst in self.measures else self.drops[own][rows, k]
+            for short, worst, own in (
+                ("worst_low", "max_class_drop_low", "drop_low"), ("worst_high", "max_class_drop_high", "drop_high"),
+            )
+        }  # fmt: skip
+        values = [self.values(name) for name in self.variables]
+        return {
+            "complete": self.complete,
+            "measures": [[name, quantity(name).title] for name in self.variables],
+            "values": np.asarray(values, "<f4").tobytes(),
+            "worst": self.max_class.astype("<i4").tobytes(),
+            **{name: np.where(self.max_class >= 0, limit, np.nan).astype("<f4").tobytes() for name, limit in limits.items()},
+        }
 
     def is_awaited(self, name: str) -> bool:
         """Whether a variable over units may still come with the measures."""
@@ -179,56 +198,17 @@ class MeasuredStudy:
             raise UnitlabError(f"the study has no class {name!r}. {nearest_names(name, self.names)}")
         return self.names.index(name)
 
-    def class_drops(self, unit: int) -> ClassDrops:
-        """A unit's row of the unit × class damage."""
-        place = self.position(unit)
-        drop = self.drops["accuracy_drop"][place]
-        some = np.flatnonzero(np.isfinite(drop))
-        return ClassDrops(
-            drop,
-            self.drops["drop_low"][place],
-            self.drops["drop_high"][place],
-            self.q[place],
-            self.n_images,
-            self.measures["n_broken"].values[place],
-            self.measures["n_fixed"].values[place],
-            some[np.argsort(-drop[some], kind="stable")],
-        )
+    def strongest_unit(self, category: str = "") -> int:
+        """Number of the unit with the largest max class drop, or with the largest drop of ``category``."""
+        drops = self.measures["max_class_drop"].values
+        if category:
+            drops = np.nan_to_num(self.drops["accuracy_drop"][:, self.category_position(category)], nan=-np.inf)
+        return int(self.units[drops.argmax()])
 
-    @property
-    def worst_unit(self) -> int:
-        """Number of the unit with the largest max class drop."""
-        return int(self.units[self.measures["max_class_drop"].values.argmax()])
-
-    def worst_class(self, unit: int) -> str:
-        """Name of the most damaged class, empty where there is none."""
-        position = int(self.max_class[self.position(unit)])
-        return self.names[position] if position >= 0 else ""
-
-    def top_images(self, unit: int, count: int = 12) -> TopImages:
-        """The first ``count`` top images of a unit, those with an activation above zero.
-
-        Raises
-        ------
-        UnitlabError
-            The study keeps no top images, or cannot be read any more.
-        """
-        if self.top_image is None or self.top_activation is None or "top_map" not in self.ds:
-            raise UnitlabError("the study keeps no top images; unitlab.ablate(model, images, layer) gives a study that does")
-        place = self.position(unit)
-        image, activation = self.top_image[place, :count], self.top_activation[place, :count].astype(float)
-        kept = (image >= 0) & (activation > 0)
-        image, activation = image[kept], activation[kept]
-        maps = self.ds["top_map"][place].values[:count][kept]
-        pixels = self.thumbnails(image) if "thumbnails" in self.ds else None
-        return TopImages(
-            image,
-            [str(name) for name in self.ds["image"].values[image]],
-            [self.names[k] for k in self.class_position[image]],
-            activation,
-            maps,
-            pixels,
-        )
+    @cached_property
+    def ids(self) -> list[str]:
+        """Ids of the images."""
+        return [str(name) for name in self.ds["image"].values]
 
     def thumbnails(self, images: Array) -> Array:
         """(image, row, column, channel), 8-bit, of the images at these positions."""

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import xarray as xr
@@ -17,16 +18,37 @@ from unitlab.views.explorer.opening import StudySource
 HEAD_START = 1.0  # seconds in which the page draws what is there already, with both processors
 
 
-def measure_beside(study: MeasuredStudy, source: StudySource, done: Callable[[Callable[[], xr.Dataset]], None]) -> bool:
-    """Start measuring; ``done`` is called in the kernel's event loop with what gives the measures, or raises. What is quick
-    is measured while the page draws, so that it comes soon after the first picture.
+def measure_beside(
+    study: MeasuredStudy, source: StudySource, done: Callable[[], None], failed: Callable[[Exception], None]
+) -> None:
+    """Finish ``study``; ``done()`` or ``failed(error)`` is then called in the kernel's event loop. What is quick is measured
+    while the page draws, so that it comes soon after the first picture.
 
-    Where no event loop runs (a script, a test) nothing is started, and False is returned.
+    Where no event loop runs (a script, a test) all of it happens at once.
     """
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
-        return False
+        study.finish()
+        done()
+        return
+    study.awaiting.append(done)
+    if len(study.awaiting) > 1:
+        return  # another explorer's measuring will do
+
+    def finished(result: Callable[[], xr.Dataset]) -> None:
+        waiting, study.awaiting = study.awaiting, []
+        try:
+            try:
+                measures: xr.Dataset | None = result()
+            except BrokenProcessPool:
+                measures = None  # no second process here: the kernel does it
+            study.finish(measures)
+        except Exception as error:
+            failed(error)
+            return
+        for call in waiting:
+            call()
 
     def start() -> None:
         if source.path is not None and not study.is_quick:
@@ -38,10 +60,9 @@ def measure_beside(study: MeasuredStudy, source: StudySource, done: Callable[[Ca
             executor = ThreadPoolExecutor(1)
             future = executor.submit(measures_of, study.ds)
         executor.shutdown(wait=False)
-        future.add_done_callback(lambda found: None if loop.is_closed() else loop.call_soon_threadsafe(done, found.result))
+        future.add_done_callback(lambda found: None if loop.is_closed() else loop.call_soon_threadsafe(finished, found.result))
 
     loop.call_later(0 if study.is_quick else HEAD_START, start)
-    return True
 
 
 def _step_back() -> None:

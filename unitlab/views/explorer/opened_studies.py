@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import xarray as xr
 
 from unitlab.catalog import path_of, stored_studies
 from unitlab.errors import UnitlabError
 from unitlab.views.explorer.measured_study import MeasuredStudy
 from unitlab.views.explorer.opening import StudySource
+
+# explorers of one study share what is measured of it: a cell that runs again adds nothing to the kernel
+_measured: WeakValueDictionary[Any, MeasuredStudy] = WeakValueDictionary()
+
+
+def measured(source: StudySource, ds: xr.Dataset) -> MeasuredStudy:
+    """The measured study of a dataset, the one that another explorer holds where it is the same."""
+    key: Any = id(ds)
+    if source.path is not None and not isinstance(source.given, xr.Dataset):
+        key = (str(source.path), repr(ds.attrs), ds.sizes["unit"])
+    found = _measured.get(key)
+    if found is None or (isinstance(key, int) and found.ds is not ds):
+        found = _measured[key] = MeasuredStudy(ds)
+    return found
 
 
 class OpenedStudies:
@@ -39,13 +57,14 @@ class OpenedStudies:
         """The study of this name, as it opens by itself."""
         if name not in self._sources:
             source, ds = StudySource.of(name)
-            return self._keep(name, source, MeasuredStudy(ds))
+            return self._keep(name, source, measured(source, ds))
         return self.layer(name, *self.first(name))
 
     def layer(self, name: str, layer: str, ablation: str) -> MeasuredStudy:
         """Another layer or ablation of an opened study."""
         known = self._measured.get((name, layer, ablation))
-        return known or self._keep(name, self.source(name), MeasuredStudy(self.source(name).open(layer, ablation)))
+        source = self.source(name)
+        return known or self._keep(name, source, measured(source, source.open(layer, ablation)))
 
 
 def _is_named(source: StudySource, name: str) -> bool:

@@ -20,6 +20,7 @@ from unitlab.catalog import load
 from unitlab.errors import UnitlabError
 from unitlab.files import write_whole
 from unitlab.views.findings import study_finding
+from unitlab.views.page import script, text_of
 from unitlab.views.report.content import content, definitions, provenance, table_rows, title
 
 __all__ = ["MOST_UNITS", "page", "report"]
@@ -108,19 +109,20 @@ def page(
     part = known.isel(unit=places)
     data, first = content(ds.isel(unit=places), part, known, unit, progress or (lambda done, of: None))
     packed = base64.b64encode(gzip.compress(json.dumps(data, allow_nan=False).encode(), mtime=0)).decode()
-    files = resources.files(__name__)
-    style, script, template = (files.joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js", "html"))
+    style, template = (resources.files(__name__).joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "html"))
+    style, code = text_of("page.css") + style, script("report")
+    finding = escape("".join(data["findings"][first]))
     return Template(template).substitute(
         title=escape(title(ds)),
         lead=escape(data["lead"]),
         summary=escape(study_finding(known)),
         selection=escape("" if len(numbers) == known.sizes["unit"] else f"This report holds {len(numbers)} of them."),
         style=style,
-        script=script,
+        script=code,
         style_hash=_digest(style),
-        script_hash=_digest(script),
+        script_hash=_digest(code),
         data=packed,
-        finding=escape(data["findings"][first][0] + data["findings"][first][1] + data["findings"][first][2]),
+        views=Template(text_of("views.html")).substitute(finding=finding),
         rows=table_rows(part),
         definitions=definitions(),
         provenance=provenance(ds, known),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Callable
 from datetime import UTC, datetime
 from html import escape
@@ -11,15 +10,13 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from PIL import Image
 
 from unitlab.analysis import ALPHA, LEVEL
 from unitlab.analysis.requirements import class_positions
 from unitlab.schema import VARIABLES
 from unitlab.version import __version__
 from unitlab.views.findings import interval, number, points, probability, unit_finding
-from unitlab.views.gallery import picture_with_map
-from unitlab.views.null_band import null_band
+from unitlab.views.page.sheets import ACROSS, map_bytes, sheet
 from unitlab.views.words import quantity
 
 Array = np.ndarray[Any, Any]
@@ -29,6 +26,7 @@ MEASURES = (
     "concentration", "p_concentration", "max_z",
     "class_selectivity", "class_selectivity_max", "max_class_correlation", "mutual_information", "top_precision",
     "fraction_active", "mean_activation", "max_activation", "l1_norm", "l1_norm_folded", "first_order_margin_drop_overall",
+    "max_class_drop_crossfit_null", "max_class_drop_null",
 )  # fmt: skip
 CELLS = (
     "accuracy_drop", "drop_low", "drop_high", "q_value", "n_broken", "n_fixed", "precision_drop", "balanced_accuracy_drop",
@@ -38,7 +36,7 @@ OTHERS = (
     "overall_drop_low", "overall_drop_bound", "p_overall", "max_class_drop_low", "max_class_drop_crossfit_low",
     "baseline_accuracy", "n_images", "top_image", "top_activation", "top_map", "reliability",
 )  # fmt: skip
-PICTURES, ACROSS, WIDEST = 12, 6, 80
+PICTURES, WIDEST = 12, 80
 LABELS = {
     "name": "study", "network": "network", "training": "training", "top1_accuracy": "accuracy of the network",
     "pixel_nearest_neighbour_accuracy": "accuracy of a nearest neighbour on pixels", "images": "images", "labels": "labels",
@@ -69,9 +67,12 @@ def content(
         "units": numbers,
         "first": first,
         "findings": [list(unit_finding(part, value)) for value in numbers],
-        "significant": [bool(p <= ALPHA) for p in part["p_specific"].values],
         "measures": measured,
-        "null": {name: _null(known, f"{name}_null") for name in ("max_class_drop_crossfit", "max_class_drop")},
+        # a unit that damages no class has no most damaged one
+        "worst": np.where(part["max_class_drop"].values > 0, part["max_class"].values, -1).tolist(),
+        "worst_low": _hundredths(part["max_class_drop_low"].values),
+        "worst_high": _hundredths(part["max_class_drop_high"].values),
+        "layer": str(ds.attrs.get("layer", "")),
         "classes": [str(name) for name in part["category"].values],
         "n": [int(n) for n in part["n_images"].values],
         "accuracy": [round(float(value), 4) if np.isfinite(value) else None for value in part["baseline_accuracy"].values],
@@ -117,12 +118,6 @@ def _measure(part: xr.Dataset, name: str) -> dict[str, Any]:
     }
 
 
-def _null(known: xr.Dataset, name: str) -> dict[str, list[float]]:
-    """What 95 % of the max class drops stay below by chance, along the overall drop, in points."""
-    overall, limit = null_band(100 * known["overall_drop"].values, 100 * known[name].values)
-    return {"x": overall.round(4).tolist(), "limit": limit.round(3).tolist()}
-
-
 def _hundredths(drops: Array) -> str:
     """Drops in hundredths of a point as 16-bit numbers, −32768 where there is none."""
     values = np.where(np.isfinite(drops), np.clip(np.nan_to_num(drops) * 1e4, -32767, 32767), -32768)
@@ -134,7 +129,7 @@ def _packed(values: Array, kind: str) -> str:
 
 
 def _pictures(ds: xr.Dataset, progress: Callable[[int, int], None]) -> dict[str, Any] | None:
-    """For each unit one JPEG of its top images, with class, activation and id of each."""
+    """For each unit one JPEG of its top images and their maps, with class, activation and id of each."""
     count = ds.sizes["unit"]
     if "thumbnails" not in ds or "top_image" not in ds:
         progress(count, count)
@@ -143,44 +138,22 @@ def _pictures(ds: xr.Dataset, progress: Callable[[int, int], None]) -> dict[str,
     ids = ds["image"].values
     top, activation = ds["top_image"].values[:, :PICTURES], ds["top_activation"].values[:, :PICTURES]
     maps = ds["top_map"][:, :PICTURES].values
-    sheets, shown, size = [], [], (WIDEST, WIDEST)
+    held: dict[str, Any] = {"sheets": [], "maps": [], "shown": [], "mapped": list(maps.shape[2:])}
     for unit in range(count):
         ranks = [rank for rank in range(top.shape[1]) if top[unit, rank] >= 0 and activation[unit, rank] > 0]
-        pixels: Any = ds["thumbnails"].isel(image=top[unit, ranks]).values if ranks else []
-        tiles = [picture_with_map(_small(each), maps[unit, rank]) for each, rank in zip(pixels, ranks, strict=True)]
-        sheets.append(_sheet(tiles))
-        if tiles:
-            size = (tiles[0].shape[1], tiles[0].shape[0])
-        shown.append(
-            [
-                [int(place[i]), float(f"{activation[unit, r]:.3g}"), str(ids[i])]
-                for r, i in zip(ranks, top[unit, ranks], strict=True)
-            ]
+        images = top[unit, ranks]
+        jpeg = b""
+        if ranks:
+            jpeg, laid_out = sheet(ds["thumbnails"].isel(image=images).values, WIDEST, 80)
+            held |= laid_out
+        held["sheets"].append(base64.b64encode(jpeg).decode())
+        held["maps"].append(base64.b64encode(map_bytes(maps[unit, ranks])).decode())
+        held["shown"].append(
+            [[int(place[i]), float(f"{activation[unit, r]:.3g}"), str(ids[i])] for r, i in zip(ranks, images, strict=True)]
         )
         progress(unit + 1, count)
-    return {"width": size[0], "height": size[1], "across": ACROSS, "sheets": sheets, "shown": shown}
-
-
-def _small(pixels: Array) -> Array:
-    """A thumbnail at most `WIDEST` wide."""
-    if pixels.shape[1] <= WIDEST:
-        return pixels
-    size = (WIDEST, max(1, round(pixels.shape[0] * WIDEST / pixels.shape[1])))
-    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).resize(size, Image.Resampling.LANCZOS)
-    return np.asarray(picture).reshape(size[1], size[0], -1)
-
-
-def _sheet(tiles: list[Array]) -> str:
-    if not tiles:
-        return ""
-    height, width = tiles[0].shape[:2]
-    sheet = np.full((height * -(-len(tiles) // ACROSS), width * min(ACROSS, len(tiles)), 3), 255, np.uint8)
-    for number_, tile in enumerate(tiles):
-        row, column = divmod(number_, ACROSS)
-        sheet[row * height : (row + 1) * height, column * width : (column + 1) * width] = tile
-    held = io.BytesIO()
-    Image.fromarray(sheet).save(held, "JPEG", quality=80, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode()
+    # the last unit may have fewer images than a row has room for
+    return held | {"across": ACROSS}
 
 
 def table_rows(part: xr.Dataset) -> str:

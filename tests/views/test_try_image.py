@@ -1,0 +1,136 @@
+"""Try an image: the numbers of plain hooks, and sentences where it cannot be."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from explorer_answers import ask
+from PIL import Image
+from simulated_study import simulated_study
+
+import unitlab
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("anywidget")
+
+
+@pytest.fixture
+def explorer() -> Any:
+    return unitlab.explore("vgg_emoji", unit=15)
+
+
+def by_hooks(pixels: Any, strengths: dict[int, float]) -> np.ndarray[Any, Any]:
+    """Probabilities of the network in float64 with channels scaled by a hook of its own."""
+    model = unitlab.network("vgg_emoji").double()
+
+    def scale(_module: Any, _given: Any, out: Any) -> Any:
+        out = out.clone()
+        for unit, value in strengths.items():
+            out[:, unit] *= value
+        return out
+
+    hook = model.get_submodule("features.relu5_2").register_forward_hook(scale)
+    with torch.no_grad():
+        found = model(pixels.double()).softmax(1)[0].numpy()
+    hook.remove()
+    return found
+
+
+@pytest.mark.parametrize("strengths", [{}, {16: 0.0, 28: 0.0}, {3: 1.7}])
+def test_an_image_of_the_study_gives_what_hooks_give(explorer: Any, strengths: dict[int, float]) -> None:
+    ids = [str(name) for name in explorer.ds.image.values]
+    explorer.image = ids[100]
+    found = ask(explorer, "try", unit=15, strengths=list(strengths.items()))
+    source = unitlab.images("emoji")
+    pixels = source.at([list(source.ids).index(ids[100])])
+    before, after = by_hooks(pixels, {}), by_hooks(pixels, strengths)
+    names = [str(name) for name in explorer.ds.category.values]
+    wanted = {*np.argsort(-before)[:5], *np.argsort(-after)[:5]}
+    assert {name for name, _, _ in found["classes"]} == {names[k] for k in wanted}
+    for name, was, now in found["classes"]:
+        assert (was, now) == pytest.approx((before[names.index(name)], after[names.index(name)]), abs=1e-5)
+    assert found["now"] == names[int(after.argmax())]
+    stored = names[int(np.flatnonzero(explorer.ds.category_index.values == explorer.ds.baseline_prediction.values[100])[0])]
+    assert max(found["classes"], key=lambda row: row[1])[0] == stored
+
+
+def test_the_ranking_is_that_of_single_hooks(explorer: Any) -> None:
+    explorer.image = str(explorer.ds.image.values[7])
+    found = ask(explorer, "try_rank")
+    pixels = explorer._trial._pixels
+    model = unitlab.network("vgg_emoji").double()
+
+    def margin(unit: int | None) -> float:
+        def silence(_module: Any, _given: Any, out: Any) -> Any:
+            out = out.clone()
+            if unit is not None:
+                out[:, unit] = 0
+            return out
+
+        hook = model.get_submodule("features.relu5_2").register_forward_hook(silence)
+        with torch.no_grad():
+            logits = model(pixels.double())[0].numpy()
+        hook.remove()
+        return float(logits[top] - np.delete(logits, top).max())
+
+    with torch.no_grad():
+        top = int(model(pixels.double()).argmax())
+    whole = margin(None)
+    for unit, drop in found["units"][:6]:
+        assert drop == pytest.approx(whole - margin(unit), abs=1e-3)
+    assert found["progress"][-1] == [64, 64]
+    assert (np.diff(np.abs([drop for _, drop in found["units"]])) <= 0).all()
+
+
+def test_a_picture_of_the_reader_s_is_seen_as_the_study_s_are(explorer: Any) -> None:
+    place = 100
+    pixels = explorer.ds.thumbnails.values[place] if explorer.ds.thumbnails.shape[1] == 64 else None
+    assert pixels is not None
+    held = io.BytesIO()
+    Image.fromarray(pixels).save(held, "PNG")
+    ask(explorer, "try_open", picture="data:image/png;base64," + base64.b64encode(held.getvalue()).decode())
+    own = ask(explorer, "try", unit=15, strengths=[])["classes"]
+    explorer.image = Image.fromarray(pixels)
+    assert explorer._tried == 1 and ask(explorer, "try", unit=15, strengths=[])["classes"] == own
+    explorer.image = str(explorer.ds.image.values[place])
+    kept = dict((name, was) for name, was, _ in ask(explorer, "try", unit=15, strengths=[])["classes"])
+    assert {name: was for name, was, _ in own} == pytest.approx(kept, abs=1e-4)
+    grey = Image.new("L", (300, 180), 90)
+    explorer.image = grey
+    assert abs(sum(was for _, was, _ in ask(explorer, "try", unit=3, strengths=[])["classes"])) <= 1.001
+
+
+def test_residual_networks_and_grey_pictures() -> None:
+    for name in ("resnet_emoji", "alexnet_fashion"):
+        explorer = unitlab.explore(name)
+        explorer.image = str(explorer.ds.image.values[3])
+        assert len(ask(explorer, "try", unit=explorer.unit, strengths=[[explorer.unit, 0]])["classes"]) >= 5
+
+
+def test_what_cannot_be_tried_is_said(explorer: Any) -> None:
+    with pytest.raises(unitlab.UnitlabError, match="an id of the study's images or a picture"):
+        explorer.image = "nothing"
+    assert "cannot be read as a picture" in ask(explorer, "try_open", picture="data:text/plain;base64,AAAA")["error"]
+    study = unitlab.explore(simulated_study(5, 3, 60))
+    study.image = str(study.ds.image.values[3])
+    refused = ask(study, "try", unit=1, strengths=[])
+    assert "does not say how its network is built" in refused["error"] and refused["command"]
+
+
+def test_a_question_during_a_ranking_gives_its_own_numbers(explorer: Any) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    explorer.image = str(explorer.ds.image.values[7])
+    alone = ask(explorer, "try", unit=15, strengths=[[16, 0]])["classes"]
+    study, trial = explorer._measured_study, explorer._trial
+    with ThreadPoolExecutor(2) as threads:
+        ranking = threads.submit(lambda: [trial.ranking(study, {}, lambda done, of: None)[0]["units"] for _ in range(4)])
+        given = {"unit": 15, "strengths": [[16, 0]]}
+        meanwhile = threads.submit(lambda: [trial.answer(study, given, lambda done, of: None)[0]["classes"] for _ in range(12)])
+        assert all(one == ranking.result()[0] for one in ranking.result())
+        assert all([row[0] for row in one] == [row[0] for row in alone] for one in meanwhile.result())
+        assert max(abs(a[2] - b[2]) for one in meanwhile.result() for a, b in zip(one, alone, strict=True)) < 1e-5
