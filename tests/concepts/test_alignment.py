@@ -184,6 +184,13 @@ def test_the_images_that_the_loss_of_a_unit_harms() -> None:
     assert float(area[unit]) == pytest.approx(roc_auc_score(ds.label.values == unit_class[unit], drop))
 
 
+def test_units_in_several_parts_are_as_in_one(study: xr.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    concepts = unitlab.concepts.tags(table_of(study))
+    whole = unitlab.align(study, concepts)
+    monkeypatch.setattr("unitlab.concepts.alignment.UNITS_AT_ONCE", 4)
+    xr.testing.assert_allclose(unitlab.align(study, concepts), whole)
+
+
 def test_rows_in_another_order_and_of_other_images_change_nothing(study: xr.Dataset) -> None:
     table = table_of(study)
     more = pd.concat([table.iloc[::-1], table.iloc[:5].set_axis([f"other {i}" for i in range(5)])])

@@ -21,6 +21,7 @@ Array = np.ndarray[Any, Any]
 
 LEAST = 10  # fewer clusters with (or without) a concept, and the normal approximation says too little
 ROUNDING = 1e-9
+UNITS_AT_ONCE = 256
 OF = ("activation_max", "label_margin_drop")
 
 
@@ -72,25 +73,26 @@ def align(ds: xr.Dataset, concepts: xr.Dataset, *, of: str = "activation_max", w
     require(ds, ["image", "category", "unit", "label", of], "align")
     tag, number = _tags_of(ds, concepts)
     clusters = ImageClusters(ds, within_classes=within_classes)
-    rank = scipy.stats.rankdata(ds[of].values, axis=1)
     # of a number, what a unit may rise with counts, not by how much
     weight = np.where(number, scipy.stats.rankdata(tag, axis=0), tag)
-    z, exchanged = _z(rank, weight, number, clusters)
+    parts = []
+    for start in range(0, ds.sizes["unit"], UNITS_AT_ONCE):
+        rank = scipy.stats.rankdata(ds[of][start : start + UNITS_AT_ONCE].values, axis=1)
+        z, exchanged = _z(rank, weight, number, clusters)
+        parts.append((z, _area(rank, np.where(number, np.nan, tag)), _spearman(rank, tag)))
+    z, area, correlation = (np.concatenate(part) for part in zip(*parts, strict=True))
     p = 2 * scipy.special.ndtr(-np.abs(z))
     q = benjamini_hochberg(p)
-    n, n_tagged = len(tag), np.where(number, np.nan, tag.sum(0))
-    area = ratio(rank @ np.where(number, np.nan, tag) - n_tagged * (n_tagged + 1) / 2, n_tagged * (n - n_tagged))
-    area[np.ptp(rank, axis=1) == 0] = np.nan
     largest, best = leading(np.where((q <= ALPHA) & (area > 0.5), area, np.nan))
     name = concepts["concept"].values
     values = {
         **{own: concepts[own].values for own in ("concept", "concept_category", "tag_is_number")},
         "concept_auc": area,
-        "concept_correlation": _spearman(rank, tag),
+        "concept_correlation": correlation,
         "concept_z": z,
         "concept_p": p,
         "concept_q": q,
-        "n_tagged": np.where(number, n, tag.sum(0)).astype(np.int32),
+        "n_tagged": np.where(number, len(tag), tag.sum(0)).astype(np.int32),
         "n_exchanged": exchanged,
         "best_concept": np.where(best >= 0, name[best], "").astype(object),
         "best_concept_auc": largest,
@@ -142,6 +144,13 @@ def stratified_z(ranks: Array, weights: Array, stratum: Array, number: Array) ->
     exchanged = moves.sum(0)
     enough = np.where(number, exchanged // 2, np.minimum(with_it, exchanged - with_it)) >= LEAST
     return np.where((variance > ROUNDING) & enough, ratio(x.T @ y, np.sqrt(variance)), np.nan), exchanged
+
+
+def _area(rank: Array, tag: Array) -> Array:
+    """(unit, concept): under the ROC curve."""
+    n = tag.sum(0)
+    area = ratio(rank @ tag - n * (n + 1) / 2, n * (len(tag) - n))
+    return np.where(np.ptp(rank, axis=1, keepdims=True) == 0, np.nan, area)
 
 
 def _spearman(rank: Array, tag: Array) -> Array:
