@@ -9,6 +9,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import unitlab
+from unitlab.recipes import Recipe
+from unitlab.recipes.shipped import BUNDLED
 
 
 def study(*layers: nn.Module, layer: str) -> tuple[nn.Module, object]:
@@ -126,3 +128,14 @@ def test_columns_are_told_apart_only_where_a_unit_keeps_its_positions(sizes: tup
     source = unitlab.images(TensorDataset(torch.rand(9, 2, 6, 6), torch.arange(9) % 3), categories=["a", "b", "c"])
     ds = unitlab.ablate(Reshaped().eval(), source, "conv", progress=False, device="cpu")
     assert bool(ds.outgoing_l1_norm.isnull().all()) == (len(sizes) == 3)
+
+
+@pytest.mark.parametrize("recipe", BUNDLED, ids=lambda recipe: recipe.name)
+def test_the_default_layers_of_bundled_networks_define_selectivity_and_a_norm(recipe: Recipe) -> None:
+    # of published ones: tests/recipes/test_stand_ins.py
+    images = unitlab.images(recipe.images.address)
+    few = images.subset(range(0, len(images), len(images) // 40))
+    ds = unitlab.ablate(unitlab.network(recipe.name), few, recipe.layers[-1], units=[0, 1, 2, 3], progress=False, device="cpu")
+    found = unitlab.attributes(ds)
+    assert found.class_selectivity.notnull().any()
+    assert found.l1_norm.notnull().all() or found.outgoing_l1_norm.notnull().all()
