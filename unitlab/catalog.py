@@ -204,7 +204,8 @@ def load(name_or_path: str | Path, layer: str | None = None, ablation: str | Non
             for path, summary in stores:
                 if kind in summary.layers.get(candidate, ()):
                     ds = open_study(path, candidate, kind)
-                    ds.encoding["ablations"] = layers
+                    # other layers may be in other stores: they are opened as this one was
+                    ds.encoding |= {"ablations": layers, "opened_as": name_or_path}
                     return _with_thumbnails(ds)
     raise UnitlabError(
         f"the study {name!r} has no ablation {ablation!r} of {wanted[0]!r}. {nearest_names(str(ablation), layers[wanted[0]])}"

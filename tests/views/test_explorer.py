@@ -23,6 +23,7 @@ from unitlab.views.findings import unit_finding
 pytest.importorskip("anywidget")
 
 from unitlab.views.explorer.measured_study import measures_of
+from unitlab.views.explorer.opening import StudySource
 
 
 @pytest.fixture(scope="module")
@@ -310,3 +311,11 @@ def test_what_goes_to_the_page_is_small() -> None:
         json.dumps(explorer._held)
     )
     assert module < 200_000 and rest < 20_000
+
+
+def test_layers_of_all_stores_of_a_name_open_from_a_dataset_too(own_home: Path) -> None:
+    write_study(own_home / "studies" / "vgg_emoji.zarr", simulated_groups(layer="conv5_3"))
+    for given in ("vgg_emoji", unitlab.load("vgg_emoji")):
+        source, ds = StudySource.of(given)
+        assert source.layers == {"conv5_2": ["zero"], "conv5_3": ["zero"]} and ds.sizes["image"] == 4428
+        assert source.open("conv5_3", "zero").sizes["image"] == 60

@@ -22,6 +22,7 @@ class StudySource:
     name: str
     path: str | Path | None
     layers: dict[str, list[str]] = field(default_factory=dict)
+    opened_as: str | Path | None = None  # the name or path that `unitlab.load` takes for the others
 
     @classmethod
     def of(cls, ds_or_name: Any) -> tuple[StudySource, xr.Dataset]:
@@ -42,14 +43,13 @@ class StudySource:
         layers = ds.encoding.get("ablations", {})
         if path is None or ablation not in layers.get(layer, []):
             layers, path = {layer: [ablation]}, None
-        return cls(ds_or_name, str(ds.attrs.get("name", "study")), path, layers), ds
+        return cls(ds_or_name, str(ds.attrs.get("name", "study")), path, layers, ds.encoding.get("opened_as", path)), ds
 
     def open(self, layer: str, ablation: str) -> xr.Dataset:
         """Another layer or ablation of the same study."""
         if self.path is None:
             raise UnitlabError("this dataset is in memory and holds one layer; explore the study by its name to see the others")
-        # by its name: another layer may be in another store of it
-        return load(self.given if isinstance(self.given, str) else self.path, layer, ablation)
+        return load(self.opened_as or self.path, layer, ablation)
 
     def remedy(self) -> str:
         """The command that helps where the store is not there any more; empty where it is."""
