@@ -79,7 +79,8 @@ def test_compute_load_verify(served: Served, server: Server, own_home: Path, cap
     ds = unitlab.load(trial)
     # the default layer is behind its nonlinearity, and something is known of the weights of its units
     found = unitlab.attributes(ds)
-    assert (ds.class_activation.min("category") >= 0).any() and found.class_selectivity.notnull().any()
+    assert (ds.class_activation.fillna(0) > -0.3).all(), "SiLU is not much below zero, a layer before its nonlinearity is"
+    assert (found.class_selectivity.notnull() | (ds.class_activation.min("category") <= 0)).all()
     assert found.l1_norm.notnull().all() or found.outgoing_l1_norm.notnull().all()
     assert ds.attrs["network"] == recipe.title and ds.attrs["layer"] == recipe.layers[-1]
     assert ds.attrs["weights_sha256"] == digest(path, "sha256") and ds.attrs["weights_source"] == f"{server.url}/{path.name}"

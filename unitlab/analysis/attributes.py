@@ -66,6 +66,7 @@ def attributes(ds: xr.Dataset) -> xr.Dataset:
     return attributes_with(ds, information=True)
 
 
+@np.errstate(invalid="ignore")  # of activations that overflowed their 16 bits nothing is known: NaN
 def attributes_with(ds: xr.Dataset, *, information: bool) -> xr.Dataset:
     """`attributes`, without the mutual information where it is not asked for: it takes longer than all others."""
     needed = [name for name in STORED if name not in OPTIONAL]
