@@ -44,7 +44,7 @@ def test_the_wheel_carries_data_and_notebooks(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for needed in ("images/emoji.zip", "weights/vgg_emoji.safetensors", "studies/vgg_emoji.zarr/manifest.json", "README.md"):
         assert f"unitlab/data/{needed}" in names
-    assert {"unitlab/notebooks/damage_of_a_unit.ipynb", "unitlab/views/explorer/explorer.css", "unitlab/py.typed"} <= set(names)
+    assert {"unitlab/notebooks/damage_of_a_unit.ipynb", "unitlab/views/page/explorer.css", "unitlab/py.typed"} <= set(names)
     assert not any("rebuild" in name or name.startswith("tests") for name in names)
 
 

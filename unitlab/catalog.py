@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,7 +188,12 @@ def load(name_or_path: str | Path, layer: str | None = None, ablation: str | Non
     >>> ds.accuracy_drop.dims
     ('unit', 'category')
     """
-    stores = [(path, study_summary(path)) for path in stores_of(name_or_path)]
+    paths = stores_of(name_or_path)
+    if paths == [name_or_path]:
+        # nothing is asked twice of a store at an address; what goes wrong is told below
+        with suppress(UnitlabError):
+            return _with_thumbnails(_opened_as(name_or_path, open_study(paths[0], layer, ablation or "zero")))
+    stores = [(path, study_summary(path)) for path in paths]
     layers = _joined_layers([summary for _, summary in stores])
     name = str(name_or_path)
     if layer is not None and layer not in layers:
@@ -203,9 +209,8 @@ def load(name_or_path: str | Path, layer: str | None = None, ablation: str | Non
         for candidate in wanted:
             for path, summary in stores:
                 if kind in summary.layers.get(candidate, ()):
-                    ds = open_study(path, candidate, kind)
-                    # other layers may be in other stores: they are opened as this one was
-                    ds.encoding |= {"ablations": layers, "opened_as": name_or_path}
+                    ds = _opened_as(name_or_path, open_study(path, candidate, kind))
+                    ds.encoding["ablations"] = layers
                     return _with_thumbnails(ds)
     raise UnitlabError(
         f"the study {name!r} has no ablation {ablation!r} of {wanted[0]!r}. {nearest_names(str(ablation), layers[wanted[0]])}"
@@ -220,6 +225,12 @@ def _to_compute(name: str, layer: str | None, ablation: str | None = None) -> st
     options = (f" --layer {layer}" if layer is not None else "") + (f" --ablation {ablation}" if ablation in KINDS else "")
     command = f" 'unitlab compute {name}{options}' computes it." if options else ""
     return f"{command} {_computed_in_part(name, stored_studies())}".rstrip()
+
+
+def _opened_as(name_or_path: str | Path, ds: xr.Dataset) -> xr.Dataset:
+    """The dataset, with what opens the other layers of its study: they may be in other stores of its name."""
+    ds.encoding["opened_as"] = name_or_path
+    return ds
 
 
 def _with_thumbnails(ds: xr.Dataset) -> xr.Dataset:

@@ -229,6 +229,8 @@ class _Functions(TorchFunctionMode):
             return self.gpu.is_pinned(first)
         if func is Tensor.record_stream:
             return None
+        if on and func is Tensor.untyped_storage:
+            return first.inner.untyped_storage()
         if on and func in (Tensor.numpy, Tensor.__array__):
             self.gpu.note("violation", "numpy() of a device tensor")
             return first.inner.detach().numpy()

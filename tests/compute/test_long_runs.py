@@ -135,6 +135,6 @@ def test_what_was_chosen_and_what_is_there_is_logged(
             batch_size=8, device="cpu", store=tmp_path / "a.zarr", progress=False,
         )  # fmt: skip
     said = caplog.text
-    assert "conv1 (conv1), 8 units: 1 operations by contributions" in said
-    assert "fc2 (fc2), 7 units: the layer's channels reach the logits apart" in said
+    assert "conv1 (conv1), 8 units: 8 units along dimension 1 of (image, unit, row 17, column 17); 1 operations by" in said
+    assert "fc2 (fc2), 7 units: 7 units along dimension 1 of (image, unit); the layer's channels reach the logits apart" in said
     assert "on cpu, float32; 16 shards of 8 images, 8 at a time within 2.0 GB" in said
