@@ -105,3 +105,9 @@ def test_networks_come_by_name() -> None:
         unitlab.network("vgg_emojis")
     with pytest.raises(UnitlabError, match="comes with its weights"):
         unitlab.network("vgg_emoji", weights=__file__)
+
+
+def test_a_dataset_in_memory_has_the_bundled_pictures_too() -> None:
+    bare = unitlab.load("vgg_fashion").drop_vars("thumbnails")
+    assert catalog.with_thumbnails(bare).thumbnails.identical(unitlab.load("vgg_fashion").thumbnails)
+    assert "thumbnails" not in bare

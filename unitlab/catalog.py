@@ -192,7 +192,7 @@ def load(name_or_path: str | Path, layer: str | None = None, ablation: str | Non
     if paths == [name_or_path]:
         # nothing is asked twice of a store at an address; what goes wrong is told below
         with suppress(UnitlabError):
-            return _with_thumbnails(_opened_as(name_or_path, open_study(paths[0], layer, ablation or "zero")))
+            return with_thumbnails(_opened_as(name_or_path, open_study(paths[0], layer, ablation or "zero")))
     stores = [(path, study_summary(path)) for path in paths]
     layers = _joined_layers([summary for _, summary in stores])
     name = str(name_or_path)
@@ -211,7 +211,7 @@ def load(name_or_path: str | Path, layer: str | None = None, ablation: str | Non
                 if kind in summary.layers.get(candidate, ()):
                     ds = _opened_as(name_or_path, open_study(path, candidate, kind))
                     ds.encoding["ablations"] = layers
-                    return _with_thumbnails(ds)
+                    return with_thumbnails(ds)
     raise UnitlabError(
         f"the study {name!r} has no ablation {ablation!r} of {wanted[0]!r}. {nearest_names(str(ablation), layers[wanted[0]])}"
         f"{_to_compute(name, layer, ablation)}"
@@ -233,12 +233,13 @@ def _opened_as(name_or_path: str | Path, ds: xr.Dataset) -> xr.Dataset:
     return ds
 
 
-def _with_thumbnails(ds: xr.Dataset) -> xr.Dataset:
+def with_thumbnails(ds: xr.Dataset) -> xr.Dataset:
+    """The dataset with the pictures of a bundled image set, which no study of it keeps."""
     images = str(ds.attrs.get("images"))
-    if "thumbnails" not in ds and images in IMAGE_SETS:
-        pictures = lazy(_BundledThumbnails(images, [str(i) for i in ds.image.values]))
-        ds["thumbnails"] = xr.Variable(VARIABLES["thumbnails"].dims, pictures, variable_attrs("thumbnails"))
-    return ds
+    if "thumbnails" in ds or images not in IMAGE_SETS or "image" not in ds:
+        return ds
+    pictures = lazy(_BundledThumbnails(images, [str(i) for i in ds.image.values]))
+    return ds.assign(thumbnails=xr.Variable(VARIABLES["thumbnails"].dims, pictures, variable_attrs("thumbnails")))
 
 
 def check(name_or_path: str | Path) -> None:

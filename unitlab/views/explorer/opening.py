@@ -8,7 +8,7 @@ from typing import Any
 
 import xarray as xr
 
-from unitlab.catalog import load, path_of
+from unitlab.catalog import load, path_of, with_thumbnails
 from unitlab.errors import UnitlabError
 from unitlab.recipes import known_recipes
 from unitlab.store.study import is_address
@@ -28,7 +28,7 @@ class StudySource:
     def of(cls, ds_or_name: Any) -> tuple[StudySource, xr.Dataset]:
         """The source of a name, path or dataset, and its dataset."""
         if isinstance(ds_or_name, xr.Dataset):
-            ds = ds_or_name
+            ds = with_thumbnails(ds_or_name)
             stored = ds.encoding.get("source")
             path = stored if stored and (is_address(stored) or Path(stored).exists()) else None
         elif isinstance(ds_or_name, str | Path):

@@ -16,7 +16,7 @@ import xarray as xr
 
 from unitlab.analysis.correlations import measures
 from unitlab.analysis.requirements import unit_position
-from unitlab.catalog import load
+from unitlab.catalog import load, with_thumbnails
 from unitlab.errors import UnitlabError
 from unitlab.files import write_whole
 from unitlab.views.findings import study_finding
@@ -62,7 +62,7 @@ def report(ds_or_name: xr.Dataset | str | Path, path: str | Path, *, units: Iter
     >>> unitlab.report("vgg_fashion", tempfile.mkdtemp() + "/vgg_fashion.html", units=[3, 5]).name
     'vgg_fashion.html'
     """
-    ds = ds_or_name if isinstance(ds_or_name, xr.Dataset) else load(ds_or_name)
+    ds = with_thumbnails(ds_or_name) if isinstance(ds_or_name, xr.Dataset) else load(ds_or_name)
     target = Path(path).expanduser()
     if target.is_dir() or not target.parent.is_dir():
         raise UnitlabError(f"{target} cannot be written: give a file name in a folder that exists")
