@@ -14,6 +14,7 @@ from PIL import Image
 
 from unitlab.analysis.requirements import class_positions, require, unit_position
 from unitlab.errors import UnitlabError
+from unitlab.named_studies import takes_names
 
 Array = np.ndarray[Any, Any]
 
@@ -46,6 +47,7 @@ class Gallery:
         return f'<div class="ul-images" style="{grid}">{"".join(cells)}</div>'
 
 
+@takes_names
 def top_images(
     ds: xr.Dataset,
     unit: int,
@@ -61,7 +63,7 @@ def top_images(
     Parameters
     ----------
     ds
-        A study with thumbnails.
+        A study with thumbnails, or its name or path.
     unit
         Number of the unit.
     count
