@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from train import Fashion, accuracy, fit, test_images
 
 import unitlab
-from unitlab.analysis.training_choices import ARMS, write_training_choices
+from unitlab.analysis.comparisons.training_choices import ARMS, write_training_choices
 from unitlab.compute.networks.bundled import VGG
 
 BLOCKS = [(16,), (32,), (64,)]

@@ -11,8 +11,14 @@ from scipy import stats
 from simulated_study import simulated_study
 
 import unitlab
+from unitlab.analysis.comparisons.training_choices import (
+    ARMS,
+    effects,
+    over_live_units,
+    student_t_interval,
+    write_training_choices,
+)
 from unitlab.analysis.correlations import measures
-from unitlab.analysis.training_choices import ARMS, effects, over_live_units, student_t_interval, write_training_choices
 from unitlab.files import bundled_folder
 from unitlab.schema import TRAINING_VARIABLES
 

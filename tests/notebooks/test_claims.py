@@ -9,8 +9,8 @@ import numpy as np
 
 import unitlab
 from unitlab.analysis import ALPHA
+from unitlab.analysis.comparisons.training_choices import effects, over_live_units, student_t_interval
 from unitlab.analysis.paired_tests import benjamini_hochberg
-from unitlab.analysis.training_choices import effects, over_live_units, student_t_interval
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from unitlab.analysis import LEVEL
-from unitlab.analysis.training_choices import over_live_units, student_t_interval
+from unitlab.analysis.comparisons.training_choices import over_live_units, student_t_interval
 from unitlab.errors import UnitlabError
 from unitlab.schema import TRAINING_VARIABLES
 from unitlab.views.look import BLUE, FIGURE, ORANGE

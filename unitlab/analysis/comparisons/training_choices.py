@@ -82,7 +82,7 @@ def over_live_units(ds: xr.Dataset, name: str) -> xr.DataArray:
     Examples
     --------
     >>> import unitlab
-    >>> from unitlab.analysis.training_choices import over_live_units
+    >>> from unitlab.analysis.comparisons.training_choices import over_live_units
     >>> over_live_units(unitlab.training_choices(), "overall_drop").dims
     ('arm', 'seed')
     """
@@ -119,7 +119,7 @@ def student_t_interval(values: xr.DataArray, dim: str = "seed", *, level: float 
     Examples
     --------
     >>> import xarray as xr
-    >>> from unitlab.analysis.training_choices import student_t_interval
+    >>> from unitlab.analysis.comparisons.training_choices import student_t_interval
     >>> found = student_t_interval(xr.DataArray([1.0, 2.0, 3.0], dims="seed"))
     >>> round(float(found.low), 2), round(float(found.high), 2)
     (-0.48, 4.48)
@@ -160,7 +160,7 @@ def effects(values: xr.DataArray) -> xr.DataArray:
     Examples
     --------
     >>> import unitlab
-    >>> from unitlab.analysis.training_choices import effects
+    >>> from unitlab.analysis.comparisons.training_choices import effects
     >>> effects(unitlab.training_choices().test_accuracy).dims
     ('choice', 'seed')
     """
