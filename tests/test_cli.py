@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,7 @@ def test_compute_verify_and_load(capsys: pytest.CaptureFixture[str], own_home: P
     shown = capsys.readouterr().out
     assert "worst class" in shown and "overall drop" in shown and "unitlab.load('vgg_fashion+units')" in shown
     damage = unitlab.damage("vgg_fashion+units")
-    rows = {int(line.split()[0]): line.split()[-4:] for line in shown.splitlines() if line.strip()[:1].isdigit()}
+    rows = {int(line.split()[0]): line.split()[-4:] for line in shown.splitlines() if re.match(r" +\d+  ", line)}
     assert set(rows) == {3, 5, 10, 11, 12} and "cross-fitted" in shown and "p specific" in shown
     for unit, row in rows.items():
         of = damage.sel(unit=unit)

@@ -71,7 +71,7 @@ def test_a_second_study_is_sampled_with_the_first(study: xr.Dataset) -> None:
 
 
 def test_a_second_study_that_is_assigned_has_no_interval_without_its_estimate() -> None:
-    """Its drops are measured on the same images, whose luck both share: no interval can be told from one side's images alone."""
+    """Its drops are measured on the same images, whose luck both share: one side alone gives no interval."""
     one = simulated_study(30, 6, 300, 3, flip_rate=0.2)
     after = one.prediction.values.copy()
     random = np.random.default_rng(0)

@@ -186,7 +186,7 @@ def test_damaged_cells_with_the_accuracies_that_they_are_made_of(study: xr.Datas
 def test_two_studies_stand_beside_each_other() -> None:
     one, other = (simulated_study(12, 5, 400, 3, flip_rate=rate, specific_unit=4, specific_category=2) for rate in (0.05, 0.2))
     found = unitlab.compare(one, other.assign_attrs(ablation="mean"), progress=False)
-    line, sure, unsure = plots.comparison(found)
+    _, sure, unsure = plots.comparison(found)
     rows = {int(u): (a, b, q) for part in (sure, unsure) for a, b, u, q in part.data.itertuples(index=False)}
     assert sorted(rows) == list(range(12)) and len(sure) == int((found.unit_difference_q <= 0.05).sum()) > 0
     for unit, (a, b, q) in rows.items():
