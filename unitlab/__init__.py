@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from unitlab.compute.estimate import estimate as estimate
     from unitlab.compute.images.datasets import images as images
     from unitlab.compute.network import network as network
+    from unitlab.compute.own_recipe import add_recipe as add_recipe
     from unitlab.compute.sweep.run import ablate as ablate
     from unitlab.compute.unit_groups import ablate_groups as ablate_groups
     from unitlab.compute.verify import verify as verify
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from unitlab.concepts.class_dependence import units_of as _units_of
     from unitlab.concepts.importance import important_to as _important_to
     from unitlab.concepts.partners import match as _match
-    from unitlab.recipes import add_recipe as add_recipe
     from unitlab.views import plots as plots
     from unitlab.views.description import describe as _describe
     from unitlab.views.explorer import explore as explore
@@ -72,7 +72,7 @@ from unitlab.version import __version__ as __version__
 _WHERE = {
     "ablate": "unitlab.compute.sweep.run",
     "ablate_groups": "unitlab.compute.unit_groups",
-    "add_recipe": "unitlab.recipes",
+    "add_recipe": "unitlab.compute.own_recipe",
     "agreement": "unitlab.analysis.agreement",
     "align": "unitlab.concepts.alignment",
     "attributes": "unitlab.analysis.attributes",

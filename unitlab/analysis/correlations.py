@@ -23,7 +23,7 @@ from unitlab.analysis.undefined import ratio
 from unitlab.errors import UnitlabError, check_seed, nearest_names
 from unitlab.progress import shown_progress, stages
 from unitlab.schema import described_like
-from unitlab.schema.variable import UNIT
+from unitlab.schema.variable import CELL, UNIT
 
 Array = np.ndarray[Any, Any]
 
@@ -96,13 +96,17 @@ def _quick_damage(ds: xr.Dataset, seed: int) -> xr.Dataset:
 def chosen(ds: xr.Dataset, names: str | Iterable[str], dims: Sequence[tuple[str, ...]]) -> list[str]:
     """``names`` as a list; refused where one is no variable with one of these dimensions."""
     names = [names] if isinstance(names, str) else list(names)
-    valid = [str(name) for name, variable in ds.data_vars.items() if variable.dims in dims and variable.dtype.kind in "fi"]
-    valid = [name for name in valid if name not in POSITIONS]
+    known = [str(name) for name, variable in ds.data_vars.items() if variable.dtype.kind in "fi" and name not in POSITIONS]
+    valid = [name for name in known if ds[name].dims in dims]
     for name in names:
-        if name not in valid:
+        near = nearest_names(str(name), valid)
+        if name not in valid and name in known and ds[name].dims == CELL:
             raise UnitlabError(
-                f"the study has no attribute or importance {name!r} over {dims[0]}. {nearest_names(str(name), valid)}"
+                f"{name!r} has a value for each unit and class, and one for each unit is wanted here. {near} Rows of units and "
+                f"classes has a regression of one over both: unitlab.regression(ds, 'accuracy_drop', [{name!r}])"
             )
+        if name not in valid:
+            raise UnitlabError(f"the study has no attribute or importance {name!r} over {' or '.join(map(str, dims))}. {near}")
     return names
 
 

@@ -23,9 +23,11 @@ from unitlab.views.gallery import top_images as images
 from unitlab.views.importance import important as important
 from unitlab.views.intervals import correlations as correlations
 from unitlab.views.intervals import intervals as intervals
+from unitlab.views.legend import legend_entry
 from unitlab.views.look import BLUE, FIGURE, GREEN, GREY, LEGEND_ABOVE, ORANGE
 from unitlab.views.null_band import null_band
 from unitlab.views.partners import partners as partners
+from unitlab.views.saving import save as save
 from unitlab.views.seeds import seeds as seeds
 from unitlab.views.words import distinct, isolated, quantity, shortened
 
@@ -41,6 +43,7 @@ __all__ = [
     "important",
     "intervals",
     "partners",
+    "save",
     "seeds",
     "units",
 ]
@@ -48,6 +51,10 @@ __all__ = [
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+# what marks say, as legends have it
+FILLED, HOLLOW = f"p ≤ {ALPHA:g}, specific classes", f"hollow: p > {ALPHA:g}"
 
 
 def _dimension(name: str) -> tuple[hv.Dimension, float]:
@@ -133,10 +140,12 @@ def units(
     if f"{y}_null" in known and x == "overall_drop":
         band = null_band(values_x, known[f"{y}_null"].values * by_y)
         layers.append(hv.Area(band, across, up, label="95 % of chance").opts(color=GREY, alpha=0.25, line_alpha=0))
-    for label, some, fill in (("significant", significant, 0.85), ("not significant", ~significant, 0.0)):
+    for label, some, fill in ((FILLED, significant, 0.85), (HOLLOW, ~significant, 0.0)):
         rows = [tuple(column[place] for column in columns) for place in np.flatnonzero(some)]
-        points = hv.Points(rows, [across, up], extra, label=label)
+        points = hv.Points(rows, [across, up], extra, label=label if color is None else "")
         layers.append(points.opts(size=8, fill_alpha=fill, line_color=style["color"], line_width=1.5, tools=["hover"], **style))
+        if color is not None:
+            layers.append(legend_entry([across, up], label, color=GREY, line_color=GREY, fill_alpha=fill))
     if unit is not None:
         place = unit_position(known, unit)
         mark = hv.Points(([values_x[place]], [values_y[place]]), [across, up], label=f"unit {unit}")
@@ -177,7 +186,8 @@ def classes(ds: xr.Dataset, unit: int, *, n_damaged: int = 10, n_helped: int = 3
     names = distinct([f"{isolated(shortened(categories[k]))} ({int(images_of[k])})" for k in shown])
     significant = row["q_value"].values[shown] <= ALPHA
     low, high = 100 * row["drop_low"].values[shown], 100 * row["drop_high"].values[shown]
-    kind, size = hv.Dimension("class", label="class (images)"), hv.Dimension("drop", label="accuracy drop", unit="points")
+    kind = hv.Dimension("class", label="class (images)")
+    size = hv.Dimension("drop", label="accuracy drop", unit=f"points; filled: q ≤ {ALPHA:g}")
     face = [ORANGE if value > 0 else GREEN if value < 0 else GREY for value in drop[shown]]
     q = row["q_value"].values[shown]
     extra = [size, hv.Dimension("q"), "face", "fill"]
@@ -247,7 +257,8 @@ def accuracies(ds: xr.Dataset, *, unit: int | None = None) -> hv.Overlay:
         layers.append(dots.opts(color=colour, size="size", fill_alpha=0.4, line_color=colour, tools=["hover"]))
     title = _titled(found, f"{len(recall)} {'damaged cells' if unit is None else f'classes of unit {unit}'}")
     return hv.Overlay(layers).opts(
-        width=600, height=410, show_grid=True, title=title, padding=0.06, **LEGEND_ABOVE, **FIGURE
+        width=600, height=410, show_grid=True, title=title, padding=0.06, xlabel="recall drop (points)", ylabel=up.pprint_label,
+        **LEGEND_ABOVE, **FIGURE,
     )  # fmt: skip
 
 
