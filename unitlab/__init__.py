@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from unitlab.concepts.importance import important_to as _important_to
     from unitlab.concepts.partners import match as _match
     from unitlab.views import plots as plots
+    from unitlab.views.description import describe as _describe
     from unitlab.views.explorer import explore as explore
     from unitlab.views.report import report as report
 
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     confusion = takes_names(_confusion)
     correlations = takes_names(_correlations)
     damage = takes_names(_damage)
+    describe = takes_names(_describe)
     discrimination = takes_names(_discrimination)
     important_to = takes_names(_important_to)
     match = takes_names(_match)
@@ -80,6 +82,7 @@ _WHERE = {
     "correlations": "unitlab.analysis.correlations",
     "cumulative": "unitlab.compute.cumulative",
     "damage": "unitlab.analysis.damage",
+    "describe": "unitlab.views.description",
     "discrimination": "unitlab.analysis.discrimination",
     "estimate": "unitlab.compute.estimate",
     "explore": "unitlab.views.explorer",
