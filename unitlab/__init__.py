@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from unitlab.analysis.discrimination import discrimination as discrimination
     from unitlab.analysis.regression import regression as regression
     from unitlab.analysis.training_choices import training_choices as training_choices
+    from unitlab.analysis.training_choices import training_effects as training_effects
     from unitlab.catalog import load as load
     from unitlab.catalog import studies as studies
     from unitlab.compute.cumulative import cumulative as cumulative
@@ -76,6 +77,7 @@ _WHERE = {
     "selective_damage": "unitlab.analysis.agreement",
     "studies": "unitlab.catalog",
     "training_choices": "unitlab.analysis.training_choices",
+    "training_effects": "unitlab.analysis.training_choices",
     "verify": "unitlab.compute.verify",
 }
 _MODULES = {"concepts": "unitlab.concepts", "plots": "unitlab.views.plots", "recipes": "unitlab.recipes"}
