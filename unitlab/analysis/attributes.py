@@ -31,8 +31,8 @@ def attributes(ds: xr.Dataset) -> xr.Dataset:
     Parameters
     ----------
     ds
-        A study, as `unitlab.load` or `unitlab.ablate` give it. Which site of the network it was taken at, before or after
-        the ReLU, is in its attribute ``site``.
+        A study, as `unitlab.load` or `unitlab.ablate` give it, or its name or path. Which site of the network it was taken at,
+        before or after the ReLU, is in its attribute ``site``.
 
     Returns
     -------

@@ -14,6 +14,7 @@ from PIL import Image
 
 from unitlab.analysis.requirements import class_positions, require, unit_position
 from unitlab.errors import UnitlabError
+from unitlab.named_studies import takes_names
 from unitlab.views.words import shortened
 
 Array = np.ndarray[Any, Any]
@@ -60,6 +61,7 @@ class Gallery:
         return f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}">{"".join(drawn)}</svg>'
 
 
+@takes_names
 def top_images(
     ds: xr.Dataset,
     unit: int,
@@ -75,7 +77,7 @@ def top_images(
     Parameters
     ----------
     ds
-        A study with thumbnails.
+        A study with thumbnails, or its name or path.
     unit
         Number of the unit.
     count

@@ -14,6 +14,7 @@ from unitlab.analysis.correlations import chosen, fitted_line, measures
 from unitlab.analysis.damage import damage
 from unitlab.analysis.requirements import unit_position
 from unitlab.errors import UnitlabError, nearest_names
+from unitlab.named_studies import takes_names
 from unitlab.views import notebook as notebook
 from unitlab.views.curves import cumulative as cumulative
 from unitlab.views.findings import coefficient
@@ -67,9 +68,10 @@ def _titled(ds: xr.Dataset, text: str) -> str:
 
 def _known(ds: xr.Dataset) -> xr.Dataset:
     """Measures of a study; a dataset that has them already is taken as it is."""
-    return ds if "p_specific" in ds and "class_selectivity" in ds else measures(ds)
+    return ds if "p_specific" in ds and "class_selectivity" in ds else measures(ds, progress=True)
 
 
+@takes_names
 def units(
     ds: xr.Dataset,
     x: str = "overall_drop",
@@ -83,7 +85,7 @@ def units(
     Parameters
     ----------
     ds
-        A study, or measures of it.
+        A study, its name or path, or measures of it.
     x, y, color
         Variables over ``unit`` of `unitlab.attributes` or `unitlab.damage`.
     unit
@@ -152,6 +154,7 @@ def units(
     )  # fmt: skip
 
 
+@takes_names
 def classes(ds: xr.Dataset, unit: int, *, n_damaged: int = 10, n_helped: int = 3) -> hv.Overlay:
     """What one unit's ablation costs the classes: the most damaged and the most helped, with 95 % intervals.
 
@@ -202,6 +205,7 @@ def classes(ds: xr.Dataset, unit: int, *, n_damaged: int = 10, n_helped: int = 3
     )
 
 
+@takes_names
 def accuracies(ds: xr.Dataset, *, unit: int | None = None) -> hv.Overlay:
     """What damage is made of: drop of precision (up) against drop of recall (across), in points, of cells (unit, class).
 
@@ -212,7 +216,7 @@ def accuracies(ds: xr.Dataset, *, unit: int | None = None) -> hv.Overlay:
     Parameters
     ----------
     ds
-        A study, or what `unitlab.damage` gives.
+        A study, its name or path, or what `unitlab.damage` gives.
     unit
         Number of a unit.
 
@@ -256,13 +260,14 @@ def accuracies(ds: xr.Dataset, *, unit: int | None = None) -> hv.Overlay:
     )  # fmt: skip
 
 
+@takes_names
 def confusion(ds: xr.Dataset, unit: int, category: str | None = None, *, most: int = 12) -> hv.Overlay:
     """Where the images go that an ablation moves: lost ones of each pair of classes to the right, won ones to the left.
 
     Parameters
     ----------
     ds
-        A study.
+        A study, or its name or path.
     unit
         Number of the unit.
     category
@@ -309,6 +314,7 @@ def confusion(ds: xr.Dataset, unit: int, category: str | None = None, *, most: i
     )  # fmt: skip
 
 
+@takes_names
 def correlation(ds: xr.Dataset, x: str = "class_selectivity", y: str = "max_class_drop_crossfit") -> hv.Overlay:
     """Every unit as a point, the least-squares line with the 95 % band of the mean, and both coefficients.
 
