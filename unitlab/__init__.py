@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from unitlab.analysis.discrimination import discrimination as _discrimination
     from unitlab.analysis.regression import regression as _regression
     from unitlab.analysis.training_choices import training_choices as training_choices
+    from unitlab.analysis.training_choices import training_effects as training_effects
     from unitlab.catalog import load as load
     from unitlab.catalog import studies as studies
     from unitlab.compute.cumulative import cumulative as cumulative
@@ -98,6 +99,7 @@ _WHERE = {
     "selective_damage": "unitlab.analysis.agreement",
     "studies": "unitlab.catalog",
     "training_choices": "unitlab.analysis.training_choices",
+    "training_effects": "unitlab.analysis.training_choices",
     "units_of": "unitlab.concepts.class_dependence",
     "verify": "unitlab.compute.verify",
 }
