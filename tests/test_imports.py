@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "compute.files": BASE | {"bundled_images", "recipes", "compute.images", "compute.networks"},
     "compute.sweep": BASE | {"schema", "store", "compute.engine", "compute.images"},
     "compute.places_networks": {"compute.networks"},
-    "compute": BASE | COMPUTE | {"analysis", "catalog", "schema", "store"},
+    "compute": BASE | COMPUTE | {"analysis", "catalog", "concepts", "schema", "store"},
     "views": BASE
     | {"analysis", "concepts", "catalog", "schema", "bundled_images", "recipes", "store", "views.explorer.live_network"},
     "views.explorer.live_network": BASE

@@ -1,0 +1,124 @@
+"""Variables of what units are: concepts, names, partners in another study."""
+
+from functools import partial
+
+from unitlab.schema.variable import CELL, UNIT, Variable
+
+_concepts = partial(Variable, "concepts")
+_OF_UNITS = ("unit", "concept")
+CONCEPTS = (
+    _concepts("concept", ("concept",), "T", "1", "concept", "Name of the concept.", coordinate=True),
+    _concepts("concept_category", ("concept",), "T", "1", "category of the concept",
+         "What the concept is one of, such as artist or colour; empty where it stands alone.", coordinate=True),
+    _concepts("tag", ("image", "concept"), "f", "1", "tag",
+         "Of a concept of yes and no, 1 where the image has it and 0 elsewhere; otherwise the image's number."),
+    _concepts("tag_is_number", ("concept",), "b", "1", "is a number", "Whether the concept is a number, not a yes or no."),
+    _concepts("n_tagged", ("concept",), "i", "images", "images",
+         "Images that have the concept, or for which there is a number."),
+    _concepts("n_exchanged", ("concept",), "i", "1", "clusters exchanged",
+         "Clusters (for a concept that differs within clusters: images) that change places under chance, in strata in which "
+         "the concept differs."),
+    _concepts("concept_auc", _OF_UNITS, "f", "1", "area under the ROC curve of the concept",
+         "Chance that an image with the concept has a larger spatial max activation (or margin drop, as the attribute 'of' "
+         "says) than one without, ties counted half. NaN for a constant unit, and for concepts that are numbers."),
+    _concepts("concept_correlation", _OF_UNITS, "f", "1", "correlation with the concept",
+         "Spearman correlation over images of the spatial max activation (or margin drop) and the tag."),
+    _concepts("concept_z", _OF_UNITS, "f", "1", "z of the concept",
+         "Rank sum of the images with the concept (of a number, Σ rank · rank) minus its mean under permutations, over their "
+         "standard deviation, both exact. A concept that whole clusters share changes places with clusters of equal size (if "
+         "asked for, and class); others with images of the same class and cluster. NaN where fewer than ten of those with, or "
+         "without, the concept change places."),
+    _concepts("concept_p", _OF_UNITS, "f", "1", "p of the concept", "Two-sided p of a normal z."),
+    _concepts("concept_q", _OF_UNITS, "f", "1", "q of the concept",
+         "p adjusted for false discoveries over all units and concepts (Benjamini and Hochberg 1995)."),
+    _concepts("best_concept", UNIT, "T", "1", "best concept",
+         "The concept with the largest area under the ROC curve among those with q ≤ 0.05 and an area above ½; none: empty."),
+    _concepts("best_concept_auc", UNIT, "f", "1", "area of the best concept", "Area under the ROC curve of the best concept."),
+    _concepts("iou", _OF_UNITS, "f", "1", "intersection over union",
+         "Pixels that are active and of the concept / pixels that are either. A pixel is active where the unit's map, "
+         "interpolated to the label image, exceeds the unit's threshold. In the procedure of 2017 only the active pixels of "
+         "images with a concept of the same category count. NaN for a concept without pixels."),
+    _concepts("intersection", _OF_UNITS, "i", "pixels", "intersection", "Pixels that are active and of the concept."),
+    _concepts("activated", _OF_UNITS, "i", "pixels", "active pixels",
+         "Active pixels that count: in the procedure of 2017 those of images with a concept of the same category."),
+    _concepts("labelled", ("concept",), "i", "pixels", "labelled pixels", "Pixels of the concept, over all images."),
+    _concepts("activation_threshold", UNIT, "f", "activation", "threshold of activity",
+         "What at most the share of the unit's activations exceeds that the procedure says: 0.005 of the map's own positions "
+         "(2017), 0.01 of the interpolated ones (2020)."),
+    _concepts("best_iou", UNIT, "f", "1", "largest IoU", "The largest intersection over union over concepts."),
+    _concepts("best_iou_concept", UNIT, "T", "1", "concept of the largest IoU",
+         "The concept with the largest intersection over union, whether or not it is more than chance; none above 0: empty."),
+    _concepts("best_iou_category", UNIT, "T", "1", "category of the largest IoU", "What that concept is one of."),
+    _concepts("best_iou_p", UNIT, "f", "1", "p of the largest IoU",
+         "Share of the shuffles, these labels counted among them, whose largest IoU over all units and concepts is as large: "
+         "corrected for having looked at all of them (family-wise)."),
+    _concepts("is_detector", UNIT, "b", "1", "detector", "Whether the largest IoU is above what 95 % of chance reach."),
+    _concepts("is_netdissect_detector", UNIT, "b", "1", "detector by 0.04",
+         "Whether the largest IoU is at least 0.04 (2020: above it), Network Dissection's limit, which knows no error rate."),
+    _concepts("iou_null", ("shuffle",), "f", "1", "largest IoU by chance",
+         "The largest IoU over units and concepts where label images of equal size change places, clusters whole."),
+    _concepts("iou_threshold", (), "f", "1", "IoU, 95 % of chance",
+         "What 95 % of the largest IoU over units and concepts stay below when label images change places."),
+    _concepts("rule", ("rule",), "T", "1", "rule", "What makes a unit a detector: more than chance, or an IoU of 0.04.",
+         coordinate=True),
+    _concepts("detector_category", ("detector_category",), "T", "1", "category of the detectors",
+         "What the concepts of the detectors are.", coordinate=True),
+    _concepts("n_detectors", ("rule", "detector_category"), "i", "units", "detectors",
+         "Units whose concept is of the category, and a detector of it by the rule."),
+    _concepts("n_unique_detectors", ("rule", "detector_category"), "i", "1", "unique detectors",
+         "Different concepts of the category that have a detector by the rule."),
+    _concepts("drop_rank", CELL, "i", "1", "rank of the drop",
+         "Place of the unit by the class's balanced-accuracy drop, 1 for the largest; equal drops share the better one. 0 for "
+         "a class without images or without others."),
+    _concepts("among_largest", CELL, "b", "1", "among the largest drops",
+         "Whether the unit has one of the class's largest balanced-accuracy drops (four, where no other number is asked for), "
+         "and it is above zero (Bau et al., PNAS 2020)."),
+    _concepts("n_important", UNIT, "i", "classes", "classes that the unit is important to",
+         "Classes among whose largest balanced-accuracy drops the unit is."),
+    _concepts("unit_label", UNIT, "T", "1", "name", "What the unit is called; empty where it has no name.", coordinate=True),
+    _concepts("unit_label_score", UNIT, "f", "1", "score of the name", "How well the name fits, as its source measures it.",
+         coordinate=True),
+    _concepts("unit_label_source", UNIT, "T", "1", "source of the name", "Where the name is from.", coordinate=True),
+)  # fmt: skip
+
+_partners = partial(Variable, "partners")
+_PAIR = ("unit", "unit_b")
+PARTNERS = (
+    _partners("unit", UNIT, "i", "1", "unit", "Channel of the layer's output, in the first study.", coordinate=True),
+    _partners("unit_b", ("unit_b",), "i", "1", "unit of the other study", "Channel of the layer's output, in the second study.",
+         coordinate=True),
+    _partners("activation_correlation", _PAIR, "f", "1", "correlation of activations",
+         "Pearson correlation over images of the two units' spatial max activations. NaN where either is constant."),
+    _partners("damage_correlation", _PAIR, "f", "1", "correlation of damage",
+         "Spearman correlation over classes of the two units' mean margin drops, each less its unit's and its class's mean. "
+         "NaN where either is constant, or its drops are undefined."),
+    _partners("partner", UNIT, "i", "1", "partner",
+         "Number of the unit of the second study in the one-to-one assignment with the largest sum of correlations (Hungarian "
+         "method); −1 for none."),
+    _partners("partner_correlation", UNIT, "f", "1", "correlation with the partner",
+         "Correlation of activations with the one-to-one partner."),
+    _partners("partner_excess", UNIT, "f", "1", "correlation with the partner, above chance",
+         "Correlation with the one-to-one partner minus what 95 % of the best correlations by chance stay below."),
+    _partners("best_partner", UNIT, "i", "1", "best partner",
+         "Number of the unit of the second study with the largest correlation of activations; −1 for none."),
+    _partners("best_correlation", UNIT, "f", "1", "correlation with the best partner",
+         "The largest correlation of activations over the units of the second study."),
+    _partners("best_excess", UNIT, "f", "1", "correlation with the best partner, above chance",
+         "Correlation with the best partner minus what 95 % of the best correlations by chance stay below."),
+    _partners("best_gap", UNIT, "f", "1", "lead of the best partner",
+         "Correlation with the best partner minus that with the second best."),
+    _partners("correlation_null", UNIT, "f", "1", "best correlation, 95 % of chance",
+         "What 95 % of the best correlations stay below when one study's images change places within classes, clusters whole "
+         "among clusters of equal size (199 shuffles)."),
+    _partners("partner_damage_correlation", UNIT, "f", "1", "correlation of damage with the partner",
+         "Correlation of damage with the one-to-one partner."),
+    _partners("other_damage_correlation", UNIT, "f", "1", "correlation of damage with others",
+         "Mean correlation of damage with the one-to-one partners of all other units."),
+    _partners("mean_partner_damage_correlation", (), "f", "1", "correlation of damage, partners",
+         "Mean correlation of damage over the pairs of partners."),
+    _partners("mean_other_damage_correlation", (), "f", "1", "correlation of damage, others",
+         "Mean correlation of damage over all other pairs of units that have partners."),
+    _partners("partner_damage_p", (), "f", "1", "p, partners damage the same classes",
+         "Chance of a mean correlation of damage as large if the partners are dealt to the units anew (999 permutations, "
+         "one-sided)."),
+)  # fmt: skip
