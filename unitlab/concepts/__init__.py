@@ -2,6 +2,7 @@
 
 from unitlab.concepts.broden import broden as broden
 from unitlab.concepts.bundled_tags import bundled as bundled
+from unitlab.concepts.exemplars import write_exemplars as write_exemplars
 from unitlab.concepts.image_tags import tags as tags
 from unitlab.concepts.label_images import colours as colours
 from unitlab.concepts.label_images import foreground as foreground
@@ -12,4 +13,5 @@ from unitlab.concepts.unit_labels import read_netdissect as read_netdissect
 
 __all__ = [
     "broden", "bundled", "colours", "foreground", "labelled", "masks", "read_clip_dissect", "read_netdissect", "tags",
+    "write_exemplars",
 ]  # fmt: skip
