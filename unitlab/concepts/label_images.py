@@ -278,7 +278,8 @@ def _masks(images: Any, masks: Any, folder: Path | None) -> Callable[[str, Array
             what = f"{len(masks)} of them" if hasattr(masks, "__len__") else type(masks).__name__
             raise UnitlabError(f"masks are a folder, a function, or one for each of {len(ids)} images; given: {what}")
         masks = dict(zip(ids, masks, strict=True))
-    without = [image for image in ids if image not in masks]
+    known = set(masks)  # of keys alone: a mapping may make its masks when they are asked for
+    without = [image for image in ids if image not in known]
     if without:
         raise UnitlabError(f"there is no mask for {len(without)} of {len(ids)} images, such as {without[0]!r}")
     return lambda image, _: masks[image]

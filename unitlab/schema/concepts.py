@@ -81,6 +81,13 @@ CONCEPTS = (
     _concepts("unit_label_source", UNIT, "T", "1", "source of the name", "Where the name is from.", coordinate=True),
 )  # fmt: skip
 
+# what a dissection holds
+DISSECTION = (
+    "concept", "concept_category", "iou", "intersection", "activated", "labelled", "activation_threshold", "best_iou",
+    "best_iou_concept", "best_iou_category", "best_iou_p", "is_detector", "is_netdissect_detector", "iou_null", "iou_threshold",
+    "rule", "detector_category", "n_detectors", "n_unique_detectors",
+)  # fmt: skip
+
 _partners = partial(Variable, "partners")
 _PAIR = ("unit", "unit_b")
 PARTNERS = (
