@@ -9,8 +9,9 @@ import numpy as np
 import xarray as xr
 
 from unitlab.errors import UnitlabError
-from unitlab.schema.concepts import CONCEPTS, DISSECTION, PARTNERS
-from unitlab.schema.results import ATTRIBUTES, COMPARISON, CURVES, DAMAGE, GROUPS, PAIR, TRAINING
+from unitlab.schema.comparisons import COMPARISON, PAIR, PARTNERS
+from unitlab.schema.concepts import CONCEPTS, DISSECTION
+from unitlab.schema.results import ATTRIBUTES, CURVES, DAMAGE, GROUPS, TRAINING
 from unitlab.schema.stored import ABLATION, LAYER, STUDY
 from unitlab.schema.variable import Variable
 

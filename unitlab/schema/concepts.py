@@ -1,4 +1,4 @@
-"""Variables of what units are: concepts, names, partners in another study."""
+"""Variables of what units are: concepts, names, classes."""
 
 from functools import partial
 
@@ -67,6 +67,11 @@ CONCEPTS = (
          "Units whose concept is of the category, and a detector of it by the rule."),
     _concepts("n_unique_detectors", ("rule", "detector_category"), "i", "1", "unique detectors",
          "Different concepts of the category that have a detector by the rule."),
+    _concepts("helped", CELL, "b", "1", "helped", "q ≤ 0.05 and accuracy drop < 0: the class does better without the unit."),
+    _concepts("selectivity_rank", CELL, "i", "1", "rank of the selectivity",
+         "Place of the class by the unit's selectivity for it, 1 for the class that the unit prefers; equal ones share the "
+         "better place. 0 where the selectivity is undefined."),
+    _concepts("selective", CELL, "b", "1", "selective for the class", "The class is the one that the unit prefers."),
     _concepts("drop_rank", CELL, "i", "1", "rank of the drop",
          "Place of the unit by the class's balanced-accuracy drop, 1 for the largest; equal drops share the better one. 0 for "
          "a class without images or without others."),
@@ -86,46 +91,4 @@ DISSECTION = (
     "concept", "concept_category", "iou", "intersection", "activated", "labelled", "activation_threshold", "best_iou",
     "best_iou_concept", "best_iou_category", "best_iou_p", "is_detector", "is_netdissect_detector", "iou_null", "iou_threshold",
     "rule", "detector_category", "n_detectors", "n_unique_detectors",
-)  # fmt: skip
-
-_partners = partial(Variable, "partners")
-_PAIR = ("unit", "unit_b")
-PARTNERS = (
-    _partners("unit", UNIT, "i", "1", "unit", "Channel of the layer's output, in the first study.", coordinate=True),
-    _partners("unit_b", ("unit_b",), "i", "1", "unit of the other study", "Channel of the layer's output, in the second study.",
-         coordinate=True),
-    _partners("activation_correlation", _PAIR, "f", "1", "correlation of activations",
-         "Pearson correlation over images of the two units' spatial max activations. NaN where either is constant."),
-    _partners("damage_correlation", _PAIR, "f", "1", "correlation of damage",
-         "Spearman correlation over classes of the two units' mean margin drops, each less its unit's and its class's mean. "
-         "NaN where either is constant, or its drops are undefined."),
-    _partners("partner", UNIT, "i", "1", "partner",
-         "Number of the unit of the second study in the one-to-one assignment with the largest sum of correlations (Hungarian "
-         "method); −1 for none."),
-    _partners("partner_correlation", UNIT, "f", "1", "correlation with the partner",
-         "Correlation of activations with the one-to-one partner."),
-    _partners("partner_excess", UNIT, "f", "1", "correlation with the partner, above chance",
-         "Correlation with the one-to-one partner minus what 95 % of the best correlations by chance stay below."),
-    _partners("best_partner", UNIT, "i", "1", "best partner",
-         "Number of the unit of the second study with the largest correlation of activations; −1 for none."),
-    _partners("best_correlation", UNIT, "f", "1", "correlation with the best partner",
-         "The largest correlation of activations over the units of the second study."),
-    _partners("best_excess", UNIT, "f", "1", "correlation with the best partner, above chance",
-         "Correlation with the best partner minus what 95 % of the best correlations by chance stay below."),
-    _partners("best_gap", UNIT, "f", "1", "lead of the best partner",
-         "Correlation with the best partner minus that with the second best."),
-    _partners("correlation_null", UNIT, "f", "1", "best correlation, 95 % of chance",
-         "What 95 % of the best correlations stay below when one study's images change places within classes, clusters whole "
-         "among clusters of equal size (199 shuffles)."),
-    _partners("partner_damage_correlation", UNIT, "f", "1", "correlation of damage with the partner",
-         "Correlation of damage with the one-to-one partner."),
-    _partners("other_damage_correlation", UNIT, "f", "1", "correlation of damage with others",
-         "Mean correlation of damage with the one-to-one partners of all other units."),
-    _partners("mean_partner_damage_correlation", (), "f", "1", "correlation of damage, partners",
-         "Mean correlation of damage over the pairs of partners."),
-    _partners("mean_other_damage_correlation", (), "f", "1", "correlation of damage, others",
-         "Mean correlation of damage over all other pairs of units that have partners."),
-    _partners("partner_damage_p", (), "f", "1", "p, partners damage the same classes",
-         "Chance of a mean correlation of damage as large if the partners are dealt to the units anew (999 permutations, "
-         "one-sided)."),
 )  # fmt: skip

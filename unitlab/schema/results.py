@@ -56,6 +56,9 @@ DAMAGE = (
          "p adjusted for false discoveries over all cells with images: step-down Benjamini–Hochberg for discrete tests "
          "(Döhler, Durand and Roquain 2018), which knows the p-values that each cell's exact test can attain."),
     _damage("damaged", CELL, "b", "1", "damaged", "q ≤ 0.05 and accuracy drop > 0."),
+    _damage("n_changed", CELL, "i", "images", "changed",
+         "Images of the class that the ablation breaks or fixes; where images come in clusters, clusters in which it does not "
+         "break as many as it fixes. With fewer than six no exact p can be 0.05 or less."),
     _damage("overall_drop_low", UNIT, "f", "1", "overall drop, lower limit",
          "Lower limit of the interval of the overall drop after Bonett and Price (2012), at level 1 − 0.05/number of units, so "
          "that the intervals of all units hold at once; where images come in clusters as for the accuracy drop.",
@@ -227,57 +230,6 @@ GROUPS = (
     _groups("member", ("group", "unit"), "b", "1", "member", "Whether the group holds the unit."),
     _groups("n_units", ("group",), "i", "units", "units", "Units that the group holds."),
     *map(_over_groups, (*ABLATION, *(row for row in DAMAGE if row.name == "balanced_accuracy_drop"))),
-)  # fmt: skip
-
-_comparison = partial(Variable, "comparison")
-COMPARISON = (
-    _comparison("measure", ("measure",), "T", "1", "measure", "Name of a variable over units.", coordinate=True),
-    _comparison("comparison", ("comparison",), "T", "1", "comparison",
-         "Over the whole bases, or over pairs of like removed energy.", coordinate=True),
-    _comparison("basis_name", ("basis",), "T", "1", "basis", "The ablation's name of a basis.", coordinate=True),
-    _comparison("unit", UNIT, "i", "1", "unit", "Channel of the layer's output.", coordinate=True),
-    _comparison("direction", ("direction",), "i", "1", "direction", "Row of the basis.", coordinate=True),
-    _comparison("unit_value", ("measure", "unit"), "f", "1", "value of the unit", "The measure, of each unit."),
-    _comparison("direction_value", ("measure", "basis", "direction"), "f", "1", "value of the direction",
-         "The measure, of each direction."),
-    _comparison("matched_unit", ("basis", "direction"), "i", "1", "matched unit",
-         "Number of the unit whose removed energy is nearest in ratio to the direction's; −1 if none is within 1.25."),
-    _comparison("n_matched", ("basis",), "i", "directions", "matched directions",
-         "Directions with a unit of like removed energy."),
-    _comparison("difference", ("comparison", "measure", "basis"), "f", "1", "directions minus units",
-         "Mean of the directions minus mean of the units; over matched pairs, mean difference of the pairs."),
-    _comparison("difference_mean", ("comparison", "measure"), "f", "1", "directions minus units, mean over bases",
-         "Mean of the differences over the bases."),
-    _comparison("difference_error_bases", ("comparison", "measure"), "f", "1", "standard error over bases",
-         "Standard deviation of the differences over the bases / √(number of bases); NaN for one basis."),
-    _comparison("difference_error_images", ("comparison", "measure"), "f", "1", "standard error over images",
-         "Standard deviation of the mean difference over resampled image clusters, the same for units and for every basis; the "
-         "pairs of like energy stay. 0 for the removed energy, which a study does not hold by image."),
-    _comparison("difference_low", ("comparison", "measure"), "f", "1", "lower limit",
-         "Lower limit, mean − √((t·error over bases)² + (t·error over images)²), with Student's t over bases and over samples "
-         "of the images; NaN for one basis.", covers=("images", "bases")),
-    _comparison("difference_high", ("comparison", "measure"), "f", "1", "upper limit", "Upper limit of the same interval.",
-         covers=("images", "bases")),
-)  # fmt: skip
-
-_pair = partial(Variable, "pair")
-PAIR = (
-    _pair("side", ("side",), "T", "1", "side", "Which of the two ablations that are compared.", coordinate=True),
-    _pair("category", ("category",), "T", "1", "class", "Name of the class.", coordinate=True),
-    _pair("accuracy_drop", ("side", "category"), "f", "1", "accuracy drop", "Class accuracy before minus after the ablation."),
-    _pair("drop_low", ("side", "category"), "f", "1", "lower limit", "Lower limit of the drop's interval, as in damage."),
-    _pair("drop_high", ("side", "category"), "f", "1", "upper limit", "Upper limit of the drop's interval."),
-    _pair("drop_difference", ("category",), "f", "1", "difference of the drops", "Drop under a minus drop under b."),
-    _pair("difference_low", ("category",), "f", "1", "lower limit",
-         "Lower limit of the paired interval: Bonett and Price, or Student's t where the networks are two."),
-    _pair("difference_high", ("category",), "f", "1", "upper limit", "Upper limit of the paired interval."),
-    _pair("difference_q", ("category",), "f", "1", "q of the difference",
-         "Adjusted p-value of the exact test that both lose alike; NaN for two networks."),
-    _pair("n_lost_both", ("category",), "i", "images", "lost by both", "Images right before and wrong under both."),
-    _pair("n_lost_a", ("category",), "i", "images", "lost by a alone", "Images that a breaks and b does not."),
-    _pair("n_lost_b", ("category",), "i", "images", "lost by b alone", "Images that b breaks and a does not."),
-    _pair("n_lost_neither", ("category",), "i", "images", "lost by neither", "Images that neither breaks."),
-    _pair("jaccard", (), "f", "1", "Jaccard overlap", "Images that both break, of those that either breaks."),
 )  # fmt: skip
 
 _training = partial(Variable, "training")
