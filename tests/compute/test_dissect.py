@@ -115,6 +115,12 @@ def test_in_parts_of_units_and_in_other_batches_it_is_the_same(case: Any, monkey
     parts = unitlab.dissect(model, source, "second", concepts, progress=False, device="cpu", **other)
     for name in ("iou", "iou_null", "best_iou_p", "n_detectors", "intersection"):
         np.testing.assert_array_equal(whole[name], parts[name])
+    monkeypatch.setattr("unitlab.compute.dissect.MOST_KEPT", 4)
+    drawn = unitlab.dissect(model, source, "second", concepts, progress=False, device="cpu", shuffles=0)
+    assert drawn.attrs["share_error"] > 0 == whole.attrs["share_error"] and (drawn.iou_null.size, whole.iou_null.size) == (
+        0,
+        199,
+    )
 
 
 def broden_of(folder: Path) -> None:
@@ -236,6 +242,10 @@ def test_planted_units_are_found() -> None:
     named = unitlab.concepts.labelled(ds, found)
     assert named.unit_label.values.tolist() == [f"pattern: {k}" for k in unit_class]
     assert named.unit_label_source.values[0] == "IoU, Network Dissection 2017"
+    with pytest.raises(unitlab.UnitlabError, match="the names are of another network"):
+        unitlab.concepts.labelled(unitlab.load("vgg_fashion"), found)
+    with pytest.raises(unitlab.UnitlabError, match="of another layer: 'relu', and the study's is 'conv'"):
+        unitlab.concepts.labelled(ds.assign_attrs(site="conv"), found)
     mine = ds.merge(found)
     table = unitlab.correlations(mine, "best_iou", "overall_drop", held="best_iou", progress=False)
     assert table.x.tolist() == ["best_iou"] and np.isfinite([*table.spearman, *table.spearman_low]).all()

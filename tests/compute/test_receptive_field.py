@@ -83,5 +83,8 @@ def test_maps_are_interpolated_as_by_the_programs() -> None:
     expected = F.interpolate(maps, (52, 52), mode="bilinear", align_corners=False)
     torch.testing.assert_close(found[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2])
     assert (found[..., 0, :] < expected[..., 0, :]).all()
+    # labels finer than pixels, which the program does not have: every second one is a pixel
+    finer = Upsampling("2017", ReceptiveField((0, 0), (1, 1), (1, 1)), (13, 13), torch.device("cpu"))(maps, (26, 26))
+    torch.testing.assert_close(finer[..., ::2, ::2], maps)
     one_position = Upsampling("2020", None, (8, 8), torch.device("cpu"))(torch.full((1, 1, 1, 1), 3.0), (4, 4))
     assert (one_position == 3).all()

@@ -43,7 +43,8 @@ def labelled(ds: xr.Dataset, names: xr.Dataset | pd.DataFrame | Mapping[int, str
     Raises
     ------
     UnitlabError
-        No names, a table without ``label`` or with a unit twice, a unit that the layer has not, a score that is no number.
+        No names, a table without ``label`` or with a unit twice, a unit that the layer has not, a score that is no number; what
+        `unitlab.align` or `unitlab.dissect` gave for another network or layer.
 
     Examples
     --------
@@ -54,6 +55,8 @@ def labelled(ds: xr.Dataset, names: xr.Dataset | pd.DataFrame | Mapping[int, str
     ('straps', 'looked at')
     """
     require(ds, ["unit"], "labelled")
+    if isinstance(names, xr.Dataset):
+        _refuse_another(ds, names)
     table = _table(names)
     _check(ds, table)
     place = table.index.get_indexer(ds["unit"].values)
@@ -194,6 +197,15 @@ def _table(names: object) -> pd.DataFrame:
         raise UnitlabError(f"the table has no column 'label'; it has {', '.join(map(str, names.columns)) or 'none'}")
     label = names["label"].astype(object).where(names["label"].notna(), "").astype(str)
     return names.assign(label=label)
+
+
+def _refuse_another(ds: xr.Dataset, names: xr.Dataset) -> None:
+    """Refuse names of another network's units, or another layer's."""
+    for name, what in (("fingerprint_weights", "network"), ("site", "layer")):
+        here, there = (one.attrs.get(name) for one in (ds, names))
+        if None not in (here, there) and here != there:
+            told = f": '{there}', and the study's is '{here}'" if name == "site" else ""
+            raise UnitlabError(f"the names are of another {what}{told}; give those of the study's own units")
 
 
 def _check(ds: xr.Dataset, table: pd.DataFrame) -> None:

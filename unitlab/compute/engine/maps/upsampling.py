@@ -23,10 +23,10 @@ def map_positions(field: ReceptiveField | None, axis: int, source: int, target: 
         # the first pixel lies on the first label, the last one on the last
         return (offset + (size - 1) / 2 + index * step) * (target - 1) / max(pixels - 1, 1)
     reduction = round(pixels / target)
-    if step % reduction == 0:
+    if reduction and step % reduction == 0:
         # in whole labels, as the program has it
         return (size // 2 + offset) // reduction + index * (step // reduction)
-    return (size // 2 + offset + index * step) / reduction
+    return (size // 2 + offset + index * step) / (reduction or pixels / target)
 
 
 def bilinear_weights(positions: Tensor, target: int, procedure: str) -> Tensor:
