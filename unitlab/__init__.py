@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from unitlab.catalog import load as load
     from unitlab.catalog import studies as studies
     from unitlab.compute.cumulative import cumulative as cumulative
+    from unitlab.compute.dissect import dissect as dissect
     from unitlab.compute.estimate import estimate as estimate
     from unitlab.compute.images.datasets import images as images
     from unitlab.compute.network import network as network
@@ -85,6 +86,7 @@ _WHERE = {
     "damage": "unitlab.analysis.damage",
     "describe": "unitlab.views.description",
     "discrimination": "unitlab.analysis.discrimination",
+    "dissect": "unitlab.compute.dissect",
     "estimate": "unitlab.compute.estimate",
     "explore": "unitlab.views.explorer",
     "important_to": "unitlab.concepts.importance",
