@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from unitlab.analysis.discrimination import discrimination as _discrimination
     from unitlab.analysis.regression import regression as _regression
     from unitlab.analysis.training_choices import training_choices as training_choices
+    from unitlab.analysis.training_choices import training_effects as training_effects
     from unitlab.catalog import load as load
     from unitlab.catalog import studies as studies
     from unitlab.compute.cumulative import cumulative as cumulative
+    from unitlab.compute.dissect import dissect as dissect
     from unitlab.compute.estimate import estimate as estimate
     from unitlab.compute.images.datasets import images as images
     from unitlab.compute.network import network as network
@@ -84,6 +86,7 @@ _WHERE = {
     "damage": "unitlab.analysis.damage",
     "describe": "unitlab.views.description",
     "discrimination": "unitlab.analysis.discrimination",
+    "dissect": "unitlab.compute.dissect",
     "estimate": "unitlab.compute.estimate",
     "explore": "unitlab.views.explorer",
     "important_to": "unitlab.concepts.importance",
@@ -98,6 +101,7 @@ _WHERE = {
     "selective_damage": "unitlab.analysis.agreement",
     "studies": "unitlab.catalog",
     "training_choices": "unitlab.analysis.training_choices",
+    "training_effects": "unitlab.analysis.training_choices",
     "units_of": "unitlab.concepts.class_dependence",
     "verify": "unitlab.compute.verify",
 }
