@@ -82,7 +82,7 @@ def verify(
     if isinstance(ds_or_name, xr.Dataset):
         ds = ds_or_name
     else:
-        catalog.check(ds_or_name)
+        catalog.check(ds_or_name, progress)
         ds = catalog.load(ds_or_name)
     check_seed(seed)
     if isinstance(sample, bool) or not isinstance(sample, int) or sample < 1:
