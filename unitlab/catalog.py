@@ -173,7 +173,8 @@ def load(name_or_path: str | Path, layer: str | None = None, ablation: str | Non
     Returns
     -------
     xarray.Dataset
-        Over ``unit``, ``category``, ``image``, ``top_rank``, read lazily; variables as `unitlab.schema` defines them.
+        Over ``unit``, ``category``, ``image``, ``top_rank``, read lazily; variables as `unitlab.schema` defines them. Of a
+        store of `unitlab.ablate_groups` or `unitlab.cumulative`, what that call gave.
 
     Raises
     ------
@@ -196,6 +197,8 @@ def load(name_or_path: str | Path, layer: str | None = None, ablation: str | Non
     stores = [(path, study_summary(path)) for path in paths]
     layers = _joined_layers([summary for _, summary in stores])
     name = str(name_or_path)
+    if not layers and "result" in stores[0][1].attrs:
+        return _opened_as(name_or_path, open_study(stores[0][0], layer))
     if layer is not None and layer not in layers:
         raise UnitlabError(
             f"the study {name!r} has no layer {layer!r}. {nearest_names(layer, layers)}{_to_compute(name, layer)}"

@@ -9,12 +9,14 @@ import numpy as np
 import xarray as xr
 
 from unitlab.errors import UnitlabError
+from unitlab.schema.outcomes import OUTCOMES
 from unitlab.schema.results import ATTRIBUTES, COMPARISON, CONCEPTS, CURVES, DAMAGE, GROUPS, PAIR, PARTNERS, TRAINING
 from unitlab.schema.stored import ABLATION, LAYER, STUDY
 from unitlab.schema.variable import Variable
 
 __all__ = [
-    "COMPARISON_VARIABLES", "CURVE_VARIABLES", "GROUP_VARIABLES", "PAIR_VARIABLES", "PARTNER_VARIABLES", "SCHEMA_VERSION",
+    "COMPARISON_VARIABLES", "CURVE_VARIABLES", "GROUP_VARIABLES", "PAIR_VARIABLES", "PARTNER_VARIABLES", "RESULTS",
+    "SCHEMA_VERSION",
     "TRAINING_VARIABLES", "VARIABLES", "Variable", "check", "describe", "described", "described_like", "variable_attrs",
 ]  # fmt: skip
 
@@ -25,11 +27,12 @@ def _by_name(*rows: Variable) -> dict[str, Variable]:
     return {row.name: row for row in rows}
 
 
-VARIABLES = _by_name(*STUDY, *LAYER, *ABLATION, *DAMAGE, *ATTRIBUTES, *CONCEPTS)
+VARIABLES = _by_name(*STUDY, *LAYER, *ABLATION, *DAMAGE, *OUTCOMES, *ATTRIBUTES, *CONCEPTS)
 # results whose dimensions are other than a study's have tables of their own
 GROUP_VARIABLES, CURVE_VARIABLES = _by_name(*GROUPS), _by_name(*CURVES)
 COMPARISON_VARIABLES, PAIR_VARIABLES, TRAINING_VARIABLES = _by_name(*COMPARISON), _by_name(*PAIR), _by_name(*TRAINING)
 PARTNER_VARIABLES = _by_name(*PARTNERS)
+RESULTS = {"groups": GROUP_VARIABLES, "curves": CURVE_VARIABLES}  # kept in a store beside studies
 
 
 def variable_attrs(name: str) -> dict[str, str]:
