@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from unitlab import concepts as concepts
     from unitlab import recipes as recipes
     from unitlab.analysis.accuracies import confusion as confusion
+    from unitlab.analysis.accuracies import shapley as shapley
     from unitlab.analysis.agreement import agreement as agreement
     from unitlab.analysis.agreement import reliability as reliability
     from unitlab.analysis.agreement import selective_damage as selective_damage
     from unitlab.analysis.attributes import attributes as attributes
     from unitlab.analysis.comparisons.direction_comparison import compare_directions as compare_directions
     from unitlab.analysis.comparisons.direction_comparison import random_bases as random_bases
+    from unitlab.analysis.comparisons.interaction import interaction as interaction
     from unitlab.analysis.comparisons.two_ablations import compare as compare
     from unitlab.analysis.correlations import correlations as correlations
     from unitlab.analysis.damage import damage as damage
@@ -66,6 +68,7 @@ _WHERE = {
     "explore": "unitlab.views.explorer",
     "important_to": "unitlab.concepts.importance",
     "images": "unitlab.compute.images.datasets",
+    "interaction": "unitlab.analysis.comparisons.interaction",
     "load": "unitlab.catalog",
     "match": "unitlab.concepts.partners",
     "network": "unitlab.compute.network",
@@ -74,6 +77,7 @@ _WHERE = {
     "reliability": "unitlab.analysis.agreement",
     "report": "unitlab.views.report",
     "selective_damage": "unitlab.analysis.agreement",
+    "shapley": "unitlab.analysis.accuracies",
     "studies": "unitlab.catalog",
     "training_choices": "unitlab.analysis.training_choices",
     "verify": "unitlab.compute.verify",

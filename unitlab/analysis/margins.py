@@ -26,7 +26,7 @@ ROUNDING = 1e-5  # of single precision
 
 def margin_drops(images: PairedImages, level: float) -> dict[str, Array]:
     """Mean margin drop of each class with the paired t interval and test, over clusters."""
-    found = _mean_drops(images, images.margin_drops, level)
+    found = mean_drops(images, images.margin_drops, level)
     q = benjamini_hochberg(found["_p_value"])
     return {"margin_p_value": found.pop("_p_value"), "margin_q_value": q, **{f"margin_drop{end}": found[end] for end in found}}
 
@@ -36,8 +36,8 @@ def outcome_drops(images: PairedImages, level: float) -> dict[str, Array]:
     nothing where the study has no outcome."""
     if "outcome_drop" not in images.ds:
         return {}
-    cells, whole = _mean_drops(images, images.outcome_drops, level), images.of_one_class()
-    overall = _mean_drops(whole, whole.outcome_drops, simultaneous(level, images.ds.sizes["unit"]))
+    cells, whole = mean_drops(images, images.outcome_drops, level), images.of_one_class()
+    overall = mean_drops(whole, whole.outcome_drops, simultaneous(level, images.ds.sizes["unit"]))
     p_cell, p = cells.pop("_p_value"), overall.pop("_p_value")[:, 0]
     return {
         **{f"class_outcome_drop{end}": cells[end] for end in cells},
@@ -49,7 +49,7 @@ def outcome_drops(images: PairedImages, level: float) -> dict[str, Array]:
     }
 
 
-def _mean_drops(images: PairedImages, drops: Callable[[slice], Array], level: float) -> dict[str, Array]:
+def mean_drops(images: PairedImages, drops: Callable[[slice], Array], level: float) -> dict[str, Array]:
     """Mean of drops (unit, image) in each class with the paired t interval and test, under what their names end in."""
     moments = _ClassMoments(images)
     shape = (images.ds.sizes["unit"], images.n_categories)

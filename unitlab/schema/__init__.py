@@ -9,15 +9,29 @@ import numpy as np
 import xarray as xr
 
 from unitlab.errors import UnitlabError
-from unitlab.schema.outcomes import OUTCOMES
+from unitlab.schema.outcomes import INTERACTION, OUTCOMES, SHAPLEY
 from unitlab.schema.results import ATTRIBUTES, COMPARISON, CONCEPTS, CURVES, DAMAGE, GROUPS, PAIR, PARTNERS, TRAINING
 from unitlab.schema.stored import ABLATION, LAYER, STUDY
 from unitlab.schema.variable import Variable
 
 __all__ = [
-    "COMPARISON_VARIABLES", "CURVE_VARIABLES", "GROUP_VARIABLES", "PAIR_VARIABLES", "PARTNER_VARIABLES", "RESULTS",
+    "COMPARISON_VARIABLES",
+    "CURVE_VARIABLES",
+    "GROUP_VARIABLES",
+    "INTERACTION_VARIABLES",
+    "PAIR_VARIABLES",
+    "PARTNER_VARIABLES",
+    "RESULTS",
     "SCHEMA_VERSION",
-    "TRAINING_VARIABLES", "VARIABLES", "Variable", "check", "describe", "described", "described_like", "variable_attrs",
+    "SHAPLEY_VARIABLES",
+    "TRAINING_VARIABLES",
+    "VARIABLES",
+    "Variable",
+    "check",
+    "describe",
+    "described",
+    "described_like",
+    "variable_attrs",
 ]  # fmt: skip
 
 SCHEMA_VERSION = 1
@@ -32,6 +46,7 @@ VARIABLES = _by_name(*STUDY, *LAYER, *ABLATION, *DAMAGE, *OUTCOMES, *ATTRIBUTES,
 GROUP_VARIABLES, CURVE_VARIABLES = _by_name(*GROUPS), _by_name(*CURVES)
 COMPARISON_VARIABLES, PAIR_VARIABLES, TRAINING_VARIABLES = _by_name(*COMPARISON), _by_name(*PAIR), _by_name(*TRAINING)
 PARTNER_VARIABLES = _by_name(*PARTNERS)
+INTERACTION_VARIABLES, SHAPLEY_VARIABLES = _by_name(*INTERACTION), _by_name(*SHAPLEY)
 RESULTS = {"groups": GROUP_VARIABLES, "curves": CURVE_VARIABLES}  # kept in a store beside studies
 
 
