@@ -37,7 +37,7 @@ from unitlab.errors import UnitlabError, check_seed
 log = logging.getLogger("unitlab")
 
 
-def verify(
+def verify(  # noqa: PLR0913  the public call
     ds_or_name: xr.Dataset | str | Path,
     model: nn.Module | None = None,
     images: Any = None,
@@ -47,6 +47,7 @@ def verify(
     device: str | torch.device | None = None,
     output: Output = None,
     outcome: Outcome | tuple[str, Outcome] | None = None,
+    progress: bool = True,
 ) -> Proof:
     """Compare a random sample of a study's predictions with plain forward hooks on the unmodified network.
 
@@ -67,6 +68,8 @@ def verify(
         As it was given to `unitlab.ablate`; a study knows it, where it is no function.
     outcome
         As it was given to `unitlab.ablate`: the outcomes of the sample are compared, too. Without it they are not.
+    progress
+        Say first what it takes (to the log ``unitlab``), and show a bar where that is more than two seconds.
 
     Returns
     -------
@@ -135,4 +138,4 @@ def verify(
         )
     plain = PlainAblation(PlainNetworks(model, choose_device(device), reading), source, site, request, basis)
     outcomes = stored_outcomes(scoring, ds, ds.label.values)
-    return compared_with_hooks(plain, sets, ds.prediction, sample=sample, seed=seed, outcomes=outcomes)
+    return compared_with_hooks(plain, sets, ds.prediction, sample=sample, seed=seed, outcomes=outcomes, progress=progress)

@@ -9,29 +9,17 @@ import numpy as np
 import xarray as xr
 
 from unitlab.errors import UnitlabError
+from unitlab.schema.comparisons import COMPARISON, PAIR, PARTNERS
+from unitlab.schema.concepts import CONCEPTS, DISSECTION
 from unitlab.schema.outcomes import INTERACTION, OUTCOMES, SHAPLEY
-from unitlab.schema.results import ATTRIBUTES, COMPARISON, CONCEPTS, CURVES, DAMAGE, GROUPS, PAIR, PARTNERS, TRAINING
+from unitlab.schema.results import ATTRIBUTES, CURVES, DAMAGE, GROUPS, TRAINING
 from unitlab.schema.stored import ABLATION, LAYER, STUDY
 from unitlab.schema.variable import Variable
 
 __all__ = [
-    "COMPARISON_VARIABLES",
-    "CURVE_VARIABLES",
-    "GROUP_VARIABLES",
-    "INTERACTION_VARIABLES",
-    "PAIR_VARIABLES",
-    "PARTNER_VARIABLES",
-    "RESULTS",
-    "SCHEMA_VERSION",
-    "SHAPLEY_VARIABLES",
-    "TRAINING_VARIABLES",
-    "VARIABLES",
-    "Variable",
-    "check",
-    "describe",
-    "described",
-    "described_like",
-    "variable_attrs",
+    "COMPARISON_VARIABLES", "CURVE_VARIABLES", "DISSECTION_VARIABLES", "GROUP_VARIABLES", "INTERACTION_VARIABLES",
+    "PAIR_VARIABLES", "PARTNER_VARIABLES", "RESULTS", "SCHEMA_VERSION", "SHAPLEY_VARIABLES", "TRAINING_VARIABLES", "VARIABLES",
+    "Variable", "check", "describe", "described", "described_like", "variable_attrs",
 ]  # fmt: skip
 
 SCHEMA_VERSION = 1
@@ -48,6 +36,7 @@ COMPARISON_VARIABLES, PAIR_VARIABLES, TRAINING_VARIABLES = _by_name(*COMPARISON)
 PARTNER_VARIABLES = _by_name(*PARTNERS)
 INTERACTION_VARIABLES, SHAPLEY_VARIABLES = _by_name(*INTERACTION), _by_name(*SHAPLEY)
 RESULTS = {"groups": GROUP_VARIABLES, "curves": CURVE_VARIABLES}  # kept in a store beside studies
+DISSECTION_VARIABLES = {name: VARIABLES[name] for name in ("unit", *DISSECTION)}
 
 
 def variable_attrs(name: str) -> dict[str, str]:
