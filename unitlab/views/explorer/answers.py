@@ -15,8 +15,8 @@ from unitlab.analysis.requirements import class_positions
 from unitlab.errors import UnitlabError
 from unitlab.schema import VARIABLES
 from unitlab.views.explorer.measured_study import MeasuredStudy
-from unitlab.views.gallery import map_places
 from unitlab.views.findings import Finding, coefficient, interval, points, unit_finding
+from unitlab.views.gallery import map_places
 from unitlab.views.page.sheets import map_bytes, sheet
 from unitlab.views.words import quantity
 
@@ -150,10 +150,10 @@ def _top(study: MeasuredStudy, ask: Ask) -> Ask:
     ranks = [int(np.flatnonzero(kept == image)[0]) if image in kept else -1 for image in images]
     maps = study.ds["top_map"][place].values
     ids = study.ds["image"].values[images]
-    threshold, said = study.threshold
+    [threshold], said = study.thresholds([place])
     tiles = [
         {"k": int(study.class_position[image]), "activation": float(value), "id": str(name), "image": int(image),
-         "place": at, "map": rank >= 0, "least": float(threshold[place] / value)}
+         "place": at, "map": rank >= 0, "least": float(threshold / value)}
         for at, (image, value, name, rank) in enumerate(zip(images, activation, ids, ranks, strict=True))
     ]  # fmt: skip
     note = "" if of == "all" else "Maps are kept of the top images of all classes only."
@@ -246,7 +246,7 @@ def _best(study: MeasuredStudy, ask: Ask) -> Ask:
         return {"tiles": [None for _ in ask["units"]]}
     places = [study.position(unit) for unit in ask["units"]]
     image, activation = study.top_image[places, 0], study.top_activation[places, 0].astype(float)
-    least, some = study.threshold[0][places], np.flatnonzero((image >= 0) & (activation > 0))
+    least, some = study.thresholds(places)[0], np.flatnonzero((image >= 0) & (activation > 0))
     tiles: list[Any] = [None] * len(places)
     for at, row in enumerate(some):
         tiles[row] = {"place": at, "map": True, "image": int(image[row]), "least": float(least[row] / activation[row])}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,7 @@ from unitlab.analysis.requirements import class_positions, require, unit_positio
 from unitlab.catalog import load
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.schema import VARIABLES
-from unitlab.views.gallery import own_threshold
+from unitlab.views.gallery import own_thresholds
 from unitlab.views.words import quantity
 
 Array = np.ndarray[Any, Any]
@@ -83,6 +83,8 @@ class MeasuredStudy:
         self.before = class_positions(ds, ds["baseline_prediction"].values)
         self.measures = counted_measures(ds) if measures is None else measures
         self.complete = measures is not None
+        self._thresholds: dict[int, float] = {}
+        self._threshold_said = ""
         self.awaiting: list[Callable[[], None]] = []  # who is told when `measure_beside` has finished it
         self._read()
 
@@ -195,11 +197,13 @@ class MeasuredStudy:
             drops = np.nan_to_num(self.drops["accuracy_drop"][:, self.category_position(category)], nan=-np.inf)
         return int(self.units[drops.argmax()])
 
-    @cached_property
-    def threshold(self) -> tuple[Array, str]:
-        """`own_threshold` of the top activations: the units' own thresholds, and what they are."""
-        assert self.top_activation is not None
-        return own_threshold(self.top_activation, self.ds.sizes["image"])
+    def thresholds(self, places: Sequence[int]) -> tuple[Array, str]:
+        """`own_thresholds` of the units at these positions, read once."""
+        missing = [place for place in places if place not in self._thresholds]
+        if missing:
+            values, self._threshold_said = own_thresholds(self.ds, missing)
+            self._thresholds.update(zip(missing, values.tolist(), strict=True))
+        return np.array([self._thresholds[place] for place in places]), self._threshold_said
 
     @cached_property
     def ids(self) -> list[str]:

@@ -59,7 +59,7 @@ class TriedImage:
         own = np.maximum(maps[int(ask["unit"])], 0).reshape(1, *(maps.shape[1:] if maps.ndim == 3 else (1, 1)))
         tile: dict[str, Any] = {"place": 0, "map": True}
         if study.top_activation is not None and own.max() > 0:
-            tile["least"] = float(study.threshold[0][study.position(ask["unit"])] / own.max())
+            tile["least"] = float(study.thresholds([study.position(ask["unit"])])[0][0] / own.max())
         leading = names.get(int(after.argmax()), f"output {int(after.argmax())}")
         jpeg, laid_out = sheet(self._shown(study), WIDEST)
         pictures = {"sheet": np.frombuffer(jpeg, np.uint8), "laid_out": laid_out, **maps_over(study, own)}

@@ -10,7 +10,8 @@ from importlib.resources import files
 __all__ = ["loader", "module", "script", "text_of"]
 
 ORDER = (
-    "elements", "charts", "state", "pictures", "study", "units", "classes", "images", "table", "linked", "tabs", "wall", "accuracies",
+    "elements", "charts", "state", "pictures", "study", "units", "classes", "images", "table", "linked", "tabs", "wall",
+    "accuracies",
 )  # fmt: skip
 LIVE = ("live", "tiles", "moved", "category", "group", "compare", "try", "take_away", "widget")
 

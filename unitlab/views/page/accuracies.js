@@ -6,8 +6,8 @@ const ACCURACIES = [
 function accuraciesTab(app, panel) {
   const body = h.tbody({ id: "accuracies" }), heads = ["class", ...ACCURACIES.map(([, , head]) => head)];
   panel.append(h.table({ class: "ul-accuracies" }, h.thead(h.tr(heads.map(head => h.th({ scope: "col" }, head)))), body),
-    note("Drops, positive = damage. Recall is the class accuracy above. Where it falls and precision rises, the network says the ",
-      "class less often: a shifted decision more than a loss of what tells the class."));
+    note("Drops, positive = damage. Recall is the class accuracy above. Where it falls and precision rises, the network ",
+      "says the class less often: a shifted decision more than a loss of what tells the class."));
   return () => {
     const row = app.state.row;
     if (!row?.precision) return body.replaceChildren(h.tr(h.td({ colspan: 7 }, "being computed …")));

@@ -35,7 +35,8 @@ function gridOf({ x0, x1, y0, y1, left, top, across, up, floor, px, py }) {
     ]),
   ].flat(2);
 }
-const pathOf = (points, { px, py }) => points.map(([x, y], i) => `${i ? "L" : "M"}${px(x).toFixed(1)},${py(y).toFixed(1)}`).join("");
+const pathOf = (points, { px, py }) =>
+  points.map(([x, y], i) => `${i ? "L" : "M"}${px(x).toFixed(1)},${py(y).toFixed(1)}`).join("");
 
 function share(from, to) {
   const span = to - from || 1, part = value => `${(value / span * 100).toFixed(2)}%`;

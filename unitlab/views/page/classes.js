@@ -49,8 +49,8 @@ function classesView(app) {
   }
   function bar(k, row, scale, marks, first, gap, open) {
     const { study } = source, name = study.classes[k], numbers = limited(row.drop[k], row.low[k], row.high[k]);
-    const words = `${name}: ${count(study.n[k], "image")}, accuracy ${text(100 * study.accuracy[k])} %, drop of ${numbers} points, `
-      + probability("q", row.q[k]) + (row.lost ? `, ${row.lost[k]} lost, ${row.won[k]} won` : "");
+    const words = `${name}: ${count(study.n[k], "image")}, accuracy ${text(100 * study.accuracy[k])} %, drop of `
+      + `${numbers} points, ` + probability("q", row.q[k]) + (row.lost ? `, ${row.lost[k]} lost, ${row.won[k]} won` : "");
     const kind = [sides(row.drop[k]), row.q[k] <= .05 && "sure", open && "open", gap && "gap"].filter(Boolean).join(" ");
     const name_ = h.span({ role: "button", tabindex: first ? 0 : -1, "aria-pressed": String(open), dir: "auto" }, name, " ");
     name_.append(h.small(`(${study.n[k]})`));

@@ -1,6 +1,7 @@
 // Compare: a pinned unit, A, beside the open one, B: of this layer or of another one, another ablation or network.
 function compareTab(app, panel) {
-  const { state, set, source } = app, said = h.p({ class: "ul-sentence" }), bars = h.div(), points = h.div({ class: "ul-narrow" });
+  const { state, set, source } = app, said = h.p({ class: "ul-sentence" }), bars = h.div(),
+    points = h.div({ class: "ul-narrow" });
   const lost = controls(), rows = h.div(), alike = note();
   let found = null, kind = "both";
   const place = () => ({ study: state.study, layer: state.layer, ablation: state.ablation, unit: state.unit });
@@ -20,7 +21,8 @@ function compareTab(app, panel) {
     const scale = share(...ends(order.flatMap(k => [a_low[k], a_high[k], b_low[k], b_high[k]])));
     const row = k => h.tr({ "data-category": classes[k], onclick: () => app.chooseClass(classes[k]) },
       h.th({ scope: "row" }, h.bdi(classes[k])),
-      h.td(drops([[a[k], a_low[k], a_high[k], "a", true], [b[k], b_low[k], b_high[k], "b", true]], scale, `A ${text(a[k])}, B ${text(b[k])} points`)),
+      h.td(drops([[a[k], a_low[k], a_high[k], "a", true], [b[k], b_low[k], b_high[k], "b", true]], scale,
+        `A ${text(a[k])}, B ${text(b[k])} points`)),
       h.td(limited(difference[k], low[k], high[k]) + (finite(q[k]) ? `, ${probability("q", q[k])}` : "")));
     bars.replaceChildren(h.h3(h.span({ class: "key a" }), " A and ", h.span({ class: "key b" }),
       " B: accuracy drop, points; A less B with its paired 95 % interval"),
@@ -47,7 +49,8 @@ function compareTab(app, panel) {
     const shown = ({ id, place, k, map, activation }) => h.figure({ "data-image": id },
       picture(top.sheet, place, `${side}: ${source.study.classes[k]}`, map, state), amount(activation / most, "sum"),
       h.figcaption(h.span(source.study.classes[k]), brief(activation)));
-    return [h.h3(`${side}: top images, activation on one scale`), h.div({ class: "ul-tiles" }, top.tiles.slice(0, 8).map(shown))];
+    return [h.h3(`${side}: top images, activation on one scale`),
+      h.div({ class: "ul-tiles" }, top.tiles.slice(0, 8).map(shown))];
   }
   async function both(a, b) {
     found = await source.row("compare", { a, unit: b.unit });
@@ -56,7 +59,8 @@ function compareTab(app, panel) {
     dumbbells();
     classesOfBoth();
     const which = [["both", "both lose"], ["a", "A alone loses"], ["b", "B alone loses"]];
-    lost.replaceChildren(...which.map(([name, words]) => button(`${words} ${count(found[`${name}_images`].length, "image")}`, () => lostImages(name))),
+    lost.replaceChildren(...which.map(([name, words]) =>
+      button(`${words} ${count(found[`${name}_images`].length, "image")}`, () => lostImages(name))),
       `neither: ${found.neither.toLocaleString("en")}`);
     images.holder.hidden = true;
     const here = ["study", "layer", "ablation"].every(name => a[name] === b[name]);

@@ -34,7 +34,8 @@ function probability(name, value) {
 const limited = (value, low, high) => finite(low) ? `${text(value)} (${text(low)} to ${text(high)})` : text(value);
 const count = (number, one, several = one + "s") => `${number.toLocaleString("en")} ${number === 1 ? one : several}`;
 const shortened = (name, most) => name.length > most ? name.slice(0, most - 1) + "…" : name;
-const descending = (values, some = [...values.keys()]) => some.filter(i => finite(values[i])).sort((a, b) => values[b] - values[a] || a - b);
+const descending = (values, some = [...values.keys()]) =>
+  some.filter(i => finite(values[i])).sort((a, b) => values[b] - values[a] || a - b);
 
 // one stop for the tab key in a group of elements; arrows go on among them
 function roving(holder, selector, { across = false } = {}) {
@@ -52,7 +53,8 @@ function roving(holder, selector, { across = false } = {}) {
 // ◀ 1–12 of 40 ▶; `of` keeps the page among so many
 function pager(before, after, draw, ids = ["", "", ""]) {
   const go = by => () => { pages.at += by; draw(); }, named = (at, label) => ({ "aria-label": label, id: ids[at] || null });
-  const back = button("◀", go(-1), named(0, before)), on = button("▶", go(1), named(2, after)), where = h.span({ id: ids[1] || null });
+  const back = button("◀", go(-1), named(0, before)), on = button("▶", go(1), named(2, after)),
+    where = h.span({ id: ids[1] || null });
   const pages = { at: 0, where, holder: h.span({ class: "ul-pager" }, back, " ", where, " ", on) };
   pages.of = number => {
     pages.at = Math.min(Math.max(0, pages.at), Math.max(0, number - 1));

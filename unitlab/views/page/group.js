@@ -15,11 +15,13 @@ function unitsIn(words) {
 function groupTab(app, panel) {
   const { state, set, source } = app, known = new Map(), before = [], work = workView(app);
   let last = state.group, undoing = false, turn = null;
-  const field = h.input({ class: "ul-group-units", placeholder: "lasso points above, or type 3, 5, 10-20", size: 34, onchange: read });
+  const field = h.input({ class: "ul-group-units", placeholder: "lasso points above, or type 3, 5, 10-20", size: 34,
+    onchange: read });
   const without = () => state.group.filter(unit => unit !== state.unit);
   const add = button("", () => set({ group: state.group.includes(state.unit) ? without() : [...state.group, state.unit] }));
   const undo = button("Undo", () => { undoing = true; set({ group: before.pop() }); undoing = false; draw(); });
-  const clear = button("Clear", () => set({ group: [] })), sentence = h.p({ class: "ul-sentence" }), table = h.div(), code = h.div();
+  const clear = button("Clear", () => set({ group: [] })), sentence = h.p({ class: "ul-sentence" }), table = h.div(),
+    code = h.div();
   const measure = button("Silence them together", run, { title: "run the network with all units of the group silenced" });
   panel.append(controls(h.label("Units ", field), add, undo, clear, measure, work.holder), sentence, work.said, table, code);
 
@@ -57,8 +59,10 @@ function groupTab(app, panel) {
     if (mine !== turn) return;
     const summed = study.classes.map((_, k) => rows.reduce((sum, row) => sum + row.drop[k], 0)), joint = known.get(key());
     const overall = group.reduce((sum, unit) => sum + app.values("overall_drop")[study.place.get(unit)], 0);
-    sentence.replaceChildren(`One at a time, ${number === 1 ? `unit ${group[0]} costs` : `the ${number} units cost`} `, h.b(text(overall)),
-      ` points of overall accuracy${number === 1 ? "" : " in sum"}`, ...(joint ? ["; silenced together ", h.b(text(joint.overall)),
+    sentence.replaceChildren(`One at a time, ${number === 1 ? `unit ${group[0]} costs` : `the ${number} units cost`} `,
+      h.b(text(overall)),
+      ` points of overall accuracy${number === 1 ? "" : " in sum"}`,
+        ...(joint ? ["; silenced together ", h.b(text(joint.overall)),
         ` (${count(joint.lost, "image")} lost, ${joint.won.toLocaleString("en")} won).`] : ["."]));
     classes(summed, joint);
     if (joint || !work.holder.hidden) return;
@@ -75,12 +79,14 @@ function groupTab(app, panel) {
     const rows = order.map(at => {
       const parts = [[summed[at], NaN, NaN, "sum"], ...(joint ? [dropOf(joint, at)] : [])];
       const words = joint && `${limited(joint.drop[at], joint.low[at], joint.high[at])}, ${probability("q", joint.q[at])}`;
-      return h.tr({ "data-category": study.classes[at] }, h.th({ scope: "row" }, h.bdi(study.classes[at]), h.small(` (${study.n[at]})`)),
+      return h.tr({ "data-category": study.classes[at] },
+        h.th({ scope: "row" }, h.bdi(study.classes[at]), h.small(` (${study.n[at]})`)),
         h.td(drops(parts, scale, `${text(summed[at])} points in sum`)), h.td(text(summed[at])), words && h.td(words));
     });
     const heads = ["most damaged classes (images)", "", "single drops in sum", ...(joint ? ["together, points (95 %)"] : [])];
     const both = "Upper bar: the single drops in sum; lower bar: all of them together, filled where q ≤ 0.05.";
-    table.replaceChildren(h.table({ class: "ul-bars ul-group-table" }, h.thead(h.tr(heads.map(head => h.th({ scope: "col" }, head)))),
+    table.replaceChildren(h.table({ class: "ul-bars ul-group-table" },
+      h.thead(h.tr(heads.map(head => h.th({ scope: "col" }, head)))),
       h.tbody(rows)), note(joint ? both : "Bars: the single drops in sum. What the units cost together is not known yet."));
   }
   app.on(["group"], () => { if (!undoing) before.push(last); last = state.group; work.stop(); work.clear(); });

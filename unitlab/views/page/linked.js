@@ -12,8 +12,8 @@ function linkedViews(root, source, given, rows = 8) {
   };
   Object.assign(app, makeState({
     category: "", x: "overall_drop", y: USUAL_Y, color: "", line: false, group: [], image_style: "outline", image_strength: .5,
-    sort: USUAL_Y, up: false, filter: "", columns: USUAL_COLUMNS, kept: null, tab: "", pinned: null, picture: null, top_of: "all",
-    fit: null, row: null, top: null, byClass: null, ...given,
+    sort: USUAL_Y, up: false, filter: "", columns: USUAL_COLUMNS, kept: null, tab: "", pinned: null, picture: null,
+    top_of: "all", fit: null, row: null, top: null, byClass: null, ...given,
   }, error => { console.error(error); app.say(error.message); }));
   const { state, set, on } = app;
 
@@ -27,7 +27,8 @@ function linkedViews(root, source, given, rows = 8) {
   // what the unit is called, and, if asked for, who says so and how well it fits
   app.called = (i, whole = false) => {
     const [name, score, from] = source.study.names?.[i] ?? [""];
-    return name && whole ? [name, from && `from ${from}`, finite(score) && `score ${brief(score)}`].filter(Boolean).join(", ") : name;
+    return name && whole ? [name, from && `from ${from}`, finite(score) && `score ${brief(score)}`].filter(Boolean).join(", ")
+      : name;
   };
   app.go = set;
 
@@ -58,15 +59,17 @@ function linkedViews(root, source, given, rows = 8) {
     const { study } = source, row = state.row, k = study.classPlace.get(state.category);
     if (!row) return;
     const [first, name, rest] = row.finding, called = app.called(study.place.get(state.unit), true);
-    const words = k !== undefined && study.classes[k] !== name ? aboutClass(k, row) : [first, ...(name ? [bold(name)] : []), rest];
+    const words = k !== undefined && study.classes[k] !== name ? aboutClass(k, row)
+      : [first, ...(name ? [bold(name)] : []), rest];
     $("finding").replaceChildren(...words, ...(called ? [" Its name: ", h.bdi(called), "."] : []));
   }
   function aboutClass(k, row) {
     const { study } = source, name = bold(study.classes[k]), drop = row.drop[k], unit = `Unit ${state.unit}`;
     const overall = `overall ${text(app.values("overall_drop")[study.place.get(state.unit)])}`;
     if (!study.n[k]) return [`${unit}: the study has no image of `, name, `, so there is no drop to show; ${overall}.`];
-    const limits = [row.low[k], row.high[k]].map(value => drop < 0 ? -value : value).sort((a, b) => a - b).map(value => text(value));
-    const level = `${Math.round(1000 * study.level) / 10} % interval ${limits.join(" to ")}`;
+    const limits = [row.low[k], row.high[k]].map(value => drop < 0 ? -value : value);
+    limits.sort((a, b) => a - b);
+    const level = `${Math.round(1000 * study.level) / 10} % interval ${limits.map(value => text(value)).join(" to ")}`;
     const sure = probability("q", row.q[k]) + (row.q[k] > .05 ? ", not significant by itself" : "");
     const verb = drop > 0 ? [`${unit} costs `, name, ` ${text(drop)} points`]
       : drop < 0 ? [`${unit} holds `, name, ` back by ${text(-drop)} points`] : [`${unit} changes `, name, " by 0.0 points"];
@@ -86,7 +89,8 @@ function linkedViews(root, source, given, rows = 8) {
   function openUnit(number, forward) {
     const units = [...source.study.units].sort((a, b) => a - b);
     // a study of some units has gaps: over them
-    const near = forward ? units.find(unit => unit >= number) ?? units[0] : units.findLast(unit => unit <= number) ?? units.at(-1);
+    const near = forward ? units.find(unit => unit >= number) ?? units[0]
+      : units.findLast(unit => unit <= number) ?? units.at(-1);
     set({ unit: near });
     header();
   }
@@ -111,7 +115,8 @@ function linkedViews(root, source, given, rows = 8) {
   listen("class", "change", () => {
     const wanted = $("class").value.trim().toLowerCase();
     const near = source.study.classes.filter(name => name.toLowerCase().includes(wanted));
-    const exact = near.find(name => name.toLowerCase() === wanted), several = near.slice(0, 3).join(", ") + (near.length > 3 ? ", …" : "");
+    const exact = near.find(name => name.toLowerCase() === wanted),
+      several = near.slice(0, 3).join(", ") + (near.length > 3 ? ", …" : "");
     if (!wanted || exact || near.length === 1) app.chooseClass(wanted ? exact ?? near[0] : "");
     else $("found").textContent = near.length ? `${near.length} classes: ${several}` : "no such class";
   });

@@ -48,7 +48,9 @@ function liveSource(model) {
   source.stop = kind => model.send({ asks: [{ kind: "stop", of: kind }] });
   // what the reader may open next
   source.ahead = (...units) => {
-    for (const unit of units) for (const [kind, ask] of [["unit", { unit }], ["top", source.topAsk(unit)]]) source.row(kind, ask).catch?.(() => {});
+    for (const unit of units) {
+      for (const [kind, ask] of [["unit", { unit }], ["top", source.topAsk(unit)]]) source.row(kind, ask).catch?.(() => {});
+    }
   };
   source.topAsk = unit => ({ unit, of: "all", category: "" });
   source.renew = () => {

@@ -14,10 +14,12 @@ function movedTab(app, panel) {
   }
   function draw() {
     const { classes } = source.study, { lost, won, swapped, of } = found, here = state.category, all = of.toLocaleString("en");
-    const among = here ? [`the ${all} images of `, bold(here)] : [`all ${all} images`], number = value => h.b(value.toLocaleString("en"));
+    const among = here ? [`the ${all} images of `, bold(here)] : [`all ${all} images`],
+      number = value => h.b(value.toLocaleString("en"));
     const are = value => value === 1 ? "is" : "are", go = `${swapped.toLocaleString("en")} ${swapped === 1 ? "goes" : "go"}`;
     const words = lost.length + won.length + swapped ? [`Without unit ${state.unit}, of `, ...among, " ", number(lost.length),
-      ` ${are(lost.length)} lost (right before, wrong after) and `, number(won.length), ` won; ${go} from one wrong class to another.`]
+      ` ${are(lost.length)} lost (right before, wrong after) and `, number(won.length),
+        ` won; ${go} from one wrong class to another.`]
       : [`Without unit ${state.unit}, the prediction of none of `, ...among, " changes."];
     sentence.replaceChildren(...words);
     for (const [title, kind] of [["Lost", "lost"], ["Won", "won"]]) {

@@ -1,7 +1,8 @@
 // The page of a report: the study is inside it.
 const packed = Uint8Array.from(atob(document.getElementById("data").textContent), letter => letter.charCodeAt(0));
 new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).json().then(data => {
-  const source = reportSource(data), { study } = source, root = document.querySelector(".ul-explorer"), made = "What these drops are made of";
+  const source = reportSource(data), { study } = source, root = document.querySelector(".ul-explorer"),
+    made = "What these drops are made of";
   const fromAddress = () => {
     const anchor = location.hash.replace(/^#unit-/, "");
     return /^\d+$/.test(anchor) && study.place.has(Number(anchor)) ? Number(anchor) : undefined;

@@ -1,6 +1,7 @@
 // What is chosen: one set of values, told once to whoever draws them.
 const PLACE = ["study", "layer", "ablation", "unit", "category", "y"];
-const same = (a, b) => a === b || (Array.isArray(a) && Array.isArray(b) && a.length === b.length && a.every((each, i) => each === b[i]));
+const same = (a, b) => a === b
+  || (Array.isArray(a) && Array.isArray(b) && a.length === b.length && a.every((each, i) => each === b[i]));
 
 function makeState(first, failed) {
   const state = { ...first }, heard = [];

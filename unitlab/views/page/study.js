@@ -12,7 +12,8 @@ const unpacked = (answer, buffers) =>
 
 function studyOf(held, measured) {
   const U = held.units.length, values = typed(measured.values, "f");
-  const measures = measured.measures.map(([name, label], at) => ({ name, label, values: values.subarray(at * U, (at + 1) * U) }));
+  const measures = measured.measures.map(([name, label], at) =>
+    ({ name, label, values: values.subarray(at * U, (at + 1) * U) }));
   return {
     ...held, complete: measured.complete, variables: measures.map(each => each.name),
     measure: Object.fromEntries(measures.map(each => [each.name, each])),
@@ -41,7 +42,8 @@ function reportSource(data) {
     unit: ({ unit }) => units[study.place.get(unit)],
     class: ({ category }) => {
       const k = study.classPlace.get(category);
-      return Object.fromEntries(["drop", "low", "high", "q"].map(name => [name, Float32Array.from(units, row => row[name][k])]));
+      const values = name => [name, Float32Array.from(units, row => row[name][k])];
+      return Object.fromEntries(["drop", "low", "high", "q"].map(values));
     },
     top: ({ unit }) => {
       if (!tops.has(unit)) {
@@ -56,5 +58,6 @@ function reportSource(data) {
       return { tiles: found.map(row => row.tiles?.[0] ?? null) };
     },
   };
-  return { live: false, study, row: (kind, ask) => kinds[kind](ask), ahead: () => {}, topAsk: unit => ({ unit, category: "" }) };
+  return { live: false, study, row: (kind, ask) => kinds[kind](ask), ahead: () => {},
+    topAsk: unit => ({ unit, category: "" }) };
 }

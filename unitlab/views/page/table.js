@@ -42,12 +42,10 @@ function tableView(app) {
     try {
       const { conditions, rest } = readFilter(state.filter, [OWN_DROP, ...study.variables]);
       const compared = (i, [name, sign, number]) => finite(value(name, i)) && COMPARISONS[sign](value(name, i), number);
-      const named = i => !rest || String(study.units[i]) === rest || OF_WORDS.some(name => value(name, i).toLowerCase().includes(rest));
+      const named = i => !rest || String(study.units[i]) === rest
+        || OF_WORDS.some(name => value(name, i).toLowerCase().includes(rest));
       return new Set(study.units.filter((_, i) => named(i) && conditions.every(one => compared(i, one))));
-    } catch (error) {
-      $("wrong").textContent = error.message;
-      return state.kept;
-    }
+    } catch (error) { $("wrong").textContent = error.message; return state.kept; }
   }
   function arrange(changed) {
     const { study } = source, some = kept(), missing = v => v === null || v === undefined || v === "" || Number.isNaN(v);

@@ -15,8 +15,8 @@ function definitionsTab(app, panel) {
 }
 definitionsTab.keys = ["held", "measured"];
 
-const OF_STYLE = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "opacity", "font-size",
-  "font-family", "text-anchor"];
+const OF_STYLE = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "opacity",
+  "font-size", "font-family", "text-anchor"];
 // a drawing with the style that it has on this page, a title and a ground, as text
 function standalone(svg, title) {
   const copy = svg.cloneNode(true), to = [copy, ...copy.querySelectorAll("*")], { width, height } = svg.getBoundingClientRect();
@@ -27,7 +27,8 @@ function standalone(svg, title) {
   const ground = getComputedStyle(svg.closest(".ul-panel")).backgroundColor, fill = getComputedStyle(svg).color;
   const words = (y, size, content) => h.text({ x: 8, y, "font-size": size, fill, "font-family": "sans-serif" }, content);
   const size = { width, height: height + 50 }, viewBox = `0 0 ${width} ${size.height}`;
-  const sheet = h.svg({ xmlns: "http://www.w3.org/2000/svg", ...size, viewBox }, h.rect({ width: "100%", height: "100%", fill: ground }),
+  const sheet = h.svg({ xmlns: "http://www.w3.org/2000/svg", ...size, viewBox },
+    h.rect({ width: "100%", height: "100%", fill: ground }),
     words(18, 14, title[0]), words(height + 40, 12, title[1]), h.g({ transform: "translate(0 24)" }, ...copy.childNodes));
   return { content: new XMLSerializer().serializeToString(sheet), ...size };
 }
@@ -55,14 +56,17 @@ function barsDrawing(app) {
 }
 
 function takeAwayTab(app, panel) {
-  const { state, source } = app, code = h.div(), work = workView(app), files = h.p({ class: "ul-files", role: "status" }), which = h.span();
+  const { state, source } = app, code = h.div(), work = workView(app), files = h.p({ class: "ul-files", role: "status" }),
+    which = h.span();
   const place = () => source.study.key.split(" ").slice(0, 3), stem = () => place().join("_").replace(/[^\w.-]+/g, "_");
   const units = () => state.group.length ? state.group : state.kept ? app.order : [];
   const save = kind => async () => {
-    const name = `${stem()}_unit_${state.unit}`, bars = barsDrawing(app), colour = state.color ? `; colour: ${app.label(state.color)}` : "";
+    const name = `${stem()}_unit_${state.unit}`, bars = barsDrawing(app),
+      colour = state.color ? `; colour: ${app.label(state.color)}` : "";
     const legend = `filled: specific damage, p ≤ 0.05; hollow: not shown; ring: the open unit${colour}`;
     const title = `${place().join(" · ")}: ${app.label(state.y)} against ${app.label(state.x)}`;
-    const ofBars = [app.$("finding").textContent.split(";")[0], "accuracy drop by class, points; filled: q ≤ 0.05; line: 95 % interval"];
+    const ofBars = [app.$("finding").textContent.split(";")[0],
+      "accuracy drop by class, points; filled: q ≤ 0.05; line: 95 % interval"];
     try {
       await savePicture(app.$("scatter"), [title, legend], `${name}_units`, kind);
       await savePicture(bars.svg, ofBars, `${name}_classes`, kind);
@@ -76,7 +80,8 @@ function takeAwayTab(app, panel) {
   };
   const file = (words, kind, more = () => ({})) => async () => give(await work.run(words, kind, { units: units(), ...more() }));
   const csv = kind => file("Writing the table …", kind), path = h.input({ class: "ul-report-path", size: 40 });
-  const report = button("Write HTML report", file("Writing the report …", "report", () => ({ unit: state.unit, path: path.value })));
+  const report = button("Write HTML report",
+    file("Writing the report …", "report", () => ({ unit: state.unit, path: path.value })));
   const ofUnits = button("CSV of units", csv("units_csv"), { title: "units with all their measures, as filtered" });
   panel.append(code, controls(button("Save plots as PNG", save("png")), button("as SVG", save("svg")), ofUnits,
     button("CSV of units × classes", csv("cells_csv")), which),
@@ -88,7 +93,7 @@ function takeAwayTab(app, panel) {
       : "units, all of them; a group or a filter narrows it";
     which.textContent = `${some.toLocaleString("en")} ${all}`;
     report.disabled = !complete || larger;
-    const most = `A report holds at most 512 units, and ${some.toLocaleString("en")} would go into it: collect a group (lasso) first.`;
+    const most = `A report holds at most 512 units, and ${some.toLocaleString("en")} would go into it: collect a group first.`;
     work.clear();
     if (!complete) work.fail({ message: "The report follows when tests and cross-fitted drops are computed." });
     else if (larger) work.fail({ message: most });

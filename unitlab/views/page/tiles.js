@@ -1,7 +1,8 @@
 // Pictures with captions, a page at a time; bars and progress that the tabs share.
 function pagedTiles(app, onPage, tile) {
   let images = [], turn = null;
-  const heading = h.h3(), grid = h.div({ class: "ul-tiles" }), pages = pager("The images before these", "The next images", draw);
+  const heading = h.h3(), grid = h.div({ class: "ul-tiles" }),
+    pages = pager("The images before these", "The next images", draw);
   const holder = h.div(controls(heading, pages.holder), grid);
   async function draw() {
     const some = [...pages.part(images, onPage)], start = pages.at * onPage, mine = turn = {};

@@ -1,8 +1,10 @@
-// Try an image: a picture that was clicked anywhere or a file, through the network with units silenced; and the units that lose it.
+// Try an image: a picture that was clicked or a file, through the network with units silenced; and the units that lose it.
 function tryTab(app, panel) {
-  const { state, set, source } = app, work = workView(app), said = h.p({ class: "ul-sentence" }), loses = note(), bars = h.div();
+  const { state, set, source } = app, work = workView(app), said = h.p({ class: "ul-sentence" }), loses = note(),
+    bars = h.div();
   const shown = h.div({ class: "ul-try-picture" }), ranked = h.div({ class: "ul-chips" }), chips = h.div({ class: "ul-chips" });
-  const file = h.input({ type: "file", accept: "image/*", "aria-label": "a picture of your own", onchange: () => own(file.files[0]) });
+  const file = h.input({ type: "file", accept: "image/*", "aria-label": "a picture of your own",
+    onchange: () => own(file.files[0]) });
   const range = { type: "range", min: 0, max: 2, step: .1, value: 0, "aria-label": "strength of the chosen units" };
   const strength = h.input({ ...range, oninput: run }), amount = h.span(), everywhere = button("Everywhere", () => limit(null));
   const live = h.div({ class: "ul-split" }, h.div({ class: "ul-narrow" }, shown, everywhere),
@@ -12,7 +14,8 @@ function tryTab(app, panel) {
     button("Solo", () => choose([state.unit])), button("Reset", () => { strength.value = 0; region = null; choose([]); }));
   let chosen = [], order = [], tried = null, turn = null, ranking = [], region = null;
   panel.classList.add("ul-try");
-  panel.append(controls(h.label("Your picture ", file), "or click one in any view, paste, or drop it here"), work.said, live, bar, chips, loses);
+  panel.append(controls(h.label("Your picture ", file), "or click one in any view, paste, or drop it here"), work.said, live,
+    bar, chips, loses);
   const ofImage = files => [...files].find(each => each.type.startsWith("image/"));
   panel.addEventListener("dragover", event => event.preventDefault());
   panel.addEventListener("drop", event => { event.preventDefault(); own(ofImage(event.dataTransfer.files)); });
@@ -36,7 +39,8 @@ function tryTab(app, panel) {
   const toggle = unit => choose(chosen.includes(unit) ? chosen.filter(each => each !== unit) : [...chosen, unit]);
   const limit = part => { region = part; run(); };
   function list() {
-    const chip = (unit, words) => button(words, () => toggle(unit), { "data-unit": unit, "aria-pressed": String(chosen.includes(unit)) });
+    const chip = (unit, words) =>
+      button(words, () => toggle(unit), { "data-unit": unit, "aria-pressed": String(chosen.includes(unit)) });
     ranked.replaceChildren(...ranking.map(([unit, drop]) => chip(unit, `${unit}  ${text(drop, 2)}`)));
     const others = chosen.filter(unit => !ranking.some(([each]) => each === unit));
     chips.replaceChildren(...others.map(unit => chip(unit, String(unit))));
@@ -85,7 +89,8 @@ function tryTab(app, panel) {
   function brush(event, canvas, place) {
     const box = canvas.getBoundingClientRect(), inside = value => Math.min(Math.max(value, 0), 1);
     const spot = ({ clientX, clientY }) => [inside((clientX - box.left) / box.width), inside((clientY - box.top) / box.height)];
-    const [x, y] = spot(event), to = at => { const [u, v] = spot(at); return [Math.min(x, u), Math.min(y, v), Math.max(x, u), Math.max(y, v)]; };
+    const [x, y] = spot(event), between = (u, v) => [Math.min(x, u), Math.min(y, v), Math.max(x, u), Math.max(y, v)];
+    const to = at => between(...spot(at));
     const move = at => place(to(at)), holder = event.currentTarget;
     holder.setPointerCapture(event.pointerId);
     holder.addEventListener("pointermove", move);
@@ -97,11 +102,14 @@ function tryTab(app, panel) {
     event.preventDefault();
   }
   async function losers(image) {
-    const found = await source.row("losers", { image }), { classes, units } = source.study, right = found.before === found.label;
+    const found = await source.row("losers", { image }), { classes, units } = source.study,
+      right = found.before === found.label;
     const changed = found.units.filter(([, after]) => (after === found.label) !== right), verb = right ? "lose" : "win";
-    const one = ([unit, after]) => [button(`${unit} → ${shortened(classes[after], 20)}`, () => set({ unit }), { "data-loser": unit }), " "];
-    loses.replaceChildren(`${found.image}, ${classes[found.label]}, is predicted ${right ? "right" : classes[found.before]} before; `,
-      `${count(changed.length, "unit")} of ${units.length} ${verb} it when silenced: `, ...changed.slice(0, 60).flatMap(one));
+    const one = ([unit, after]) =>
+      [button(`${unit} → ${shortened(classes[after], 20)}`, () => set({ unit }), { "data-loser": unit }), " "];
+    const before = right ? "right" : classes[found.before];
+    loses.replaceChildren(`${found.image}, ${classes[found.label]}, is predicted ${before} before; `
+      + `${count(changed.length, "unit")} of ${units.length} ${verb} it when silenced: `, ...changed.slice(0, 60).flatMap(one));
     return found.image;
   }
   return async changed => {

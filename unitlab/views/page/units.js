@@ -70,8 +70,10 @@ function unitsView(app) {
       $("instead").textContent = pending ? `${label}: being computed …` : none;
       return;
     }
-    const limits = NULLS.includes(state.y) && study.measure[`${state.y}_null`], band = limits ? nullBand(xs, limits.values) : [];
-    const colors = state.color && app.values(state.color), ofColors = colors ? extent(colors) : [], p = study.measure.p_specific?.values;
+    const limits = NULLS.includes(state.y) && study.measure[`${state.y}_null`],
+      band = limits ? nullBand(xs, limits.values) : [];
+    const colors = state.color && app.values(state.color), ofColors = colors ? extent(colors) : [],
+      p = study.measure.p_specific?.values;
     const whole = [...wider(extent(xs)), ...wider(extent(band.length ? [...ys, 0, ...band.map(each => each[1])] : ys))];
     const [x0, x1, y0, y1] = zoom ?? whole, margin = { left: 58, right: state.color ? 54 : 12, top: 24, bottom: 40 };
     frame = frameOf(Math.max(280, svg.clientWidth), Math.max(180, svg.clientHeight), [x0, x1], [y0, y1], margin);
@@ -79,7 +81,8 @@ function unitsView(app) {
     study.units.forEach((unit, i) => {
       const x = frame.px(xs[i]), y = frame.py(ys[i]);
       if (!(x >= left - 5 && x <= left + across + 5 && y >= top - 5 && y <= top + up + 5)) return;
-      const fill = !colors ? null : finite(colors[i]) ? shade((colors[i] - ofColors[0]) / (ofColors[1] - ofColors[0] || 1)) : "#767676";
+      const fill = !colors ? null : finite(colors[i]) ? shade((colors[i] - ofColors[0]) / (ofColors[1] - ofColors[0] || 1))
+        : "#767676";
       const kind = "point" + (p && p[i] <= .05 ? " sure" : "");
       const dot = h.circle({ class: kind, cx: x.toFixed(1), cy: y.toFixed(1), r: 4.5, "data-unit": unit, stroke: fill, fill });
       plotted.push({ unit, i, x, y, dot });
@@ -108,13 +111,17 @@ function unitsView(app) {
   function caption(withChance, xs, ys) {
     const lacking = source.study.units.filter((_, i) => !finite(xs[i]) || !finite(ys[i])).length, { fit } = state;
     const parts = [
-      !source.study.complete && "tests and cross-fitted drops are being computed …", withChance && "shaded: 95 % of what chance gives",
+      !source.study.complete && "tests and cross-fitted drops are being computed …",
+        withChance && "shaded: 95 % of what chance gives",
       lacking && `${count(lacking, "unit")} without a value`, state.color && `colour: ${app.label(state.color)}`,
       state.line && fit && (fit.said ?? `Spearman ${fit.spearman}, Pearson ${fit.pearson}`),
     ];
     $("chance").textContent = parts.filter(Boolean).map(part => " · " + part).join("");
   }
-  const spot = event => { const box = svg.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; };
+  function spot({ clientX, clientY }) {
+    const { left, top } = svg.getBoundingClientRect();
+    return [clientX - left, clientY - top];
+  }
   function near(event, reach = 8) {
     const [x, y] = spot(event), far = point => Math.hypot(point.x - x, point.y - y);
     return plotted.filter(point => far(point) <= reach).sort((a, b) => far(a) - far(b)).map(point => point.unit);
@@ -171,7 +178,8 @@ function unitsView(app) {
     zoomed(...rising(frame.vx(ax), frame.vx(bx)), ...rising(frame.vy(ay), frame.vy(by)));
   }
   function zoomBy(factor, x = frame.left + frame.across / 2, y = frame.top + frame.up / 2) {
-    const { x0, x1, y0, y1 } = frame, cx = frame.vx(x), cy = frame.vy(y), to = (value, centre) => centre + (value - centre) * factor;
+    const { x0, x1, y0, y1 } = frame, cx = frame.vx(x), cy = frame.vy(y),
+      to = (value, centre) => centre + (value - centre) * factor;
     zoomed(to(x0, cx), to(x1, cx), to(y0, cy), to(y1, cy));
   }
   function step(event) {

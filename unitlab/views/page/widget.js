@@ -30,7 +30,8 @@ function explorer(model, root) {
   function hear() {
     const held = model.get("_held");
     if (!held) return;
-    const other = held.key !== source.study.key, more = model.get("_measured").complete !== source.study.complete, chosen = told();
+    const other = held.key !== source.study.key, more = model.get("_measured").complete !== source.study.complete,
+      chosen = told();
     if (other || more) { source.renew(); hands = null; }
     if (!other) for (const name of OF_PLACE) delete chosen[name];
     const emptied = other ? { held: state.held + 1, filter: "", kept: null, row: null, top: null, byClass: null } : {};
@@ -58,10 +59,7 @@ function explorer(model, root) {
   function places() {
     const { studies, layers } = model.get("_held");
     const names = { study: studies, layer: Object.keys(layers), ablation: layers[state.layer] ?? [state.ablation] };
-    for (const name of OF_PLACE) {
-      $(name).replaceChildren(...options(names[name]));
-      $(name).value = state[name];
-    }
+    for (const name of OF_PLACE) { $(name).replaceChildren(...options(names[name])); $(name).value = state[name]; }
   }
   on(["held", ...OF_PLACE], places);
   for (const name of OF_PLACE) $(name).addEventListener("change", () => app.go({ [name]: $(name).value }));
@@ -88,14 +86,16 @@ function explorer(model, root) {
 const sheetOfStyle = new CSSStyleSheet();
 sheetOfStyle.replaceSync(STYLE);
 export function render({ model, el }) {
-  const host = h.div({ class: "ul-host" }), tree = host.attachShadow({ mode: "open" }), root = h.div({ class: "ul-explorer ul-compact" });
+  const host = h.div({ class: "ul-host" }), tree = host.attachShadow({ mode: "open" }),
+    root = h.div({ class: "ul-explorer ul-compact" });
   tree.adoptedStyleSheets = [sheetOfStyle];
   root.innerHTML = VIEWS;
   tree.append(root);
   el.append(host);
   // JupyterLab takes keys for its own commands, on their way down unless the element says no, and on their way up
   const others = event => event.ctrlKey || event.metaKey || (event.shiftKey && event.key === "Enter");
-  const keys = event => event.composedPath().includes(host) && host.toggleAttribute("data-lm-suppress-shortcuts", !others(event));
+  const keys = event => event.composedPath().includes(host)
+    && host.toggleAttribute("data-lm-suppress-shortcuts", !others(event));
   window.addEventListener("keydown", keys, true);
   host.addEventListener("keydown", event => others(event) || event.stopPropagation());
   const close = explorer(model, root);

@@ -41,11 +41,11 @@ def content(study: MeasuredStudy, progress: Callable[[int, int], None]) -> dict[
     held, measured = study.for_page()
     count = len(study.units)
     data: dict[str, Any] = {"held": held, "measured": _packed(measured), "units": [], "tops": []}
-    for number, unit in enumerate(study.units.tolist(), 1):
+    for done, unit in enumerate(study.units.tolist(), 1):
         for name, ask in (("units", {"kind": "unit"}), ("tops", {"kind": "top", "most": WIDEST})):
             answer, buffers = answered(study, ask | {"unit": unit}, hundredths=name == "units")
             data[name].append({"answer": answer, "buffers": [_packed(buffer) for buffer in buffers]})
-        progress(number, count)
+        progress(done, count)
     return data
 
 
