@@ -27,10 +27,10 @@ const mark = (x, y, words, anchor) => h.text({ x, y, "text-anchor": anchor }, wo
 function gridOf({ x0, x1, y0, y1, left, top, across, up, floor, px, py }) {
   const kind = t => t === 0 ? "zero" : "grid", end = left + across;
   return [
-    ticks(x0, x1, across / 100).map(t => [
+    ticks(x0, x1, Math.max(3, across / 100)).map(t => [
       h.line({ class: kind(t), x1: px(t), x2: px(t), y1: top, y2: floor }), mark(px(t), floor + 16, brief(t), "middle"),
     ]),
-    ticks(y0, y1, up / 60).map(t => [
+    ticks(y0, y1, Math.max(3, up / 60)).map(t => [
       h.line({ class: kind(t), x1: left, x2: end, y1: py(t), y2: py(t) }), mark(left - 6, py(t) + 4, brief(t), "end"),
     ]),
   ].flat(2);
