@@ -8,7 +8,7 @@ new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gz
     return /^\d+$/.test(anchor) && study.place.has(Number(anchor)) ? Number(anchor) : undefined;
   };
   const columns = [...USUAL_COLUMNS, ...MORE_COLUMNS].filter(name => ["unit", "worst"].includes(name) || study.measure[name]);
-  const app = linkedViews(root, source, { unit: fromAddress() ?? study.units[data.first], columns }, 15);
+  const app = linkedViews(root, source, { ...data.place, unit: fromAddress() ?? study.units[data.first], columns }, 15);
   app.hash = true;
   document.getElementById("every-unit").remove();
   app.on(["unit"], () => { if (location.hash !== `#unit-${app.state.unit}`) location.hash = `#unit-${app.state.unit}`; });
@@ -17,7 +17,7 @@ new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gz
     app.wholeTable(whole);
     for (const each of document.querySelectorAll("details.definitions")) each.open = whole;
   });
-  tabsView(app, { [made]: accuraciesTab, Wall: wallTab });
+  tabsView(app, { [made]: accuraciesTab, Compare: compareTab, Wall: wallTab });
   app.start();
   app.set({ tab: made });
 });

@@ -32,6 +32,45 @@ async function withPictures(row) {
   return { ...row, sheet, tiles: row.tiles?.map(tile => tile && { ...tile, map: mapOf(tile), sheet }) };
 }
 
+// what `unitlab.compare` gives, from the images that two units lose and win; the interval is Bonett and Price's (2012)
+function comparisons({ label, ids, changed, z }, study, units) {
+  const { n } = study, sets = changed.map(({ lost, won }) => ({ lost: new Set(lost), won: new Set(won) }));
+  const without = (some, others) => some.filter(image => !others.has(image)), at = unit => study.place.get(unit);
+  const shared = (i, j) => changed[i].lost.filter(image => sets[j].lost.has(image));
+  function counts(i, j) {
+    const out = new Float32Array(n.length), one = changed[i], other = changed[j];
+    for (const image of [...without(one.lost, sets[j].lost), ...without(other.won, sets[i].won)]) out[label[image]]++;
+    return out;
+  }
+  function compare({ a, unit }) {
+    const i = at(a.unit), j = at(unit), broken = counts(i, j), fixed = counts(j, i);
+    const limit = side => broken.map((value, k) => {
+      const [p, q] = [(value + 1) / (n[k] + 2), (fixed[k] + 1) / (n[k] + 2)],
+        error = Math.sqrt((p + q - (p - q) ** 2) / (n[k] + 2));
+      return z === null || !n[k] ? NaN : 100 * Math.min(Math.max(p - q + side * z * error, -1), 1);
+    });
+    const [A, B] = [units[i], units[j]], [loses, others] = [changed[i].lost, changed[j].lost], both = shared(i, j);
+    const images = { both, a: without(loses, sets[j].lost), b: without(others, sets[i].lost) };
+    const any = loses.length + others.length - both.length;
+    return {
+      a: A.drop, a_low: A.low, a_high: A.high, b: B.drop, b_low: B.low, b_high: B.high, neither: label.length - any,
+      difference: broken.map((value, k) => 100 * (value - fixed[k]) / n[k]), low: limit(-1), high: limit(1),
+        q: broken.map(() => NaN),
+      jaccard: any ? both.length / any : null, ...Object.fromEntries(Object.entries(images).flatMap(([name, some]) =>
+        [[`${name}_images`, some], [`${name}_class`, some.map(image => label[image])]])),
+    };
+  }
+  function alike({ unit }) {
+    const own = at(unit), size = i => changed[i].lost.length;
+    const overlap = Float32Array.from(units, (_, i) => {
+      const both = shared(own, i).length;
+      return i === own ? 0 : both / (size(own) + size(i) - both);
+    });
+    return { units: descending(overlap).filter(i => overlap[i] > 0).slice(0, 8).map(i => [study.units[i], overlap[i]]) };
+  }
+  return { compare, alike, tiles: ({ images }) => ({ ids: images.map(image => ids[image]) }) };
+}
+
 // a report carries inside itself what the kernel would answer
 function reportSource(data) {
   const bytes = packed => new DataView(Uint8Array.from(atob(packed), letter => letter.charCodeAt(0)).buffer);
@@ -58,6 +97,7 @@ function reportSource(data) {
       return { tiles: found.map(row => row.tiles?.[0] ?? null) };
     },
   };
+  Object.assign(kinds, comparisons(data, study, units));
   return { live: false, study, row: (kind, ask) => kinds[kind](ask), ahead: () => {},
     topAsk: unit => ({ unit, category: "" }) };
 }

@@ -114,7 +114,7 @@ def page(
     first = data["first"] = numbers.index(unit) if unit in numbers else int(crossfit.argmax())
     packed = base64.b64encode(gzip.compress(json.dumps(data, allow_nan=False).encode(), mtime=0)).decode()
     style, template = (resources.files(__name__).joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "html"))
-    style, code = text_of("page.css") + style, script("report")
+    style, code = text_of("page.css") + text_of("explorer.css") + style, script("report")
     finding = escape(str(unit_finding(study.measures, numbers[first])))
     return Template(template).substitute(
         title=escape(title(ds)),

@@ -6,12 +6,14 @@ import base64
 from collections.abc import Callable
 from datetime import UTC, datetime
 from html import escape
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from unitlab.analysis import ALPHA, LEVEL
+from unitlab.analysis.requirements import class_positions
 from unitlab.version import __version__
 from unitlab.views.explorer.answers import answered
 from unitlab.views.explorer.measured_study import MeasuredStudy
@@ -40,13 +42,24 @@ def content(study: MeasuredStudy, progress: Callable[[int, int], None]) -> dict[
     """What the page's script reads: what an explorer's kernel would tell of the study and answer of each unit."""
     held, measured = study.for_page()
     count = len(study.units)
-    data: dict[str, Any] = {"held": held, "measured": _packed(measured), "units": [], "tops": []}
+    data: dict[str, Any] = {"held": held, "measured": _packed(measured), "units": [], "tops": [], **_images(study)}
     for done, unit in enumerate(study.units.tolist(), 1):
         for name, ask in (("units", {"kind": "unit"}), ("tops", {"kind": "top", "most": WIDEST})):
             answer, buffers = answered(study, ask | {"unit": unit}, hundredths=name == "units")
             data[name].append({"answer": answer, "buffers": [_packed(buffer) for buffer in buffers]})
         progress(done, count)
     return data
+
+
+def _images(study: MeasuredStudy) -> dict[str, Any]:
+    """What two units are compared by: classes and ids of the images, and those that each unit loses and wins."""
+    label, right, changed = study.class_position, study.before == study.class_position, []
+    for place in range(len(study.units)):
+        still = class_positions(study.ds, study.ds["prediction"][place].values) == label
+        changed.append({"lost": np.flatnonzero(right & ~still).tolist(), "won": np.flatnonzero(~right & still).tolist()})
+    z = None if "cluster" in study.ds else NormalDist().inv_cdf((1 + study.measures.attrs.get("level", LEVEL)) / 2)
+    place = {"study": str(study.ds.attrs.get("name", "study")), "layer": study.layer, "ablation": study.ablation}
+    return {"label": label.tolist(), "ids": study.ids, "changed": changed, "z": z, "place": place}
 
 
 def _packed(value: Any) -> Any:
