@@ -64,7 +64,7 @@ def test_clusters_change_places_whole_and_within_their_classes() -> None:
     ds = ds.assign(label=("image", label))
     moved = 0
     for within in (True, False):
-        clusters = ImageClusters(ds, within_classes=within)
+        clusters = ImageClusters.of_study(ds, within_classes=within)
         for seed in range(5):
             other = clusters.shuffled(np.random.default_rng(seed))
             assert sorted(other) == list(range(90))
@@ -136,7 +136,7 @@ def test_studies_of_other_images_are_refused_by_the_field(pair: tuple[xr.Dataset
     with pytest.raises(unitlab.UnitlabError, match="differ in fingerprint_labels"):
         unitlab.match(a, b.assign_attrs(fingerprint_labels="predicted"))
     with pytest.raises(unitlab.UnitlabError, match="match takes a study"):
-        unitlab.match(a, "vgg_emoji")
+        unitlab.match(a, a.activation_max)
     with pytest.raises(unitlab.UnitlabError, match="match needs 'activation_max'"):
         unitlab.match(a.drop_vars("activation_max"), b)
     with pytest.raises(unitlab.UnitlabError, match="needs one unit or more"):

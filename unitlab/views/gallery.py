@@ -15,6 +15,8 @@ from PIL import Image
 
 from unitlab.analysis.requirements import class_positions, require, unit_position
 from unitlab.errors import UnitlabError
+from unitlab.named_studies import takes_names
+from unitlab.views.words import shortened
 
 Array = np.ndarray[Any, Any]
 
@@ -47,7 +49,21 @@ class Gallery:
         grid = f"display:grid;grid-template-columns:repeat({self.columns},{self.size}px);gap:8px"
         return f'<div class="ul-images" style="{grid}">{"".join(cells)}</div>'
 
+    def svg(self) -> str:
+        """The same as an SVG, with the pictures in it."""
+        step, sizes = self.size + 8, [self.size * pixels.shape[0] / pixels.shape[1] for pixels in self.pictures]
+        row = max(sizes, default=0) + 24
+        drawn = []
+        for place, (pixels, caption, height) in enumerate(zip(self.pictures, self.captions, sizes, strict=True)):
+            x, y = step * (place % self.columns), row * (place // self.columns)
+            text = html.escape(shortened(caption, 2 * self.size // 11))
+            drawn.append(f'<image x="{x}" y="{y}" width="{self.size}" height="{height}" href="{data_address(pixels)}"/>')
+            drawn.append(f'<text x="{x}" y="{y + height + 13}" font-family="sans-serif" font-size="11">{text}</text>')
+        width, height = step * min(self.columns, len(self.pictures)), row * -(-len(self.pictures) // self.columns)
+        return f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}">{"".join(drawn)}</svg>'
 
+
+@takes_names
 def top_images(
     ds: xr.Dataset,
     unit: int,
@@ -63,7 +79,7 @@ def top_images(
     Parameters
     ----------
     ds
-        A study with thumbnails.
+        A study with thumbnails, or its name or path.
     unit
         Number of the unit.
     count
@@ -91,8 +107,8 @@ def top_images(
     Examples
     --------
     >>> import unitlab
-    >>> from unitlab.views.gallery import top_images
-    >>> len(top_images(unitlab.load("vgg_emoji"), 5).pictures)
+    >>> from unitlab import plots
+    >>> len(plots.images(unitlab.load("vgg_emoji"), 5).pictures)
     12
     """
     require(ds, ["unit", "category", "label", "top_image", "top_activation", "top_map"], "images")
