@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from unitlab import concepts as concepts
     from unitlab import recipes as recipes
     from unitlab.analysis.accuracies import confusion as _confusion
+    from unitlab.analysis.accuracies import shapley as shapley
     from unitlab.analysis.agreement import agreement as _agreement
     from unitlab.analysis.agreement import reliability as _reliability
     from unitlab.analysis.agreement import selective_damage as _selective_damage
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from unitlab.analysis.comparisons.across_layers import damage_across_layers as _damage_across_layers
     from unitlab.analysis.comparisons.direction_comparison import compare_directions as _compare_directions
     from unitlab.analysis.comparisons.direction_comparison import random_bases as random_bases
+    from unitlab.analysis.comparisons.interaction import interaction as _interaction
     from unitlab.analysis.comparisons.training_choices import training_choices as training_choices
+    from unitlab.analysis.comparisons.training_choices import training_effects as training_effects
     from unitlab.analysis.comparisons.two_ablations import compare as _compare
     from unitlab.analysis.correlations import correlations as _correlations
     from unitlab.analysis.damage import damage as _damage
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from unitlab.catalog import load as load
     from unitlab.catalog import studies as studies
     from unitlab.compute.cumulative import cumulative as cumulative
+    from unitlab.compute.dissect import dissect as dissect
     from unitlab.compute.estimate import estimate as estimate
     from unitlab.compute.images.datasets import images as images
     from unitlab.compute.network import network as network
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
     from unitlab.concepts.importance import important_to as _important_to
     from unitlab.concepts.partners import match as _match
     from unitlab.views import plots as plots
+    from unitlab.views.description import describe as _describe
     from unitlab.views.explorer import explore as explore
     from unitlab.views.report import report as report
 
@@ -59,8 +64,10 @@ if TYPE_CHECKING:
     correlations = takes_names(_correlations)
     damage = takes_names(_damage)
     damage_across_layers = takes_names(_damage_across_layers)
+    describe = takes_names(_describe)
     discrimination = takes_names(_discrimination)
     important_to = takes_names(_important_to)
+    interaction = takes_names(_interaction)
     match = takes_names(_match)
     regression = takes_names(_regression)
     reliability = takes_names(_reliability)
@@ -85,11 +92,14 @@ _WHERE = {
     "cumulative": "unitlab.compute.cumulative",
     "damage": "unitlab.analysis.damage",
     "damage_across_layers": "unitlab.analysis.comparisons.across_layers",
+    "describe": "unitlab.views.description",
     "discrimination": "unitlab.analysis.discrimination",
+    "dissect": "unitlab.compute.dissect",
     "estimate": "unitlab.compute.estimate",
     "explore": "unitlab.views.explorer",
     "important_to": "unitlab.concepts.importance",
     "images": "unitlab.compute.images.datasets",
+    "interaction": "unitlab.analysis.comparisons.interaction",
     "load": "unitlab.catalog",
     "match": "unitlab.concepts.partners",
     "network": "unitlab.compute.network",
@@ -98,8 +108,10 @@ _WHERE = {
     "reliability": "unitlab.analysis.agreement",
     "report": "unitlab.views.report",
     "selective_damage": "unitlab.analysis.agreement",
+    "shapley": "unitlab.analysis.accuracies",
     "studies": "unitlab.catalog",
     "training_choices": "unitlab.analysis.comparisons.training_choices",
+    "training_effects": "unitlab.analysis.comparisons.training_choices",
     "units_of": "unitlab.concepts.class_dependence",
     "variance_components": "unitlab.analysis.variance_components",
     "verify": "unitlab.compute.verify",

@@ -16,6 +16,7 @@ from unitlab.analysis.requirements import unit_position
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.named_studies import takes_names
 from unitlab.views import notebook as notebook
+from unitlab.views.comparison import comparison as comparison
 from unitlab.views.curves import cumulative as cumulative
 from unitlab.views.findings import coefficient
 from unitlab.views.gallery import top_images as images
@@ -33,6 +34,7 @@ from unitlab.views.words import distinct, isolated, quantity, shortened
 __all__ = [
     "accuracies",
     "classes",
+    "comparison",
     "confusion",
     "correlation",
     "correlations",
@@ -308,8 +310,7 @@ def confusion(ds: xr.Dataset, unit: int, category: str | None = None, *, most: i
     return hv.Overlay(bars).opts(
         hv.opts.Bars(invert_axes=True, tools=["hover"]),
         hv.opts.Overlay(
-            width=600, height=120 + 22 * len(pairs), title=title,
-            legend_position="bottom_right", legend_opts={"border_line_alpha": 0}, **FIGURE,
+            width=600, height=150 + 22 * len(pairs), title=title, **LEGEND_ABOVE, **FIGURE
         ),
     )  # fmt: skip
 
