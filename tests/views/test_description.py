@@ -57,9 +57,9 @@ def test_methods_are_the_study_s_own() -> None:
 def test_what_a_study_does_not_say_is_not_said_and_names_are_text() -> None:
     ds = simulated_study(6, 4, 80, 1, empty_categories=(3,)).isel(unit=slice(4))
     ds = ds.assign_coords(category=["<b>bold</b>", "a|b", "c", "d"])
-    ds.attrs |= {"channels": 6, "network": "<script>alert(1)</script> *x* | y", "ablation": "mean", "labels": "predicted"}
+    ds.attrs |= {"channels": 6, "network": "<script>alert(1)</script> *x* | y $z$", "ablation": "mean", "labels": "predicted"}
     text = unitlab.describe(ds)
-    assert "<script>" not in text and "<b>" not in text and r"\*x\* \| y" in text
+    assert "<script>" not in text and "<b>" not in text and r"\*x\* \| y \$z\$" in text
     assert "Each of 4 of 6 units (0-3)" in text and "set to its mean over all images and positions" in text
     assert "2 of the layer's 6 units were not ablated." in text and "1 of 4 classes have no image" in text
     assert "Before ablation" not in text and "compared with the network's own predictions" in text

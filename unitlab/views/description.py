@@ -109,7 +109,7 @@ def _methods(ds: xr.Dataset, known: xr.Dataset) -> str:
 
 def _text(value: object) -> str:
     """What a study says, as text: nothing of it becomes markup."""
-    return re.sub(r"([|*`\[\]\\])", r"\\\1", html.escape(" ".join(str(value).split()), quote=False))
+    return re.sub(r"([|*`$\[\]\\])", r"\\\1", html.escape(" ".join(str(value).split()), quote=False))
 
 
 def _if(attrs: Mapping[str, Any], name: str, sentence: str) -> str:
