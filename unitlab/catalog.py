@@ -187,7 +187,8 @@ def load(
     -------
     xarray.Dataset
         Over ``unit``, ``category``, ``image``, ``top_rank``, read lazily; variables as `unitlab.schema` defines them. For a
-        list of layers, a dict of datasets by layer.
+        list of layers, a dict of datasets by layer. Of a store of `unitlab.ablate_groups` or `unitlab.cumulative`, what that
+        call gave.
 
     Raises
     ------
@@ -214,6 +215,8 @@ def load(
     stores = [(path, study_summary(path)) for path in paths]
     layers = _joined_layers([summary for _, summary in stores])
     name = str(name_or_path)
+    if not layers and "result" in stores[0][1].attrs:
+        return _opened_as(name_or_path, open_study(stores[0][0], layer))
     if layer is not None and layer not in layers:
         raise UnitlabError(
             f"the study {name!r} has no layer {layer!r}. {nearest_names(layer, layers)}{_to_compute(name_or_path, layer)}"

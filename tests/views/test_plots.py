@@ -95,6 +95,8 @@ def test_confusion_shows_lost_and_won(study: xr.Dataset) -> None:
     lost, won = list(figure)
     assert sum(lost["moved"]) == int(moved.n_lost[2].sum()) and -sum(won["moved"]) == int(moved.n_won[2].sum())
     drawn(figure)
+    plot = drawn(figure)
+    assert plot.legend[0] in plot.above, "it covers no bar"
     drawn(plots.confusion(study, 7))
     with pytest.raises(unitlab.UnitlabError, match="Did you mean 'class 2'"):
         plots.confusion(study, 4, category="clas 2")
