@@ -67,3 +67,15 @@ def test_what_a_study_does_not_say_is_not_said_and_names_are_text() -> None:
     assert all(len(re.findall(r"(?<!\\)\|", line)) == 3 for line in text.splitlines() if line.startswith("|"))
     with pytest.raises(unitlab.UnitlabError, match="describe takes a study"):
         unitlab.describe(np.zeros(3))  # type: ignore[call-overload]
+
+
+def test_an_outcome_is_described_beside_accuracy() -> None:
+    ds = simulated_study(6, 4, 80, 1)
+    drop = np.random.default_rng(0).normal(np.array([0, 0, 0, 0, 2, 0])[:, None], 1, (6, 80)).astype(np.float32)
+    ds = ds.assign(outcome_drop=(("unit", "image"), drop)).assign_attrs(outcome="entropy")
+    text, damage = unitlab.describe(ds), unitlab.damage(ds)
+    assert "The outcome “entropy” of every image was measured before and after each ablation" in text
+    n = int((damage.q_overall_outcome <= 0.05).sum())
+    assert n >= 1 and rows_of(text)["units that change the outcome over all images (q ≤ 0.05)"] == f"{n} of 6"
+    found = unitlab.units_of(ds, 1)
+    np.testing.assert_array_equal(found.class_outcome_drop, damage.class_outcome_drop.values[found.unit.values, 1])
