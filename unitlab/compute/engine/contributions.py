@@ -57,6 +57,22 @@ class _Positions:
         found = [self.by_unit[unit] for unit in units if len(self.by_unit[unit])]
         return torch.cat(found) if found else None
 
+    def sums(self, values: Tensor) -> Tensor:
+        """(image, position) → (image, unit); in a fixed order, on a GPU as well, which adding by owner would not be."""
+        if isinstance(self._columns, slice):
+            return self.take(values, self._columns).unflatten(1, (len(self.by_unit), -1)).sum(2)
+        padded = F.pad(values, (0, 1))
+        return padded.index_select(1, self._columns.flatten().to(values.device)).unflatten(1, self._columns.shape).sum(2)
+
+    @cached_property
+    def _columns(self) -> Tensor | slice:
+        """The units' positions one unit after the other as a slice, where all have equally many, else (unit, position), filled
+        up with one position more than there are."""
+        span = _span(torch.cat(self.by_unit))
+        if isinstance(span, slice) and len({len(index) for index in self.by_unit}) == 1:
+            return span
+        return torch.nn.utils.rnn.pad_sequence(self.by_unit, batch_first=True, padding_value=len(self.owner))
+
     @staticmethod
     def take(tensor: Tensor, index: Tensor | slice, axis: int = 1) -> Tensor:
         """``tensor`` at some positions along an axis; a view where they are consecutive."""
@@ -226,12 +242,8 @@ class Contributed:
         No output moves by more than ‖δ_u‖ · max ‖W_u‖ (Cauchy and Schwarz; a convolution's patch is part of the map), and a set
         moves it by no more than the sum over its units.
         """
-        square = self.part.squares(self.delta)
-        units, owner = len(self.part.norms), self.part.positions.owner.to(square.device)
-        owner = torch.where(owner == NO_OWNER, units, owner).expand(len(square), -1)
-        total = torch.zeros(len(square), units + 1, dtype=square.dtype, device=square.device)
-        total.scatter_add_(1, owner, square)
-        bound = self.sets.totals(total[:, :units].sqrt() * self.part.norms.to(square.device))
+        total = self.part.positions.sums(self.part.squares(self.delta))
+        bound = self.sets.totals(total.sqrt() * self.part.norms.to(total.device))
         return bound > SUSPICIOUS * self.base.flatten(1).abs().amax(1, keepdim=True)
 
 

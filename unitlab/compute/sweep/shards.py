@@ -21,6 +21,7 @@ from unitlab.compute.engine.ablation import BatchBaseline, Replacement, donor_of
 from unitlab.compute.engine.network import Evaluation
 from unitlab.compute.engine.scores import Scores
 from unitlab.compute.engine.suffix import SuffixEngine
+from unitlab.compute.engine.torch_state import out_of_memory
 from unitlab.compute.images.source import ImageBatch, ImageSource
 from unitlab.compute.images.thumbnails import padded
 from unitlab.compute.sweep.activations import ActivationStatistics
@@ -227,8 +228,8 @@ class ShardComputation:
                 for layer, value, replacement in zip(plan.layers, found.site_values, self.replacements, strict=True):
                     replaced.append(replacement.of(positions, value))
                     scored.append(layer.engine.evaluate(found.baseline, replaced[-1]))
-        except torch.OutOfMemoryError:
-            for layer in plan.layers:
+        except RuntimeError as error:
+            for layer in plan.layers if out_of_memory(error) else ():
                 if isinstance(layer.engine, SuffixEngine):
                     layer.engine.memory //= 2  # smaller bites, beside half as many images
             raise
@@ -248,18 +249,18 @@ def in_halves(work: Callable[[ImageBatch], T], batch: ImageBatch, source: ImageS
         images = waiting.pop()
         try:
             yield work(images)
-        except torch.OutOfMemoryError as error:
+        except Exception as error:
+            if isinstance(error, UnitlabError):
+                raise
+            if not out_of_memory(error):
+                ids = [source.ids[position] for position in images.positions[:3]]
+                raise UnitlabError(f"the network failed on images {ids} …: {type(error).__name__}: {error}") from error
             if len(images.positions) == 1:
                 raise UnitlabError("one image does not fit into the device's memory; compute on 'cpu'") from error
             half = len(images.positions) // 2
             log.warning("out of memory: going on with batches of %d images", half)
             # in the next turns, when the error is gone, which holds on to the memory of what failed
             waiting += [_part(images, slice(half, None)), _part(images, slice(half))]
-        except UnitlabError:
-            raise
-        except Exception as error:
-            ids = [source.ids[position] for position in images.positions[:3]]
-            raise UnitlabError(f"the network failed on images {ids} …: {type(error).__name__}: {error}") from error
 
 
 def _part(images: ImageBatch, some: slice) -> ImageBatch:
