@@ -60,11 +60,11 @@ class BFloat16Replay:
             gaps.append(torch.where(torch.isfinite(logits).all(1), gap, -torch.inf))
             batch.fill(block, logits)
         if gaps:
-            some = Pairs(pairs.sets[every], pairs.images[every])
+            some = pairs.at(every)
             exact = torch.cat([self.exact.logits(batch, block) for block in some.blocks(at_once)])
             noise = (torch.cat(sampled) - exact).abs().max()
             # together, since a product of few rows costs as much as reading the weights
-            doubtful = pairs.at((~(torch.cat(gaps) >= CLOSE_CALL * noise)).nonzero().flatten())
+            doubtful = pairs.at((~(torch.cat(gaps) >= CLOSE_CALL * noise)).cpu().nonzero().flatten())
             self.close_calls += len(doubtful.sets)
             self.exact.evaluate(batch, doubtful, at_once)
 

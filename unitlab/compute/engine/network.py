@@ -206,15 +206,19 @@ class Network:
         with torch.no_grad():
             detached = logits.detach().clone()
             labels = detached.argmax(1) if labels is None else labels.to(self.device)
-            where = torch.arange(len(images), device=self.device)
-            if positions is not None and scoring.outcome is not None:
-                where = torch.as_tensor(positions).to(self.device)
+            where = self._on_device(np.arange(len(images)) if positions is None else positions)
             scores = scoring.of(detached, labels, where, self.dtype)
         if first_order and self.graph is not None:
             gradients = self._first_order(logits, labels, site_values)
         values = {node: value.detach() if isinstance(value, Tensor) else value for node, value in values.items()}
         baseline = BatchBaseline(images, values, labels, where, scoring, scores)
         return Evaluation(baseline, detached, [value.detach() for value in site_values], gradients)
+
+    def _on_device(self, positions: np.ndarray) -> Tensor:
+        """Positions of images; those of a batch in the order of the source need no upload."""
+        if np.array_equal(positions, np.arange(positions[0], positions[0] + len(positions))):
+            return torch.arange(int(positions[0]), int(positions[0]) + len(positions), device=self.device)
+        return torch.as_tensor(positions).to(self.device)
 
     def predictions(self, images: Tensor) -> np.ndarray:
         """Predicted classes of a batch."""

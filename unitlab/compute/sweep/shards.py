@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from itertools import chain, islice
 from operator import add
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from unitlab.compute.engine.ablation import BatchBaseline, Replacement, donor_of_image
+from unitlab.compute.engine.host_copies import HostCopies
 from unitlab.compute.engine.network import Evaluation
 from unitlab.compute.engine.scores import Scores
 from unitlab.compute.engine.suffix import SuffixEngine
@@ -104,39 +105,44 @@ class LayerSums:
     """What the images that came so far give of a layer."""
 
     def __init__(self, layer: LayerPlan, plan: SweepPlan) -> None:
-        self.layer, self.dtype = layer, plan.prediction_dtype
+        self.layer = layer
+        self.dtype = torch.int16 if plan.prediction_dtype is np.int16 else torch.int32
         what = (layer.units, plan.network.categories, layer.layout.patches)
         self.units = ActivationStatistics(*what)
         self.directions = None if layer.basis is None else ActivationStatistics(*what)
         self.scores: dict[str, list[np.ndarray]] = defaultdict(list)
         self.removed, self.energy = np.zeros(len(layer.units)), np.zeros(())
 
-    def add_scores(self, scores: Scores, base: BatchBaseline) -> None:
+    def add_scores(self, scores: Scores, base: BatchBaseline, host: HostCopies) -> None:
         """Scores (set, image) of a batch."""
         kept = {
-            "prediction": scores["prediction"].cpu().numpy().astype(self.dtype),
-            "label_margin_drop": (base.scores["margin"] - scores["margin"]).half().cpu().numpy(),
+            "prediction": scores["prediction"].to(self.dtype),
+            "label_margin_drop": (base.scores["margin"] - scores["margin"]).half(),
         }
         if "among_top" in scores:
-            kept["among_top"] = scores["among_top"].cpu().numpy()
+            kept["among_top"] = scores["among_top"]
         if "outcome" in scores:
-            kept["outcome_drop"] = (base.scores["outcome"] - scores["outcome"]).float().cpu().numpy()
+            kept["outcome_drop"] = (base.scores["outcome"] - scores["outcome"]).float()
         for name, values in kept.items():
-            self.scores[name].append(values)
+            host.then(partial(_keep, self.scores[name]), values)
 
-    def add_values(self, value: Tensor, change: Tensor, first_order: Tensor | None, *known: Tensor) -> None:
+    def add_values(
+        self, value: Tensor, change: Tensor, first_order: Tensor | None, known: tuple[Tensor, Tensor, Tensor], host: HostCopies
+    ) -> None:
         """The site's value, what the ablations take away from it, and what `ActivationStatistics` wants to know beside."""
         basis = self.layer.basis
-        self.units.add(value, first_order, *known)
+        self.units.add(value, first_order, *known, host=host)
         if basis is not None and self.directions is not None:
-            self.directions.add(basis.coordinates(value), None, *known)
+            self.directions.add(basis.coordinates(value), None, *known, host=host)
             change = basis.coordinates(change)
         # map by map in the values' own precision, in float64 over the images
         squares = change.square()
         by_image = squares.flatten(2).sum(2) if squares.dim() > 2 else squares
-        square = by_image.sum(0, dtype=torch.float64).cpu().numpy()
-        self.energy = self.energy + square.sum()
-        self.removed += square[self.layer.units]
+        host.then(self._add_energy, by_image.sum(0, dtype=torch.float64))
+
+    def _add_energy(self, square: Tensor) -> None:
+        self.energy = self.energy + square.numpy().sum()
+        self.removed += square.numpy()[self.layer.units]
 
     def result(self) -> LayerShard:
         scores = {name: np.concatenate(parts, 1) for name, parts in self.scores.items()}
@@ -145,6 +151,10 @@ class LayerSums:
             self.units.arrays(),
             {} if self.directions is None else self.directions.arrays(),
         )
+
+
+def _keep(parts: list[np.ndarray], values: Tensor) -> None:
+    parts.append(values.numpy())
 
 
 class ShardSums:
@@ -159,17 +169,19 @@ class ShardSums:
     def add(self, part: ScoredPart) -> None:
         images, evaluation, base = part.images, part.evaluation, part.evaluation.baseline
         facts = {"label": base.labels, **{f"baseline_{name}": values for name, values in base.scores.items()}}
+        host = HostCopies()
         for name, values in facts.items():
-            self.facts[name].append((values.float() if values.is_floating_point() else values).cpu().numpy())
+            host.then(partial(_keep, self.facts[name]), values.float() if values.is_floating_point() else values)
         self.thumbnails += images.thumbnails
         self.digest.update(images.pixels.contiguous().numpy().data)
-        known = (torch.as_tensor(images.positions), base.labels, evaluation.logits.softmax(1))
+        known = (base.positions, base.labels, evaluation.logits.softmax(1))
         first_order: Sequence[Tensor | None] = evaluation.first_order or [None] * len(self.layers)
         for sums, value, effect, replaced, scores in zip(
             self.layers, evaluation.site_values, first_order, part.replaced, part.scored, strict=True
         ):
-            sums.add_scores(scores, base)
-            sums.add_values(value, value - replaced, effect, *known)
+            sums.add_scores(scores, base, host)
+            sums.add_values(value, value - replaced, effect, known, host)
+        host.deliver()
 
     def result(self) -> ShardResult:
         known = {name: np.concatenate(parts) for name, parts in self.facts.items()}
