@@ -74,6 +74,8 @@ _WHERE = {
     "reliability": "unitlab.analysis.agreement",
     "report": "unitlab.views.report",
     "selective_damage": "unitlab.analysis.agreement",
+    "stamp_masks": "unitlab.compute.images.stamps",
+    "stamps": "unitlab.compute.images.stamps",
     "studies": "unitlab.catalog",
     "training_choices": "unitlab.analysis.training_choices",
     "verify": "unitlab.compute.verify",
