@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,36 @@ def test_unknown_names() -> None:
         unitlab.load("vgg_fashion", ablation="mean")
     with pytest.raises(UnitlabError, match="no recipe"):
         catalog.recipe("vgg17")
+    with pytest.raises(UnitlabError, match="layer is 3"):
+        unitlab.load("vgg_fashion", 3)  # type: ignore[call-overload]
+
+
+def test_several_layers_are_a_dict_as_ablate_gives_it() -> None:
+    found = unitlab.load("alexnet_fashion", layer=["conv5", "conv1"])
+    assert list(found) == ["conv5", "conv1"]
+    for layer, ds in found.items():
+        assert ds.attrs["layer"] == layer and ds.identical(unitlab.load("alexnet_fashion", layer))
+    with pytest.raises(UnitlabError, match="no layer 'conv9'"):
+        unitlab.load("alexnet_fashion", layer=["conv1", "conv9"])
+
+
+def test_what_computes_an_ablation_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UnitlabError, match="'unitlab compute vgg_fashion --ablation mean' computes it"):
+        unitlab.load("vgg_fashion", ablation="mean")
+    with pytest.raises(UnitlabError, match="'unitlab compute alexnet_fashion --layer conv1 --ablation resample' computes it"):
+        unitlab.load("alexnet_fashion", "conv1", "resample")
+    path = tmp_path / "mine.zarr"
+    write_study(path, simulated_groups(layer="conv5_3"))
+    for given, call in (
+        ({"ablation": "mean"}, "unitlab.ablate(model, images, 'conv5_3', ablation='mean', store="),
+        ({"layer": "conv5_3", "ablation": "mean"}, "unitlab.ablate(model, images, 'conv5_3', ablation='mean', store="),
+        ({"layer": "conv4_3"}, "unitlab.ablate(model, images, 'conv4_3', store="),
+    ):
+        with pytest.raises(UnitlabError, match=re.escape(call)):
+            unitlab.load(path, **given)
+    with pytest.raises(UnitlabError) as missing:
+        unitlab.load(path, ablation="lobotomy")
+    assert "Valid: 'zero'" in str(missing.value) and "unitlab.ablate" not in str(missing.value)
 
 
 def test_a_recipe_without_a_store_says_how_to_compute_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

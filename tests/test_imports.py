@@ -8,12 +8,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "unitlab").rglob("*.py"))
-BASE = {"errors", "files", "version"}
+BASE = {"errors", "files", "progress", "version"}
 COMPUTE = {"compute.engine", "compute.images", "compute.networks", "compute.files", "compute.sweep"}
 # folder or module → what of unitlab it may import besides itself; the longest name that fits a module holds
 MAY_IMPORT = {
     "errors": set(),
     "files": set(),
+    "named_studies": {"catalog"},
+    "progress": set(),
     "version": set(),
     "bundled_images": BASE,
     "schema": BASE,
@@ -28,9 +30,10 @@ MAY_IMPORT = {
     "compute.files": BASE | {"bundled_images", "recipes", "compute.images", "compute.networks"},
     "compute.sweep": BASE | {"schema", "store", "compute.engine", "compute.images"},
     "compute.places_networks": {"compute.networks"},
-    "compute": BASE | COMPUTE | {"analysis", "catalog", "schema", "store"},
+    "compute": BASE | COMPUTE | {"analysis", "catalog", "recipes", "schema", "store"},
     "views": BASE
-    | {"analysis", "concepts", "catalog", "schema", "bundled_images", "recipes", "store", "views.explorer.live_network"},
+    | {"analysis", "concepts", "catalog", "schema", "bundled_images", "named_studies", "recipes", "store"}
+    | {"views.explorer.live_network"},
     "views.explorer.live_network": BASE
     | COMPUTE
     | {"compute", "views", "analysis", "bundled_images", "catalog", "schema", "recipes"},

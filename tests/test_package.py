@@ -101,6 +101,8 @@ def test_a_users_script_passes_strict_types(tmp_path: Path) -> None:
         "import unitlab\n"
         "damage = unitlab.damage(unitlab.load('vgg_emoji'))\n"
         "print(damage.sizes['unit'], unitlab.correlations(damage), unitlab.studies().index, unitlab.plots.units(damage))\n"
+        "print(unitlab.damage('vgg_emoji', level=0.9).sizes, unitlab.plots.units('vgg_emoji'))\n"
+        "print(unitlab.compare('vgg_emoji', 'resnet_emoji').sizes, unitlab.agreement({'a': 'vgg_emoji', 'b': damage}).index)\n"
     )
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--python-executable", sys.executable, str(script)],

@@ -8,25 +8,27 @@ your own.
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from unitlab.errors import UnitlabError
+from unitlab.named_studies import takes_names
 
 if TYPE_CHECKING:
     from unitlab import concepts as concepts
     from unitlab import recipes as recipes
-    from unitlab.analysis.accuracies import confusion as confusion
-    from unitlab.analysis.agreement import agreement as agreement
-    from unitlab.analysis.agreement import reliability as reliability
-    from unitlab.analysis.agreement import selective_damage as selective_damage
-    from unitlab.analysis.attributes import attributes as attributes
-    from unitlab.analysis.comparisons.direction_comparison import compare_directions as compare_directions
+    from unitlab.analysis.accuracies import confusion as _confusion
+    from unitlab.analysis.agreement import agreement as _agreement
+    from unitlab.analysis.agreement import reliability as _reliability
+    from unitlab.analysis.agreement import selective_damage as _selective_damage
+    from unitlab.analysis.attributes import attributes as _attributes
+    from unitlab.analysis.comparisons.direction_comparison import compare_directions as _compare_directions
     from unitlab.analysis.comparisons.direction_comparison import random_bases as random_bases
-    from unitlab.analysis.comparisons.two_ablations import compare as compare
-    from unitlab.analysis.correlations import correlations as correlations
-    from unitlab.analysis.damage import damage as damage
-    from unitlab.analysis.discrimination import discrimination as discrimination
-    from unitlab.analysis.regression import regression as regression
+    from unitlab.analysis.comparisons.two_ablations import compare as _compare
+    from unitlab.analysis.correlations import correlations as _correlations
+    from unitlab.analysis.damage import damage as _damage
+    from unitlab.analysis.discrimination import discrimination as _discrimination
+    from unitlab.analysis.regression import regression as _regression
     from unitlab.analysis.training_choices import training_choices as training_choices
     from unitlab.catalog import load as load
     from unitlab.catalog import studies as studies
@@ -34,16 +36,33 @@ if TYPE_CHECKING:
     from unitlab.compute.estimate import estimate as estimate
     from unitlab.compute.images.datasets import images as images
     from unitlab.compute.network import network as network
+    from unitlab.compute.own_recipe import add_recipe as add_recipe
     from unitlab.compute.sweep.run import ablate as ablate
     from unitlab.compute.unit_groups import ablate_groups as ablate_groups
     from unitlab.compute.verify import verify as verify
-    from unitlab.concepts.alignment import align as align
-    from unitlab.concepts.importance import important_to as important_to
-    from unitlab.concepts.partners import match as match
-    from unitlab.recipes import add_recipe as add_recipe
+    from unitlab.concepts.alignment import align as _align
+    from unitlab.concepts.class_dependence import units_of as _units_of
+    from unitlab.concepts.importance import important_to as _important_to
+    from unitlab.concepts.partners import match as _match
     from unitlab.views import plots as plots
     from unitlab.views.explorer import explore as explore
     from unitlab.views.report import report as report
+
+    agreement = takes_names(_agreement)
+    align = takes_names(_align)
+    attributes = takes_names(_attributes)
+    compare = takes_names(_compare)
+    compare_directions = takes_names(_compare_directions)
+    confusion = takes_names(_confusion)
+    correlations = takes_names(_correlations)
+    damage = takes_names(_damage)
+    discrimination = takes_names(_discrimination)
+    important_to = takes_names(_important_to)
+    match = takes_names(_match)
+    regression = takes_names(_regression)
+    reliability = takes_names(_reliability)
+    selective_damage = takes_names(_selective_damage)
+    units_of = takes_names(_units_of)
 
 from unitlab.version import __version__ as __version__
 
@@ -51,7 +70,7 @@ from unitlab.version import __version__ as __version__
 _WHERE = {
     "ablate": "unitlab.compute.sweep.run",
     "ablate_groups": "unitlab.compute.unit_groups",
-    "add_recipe": "unitlab.recipes",
+    "add_recipe": "unitlab.compute.own_recipe",
     "agreement": "unitlab.analysis.agreement",
     "align": "unitlab.concepts.alignment",
     "attributes": "unitlab.analysis.attributes",
@@ -78,6 +97,7 @@ _WHERE = {
     "stamps": "unitlab.compute.images.stamps",
     "studies": "unitlab.catalog",
     "training_choices": "unitlab.analysis.training_choices",
+    "units_of": "unitlab.concepts.class_dependence",
     "verify": "unitlab.compute.verify",
 }
 _MODULES = {"concepts": "unitlab.concepts", "plots": "unitlab.views.plots", "recipes": "unitlab.recipes"}
@@ -100,6 +120,8 @@ def __getattr__(name: str) -> Any:
             f"unitlab.{name} runs networks and needs {error.name}, which is not installed; "
             "install unitlab with its extra 'compute'"
         ) from error
+    if inspect.isfunction(found):
+        found = takes_names(found)
     globals()[name] = found
     return found
 

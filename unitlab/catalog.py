@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import xarray as xr
@@ -16,6 +16,7 @@ from unitlab.errors import UnitlabError, nearest_names, units_named
 from unitlab.files import bundled_folder, folder_bytes, home
 from unitlab.recipes import Recipe, known_recipes
 from unitlab.recipes.needs import what_is_needed
+from unitlab.recipes.own import of_another_process
 from unitlab.schema import VARIABLES, variable_attrs
 from unitlab.store.arrays import LazyArray, lazy
 from unitlab.store.shards import PARTIAL, unfinished_images
@@ -142,7 +143,7 @@ def stores_of(name_or_path: str | Path) -> list[str | Path]:
             f"the study '{text}' is not computed on this machine yet\n({found.title}, measured on {found.images.name}, at "
             f"{', '.join(found.layers)}). {_computed_in_part(text, stores)}{what_is_needed(found)}"
         )
-    raise UnitlabError(f"there is no study '{text}'. {nearest_names(text, [*stores, *known])}")
+    raise UnitlabError(f"there is no study '{text}'. {of_another_process(text) or nearest_names(text, [*stores, *known])}")
 
 
 def path_of(name_or_path: str | Path) -> str | Path:
@@ -156,7 +157,19 @@ def _computed_in_part(name: str, stores: Mapping[str, Any]) -> str:
     return f"Part of it was computed: {', '.join(f'unitlab.load({part!r})' for part in parts)}. " if parts else ""
 
 
-def load(name_or_path: str | Path, layer: str | None = None, ablation: str | None = None) -> xr.Dataset:
+@overload
+def load(name_or_path: str | Path, layer: str | None = None, ablation: str | None = None) -> xr.Dataset: ...
+
+
+@overload
+def load(
+    name_or_path: str | Path, layer: list[str] | tuple[str, ...], ablation: str | None = None
+) -> dict[str, xr.Dataset]: ...
+
+
+def load(
+    name_or_path: str | Path, layer: str | list[str] | tuple[str, ...] | None = None, ablation: str | None = None
+) -> xr.Dataset | dict[str, xr.Dataset]:
     """Open a study by its name, path or address.
 
     Parameters
@@ -166,14 +179,15 @@ def load(name_or_path: str | Path, layer: str | None = None, ablation: str | Non
         "remote"), of which only what is looked at travels; every file is compared with the store's manifest. What is
         computed here comes before what is bundled under the same name. A run of some units is kept apart: "NAME+units".
     layer
-        Default: the study's own default layer.
+        Default: the study's own default layer. Or a list of layers.
     ablation
         "zero", "mean" or "resample", where the study has it. Default "zero", or what there is.
 
     Returns
     -------
     xarray.Dataset
-        Over ``unit``, ``category``, ``image``, ``top_rank``, read lazily; variables as `unitlab.schema` defines them.
+        Over ``unit``, ``category``, ``image``, ``top_rank``, read lazily; variables as `unitlab.schema` defines them. For a
+        list of layers, a dict of datasets by layer.
 
     Raises
     ------
@@ -188,6 +202,10 @@ def load(name_or_path: str | Path, layer: str | None = None, ablation: str | Non
     >>> ds.accuracy_drop.dims
     ('unit', 'category')
     """
+    if isinstance(layer, list | tuple):
+        return {one: load(name_or_path, one, ablation) for one in layer}
+    if layer is not None and not isinstance(layer, str):
+        raise UnitlabError(f"layer is {layer!r}; expected the name of a layer, or a list of them")
     paths = stores_of(name_or_path)
     if paths == [name_or_path]:
         # nothing is asked twice of a store at an address; what goes wrong is told below
@@ -198,7 +216,7 @@ def load(name_or_path: str | Path, layer: str | None = None, ablation: str | Non
     name = str(name_or_path)
     if layer is not None and layer not in layers:
         raise UnitlabError(
-            f"the study {name!r} has no layer {layer!r}. {nearest_names(layer, layers)}{_to_compute(name, layer)}"
+            f"the study {name!r} has no layer {layer!r}. {nearest_names(layer, layers)}{_to_compute(name_or_path, layer)}"
         )
     known = known_recipes().get(name)
     # the recipe's own default, so that a further layer does not take its place; then those of the stores
@@ -214,17 +232,20 @@ def load(name_or_path: str | Path, layer: str | None = None, ablation: str | Non
                     return with_thumbnails(ds)
     raise UnitlabError(
         f"the study {name!r} has no ablation {ablation!r} of {wanted[0]!r}. {nearest_names(str(ablation), layers[wanted[0]])}"
-        f"{_to_compute(name, layer, ablation)}"
+        f"{_to_compute(name_or_path, layer, ablation, default=wanted[0])}"
     )
 
 
-def _to_compute(name: str, layer: str | None, ablation: str | None = None) -> str:
-    """The command that computes what a study of a recipe does not have, and what there is of it in part."""
-    if name not in known_recipes():
+def _to_compute(name_or_path: str | Path, layer: str | None, ablation: str | None = None, default: str = "") -> str:
+    """The command or call that computes what a study does not have, and what there is of it in part."""
+    name = str(name_or_path)
+    if (ablation is not None and ablation not in KINDS) or is_address(name_or_path):
         return ""
-    options = (f" --layer {layer}" if layer is not None else "") + (f" --ablation {ablation}" if ablation in KINDS else "")
-    command = f" 'unitlab compute {name}{options}' computes it." if options else ""
-    return f"{command} {_computed_in_part(name, stored_studies())}".rstrip()
+    if name in known_recipes():
+        options = "".join(f" --{option} {given}" for option, given in (("layer", layer), ("ablation", ablation)) if given)
+        return f" 'unitlab compute {name}{options}' computes it. {_computed_in_part(name, stored_studies())}".rstrip()
+    kind = "" if ablation is None else f", ablation={ablation!r}"
+    return f" unitlab.ablate(model, images, {layer or default!r}{kind}, store={name!r}) adds it."
 
 
 def _opened_as(name_or_path: str | Path, ds: xr.Dataset) -> xr.Dataset:
@@ -258,7 +279,7 @@ def recipe(name: str) -> Recipe:
     """
     known = known_recipes()
     if name not in known:
-        raise UnitlabError(f"there is no recipe '{name}' to compute. {nearest_names(name, known)}")
+        raise UnitlabError(f"there is no recipe '{name}' to compute. {of_another_process(name) or nearest_names(name, known)}")
     return known[name]
 
 

@@ -151,3 +151,37 @@ def test_numbers_along_another_dimension_than_the_units_are_refused_with_the_rem
     ds = unitlab.load("vgg_fashion").assign(iou=pd.Series(range(64)))
     with pytest.raises(UnitlabError, match=r"'iou' has a number for each unit, but along 'dim_0'.*iou=\('unit', values\)"):
         unitlab.correlations(ds)
+
+
+def test_an_attribute_with_classes_where_one_for_each_unit_is_wanted_is_refused_with_the_remedy() -> None:
+    ds = unitlab.load("vgg_fashion")
+    remedy = r"value for each unit and class.*max_class_correlation.*regression\(ds, 'accuracy_drop', \['class_correlation'\]\)"
+    for call in (
+        lambda: unitlab.regression(ds, "overall_drop", ["class_correlation"]),
+        lambda: unitlab.correlations(ds, "class_correlation", progress=False),
+        lambda: unitlab.plots.units(ds, "class_correlation"),
+        lambda: unitlab.plots.units(ds, color="class_correlation"),
+        lambda: unitlab.plots.correlation(ds, "class_correlation"),
+    ):
+        with pytest.raises(UnitlabError, match=remedy):
+            call()
+    assert len(unitlab.regression(ds, "accuracy_drop", ["class_correlation"])) == 1
+
+
+def test_a_unit_that_is_not_there_is_told_the_units_there_are() -> None:
+    """Numbers are no names: nothing is guessed from their digits."""
+    ds = unitlab.load("vgg_fashion")
+    for call in (
+        lambda: unitlab.confusion(ds, unit=900),
+        lambda: unitlab.plots.units(ds, unit=900),
+        lambda: unitlab.plots.classes(ds, 900),
+        lambda: unitlab.plots.accuracies(ds, unit=900),
+        lambda: unitlab.plots.images(ds, 900),
+        lambda: unitlab.plots.confusion(ds, 900),
+        lambda: unitlab.explore(ds, unit=900),
+        lambda: unitlab.explore(ds, selection=[900]),
+        lambda: unitlab.report(ds, "report.html", units=[900]),
+    ):
+        with pytest.raises(UnitlabError, match="no unit 900; it has 64: 0-63") as refused:
+            call()
+        assert "Did you mean" not in str(refused.value)

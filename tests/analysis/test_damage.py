@@ -15,7 +15,7 @@ from sklearn.metrics import balanced_accuracy_score, precision_score
 from statsmodels.stats.contingency_tables import mcnemar
 
 import unitlab
-from unitlab.analysis.damage import ClusterCells, ImageCells
+from unitlab.analysis.damage import ClusterCells, ImageCells, enough_images
 from unitlab.analysis.paired_images import PairedImages
 from unitlab.analysis.paired_tests import bonett_price, discrete_benjamini_hochberg, mcnemar_p_values, sign_flip_p_values
 from unitlab.analysis.splits import halves
@@ -121,7 +121,24 @@ def test_damaged_cells_are_those_with_a_small_q(clusters: int | None) -> None:
     np.testing.assert_allclose(found.q_value.values.ravel(), adjusted_by_hand(cells), rtol=1e-9)
     np.testing.assert_array_equal(found.damaged, (found.q_value <= 0.05) & (found.accuracy_drop > 0))
     assert found.damaged.values[4, 2] and found.n_damaged.values[4] >= 1
-    assert found.attrs["n_tested"] == sum(len(sums) >= 6 for sums, _ in cells) and found.attrs["n_cells"] == 36
+    np.testing.assert_array_equal(found.n_changed.values.ravel(), [len(sums) for sums, _ in cells])
+    n_tested = sum(len(sums) >= 6 for sums, _ in cells)
+    assert found.attrs["n_tested"] == n_tested < 18 and found.attrs["n_cells"] == 36
+    what = "images" if clusters is None else "clusters of images"
+    assert (
+        f"Too few images: {n_tested} of 36 unit–class pairs can be tested; in the others fewer than 6 {what} change"
+        in (found.attrs["tested"])
+    )
+    assert "More images of each class would help; margins" in found.attrs["tested"]
+    least = np.minimum(np.exp2(1.0 - found.n_changed.values), 1)
+    assert ((least <= 0.05) == (found.n_changed.values >= 6)).all() and (found.p_value.values >= least - 1e-12).all()
+
+
+def test_what_can_be_tested_is_said_with_help_only_where_it_is_little() -> None:
+    assert enough_images(36, 36) == "All 36 unit–class pairs can be tested: in each of them 6 images or more change."
+    most, few = enough_images(2_000, 3_840), enough_images(16, 3_840)
+    assert most.startswith("2,000 of 3,840 unit–class pairs") and "help" not in most
+    assert few.startswith("Too few images: 16 of 3,840") and "margin_specific_q_value" in few
 
 
 def test_nothing_is_found_where_nothing_changes() -> None:
@@ -326,7 +343,7 @@ def test_bad_input_is_refused(study: xr.Dataset) -> None:
     with pytest.raises(unitlab.UnitlabError, match="needs 'prediction'"):
         unitlab.damage(study.drop_vars("prediction"))
     with pytest.raises(unitlab.UnitlabError, match="takes a study"):
-        unitlab.damage("vgg_fashion")  # type: ignore[arg-type]
+        unitlab.damage(study.accuracy_drop)  # type: ignore[call-overload]
 
 
 def test_confusion_counts_every_moved_image(study: xr.Dataset) -> None:

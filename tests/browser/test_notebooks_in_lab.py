@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from jupyter_server_process import JupyterServer
 from notebook_page import NotebookPage, pixels_of
@@ -21,3 +23,43 @@ def test_plots_are_drawn(name: str, jupyter: JupyterServer, page: Page, output: 
         expect(figures.nth(place)).to_be_visible()
         assert pixels_of(figures.nth(place).screenshot()).std() > 5, "an empty figure"
     page.screenshot(path=output / f"{name}.png")
+
+
+def test_plots_follow_the_theme_and_are_drawn_in_a_page_loaded_again(jupyter: JupyterServer, page: Page, output: Path) -> None:
+    """Outputs cleared and saved, the page loaded again, one later cell run: Bokeh comes with it."""
+    name = "damage_of_a_unit.ipynb"
+    figure = page.locator(".jp-OutputArea-output .bk-Figure").first
+
+    def ground_and_ink() -> tuple[float, float]:
+        """Brightness of most of the figure, and of what is farthest from it in grey: axes and their texts."""
+        figure.scroll_into_view_if_needed()
+        pixels = pixels_of(figure.screenshot())
+        grey = pixels[np.ptp(pixels, axis=-1) <= 8].mean(-1)
+        ground = float(np.median(grey))
+        return ground, float(grey[np.abs(grey - ground).argmax()])
+
+    def wait_until(holds: Callable[[float, float], bool]) -> None:
+        for _ in range(100):
+            if holds(*ground_and_ink()):
+                return
+            page.wait_for_timeout(100)
+        raise AssertionError(f"ground and ink are {ground_and_ink()}")
+
+    notebook = NotebookPage(page, jupyter.url, name)
+    notebook.run_all()
+    wait_until(lambda ground, ink: ground > 240 and ink < 80)
+    notebook.theme("JupyterLab Dark")
+    wait_until(lambda ground, ink: ground < 40 and ink > 190)
+    figure.screenshot(path=output / "plot_dark.png")
+    notebook.theme("JupyterLab Light")
+    wait_until(lambda ground, ink: ground > 240 and ink < 80)
+
+    page.evaluate("() => jupyterapp.commands.execute('editmenu:clear-all')")
+    page.wait_for_function("() => notebookPage.code().every(cell => cell.model.outputs.length === 0)")
+    page.evaluate("() => jupyterapp.commands.execute('docmanager:save')")
+    page.wait_for_function("() => !notebookPage.panel().context.model.dirty")
+    NotebookPage(page, jupyter.url, name)
+    assert page.evaluate("() => window.Bokeh === undefined")
+    page.evaluate("() => { notebookPage.runAgain(2) }")
+    figure.wait_for(timeout=60_000)
+    wait_until(lambda ground, ink: ground > 240 and ink < 80)

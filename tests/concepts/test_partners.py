@@ -136,7 +136,7 @@ def test_studies_of_other_images_are_refused_by_the_field(pair: tuple[xr.Dataset
     with pytest.raises(unitlab.UnitlabError, match="differ in fingerprint_labels"):
         unitlab.match(a, b.assign_attrs(fingerprint_labels="predicted"))
     with pytest.raises(unitlab.UnitlabError, match="match takes a study"):
-        unitlab.match(a, "vgg_emoji")
+        unitlab.match(a, a.activation_max)
     with pytest.raises(unitlab.UnitlabError, match="match needs 'activation_max'"):
         unitlab.match(a.drop_vars("activation_max"), b)
     with pytest.raises(unitlab.UnitlabError, match="needs one unit or more"):

@@ -90,15 +90,32 @@ def test_functions_of_this_process(files: Path, monkeypatch: pytest.MonkeyPatch)
     assert unitlab.studies().loc["birds", "where"] == "recipe"
     assert main(["compute", "birds", "--device", "cpu"]) == 0
     assert unitlab.load("birds").sizes["unit"] == 6
+    # another process is told so, and what to do
+    monkeypatch.setattr(own, "_here", {})
+    assert "birds" in unitlab.studies().index, "its study is there"
+    for call in (unitlab.network, catalog.recipe):
+        with pytest.raises(UnitlabError, match=r"a function that only it has \(test_functions.*lambda.*file\.py:function"):
+            call("birds")
     # the same name again replaces it
-    add(files, network="nowhere:build")
-    assert main(["compute", "birds", "--device", "cpu"]) == 2
+    add(files)
+    assert catalog.recipe("birds").network == f"{files}/nets.py:build" and not own.of_another_process("birds")
+
+
+def test_adding_a_recipe_draws_no_random_numbers_and_takes_networks_that_look_at_values(files: Path) -> None:
+    (files / "nets.py").write_text(
+        NETWORK.replace("    return", "    assert float(convolutions[0].weight.sum()) < 1e9\n    return")
+    )
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    add(files)
+    assert torch.rand(1) == expected
 
 
 def test_a_function_of_a_module_is_kept_by_name(files: Path) -> None:
     import torchvision
 
-    add(files, network=torchvision.models.resnet18, options={"num_classes": 3})
+    add(files, network=torchvision.models.resnet18, options={"num_classes": 3}, layers="layer4.1.relu#2")
     assert catalog.recipe("birds").network == "torchvision.models.resnet:resnet18"
 
 
@@ -109,7 +126,18 @@ def test_a_function_of_a_module_is_kept_by_name(files: Path) -> None:
         ({"network": "resnet18"}, "names no function"),
         ({"network": 3}, "is no function"),
         ({"transform": "imagenet"}, "neither 'torchvision"),
-        ({"options": {"x": object()}}, "no plain numbers"),
+        ({"options": {"channels": torch.tensor(6), "classes": 3}}, "no plain numbers"),
+        ({"network": "no_such_package:build"}, "needs the package no_such_package"),
+        ({"network": "torch.nn:NoSuchThing"}, "is not to be found"),
+        ({"network": "/nowhere/nets.py:build"}, "is not to be found"),
+        ({"network": "torch:zeros", "options": {"size": [2]}}, "returns a Tensor"),
+        ({"options": {"channels": "x", "classes": 3}}, "cannot be built"),
+        ({"layers": "0.9"}, r"has no layer '0\.9'\. Did you mean '0\.\d'"),
+        ({"layers": ["0.1", "layer4"]}, "has no layer 'layer4'"),
+        ({"images": "/nowhere"}, "there is no folder"),
+        ({"weights": "/nowhere.pth"}, "there is no file"),
+        ({"transform": "torchvision:ResNet18_Weights.V9"}, "no weights called"),
+        ({"transform": "no_such_package:transform"}, "needs the package no_such_package"),
     ],
 )
 def test_what_is_no_recipe(files: Path, changes: dict, message: str, own_home: Path) -> None:
@@ -121,7 +149,7 @@ def test_what_is_no_recipe(files: Path, changes: dict, message: str, own_home: P
 def test_names(files: Path, own_home: Path) -> None:
     for name in ("vgg16_places", "../x", "a/b", "", ".hidden"):
         with pytest.raises(UnitlabError, match=r"of its own|cannot be called"):
-            unitlab.add_recipe(name, network="a:b", images=files, layers="x")
+            unitlab.add_recipe(name, network="torchvision.models:resnet18", images=files, layers="layer4")
     add(files)
     (own_home / "recipes" / "birds.json").write_text('{"name": "birds"')
     with pytest.raises(UnitlabError, match=r"birds\.json cannot be read"):
@@ -131,17 +159,11 @@ def test_names(files: Path, own_home: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"network": "no_such_package:build"}, "needs the package no_such_package"),
-        ({"network": "torch.nn:NoSuchThing"}, "is not to be found"),
-        ({"network": "torch:zeros", "options": {"size": [2]}}, "returns a Tensor"),
-        ({"options": {"channels": "x", "classes": 3}}, "cannot be built"),
         ({"options": {"channels": 5, "classes": 3}}, "other shapes"),
         ({"options": {"channels": 6, "classes": 4}}, "other shapes"),
         ({"sha256": "0123"}, r"begins with \w+, not with 0123"),
         ({"within": "state_dict"}, r"key 'state_dict'; it holds \['model'\]"),
-        ({"images": "/nowhere"}, "there is no folder"),
         ({"categories": ["a", "b"]}, "folder 'c' that is no class"),
-        ({"transform": "torchvision:ResNet18_Weights.V9"}, "no weights called"),
     ],
 )
 def test_what_does_not_fit_is_said_when_it_is_computed(

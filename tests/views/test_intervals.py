@@ -47,7 +47,7 @@ def test_correlations_from_the_top_down(table: pd.DataFrame) -> None:
     np.testing.assert_array_equal(ends["row"], dots["row"])
     np.testing.assert_array_equal(dots["fill"][from_the_top] > 0, rows.pearson_q <= 0.05)
     plot = drawn(figure)
-    assert plot.xaxis[0].axis_label == "Pearson correlation with overall drop"
+    assert plot.xaxis[0].axis_label == "Pearson correlation with overall drop; filled: q ≤ 0.05"
     label = plot.yaxis[0].major_label_overrides
     assert label[int(dots["row"].max())] == dots["name"][from_the_top[0]]
     assert not isinstance(plot.toolbar.active_scroll, WheelZoomTool), "the wheel belongs to the page"

@@ -25,3 +25,19 @@ def test_bokeh_is_loaded_by_the_first_plot_of_a_notebook_only() -> None:
     assert "data-root-id" in plot["text/html"] and "cdn." not in plot["text/html"]
     assert len(second) == 1 and "data-root-id" in second[0]["text/html"]
     assert "application/vnd.holoviews_exec.v0+json" in moving[-1]  # left to HoloViews, with its slider
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_page_that_is_loaded_again_gets_bokeh_with_its_next_plot() -> None:
+    """Outputs cleared, page loaded again, one later cell run: another client asks the same kernel."""
+    cells = [nbformat.v4.new_code_cell(cell) for cell in (f"{BARS}bars", "bars", "bars", "bars")]
+    client = NotebookClient(nbformat.v4.new_notebook(cells=cells), timeout=60, kernel_name="python3")
+    with client.setup_kernel():
+        client.execute_cell(cells[0], 0)
+        client.execute_cell(cells[1], 1)
+        client.kc.session.session = "the page, loaded again"
+        client.execute_cell(cells[2], 2)
+        client.execute_cell(cells[3], 3)
+    kinds = [[*(kind for output in cell.outputs for kind in output["data"] if kind != "text/plain")] for cell in cells]
+    both = ["application/javascript", "text/html"]
+    assert kinds == [both, ["text/html"], both, ["text/html"]]

@@ -15,6 +15,7 @@ hv = pytest.importorskip("holoviews")
 
 from unitlab import plots  # noqa: E402
 from unitlab.views.gallery import picture_with_map  # noqa: E402
+from unitlab.views.look import GREY  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,8 @@ def test_the_module_shows_its_plots_and_nothing_else() -> None:
 def test_units_are_filled_where_significant(study: xr.Dataset) -> None:
     known = measures(study)
     figure = plots.units(study, unit=4)
-    sure, unsure = figure.Points.Significant, figure.Points.Not_significant
+    by_label = {layer.label: layer for layer in figure}
+    sure, unsure = by_label["p ≤ 0.05, specific classes"], by_label["hollow: p > 0.05"]
     assert sorted(sure["unit"]) == sorted(study.unit.values[known.p_specific.values <= 0.05])
     assert len(sure) + len(unsure) == 20
     at = list(sure["unit"]).index(4)
@@ -50,7 +52,14 @@ def test_units_by_any_two_variables_and_a_colour(study: xr.Dataset) -> None:
     figure = plots.units(study, "overall_drop", "max_class_drop", color="class_selectivity")
     area = next(layer for layer in figure if isinstance(layer, hv.Area))
     assert len(area) == 20
-    drawn(figure)
+    # points have the colours of their values; the legend's entries, of no point's colour, say what filling means
+    legend = drawn(figure).legend[0]
+    entries = {item.label.value: item.renderers[0].glyph for item in legend.items}
+    assert list(entries) == ["95 % of chance", "p ≤ 0.05, specific classes", "hollow: p > 0.05"]
+    assert [entries[label].fill_color for label in entries][1:] == [GREY, GREY]
+    assert [entries[label].fill_alpha for label in entries][1:] == [0.85, 0.0]
+    coloured = [layer for layer in figure if isinstance(layer, hv.Points) and not layer.label]
+    assert sum(map(len, coloured)) == 20
     with pytest.raises(unitlab.UnitlabError, match="Did you mean 'l1_norm'"):
         plots.units(study, "l1norm")
     with pytest.raises(unitlab.UnitlabError, match="no unit 50"):
@@ -129,7 +138,7 @@ def test_an_outline_surrounds_what_is_above_the_threshold() -> None:
     heat = np.zeros((4, 4))
     heat[1:3, 1:3] = 1
     picture = picture_with_map(pixels, heat, strength=0.5)
-    assert (picture[32, 32] == 200).all() and (picture[0, 0] < 200).all()
+    assert (picture[32, 32] == 200).all() and (picture[0, 0] == 64).all(), "darkened as the explorer does, not greyed"
     assert (picture == np.array([255, 200, 0])).all(2).any()
 
 

@@ -95,7 +95,7 @@ def confusion(ds: xr.Dataset, unit: int) -> xr.Dataset:
     Parameters
     ----------
     ds
-        A study, as `unitlab.load` or `unitlab.ablate` give it.
+        A study, as `unitlab.load` or `unitlab.ablate` give it, or its name or path.
     unit
         Number of the unit (a value of the coordinate ``unit``).
 

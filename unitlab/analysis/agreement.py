@@ -12,7 +12,7 @@ import scipy
 import xarray as xr
 
 from unitlab.analysis.attributes import is_signed
-from unitlab.analysis.correlations import correlations, estimates, left_out_images, named, shown_progress
+from unitlab.analysis.correlations import correlations, estimates, left_out_images, named
 from unitlab.analysis.jackknife import (
     correlation_interval,
     fisher_z,
@@ -26,6 +26,7 @@ from unitlab.analysis.paired_tests import benjamini_hochberg
 from unitlab.analysis.splits import spearman_brown
 from unitlab.analysis.undefined import mean_of_defined, ratio
 from unitlab.errors import UnitlabError, check_seed, nearest_names
+from unitlab.progress import shown_progress
 
 Array = np.ndarray[Any, Any]
 
@@ -39,7 +40,7 @@ def reliability(ds: xr.Dataset, of: str | Iterable[str] = OF_HALVES, *, seed: in
     Parameters
     ----------
     ds
-        A study, as `unitlab.load` or `unitlab.ablate` give it.
+        A study, as `unitlab.load` or `unitlab.ablate` give it, or its name or path.
     of
         Variables: drops, or attributes that single images decide (``class_selectivity``, ``mutual_information`` …), and
         ``accuracy_drop`` for the cells (unit, class).
@@ -175,7 +176,7 @@ def selective_damage(ds: xr.Dataset, *, seed: int = 0, progress: bool = True) ->
     Parameters
     ----------
     ds
-        A study, as `unitlab.load` or `unitlab.ablate` give it.
+        A study, as `unitlab.load` or `unitlab.ablate` give it, or its name or path.
     seed
         Of halves, groups and permutations.
     progress

@@ -31,8 +31,8 @@ def attributes(ds: xr.Dataset) -> xr.Dataset:
     Parameters
     ----------
     ds
-        A study, as `unitlab.load` or `unitlab.ablate` give it. Which site of the network it was taken at, before or after
-        the ReLU, is in its attribute ``site``.
+        A study, as `unitlab.load` or `unitlab.ablate` give it, or its name or path. Which site of the network it was taken at,
+        before or after the ReLU, is in its attribute ``site``.
 
     Returns
     -------
@@ -156,7 +156,7 @@ def own_attributes(ds: xr.Dataset) -> dict[str, xr.DataArray]:
         dims = variable.dims
         if name not in VARIABLES and len(dims) == 1 and dims[0] not in known and len(variable) == ds.sizes["unit"]:
             raise UnitlabError(
-                f"'{name}' has a number for each unit, but along '{dims[0]}'; say that they are the units': "
+                f"'{name}' has a number for each unit, but along '{dims[0]}'; say that they are the units: "
                 f"ds.assign({name}=('unit', values))"
             )
     return {

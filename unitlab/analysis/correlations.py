@@ -21,8 +21,9 @@ from unitlab.analysis.requirements import require
 from unitlab.analysis.splits import crossfit
 from unitlab.analysis.undefined import ratio
 from unitlab.errors import UnitlabError, check_seed, nearest_names
+from unitlab.progress import shown_progress, stages
 from unitlab.schema import described_like
-from unitlab.schema.variable import UNIT
+from unitlab.schema.variable import CELL, UNIT
 
 Array = np.ndarray[Any, Any]
 
@@ -46,7 +47,14 @@ OF_DROPS = {
 }  # fmt: skip
 
 
-def measures(ds: xr.Dataset, *, seed: int = 0, damage_alone: bool = False, only: Iterable[str] | None = None) -> xr.Dataset:
+def measures(
+    ds: xr.Dataset,
+    *,
+    seed: int = 0,
+    damage_alone: bool = False,
+    only: Iterable[str] | None = None,
+    progress: bool = False,
+) -> xr.Dataset:
     """Attributes and damage of a study in one dataset, with the attributes that the reader has added.
 
     With ``damage_alone``, a study that lacks what attributes are computed from is measured without them. ``only`` names what
@@ -54,17 +62,21 @@ def measures(ds: xr.Dataset, *, seed: int = 0, damage_alone: bool = False, only:
     """
     quickly = None if only is None else set(only)
     known = xr.Dataset()
-    if quickly is None or not quickly <= {*QUICK, *own_attributes(ds)}:
-        try:
-            known = attributes_with(ds, information=quickly is None or "mutual_information" in quickly)
-        except UnitlabError:
-            if not damage_alone:
-                raise
-    without = {"first_order_margin_drop_overall"}  # where the study has none
-    if quickly is not None and quickly <= {*QUICK, *own_attributes(ds), *known.data_vars, *without}:
-        found = _quick_damage(ds, seed)
-    else:
-        found = damage(ds, seed=seed, progress=False)
+    with stages("measures", 2, progress) as begin:
+        begin("attributes")
+        if quickly is None or not quickly <= {*QUICK, *own_attributes(ds)}:
+            try:
+                known = attributes_with(ds, information=quickly is None or "mutual_information" in quickly)
+            except UnitlabError:
+                if not damage_alone:
+                    raise
+        without = {"first_order_margin_drop_overall"}  # where the study has none
+        quick = quickly is not None and quickly <= {*QUICK, *own_attributes(ds), *known.data_vars, *without}
+        if quick:
+            begin("drops")
+            found = _quick_damage(ds, seed)
+    if not quick:
+        found = damage(ds, seed=seed, progress=progress)
     found = found.assign(own_attributes(ds))
     return found.merge(known.drop_attrs(deep=False), compat="override", combine_attrs="override")
 
@@ -84,13 +96,17 @@ def _quick_damage(ds: xr.Dataset, seed: int) -> xr.Dataset:
 def chosen(ds: xr.Dataset, names: str | Iterable[str], dims: Sequence[tuple[str, ...]]) -> list[str]:
     """``names`` as a list; refused where one is no variable with one of these dimensions."""
     names = [names] if isinstance(names, str) else list(names)
-    valid = [str(name) for name, variable in ds.data_vars.items() if variable.dims in dims and variable.dtype.kind in "fi"]
-    valid = [name for name in valid if name not in POSITIONS]
+    known = [str(name) for name, variable in ds.data_vars.items() if variable.dtype.kind in "fi" and name not in POSITIONS]
+    valid = [name for name in known if ds[name].dims in dims]
     for name in names:
-        if name not in valid:
+        near = nearest_names(str(name), valid)
+        if name not in valid and name in known and ds[name].dims == CELL:
             raise UnitlabError(
-                f"the study has no attribute or importance {name!r} over {dims[0]}. {nearest_names(str(name), valid)}"
+                f"{name!r} has a value for each unit and class, and one for each unit is wanted here. {near} Rows of units and "
+                f"classes has a regression of one over both: unitlab.regression(ds, 'accuracy_drop', [{name!r}])"
             )
+        if name not in valid:
+            raise UnitlabError(f"the study has no attribute or importance {name!r} over {' or '.join(map(str, dims))}. {near}")
     return names
 
 
@@ -111,7 +127,7 @@ def correlations(  # noqa: PLR0913
     Parameters
     ----------
     ds
-        A study, as `unitlab.load` or `unitlab.ablate` give it.
+        A study, as `unitlab.load` or `unitlab.ablate` give it, or its name or path.
     x, y
         Names of variables over ``unit`` of `unitlab.attributes` or `unitlab.damage`, or of your own that the dataset was
         given by ``ds.assign``; default the attributes, and ``overall_drop`` and ``max_class_drop_crossfit``.
@@ -165,8 +181,8 @@ def correlations(  # noqa: PLR0913
     second = ds if other is None else other
     _check_same_units(ds, second)
     only = [*(wanted or X), *beside, *kept]
-    known = measures(ds, seed=seed, only=[*only, *asked_y] if other is None else only)
-    known_y = known if other is None else measures(second, seed=seed, only=[*asked_y, *kept])
+    known = measures(ds, seed=seed, only=[*only, *asked_y] if other is None else only, progress=progress)
+    known_y = known if other is None else measures(second, seed=seed, only=[*asked_y, *kept], progress=progress)
     xs = chosen(known, wanted if x is not None else [name for name in X if name in known and name not in beside], [UNIT])
     ys, beside = chosen(known_y, asked_y, [UNIT]), chosen(known, beside, [UNIT])
     if strange := [name for name in kept if name not in {*xs, *ys, *beside}]:
@@ -181,8 +197,8 @@ def correlations(  # noqa: PLR0913
     studies = [ds] if other is None else [ds, second]
     left_out = left_out_images(studies, seed)
     half_x, half_y = _opposite_halves(left_out, random) if split else (None, None)
-    side_x = _Side(known, left_out[0], half_x, [*xs, *beside])
-    side_y = _Side(known_y, left_out[-1], half_y, ys)
+    side_x = _Side(known, left_out[0], half_x, [*xs, *beside], progress)
+    side_y = _Side(known_y, left_out[-1], half_y, ys, progress)
     units = unit_groups(studies, random)
     rows = []
     pairs = [(a, b) for a in xs for b in ys]
@@ -204,13 +220,6 @@ def correlations(  # noqa: PLR0913
 def named(names: str | Iterable[str] | None) -> list[str]:
     """One name or several, as a list."""
     return [] if names is None else [names] if isinstance(names, str) else list(names)
-
-
-def shown_progress(steps: Sequence[Any], what: str, shown: bool) -> Iterable[Any]:
-    """``steps`` with a progress bar, once they take more than two seconds."""
-    from tqdm.auto import tqdm
-
-    return tqdm(steps, desc=what, delay=2, disable=not shown)
 
 
 def _check_same_units(ds: xr.Dataset, other: xr.Dataset) -> None:
@@ -250,10 +259,12 @@ def _opposite_halves(left_out: Sequence[LeftOutImages], random: np.random.Genera
 class _Side:
     """The variables of one side: of all images, and without each group of them where that can be measured."""
 
-    def __init__(self, known: xr.Dataset, left_out: LeftOutImages, half: Array | None, names: list[str]) -> None:
+    def __init__(
+        self, known: xr.Dataset, left_out: LeftOutImages, half: Array | None, names: list[str], progress: bool
+    ) -> None:
         self.names = [name for name in dict.fromkeys(names) if name in MEASURED and name not in own_attributes(known)]
         self.known, self.n_groups = known, left_out.n_groups
-        self.again = left_out.values(self.names, half)
+        self.again = left_out.values(self.names, half, progress)
         self.split = half is not None
 
     def column(self, name: str) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,13 @@ from unitlab.analysis.specificity import Specificity, concentration
 from unitlab.analysis.splits import SPLITS, crossfit_and_reliability
 from unitlab.analysis.undefined import leading, ratio
 from unitlab.errors import check_seed
+from unitlab.progress import stages
 from unitlab.schema import described_like
 
 Array = np.ndarray[Any, Any]
 
 KEPT = ("n_images", "baseline_accuracy", "n_broken", "n_fixed", "accuracy_drop", "overall_drop")
+LEAST_CHANGED = 6  # with so many images the least p is 2⁻⁵, below `ALPHA`
 SMALL = 0.25  # added to the variance of a class's lost images, so that one with few changes does not lead
 
 
@@ -41,13 +44,13 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0, progress: boo
     Parameters
     ----------
     ds
-        A study, as `unitlab.load` or `unitlab.ablate` give it.
+        A study, as `unitlab.load` or `unitlab.ablate` give it, or its name or path.
     level
         Coverage of the intervals, between 0 and 1.
     seed
         Of the splits in halves and of the shuffles.
     progress
-        Whether a bar is shown while units are shuffled for more than two seconds.
+        Show a bar where it takes more than two seconds.
 
     Returns
     -------
@@ -56,7 +59,7 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0, progress: boo
         ``drop_high``, ``p_value``, ``q_value``, ``damaged``, ``precision_drop``, ``balanced_accuracy_drop``,
         ``margin_drop`` (logits) with ``margin_drop_low``, ``margin_drop_high``, ``margin_p_value``, ``margin_q_value``;
         ``margin_specific`` (logits: what the class loses beyond what the unit costs all and all units cost the class) with
-        ``_low``, ``_high``, ``_p_value``, ``_q_value``; ``n_broken``, ``n_fixed``.
+        ``_low``, ``_high``, ``_p_value``, ``_q_value``; ``n_broken``, ``n_fixed``, ``n_changed``.
         Over ``unit``: ``overall_drop`` with ``overall_drop_low``, ``overall_drop_high`` (for all units at once),
         ``overall_drop_upper`` (one-sided) and ``p_overall``; ``max_class_drop`` with ``max_class_drop_low``, ``_high`` (for the
         worst of all classes) and ``max_class_drop_null``, ``max_class`` (position along category);
@@ -64,8 +67,9 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0, progress: boo
         ``p_specific``, ``p_margin_specific``, ``n_damaged``, ``concentration`` with ``concentration_null`` and
         ``p_concentration``. One number each: ``overall_drop_bound`` (no unit costs more), ``reliability`` with
         ``reliability_low``, ``reliability_high``. Attributes: the study's, ``level``, ``seed``, ``n_tested`` of ``n_cells``
-        (the cells in which enough images change for a p of 0.05). Each variable's attributes hold its definition, and which
-        sampling an interval covers. Where the study has ``cluster``, splits, intervals and tests go by cluster.
+        (the cells in which enough images change for a p of 0.05), and ``tested``, the same in words, with what helps. Each
+        variable's attributes hold its definition, and which sampling an interval covers. Where the study has ``cluster``,
+        splits, intervals and tests go by cluster.
 
     Raises
     ------
@@ -87,23 +91,29 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0, progress: boo
     check_level(level)
     check_seed(seed)
     require(ds, [*KEPT, "n_predicted", "label_margin_drop"], "damage")
-    images = PairedImages(ds, "damage")
-    drop = ds["accuracy_drop"].values
-    broken, fixed = (ds[name].values.astype(np.int64) for name in ("n_broken", "n_fixed"))
-    cells = (ClusterCells if images.clustered else ImageCells)(images, broken, fixed)
-    tests, largest = exact_tests(cells), largest_drop(drop)
-    crossfit, reliability = crossfit_and_reliability(images, seed, level)
-    specific = Specificity(images, seed, progress)
-    contrasts = MarginContrasts(images)
+    # NumPy leaves Python's lock free while it works: what is told by flips and what by margins, on two processors
+    with stages("damage", 4, progress) as begin, ThreadPoolExecutor(1) as beside:
+        begin("exact tests")
+        images = PairedImages(ds, "damage")
+        of_margins = beside.submit(margin_damage, images, level, seed, progress)
+        drop = ds["accuracy_drop"].values
+        broken, fixed = (ds[name].values.astype(np.int64) for name in ("n_broken", "n_fixed"))
+        cells = (ClusterCells if images.clustered else ImageCells)(images, broken, fixed)
+        tests, largest = exact_tests(cells), largest_drop(drop)
+        begin("cross-fitted drops")
+        crossfit, reliability = crossfit_and_reliability(images, seed, level)
+        begin("do flips single out classes")
+        specific = Specificity(images, seed, progress)
+        begin("margins")
+        margins = of_margins.result()
     values: dict[str, Array] = {
         **{name: ds[name].values for name in KEPT},
         "n_broken": broken,
         "n_fixed": fixed,
+        "n_changed": cells.n_changed.astype(np.int32),
         "n_images": images.n_images,
         **rate_drops(images, broken, fixed),
-        **margin_drops(images, level),
-        **contrasts.cells(level),
-        "p_margin_specific": contrasts.p_value(seed, progress),
+        **margins,
         **paired_intervals(cells, largest["max_class"], level),
         **overall_intervals(images, broken, fixed, level),
         **tests,
@@ -119,8 +129,33 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0, progress: boo
         **reliability,
     }
     some = np.isfinite(values["p_value"])
-    counts = {"n_tested": int((np.exp2(1.0 - cells.n_changed[some]) <= ALPHA).sum()), "n_cells": int(some.sum())}
-    return described_like(ds, values, {"level": level, "seed": seed, "n_splits": SPLITS, **counts})
+    n_tested, n_cells = int((cells.n_changed[some] >= LEAST_CHANGED).sum()), int(some.sum())
+    observations = "clusters of images" if images.clustered else "images"
+    told = {"n_tested": n_tested, "n_cells": n_cells, "tested": enough_images(n_tested, n_cells, observations=observations)}
+    return described_like(ds, values, {"level": level, "seed": seed, "n_splits": SPLITS, **told})
+
+
+def enough_images(n_tested: int, n_cells: int, *, cells: str = "unit–class pairs", observations: str = "images") -> str:
+    """In how many cells enough images change for a significant p, in words, with what would help where these are few."""
+    if n_tested == n_cells:
+        return f"All {n_cells:,} {cells} can be tested: in each of them {LEAST_CHANGED} {observations} or more change."
+    some = (
+        f"{n_tested:,} of {n_cells:,} {cells} can be tested; in the others fewer than {LEAST_CHANGED} {observations} change, "
+        f"so that no p can be {ALPHA:g} or less."
+    )
+    if 2 * n_tested >= n_cells:
+        return some
+    return (
+        f"Too few images: {some} More images of each class would help; margins (margin_q_value, margin_specific_q_value) use "
+        "every image and need none to change, and p_specific judges all classes of a unit together."
+    )
+
+
+def margin_damage(images: PairedImages, level: float, seed: int, progress: bool) -> dict[str, Array]:
+    """What is told by margins."""
+    contrasts = MarginContrasts(images)
+    of_cells = contrasts.cells(level)
+    return {**margin_drops(images, level), **of_cells, "p_margin_specific": contrasts.p_value(seed, progress)}
 
 
 def paired_intervals(cells: Cells, worst: Array, level: float) -> dict[str, Array]:

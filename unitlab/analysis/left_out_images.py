@@ -13,6 +13,7 @@ from unitlab.analysis.mutual_information import ChanceInformation, activation_bi
 from unitlab.analysis.paired_images import PairedImages
 from unitlab.analysis.splits import halves, measured_elsewhere
 from unitlab.analysis.undefined import leading, ratio
+from unitlab.progress import shown_progress
 
 Array = np.ndarray[Any, Any]
 
@@ -50,9 +51,10 @@ class LeftOutImages:
         """Bool, (image,): in a random half, class by class and cluster by cluster."""
         return halves(self.images.cluster, self.images.position, 1, random)[0]
 
-    def values(self, names: Iterable[str], half: Array | None = None) -> dict[str, Array]:
+    def values(self, names: Iterable[str], half: Array | None = None, progress: bool = False) -> dict[str, Array]:
         """Variables of `MEASURED`, (all and without each group, unit), of the images in ``half`` (image,), default all."""
-        blocks = [self._block(set(names), units, self._mask(half)) for units in self._unit_blocks()]
+        parts = shown_progress(self._unit_blocks(), "without some of the images", progress, " parts")
+        blocks = [self._block(set(names), units, self._mask(half)) for units in parts]
         return {name: np.concatenate([block[name] for block in blocks], 1) for name in blocks[0]}
 
     def cells_of(self, name: str, half: Array | None = None) -> Array:

@@ -21,6 +21,7 @@ LEAST_CLASSES = 4  # a line through fewer class means fits noise
 LEAST_BLOCKS = 5  # a class of fewer images (clusters) tells its own spread too badly
 UNITS_AT_ONCE = 256
 ROUNDING = 1e-5  # of single precision
+SQUARES_ROUNDING = 1e-12  # of sums of squares in double precision
 
 
 def margin_drops(images: PairedImages, level: float) -> dict[str, Array]:
@@ -67,14 +68,17 @@ class MarginContrasts:
     def _within_classes(self, means: Array) -> Array:
         """Slope of a unit's drops on the other units', within classes; a control variate, which changes no mean contrast."""
         slope = np.zeros(self.n_units)
-        for units in self.images.unit_blocks(self.images.order.size):
-            drops = self.images.margin_drops(units)
-            with np.errstate(invalid="ignore", over="ignore"):
-                others = (self.total - drops) / (self.n_units - 1)
-                others -= self.others[units][:, self.images.position]
+        total = self.total - means.sum(0)[self.images.position]
+        with np.errstate(invalid="ignore", over="ignore"):
+            of_all = np.einsum("i,i->", total, total)
+            for units in self.images.unit_blocks(self.images.order.size):
+                drops = self.images.margin_drops(units)
                 drops -= means[units][:, self.images.position]
-                square = np.einsum("ui,ui->u", others, others)
-                slope[units] = np.where(square > 0, ratio(np.einsum("ui,ui->u", drops, others), square), 0.0)
+                own, along = np.einsum("ui,ui->u", drops, drops), drops @ total
+                # of the others, total − drops
+                square = of_all - 2 * along + own
+                some = square > SQUARES_ROUNDING * (of_all + own)
+                slope[units] = np.where(some, ratio((along - own) * (self.n_units - 1), square), 0.0)
         return slope
 
     def _fit(self, lined: bool) -> None:

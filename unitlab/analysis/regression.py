@@ -18,13 +18,15 @@ from unitlab.schema.variable import CELL, UNIT
 Array = np.ndarray[Any, Any]
 
 
-def regression(ds: xr.Dataset, y: str, x: Iterable[str], *, folds: int = 5, seed: int = 0) -> pd.DataFrame:
+def regression(
+    ds: xr.Dataset, y: str, x: Iterable[str], *, folds: int = 5, seed: int = 0, progress: bool = True
+) -> pd.DataFrame:
     """Least squares of an importance on several attributes, judged on units that it has not seen.
 
     Parameters
     ----------
     ds
-        A study, as `unitlab.load` or `unitlab.ablate` give it.
+        A study, as `unitlab.load` or `unitlab.ablate` give it, or its name or path.
     y
         A variable of `unitlab.damage`, over ``unit`` or over ``unit, category``; this decides what a row is.
     x
@@ -35,6 +37,8 @@ def regression(ds: xr.Dataset, y: str, x: Iterable[str], *, folds: int = 5, seed
         Parts of the cross-validation, 2 or more; all cells of a unit are in one.
     seed
         Of the folds.
+    progress
+        Show a bar where it takes more than two seconds.
 
     Returns
     -------
@@ -67,7 +71,7 @@ def regression(ds: xr.Dataset, y: str, x: Iterable[str], *, folds: int = 5, seed
     if not isinstance(y, str):
         raise UnitlabError(f"y is {y!r}; expected the name of one importance, for example 'accuracy_drop'")
     x = [x] if isinstance(x, str) else list(x)
-    known = measures(ds, seed=seed, only=[y, *x])
+    known = measures(ds, seed=seed, only=[y, *x], progress=progress)
     target = known[chosen(known, y, [UNIT, CELL])[0]]
     names = chosen(known, x, [UNIT, CELL] if target.dims == CELL else [UNIT])
     if not names or len(set(names)) < len(names) or y in names:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from unitlab.errors import UnitlabError, units_in_ranges
+from unitlab.errors import UnitlabError, nearest_names, units_in_ranges
 
 
 def require(ds: xr.Dataset, names: Iterable[str], what: str) -> None:
@@ -59,6 +59,25 @@ def unit_position(ds: xr.Dataset, unit: int) -> int:
     if len(found) == 0:
         raise UnitlabError(
             f"the study has no unit {unit}; it has {len(units)}: {shorten(units_in_ranges(units), 60, placeholder=' …')}"
+        )
+    return int(found[0])
+
+
+def category_position(ds: xr.Dataset, category: str | int) -> int:
+    """Position along ``category`` of the class with this name, or with this number (``category_index``)."""
+    names = [str(name) for name in ds["category"].values]
+    if isinstance(category, str):
+        if category not in names:
+            raise UnitlabError(f"the study has no class {category!r}. {nearest_names(category, names)}")
+        return names.index(category)
+    if isinstance(category, bool) or not isinstance(category, int | np.integer):
+        raise UnitlabError(f"a class is given by its name or number; given: {category!r}")
+    known = ds["category_index"].values if "category_index" in ds.variables else np.arange(len(names))
+    found = np.flatnonzero(known == category)
+    if len(found) == 0:
+        raise UnitlabError(
+            f"the study has no class number {category}; its {len(names)} are "
+            f"{shorten(units_in_ranges(known), 60, placeholder=' …')}"
         )
     return int(found[0])
 

@@ -146,6 +146,9 @@ def estimate(  # noqa: PLR0913  the public call
     unit_dim: int | Mapping[str, int] | None = None,
     ablation: str = "zero",
     basis: str | np.ndarray | torch.Tensor | None = None,
+    power: float | None = None,
+    directions: np.ndarray | torch.Tensor | None = None,
+    subtract: Callable[[torch.Tensor], torch.Tensor] | None = None,
     labels: str = "given",
     store: str | Path | None = None,
     device: str | torch.device | None = None,
@@ -159,7 +162,9 @@ def estimate(  # noqa: PLR0913  the public call
 
     Parameters
     ----------
-    model, images, layer, units, unit_dim, ablation, basis, labels, store, device, precision, batch_size, memory, seed, output
+    model, images, layer, units, unit_dim, ablation, basis, power, directions, subtract, labels, store, device, precision
+        As for `unitlab.ablate`.
+    batch_size, memory, seed, output
         As for `unitlab.ablate`.
 
     Returns
@@ -180,8 +185,8 @@ def estimate(  # noqa: PLR0913  the public call
     64
     """
     request = SweepRequest(
-        layer, units=units, ablation=ablation, basis=basis, labels=labels,
-        precision=precision, batch_size=batch_size, memory=memory, seed=seed, output=output, unit_dim=unit_dim,
+        layer, units=units, ablation=ablation, basis=basis, power=power, directions=directions, subtract=subtract,
+        labels=labels, precision=precision, batch_size=batch_size, memory=memory, seed=seed, output=output, unit_dim=unit_dim,
     )  # fmt: skip
     return estimate_of(model, images, request, store=store, device=device)
 

@@ -103,6 +103,11 @@ def verify(
             )
     module, _, call = str(ds.attrs["site"]).partition("#")
     site = Site(str(ds.attrs["layer"]), module, int(call or 1) - 1, int(ds.attrs["site_call"]) + 1, unit_dim_of(ds.attrs))
+    if "subtracted" in ds.attrs:
+        raise UnitlabError(
+            "the study's directions were taken away times codes of your own (subtract=), which it does not keep; its "
+            "attributes verified_... say how it was compared with plain hooks while it was computed"
+        )
     units = ds.unit.values.tolist() if "basis" not in ds else range(ds.sizes["unit"])
     ablation = str(ds.attrs.get("replacement", ds.attrs["ablation"]))
     request = SweepRequest(site.layer, ablation=ablation, seed=int(ds.attrs["seed"]))

@@ -31,7 +31,7 @@ def align(ds: xr.Dataset, concepts: xr.Dataset, *, of: str = "activation_max", w
     Parameters
     ----------
     ds
-        A study, as `unitlab.load` or `unitlab.ablate` give it.
+        A study, as `unitlab.load` or `unitlab.ablate` give it, or its name or path.
     concepts
         What `unitlab.concepts.tags` or `unitlab.concepts.bundled` give, for the study's images (and others, if need be).
     of

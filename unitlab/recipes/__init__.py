@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from unitlab.recipes.own import add_recipe, own_recipes
+from unitlab.recipes.own import own_recipes
 from unitlab.recipes.recipe import Images, Recipe, Transform, Weights
 from unitlab.recipes.shipped import RECIPES
 
-__all__ = ["RECIPES", "Images", "Recipe", "Transform", "Weights", "add_recipe", "known_recipes"]
+__all__ = ["RECIPES", "Images", "Recipe", "Transform", "Weights", "known_recipes"]
 
 
 def known_recipes() -> dict[str, Recipe]:

@@ -18,9 +18,10 @@ from unitlab.recipes.shipped import RECIPES
 
 # recipes with functions that only this process has
 _here: dict[str, Recipe] = {}
+OF_A_PROCESS = ".process"  # beside them: a file that tells other processes of them
 
 
-def add_recipe(  # noqa: PLR0913  the public call
+def new_recipe(  # noqa: PLR0913  add_recipe's
     name: str,
     *,
     network: str | Callable[..., Any],
@@ -35,56 +36,7 @@ def add_recipe(  # noqa: PLR0913  the public call
     options: Mapping[str, Any] | None = None,
     title: str = "",
 ) -> Recipe:
-    """Give a study of one's own a name: `studies` lists it, ``unitlab compute NAME`` computes it, `load` opens it.
-
-    The recipe is kept in unitlab's folder, as text. Adding one of the same name again replaces it.
-
-    Parameters
-    ----------
-    name
-        Letters, digits, ``_``, ``-`` and ``.``.
-    network
-        What builds the network: a function, or ``"module:function"`` or ``"file.py:function"``. A function that was
-        defined in a notebook or a script is known to this process alone.
-    images
-        A folder with a folder per class, the URL of a zip or tar archive of one, or a bundled set.
-    layers
-        The layers to silence; the last is the study's default.
-    weights
-        File or URL with the state dict; without, ``network`` returns a trained network.
-    sha256
-        Of the weights file, all hexadecimal digits or the first; a file with another one is refused.
-    within
-        Key of the state dict inside a checkpoint (``"state_dict"``).
-    renamed
-        Regular expression → replacement, from the file's names of parameters to the network's.
-    transform
-        A `unitlab.recipes.Transform`, ``"torchvision:ResNet18_Weights.IMAGENET1K_V1"``, or a function as for ``network``.
-    categories
-        Class names in the order of the logits; default the folders' names, sorted.
-    options
-        Keyword arguments of the function.
-    title
-        Of the network, for people; default its function's name.
-
-    Returns
-    -------
-    Recipe
-
-    Raises
-    ------
-    UnitlabError
-        A name that is taken by a recipe of unitlab or cannot be a file's; options that are no plain values.
-
-    Examples
-    --------
-    >>> import unitlab
-    >>> mine = unitlab.add_recipe(
-    ...     "resnet18_birds", network="torchvision.models:resnet18", options={"num_classes": 200},
-    ...     weights="resnet18_birds.pth", images="birds/val", layers="layer4",
-    ...     transform=unitlab.recipes.Transform(resize=256, crop=224),
-    ... )  # doctest: +SKIP
-    """
+    """A recipe from what `unitlab.add_recipe` takes; refused where that cannot be one, whatever is on this machine."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise UnitlabError(f"a recipe cannot be called {name!r}; use letters, digits, '_', '-' and '.'")
     if name in RECIPES:
@@ -96,7 +48,7 @@ def add_recipe(  # noqa: PLR0913  the public call
         raise UnitlabError(f"transform={transform!r} is neither 'torchvision:ENUM.MEMBER' nor 'module:function'")
     network, place = _named(network), _place(images)
     kind = network if isinstance(network, str) else getattr(network, "__qualname__", type(network).__name__)
-    recipe = Recipe(
+    return Recipe(
         name=name,
         title=title or kind.rpartition(":")[2],
         network=network,
@@ -111,21 +63,49 @@ def add_recipe(  # noqa: PLR0913  the public call
         transform=transform if transform is None or isinstance(transform, Transform) else _named(transform),
         options=dict(options or {}),
     )
-    _here.pop(name, None)
-    path = _folder() / f"{name}.json"
-    if callable(recipe.network) or callable(recipe.transform):
-        path.unlink(missing_ok=True)
-        _here[name] = recipe
-        return recipe
+
+
+def keep_recipe(recipe: Recipe) -> Recipe:
+    """Keep a recipe in unitlab's folder, as text; one with a function that has no name here alone.
+
+    Raises
+    ------
+    UnitlabError
+        Options that are no plain values; a folder that cannot be written.
+    """
+    _here.pop(recipe.name, None)
+    path, elsewhere = _folder() / f"{recipe.name}.json", _folder() / f"{recipe.name}{OF_A_PROCESS}"
+    unnamed = next(filter(callable, (recipe.network, recipe.transform)), None)
     try:
-        content = json.dumps(asdict(recipe), indent=1)
+        # checked before anything of an older recipe goes
+        content = "" if unnamed else json.dumps(asdict(recipe), indent=1)
         path.parent.mkdir(parents=True, exist_ok=True)
+        for other in (path, elsewhere):
+            other.unlink(missing_ok=True)
+        if unnamed is not None:
+            write_whole(elsewhere, getattr(unnamed, "__qualname__", type(unnamed).__name__).encode())
+            _here[recipe.name] = recipe
+            return recipe
         write_whole(path, content.encode())
     except TypeError as error:
-        raise UnitlabError(f"the options of the recipe '{name}' are no plain numbers, texts and lists ({error})") from error
+        raise UnitlabError(
+            f"the options of the recipe '{recipe.name}' are no plain numbers, texts and lists ({error})"
+        ) from error
     except OSError as error:
         raise write_failure(error, path) from error
-    return own_recipes()[name]
+    return own_recipes()[recipe.name]
+
+
+def of_another_process(name: str) -> str:
+    """What to do about a recipe that another process has added with a function of its own; "" where none has."""
+    try:
+        function = (_folder() / f"{name}{OF_A_PROCESS}").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
+    return (
+        f"Another process has added a recipe of that name with a function that only it has ({function}): put the function "
+        "into a file and add the recipe with 'file.py:function', or 'module:function', which every process can call."
+    )
 
 
 def own_recipes() -> dict[str, Recipe]:

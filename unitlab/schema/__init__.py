@@ -9,7 +9,8 @@ import numpy as np
 import xarray as xr
 
 from unitlab.errors import UnitlabError
-from unitlab.schema.results import ATTRIBUTES, COMPARISON, CONCEPTS, CURVES, DAMAGE, GROUPS, PAIR, PARTNERS, TRAINING
+from unitlab.schema.comparisons import COMPARISON, PAIR, PARTNERS
+from unitlab.schema.results import ATTRIBUTES, CONCEPTS, CURVES, DAMAGE, GROUPS, TRAINING
 from unitlab.schema.stored import ABLATION, LAYER, STUDY
 from unitlab.schema.variable import Variable
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from bokeh.resources import Resources
 
 from unitlab.views.kernel import running_kernel
+
+FIGURES = Path(__file__).with_name("figures.js")
 
 
 def load_bokeh() -> None:
@@ -16,4 +20,4 @@ def load_bokeh() -> None:
     code = "\n".join(Resources(mode="inline", components=["bokeh"], log_level="warn").js_raw)
     # BokehJS hangs itself on `this`, which is not the window everywhere
     load = f"(function() {{\n{code}\n}}).call(window);\n"
-    display(Javascript(f"if (window.Bokeh === undefined) {{\n{load}}}"))
+    display(Javascript(f"if (window.Bokeh === undefined) {{\n{load}}}\n{FIGURES.read_text(encoding='utf-8')}"))

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from unitlab.analysis import ALPHA, LEVEL
+from unitlab.analysis.damage import LEAST_CHANGED
 from unitlab.analysis.paired_tests import benjamini_hochberg, simultaneous
 from unitlab.analysis.requirements import unit_position
 
@@ -97,8 +98,9 @@ def unit_finding(known: xr.Dataset, unit: int) -> Finding:
     rest = f"({sure}; {probability('q', q)}); {overall}. {specific}"
     if q <= ALPHA:
         return Finding(f"Unit {unit} costs ", name, f" {points(drop)} points {rest}")
+    few = "" if int(cell["n_changed"]) >= LEAST_CHANGED else ": too few of its images change for any p of 0.05"
     return Finding(
-        f"The largest of the drops by unit {unit}, of ", name, f", is {points(drop)} points and not significant {rest}"
+        f"The largest of the drops by unit {unit}, of ", name, f", is {points(drop)} points and not significant{few} {rest}"
     )
 
 
@@ -120,8 +122,7 @@ def study_finding(known: xr.Dataset) -> str:
         f"{points(float(overall[place]))}, unit {int(known['unit'][place])})"
     )
     cells = int(known["damaged"].values.sum())
-    few = known.attrs["n_cells"] - known.attrs["n_tested"]
     return (
-        f"{first}, and {second}. {cells:,} of {known.attrs['n_cells']:,} unit–class pairs are damaged at q ≤ {ALPHA:g}; in "
-        f"{few:,} too few images change for p ≤ {ALPHA:g}."
+        f"{first}, and {second}. {cells:,} of {known.attrs['n_cells']:,} unit–class pairs are damaged at q ≤ {ALPHA:g}. "
+        f"{known.attrs['tested']}"
     )

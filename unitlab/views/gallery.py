@@ -14,12 +14,15 @@ from PIL import Image
 
 from unitlab.analysis.requirements import class_positions, require, unit_position
 from unitlab.errors import UnitlabError
+from unitlab.named_studies import takes_names
+from unitlab.views.words import shortened
 
 Array = np.ndarray[Any, Any]
 
 OUTLINE = np.array([255, 200, 0], float)
 HEAT = np.array([213, 94, 0], float)
 STYLES = ("outline", "heat", "none")
+DARKENED = 0.68  # of what is outside the outline, as in page/pictures.js
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,21 @@ class Gallery:
         grid = f"display:grid;grid-template-columns:repeat({self.columns},{self.size}px);gap:8px"
         return f'<div class="ul-images" style="{grid}">{"".join(cells)}</div>'
 
+    def svg(self) -> str:
+        """The same as an SVG, with the pictures in it."""
+        step, sizes = self.size + 8, [self.size * pixels.shape[0] / pixels.shape[1] for pixels in self.pictures]
+        row = max(sizes, default=0) + 24
+        drawn = []
+        for place, (pixels, caption, height) in enumerate(zip(self.pictures, self.captions, sizes, strict=True)):
+            x, y = step * (place % self.columns), row * (place // self.columns)
+            text = html.escape(shortened(caption, 2 * self.size // 11))
+            drawn.append(f'<image x="{x}" y="{y}" width="{self.size}" height="{height}" href="{data_address(pixels)}"/>')
+            drawn.append(f'<text x="{x}" y="{y + height + 13}" font-family="sans-serif" font-size="11">{text}</text>')
+        width, height = step * min(self.columns, len(self.pictures)), row * -(-len(self.pictures) // self.columns)
+        return f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}">{"".join(drawn)}</svg>'
 
+
+@takes_names
 def top_images(
     ds: xr.Dataset,
     unit: int,
@@ -61,13 +78,13 @@ def top_images(
     Parameters
     ----------
     ds
-        A study with thumbnails.
+        A study with thumbnails, or its name or path.
     unit
         Number of the unit.
     count
         How many images, at most those that the study keeps.
     style
-        "outline" (below the threshold dimmed, an outline around the rest), "heat" (colour as strong as the map), "none".
+        "outline" (below the threshold darkened, an outline around the rest), "heat" (colour as strong as the map), "none".
     strength
         0 to 1: for "outline" the threshold as a share of the unit's largest value on the image's map, for "heat" the opacity.
     size
@@ -131,14 +148,14 @@ def picture_with_map(pixels: Array, activation: Array, *, style: str = "outline"
         weight = (strength * share)[..., None]
         return (rgb * (1 - weight) + HEAT * weight).astype(np.uint8)
     seen = share >= strength
-    out = np.where(seen[..., None], rgb, 0.3 * rgb + 0.7 * 128)
+    out = np.where(seen[..., None], rgb, (1 - DARKENED) * rgb)
     inner = seen.copy()
     inner[1:] &= seen[:-1]
     inner[:-1] &= seen[1:]
     inner[:, 1:] &= seen[:, :-1]
     inner[:, :-1] &= seen[:, 1:]
     out[seen & ~inner] = OUTLINE
-    return out.astype(np.uint8)
+    return out.round().astype(np.uint8)
 
 
 def data_address(pixels: Array) -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 from unitlab.analysis import ALPHA
 from unitlab.analysis.correlations import KINDS
 from unitlab.errors import UnitlabError, nearest_names
+from unitlab.views.legend import legend_entry
 from unitlab.views.look import FIGURE, GREY, LEGEND_ABOVE, SERIES
 from unitlab.views.words import distinct, quantity, shortened
 
@@ -38,7 +39,7 @@ def intervals(
     value, low, high
         Columns: the estimate and the ends of its interval. A row without an estimate is left blank.
     filled
-        Column of booleans: dots are filled where it holds and hollow elsewhere; default all filled.
+        Column of booleans: dots are filled where it holds, and the axis says so, and hollow elsewhere; default all filled.
     xlabel
         What the estimates are, with their unit.
 
@@ -75,6 +76,7 @@ def intervals(
     position = {row: float(len(rows) - 1 - place) for place, row in enumerate(rows)}
     beside = np.linspace(0.3, -0.3, len(named)) if len(named) > 1 else np.zeros(1)
     across, up = hv.Dimension("estimate", label=xlabel or value), hv.Dimension("row")
+    mixed = filled is not None and len(named) > 1  # filled and hollow dots under one entry of the legend
     layers: list[Any] = [hv.VLine(0).opts(color=GREY, line_width=1)]
     for place, (label, table) in enumerate(named.items()):
         colour, marker = SERIES[place % len(SERIES)], MARKERS[place % len(MARKERS)]
@@ -84,14 +86,17 @@ def intervals(
         fill = np.where(known[filled].astype(bool), 0.9, 0.0) if filled else np.full(len(known), 0.9)
         columns = (known[value], at, map(_label, known.index), known[low], known[high], fill)
         extra = [hv.Dimension("name", label="of"), "low", "high", "fill"]
-        dots = hv.Points(list(zip(*columns, strict=True)), [across, up], extra, label=label)
-        style = {"color": colour, "line_color": colour, "line_width": 1.5, "marker": marker, "size": 8}
-        layers += [ends.opts(color=colour, line_width=1.5), dots.opts(fill_alpha=hv.dim("fill"), tools=["hover"], **style)]
+        dots = hv.Points(list(zip(*columns, strict=True)), [across, up], extra, label="" if mixed else label)
+        style = {"color": colour, "line_color": colour, "marker": marker}
+        dots = dots.opts(fill_alpha=hv.dim("fill"), line_width=1.5, size=8, tools=["hover"], **style)
+        layers += [ends.opts(color=colour, line_width=1.5), dots]
+        layers += [legend_entry([across, up], label, fill_alpha=0.9, **style)] if mixed else []
+    xlabel = (xlabel or value) + (f"; filled: {filled}" if filled else "")
     labels = distinct(shortened(_label(row), 46) for row in rows)
     height = max(LEAST_HEIGHT, 110 + len(rows) * max(ROW, ROW_OF_SEVERAL * len(named)))
     ticks = list(zip(position.values(), labels, strict=True))
     return hv.Overlay(layers).opts(
-        width=700, height=height, xlabel=xlabel or value, ylabel="", yticks=ticks, ylim=(-0.6, len(rows) - 0.4),
+        width=700, height=height, xlabel=xlabel, ylabel="", yticks=ticks, ylim=(-0.6, len(rows) - 0.4),
         show_grid=True, show_legend=len(named) > 1, padding=0.05, **LEGEND_ABOVE, **FIGURE,
     )  # fmt: skip
 
@@ -146,7 +151,7 @@ def correlations(
     if kind not in KINDS:
         raise UnitlabError(f"kind is {kind!r}; expected one of {', '.join(KINDS)}")
     named = {"": tables} if isinstance(tables, pd.DataFrame) else dict(tables)
-    shown = {}
+    shown, sure = {}, f"q ≤ {ALPHA:g}"
     for label, table in named.items():
         if not isinstance(table, pd.DataFrame) or not {"x", "y", kind, f"{kind}_q"} <= set(table.columns):
             raise UnitlabError("plots.correlations takes tables that unitlab.correlations(ds) gives")
@@ -154,6 +159,6 @@ def correlations(
         if rows.empty:
             raise UnitlabError(f"the table {label!r} has no {y!r}. {nearest_names(y, sorted(set(table.y)))}")
         rows = rows.sort_values(kind, ascending=False, na_position="last")
-        shown[label] = rows.assign(sure=rows[f"{kind}_q"] <= ALPHA).set_index("x")
+        shown[label] = rows.assign(**{sure: rows[f"{kind}_q"] <= ALPHA}).set_index("x")
     what = f"{kind.capitalize()} correlation with {quantity(y).label}"
-    return intervals(shown, kind, f"{kind}_low", f"{kind}_high", filled="sure", xlabel=what).opts(xlim=(-1, 1))
+    return intervals(shown, kind, f"{kind}_low", f"{kind}_high", filled=sure, xlabel=what).opts(xlim=(-1, 1))

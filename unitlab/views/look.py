@@ -19,6 +19,8 @@ def plain(plot: Any, _element: Any) -> None:
         axis.axis_label_text_font_style = "normal"
         axis.minor_tick_line_alpha = 0
         axis.major_tick_in = 0
+    for bar in figure.right:
+        bar.update(**{name: "normal" for name in ("title_text_font_style", "axis_label_text_font_style") if hasattr(bar, name)})
 
 
 # a wheel over a figure scrolls the page until the reader picks the zoom

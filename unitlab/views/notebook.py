@@ -16,17 +16,23 @@ from unitlab.views.kernel import running_kernel
 
 __all__: list[str] = []
 
-_cells: list[str | None] = []
+# page → the cell whose output holds Bokeh for it
+_cells: dict[str | None, str | None] = {}
 
 
 def _load_bokeh_once() -> None:
-    """For plots: in one cell's output, and again when that cell runs again and loses its output."""
+    """For plots: in one cell's output, and again when that cell runs again and loses its output, or in a page loaded anew.
+
+    A page that is loaded again asks the kernel under another session; what it had loaded is gone, and the output that held it
+    may be cleared.
+    """
     kernel = running_kernel()
     if kernel is None:
         return
-    cell = kernel.get_parent("shell").get("metadata", {}).get("cellId")
-    if not _cells or (cell is not None and cell in _cells):
-        _cells[:] = [cell]
+    parent = kernel.get_parent("shell")
+    page, cell = parent.get("header", {}).get("session"), parent.get("metadata", {}).get("cellId")
+    if page not in _cells or (cell is not None and cell == _cells[page]):
+        _cells[page] = cell
         load_bokeh()
 
 
@@ -38,8 +44,9 @@ def _shown(drawn: Any) -> tuple[dict[str, str], dict[str, Any]] | None:
         bundle: tuple[dict[str, str], dict[str, Any]] | None = pprint_display(drawn)
         return bundle
     _load_bokeh_once()
-    script, place = components(hv.render(drawn, backend="bokeh"))
-    return {"text/html": place + script}, {}
+    figure = hv.render(drawn, backend="bokeh")
+    script, place = components(figure)
+    return {"text/html": f'{place}{script}<script>window.unitlabFigures?.show("{figure.id}")</script>'}, {}
 
 
 extension("bokeh")

@@ -53,7 +53,7 @@ def partners(found: xr.Dataset) -> hv.Overlay:
     layers = [others.opts(color=GREY, size=3, alpha=0.35, line_alpha=0)]
     a, b = np.nonzero(paired)
     null, above = found["correlation_null"].values[a], found["partner_excess"].values[a] > 0
-    for label, shown, fill in (("partners above chance", above, 0.85), ("partners", ~above, 0.0)):
+    for label, shown, fill in (("partners above chance", above, 0.85), ("partners within chance", ~above, 0.0)):
         columns = (r[a, b], damage[a, b], number[a], found["unit_b"].values[b], null)
         points = hv.Points([*zip(*(column[shown] for column in columns), strict=True)], [across, up], extra, label=label)
         layers.append(points.opts(color=BLUE, line_color=BLUE, fill_alpha=fill, size=8, line_width=1.5, tools=["hover"]))

@@ -14,6 +14,7 @@ from unitlab.analysis.correlations import chosen, fitted_line, measures
 from unitlab.analysis.damage import damage
 from unitlab.analysis.requirements import unit_position
 from unitlab.errors import UnitlabError, nearest_names
+from unitlab.named_studies import takes_names
 from unitlab.views import notebook as notebook
 from unitlab.views.curves import cumulative as cumulative
 from unitlab.views.findings import coefficient
@@ -21,9 +22,11 @@ from unitlab.views.gallery import top_images as images
 from unitlab.views.importance import important as important
 from unitlab.views.intervals import correlations as correlations
 from unitlab.views.intervals import intervals as intervals
+from unitlab.views.legend import legend_entry
 from unitlab.views.look import BLUE, FIGURE, GREEN, GREY, LEGEND_ABOVE, ORANGE
 from unitlab.views.null_band import null_band
 from unitlab.views.partners import partners as partners
+from unitlab.views.saving import save as save
 from unitlab.views.seeds import seeds as seeds
 from unitlab.views.words import distinct, isolated, quantity, shortened
 
@@ -38,6 +41,7 @@ __all__ = [
     "important",
     "intervals",
     "partners",
+    "save",
     "seeds",
     "units",
 ]
@@ -45,6 +49,10 @@ __all__ = [
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+# what marks say, as legends have it
+FILLED, HOLLOW = f"p ≤ {ALPHA:g}, specific classes", f"hollow: p > {ALPHA:g}"
 
 
 def _dimension(name: str) -> tuple[hv.Dimension, float]:
@@ -60,9 +68,10 @@ def _titled(ds: xr.Dataset, text: str) -> str:
 
 def _known(ds: xr.Dataset) -> xr.Dataset:
     """Measures of a study; a dataset that has them already is taken as it is."""
-    return ds if "p_specific" in ds and "class_selectivity" in ds else measures(ds)
+    return ds if "p_specific" in ds and "class_selectivity" in ds else measures(ds, progress=True)
 
 
+@takes_names
 def units(
     ds: xr.Dataset,
     x: str = "overall_drop",
@@ -76,7 +85,7 @@ def units(
     Parameters
     ----------
     ds
-        A study, or measures of it.
+        A study, its name or path, or measures of it.
     x, y, color
         Variables over ``unit`` of `unitlab.attributes` or `unitlab.damage`.
     unit
@@ -129,10 +138,12 @@ def units(
     if f"{y}_null" in known and x == "overall_drop":
         band = null_band(values_x, known[f"{y}_null"].values * by_y)
         layers.append(hv.Area(band, across, up, label="95 % of chance").opts(color=GREY, alpha=0.25, line_alpha=0))
-    for label, some, fill in (("significant", significant, 0.85), ("not significant", ~significant, 0.0)):
+    for label, some, fill in ((FILLED, significant, 0.85), (HOLLOW, ~significant, 0.0)):
         rows = [tuple(column[place] for column in columns) for place in np.flatnonzero(some)]
-        points = hv.Points(rows, [across, up], extra, label=label)
+        points = hv.Points(rows, [across, up], extra, label=label if color is None else "")
         layers.append(points.opts(size=8, fill_alpha=fill, line_color=style["color"], line_width=1.5, tools=["hover"], **style))
+        if color is not None:
+            layers.append(legend_entry([across, up], label, color=GREY, line_color=GREY, fill_alpha=fill))
     if unit is not None:
         place = unit_position(known, unit)
         mark = hv.Points(([values_x[place]], [values_y[place]]), [across, up], label=f"unit {unit}")
@@ -143,6 +154,7 @@ def units(
     )  # fmt: skip
 
 
+@takes_names
 def classes(ds: xr.Dataset, unit: int, *, n_damaged: int = 10, n_helped: int = 3) -> hv.Overlay:
     """What one unit's ablation costs the classes: the most damaged and the most helped, with 95 % intervals.
 
@@ -172,7 +184,8 @@ def classes(ds: xr.Dataset, unit: int, *, n_damaged: int = 10, n_helped: int = 3
     names = distinct([f"{isolated(shortened(categories[k]))} ({int(images_of[k])})" for k in shown])
     significant = row["q_value"].values[shown] <= ALPHA
     low, high = 100 * row["drop_low"].values[shown], 100 * row["drop_high"].values[shown]
-    kind, size = hv.Dimension("class", label="class (images)"), hv.Dimension("drop", label="accuracy drop", unit="points")
+    kind = hv.Dimension("class", label="class (images)")
+    size = hv.Dimension("drop", label="accuracy drop", unit=f"points; filled: q ≤ {ALPHA:g}")
     face = [ORANGE if value > 0 else GREEN if value < 0 else GREY for value in drop[shown]]
     q = row["q_value"].values[shown]
     extra = [size, hv.Dimension("q"), "face", "fill"]
@@ -192,6 +205,7 @@ def classes(ds: xr.Dataset, unit: int, *, n_damaged: int = 10, n_helped: int = 3
     )
 
 
+@takes_names
 def accuracies(ds: xr.Dataset, *, unit: int | None = None) -> hv.Overlay:
     """What damage is made of: drop of precision (up) against drop of recall (across), in points, of cells (unit, class).
 
@@ -202,7 +216,7 @@ def accuracies(ds: xr.Dataset, *, unit: int | None = None) -> hv.Overlay:
     Parameters
     ----------
     ds
-        A study, or what `unitlab.damage` gives.
+        A study, its name or path, or what `unitlab.damage` gives.
     unit
         Number of a unit.
 
@@ -241,17 +255,19 @@ def accuracies(ds: xr.Dataset, *, unit: int | None = None) -> hv.Overlay:
         layers.append(dots.opts(color=colour, size="size", fill_alpha=0.4, line_color=colour, tools=["hover"]))
     title = _titled(found, f"{len(recall)} {'damaged cells' if unit is None else f'classes of unit {unit}'}")
     return hv.Overlay(layers).opts(
-        width=600, height=410, show_grid=True, title=title, padding=0.06, **LEGEND_ABOVE, **FIGURE
+        width=600, height=410, show_grid=True, title=title, padding=0.06, xlabel="recall drop (points)", ylabel=up.pprint_label,
+        **LEGEND_ABOVE, **FIGURE,
     )  # fmt: skip
 
 
+@takes_names
 def confusion(ds: xr.Dataset, unit: int, category: str | None = None, *, most: int = 12) -> hv.Overlay:
     """Where the images go that an ablation moves: lost ones of each pair of classes to the right, won ones to the left.
 
     Parameters
     ----------
     ds
-        A study.
+        A study, or its name or path.
     unit
         Number of the unit.
     category
@@ -298,6 +314,7 @@ def confusion(ds: xr.Dataset, unit: int, category: str | None = None, *, most: i
     )  # fmt: skip
 
 
+@takes_names
 def correlation(ds: xr.Dataset, x: str = "class_selectivity", y: str = "max_class_drop_crossfit") -> hv.Overlay:
     """Every unit as a point, the least-squares line with the 95 % band of the mean, and both coefficients.
 

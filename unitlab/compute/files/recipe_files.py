@@ -73,11 +73,11 @@ class RecipeFiles:
         """The network with its weights, in eval mode."""
         recipe = self.recipe
         if recipe.weights is None:
-            network = self._network()
+            network = untrained_network(recipe)
         else:
             path = self._weights_file()
             state = read_state_dict(path, recipe.weights.within, recipe.weights.renamed)
-            network = load_parameters(self._network(), state, path, recipe.images.categories)
+            network = load_parameters(untrained_network(recipe), state, path, recipe.images.categories)
         return network.eval()
 
     def images(self) -> ImageSource:
@@ -108,20 +108,13 @@ class RecipeFiles:
 
     def transform(self) -> Callable[[Any], Any] | None:
         """From a picture to what the network sees; None where the recipe has none."""
-        given = self.recipe.transform
-        if self.recipe.images.address in IMAGE_SETS:
-            like = bundled_images(self.recipe.images.address)
-            *size, channels = like.pictures[:1].shape[1:]
-            shown = [transforms.Grayscale(channels), transforms.Resize(size)] if channels == 1 else [transforms.Resize(size)]
-            return transforms.Compose([*shown, transforms.ToTensor(), transforms.Normalize(like.mean, like.deviation)])
-        if given is None:
-            return None
-        if isinstance(given, Transform):
-            shown = [transforms.Resize(given.resize), transforms.CenterCrop(given.crop), transforms.ToTensor()]
-            return transforms.Compose([*shown, transforms.Normalize(given.mean, given.deviation)])
-        if isinstance(given, str) and given.startswith("torchvision:"):
-            return needs.torchvision_weights(given).transforms()  # type: ignore[attr-defined]
-        return _function(given)
+        if self.recipe.images.address not in IMAGE_SETS:
+            return _transform(self.recipe)
+        like = bundled_images(self.recipe.images.address)
+        *size, channels = like.pictures[:1].shape[1:]
+        shown = [transforms.Grayscale(channels)] if channels == 1 else []
+        steps = [*shown, transforms.Resize(size), transforms.ToTensor(), transforms.Normalize(like.mean, like.deviation)]
+        return transforms.Compose(steps)
 
     def attrs(self) -> dict[str, Any]:
         """What the study says of the files: call it after `model` and `images`."""
@@ -135,21 +128,6 @@ class RecipeFiles:
         content = {name: str(path) for name, path in given.items() if path is not None}
         if content:
             needs.remember_files(self.recipe.name, {**content, "any_weights": self.any_weights})
-
-    def _network(self) -> nn.Module:
-        recipe = self.recipe
-        try:
-            network = _function(recipe.network)(**recipe.options)
-        except UnitlabError:
-            raise
-        except Exception as error:
-            raise UnitlabError(
-                f"the network of '{recipe.name}' cannot be built by {recipe.network} with {dict(recipe.options)}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        if not isinstance(network, nn.Module):
-            raise UnitlabError(f"{recipe.network} of '{recipe.name}' returns a {type(network).__name__}, not a torch network")
-        return network
 
     def _weights_file(self) -> Path:
         weights, given = self.recipe.weights, self.given_weights
@@ -212,6 +190,45 @@ class RecipeFiles:
         return folder
 
 
+def untrained_network(recipe: Recipe) -> nn.Module:
+    """What the recipe's function builds, before any weights of a file."""
+    try:
+        network = _function(recipe.network)(**recipe.options)
+    except UnitlabError:
+        raise
+    except Exception as error:
+        raise UnitlabError(
+            f"the network of '{recipe.name}' cannot be built by {recipe.network} with {dict(recipe.options)}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise UnitlabError(f"{recipe.network} of '{recipe.name}' returns a {type(network).__name__}, not a torch network")
+    return network
+
+
+def refuse_missing(recipe: Recipe) -> None:
+    """Refuse a recipe whose functions, weights or images are not on this machine; what is downloaded is not looked for."""
+    _function(recipe.network)
+    _transform(recipe)
+    address = "" if recipe.weights is None else recipe.weights.address
+    if address and not (needs.is_url(address) or address.startswith(("torchvision:", "package:"))):
+        _existing(address, "weights")
+    if recipe.images.address not in IMAGE_SETS and not needs.is_url(recipe.images.address):
+        _existing(recipe.images.address, "images")
+
+
+def _transform(recipe: Recipe) -> Callable[[Any], Any] | None:
+    given = recipe.transform
+    if given is None:
+        return None
+    if isinstance(given, Transform):
+        shown = [transforms.Resize(given.resize), transforms.CenterCrop(given.crop), transforms.ToTensor()]
+        return transforms.Compose([*shown, transforms.Normalize(given.mean, given.deviation)])
+    if isinstance(given, str) and given.startswith("torchvision:"):
+        return needs.torchvision_weights(given).transforms()  # type: ignore[attr-defined]
+    return _function(given)
+
+
 def _existing(given: str | Path | None, what: str) -> Path | None:
     if given is None:
         return None
@@ -219,7 +236,7 @@ def _existing(given: str | Path | None, what: str) -> Path | None:
     fits = path.is_file() if what == "weights" else path.is_dir() or (path.is_file() and is_archive(path))
     if not fits:
         kind = "file" if what == "weights" else "folder, zip or tar archive"
-        raise UnitlabError(f"there is no {kind} {path}; give another one with --{what}")
+        raise UnitlabError(f"there is no {kind} {path}; give another one ({what})")
     return Path(os.path.abspath(path))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("unitlab")
+# what the axes of the layers stand for
+WORKED_OUT: dict[str, Any] = {"basis": None, "power": None, "directions": None, "subtract": None}
 
 
 def ablate(  # noqa: PLR0913  the public call
@@ -49,6 +51,9 @@ def ablate(  # noqa: PLR0913  the public call
     unit_dim: int | Mapping[str, int] | None = None,
     ablation: str = "zero",
     basis: str | np.ndarray | torch.Tensor | None = None,
+    power: float | None = None,
+    directions: np.ndarray | torch.Tensor | None = None,
+    subtract: Callable[[torch.Tensor], torch.Tensor] | None = None,
     labels: str = "given",
     store: str | Path | None = None,
     device: str | torch.device | None = None,
@@ -85,6 +90,16 @@ def ablate(  # noqa: PLR0913  the public call
         the activations, by descending variance) or an orthogonal matrix (direction, channel) whose rows are the
         directions. At every position x becomes x − ((x − y)·v) v, with y what ``ablation`` replaces units by: 0, their
         mean, their map on another image. ``units`` then picks directions.
+    power
+        How far the basis is turned from the units' own axes: R^α with α from 0 (the units) to 1 (the basis), each plane of
+        the rotation R by α of its angle. ``basis="random", power=0.3`` is called "random-0-power-0.3".
+    directions
+        Any directions (direction, channel), as of a dictionary, concept activation vectors or a class's weights: each is
+        ablated alone, as those of a basis are. They need not be at right angles, and may be more than channels; they are
+        divided by their lengths, which the log and the attribute "directions" say. What they remove need not sum to one.
+    subtract
+        Codes of your own for ``directions``, (image, direction, …), from the layer's values (image, channel, …) in float32,
+        such as an autoencoder's: without direction i, x then becomes x − zᵢ vᵢ, with the direction as long as it is given.
     labels
         "given", or "predicted": the network's own predictions serve as labels.
     store
@@ -138,8 +153,8 @@ def ablate(  # noqa: PLR0913  the public call
     2
     """
     request = SweepRequest(
-        layer, units=units, ablation=ablation, basis=basis, labels=labels,
-        precision=precision, batch_size=batch_size, memory=memory, seed=seed, output=output, unit_dim=unit_dim,
+        layer, units=units, ablation=ablation, basis=basis, power=power, directions=directions, subtract=subtract,
+        labels=labels, precision=precision, batch_size=batch_size, memory=memory, seed=seed, output=output, unit_dim=unit_dim,
     )  # fmt: skip
     found = run_sweep(model, images, request, store=store, device=device, progress=progress, attrs=attrs, client=client)
     return next(iter(found.values())) if request.one_layer else found
@@ -218,7 +233,7 @@ class _Sweep:
                 compute_shards(plan, source, study, self.progress)
             else:
                 # workers take the axes as they are
-                request = replace(plan.request, basis=None, axes=tuple(layer.basis for layer in plan.layers))
+                request = replace(plan.request, **WORKED_OUT, axes=tuple(layer.basis for layer in plan.layers))
                 pool.compute(plan, self.model, source, request, study, self.progress)
             write_study(store, self._groups(study))
             study.remove()
@@ -239,6 +254,8 @@ class _Sweep:
                 "%s (%s), %d units: %s; %s", layer.name, layer.site.text, len(layer.units), layer.layout.text,
                 layer.engine.strategy,
             )  # fmt: skip
+            if layer.basis is not None and layer.basis.note:
+                log.info("  %d directions: %s", len(layer.basis.matrix), layer.basis.note)
             undefined = undefined_attributes(plan, layer)
             if undefined:
                 log.info("  undefined for %s: %s", layer.name, undefined)
@@ -337,8 +354,8 @@ def plans_left(plan: SweepPlan, model: nn.Module, source: ImageSource, store: st
                 plan.request,
                 layer=[layer.name for layer in layers],
                 units=units,
-                basis=None,
-                axes=None if plan.request.basis is None else tuple(layer.basis for layer in layers),
+                **WORKED_OUT,
+                axes=None if layers[0].basis is None else tuple(layer.basis for layer in layers),
             ),
             plan.network.device,
         )

@@ -100,9 +100,9 @@ class LayerSums:
 
     def __init__(self, layer: LayerPlan, plan: SweepPlan) -> None:
         self.layer, self.dtype = layer, plan.prediction_dtype
-        what = (layer.units, plan.network.categories, layer.layout.patches)
-        self.units = ActivationStatistics(*what)
-        self.directions = None if layer.basis is None else ActivationStatistics(*what)
+        known = (plan.network.categories, layer.layout.patches)
+        self.units = ActivationStatistics(layer.channels, *known)
+        self.directions = None if layer.basis is None else ActivationStatistics(layer.units, *known)
         self.predictions: list[np.ndarray] = []
         self.drops: list[np.ndarray] = []
         self.removed, self.energy = np.zeros(len(layer.units)), np.zeros(())
@@ -118,12 +118,18 @@ class LayerSums:
         self.units.add(value, first_order, *known)
         if basis is not None and self.directions is not None:
             self.directions.add(basis.coordinates(value), None, *known)
-            change = basis.coordinates(change)
+            whole, change = change, basis.change(value, value - change)
+            if not basis.orthogonal:
+                self.energy = self.energy + whole.square().sum(dtype=torch.float64).cpu().numpy()
+                change = change * torch.as_tensor(np.linalg.norm(basis.matrix, axis=1)).to(change).reshape(
+                    -1, *[1] * (change.dim() - 2)
+                )
         # map by map in the values' own precision, in float64 over the images
         squares = change.square()
         by_image = squares.flatten(2).sum(2) if squares.dim() > 2 else squares
         square = by_image.sum(0, dtype=torch.float64).cpu().numpy()
-        self.energy = self.energy + square.sum()
+        if basis is None or basis.orthogonal:
+            self.energy = self.energy + square.sum()
         self.removed += square[self.layer.units]
 
     def result(self) -> LayerShard:

@@ -11,6 +11,7 @@ from unitlab.analysis.accuracies import accuracy_interval
 from unitlab.analysis.attributes import own_attributes
 from unitlab.analysis.comparisons.two_ablations import compare
 from unitlab.analysis.correlations import fitted_line
+from unitlab.analysis.damage import LEAST_CHANGED, enough_images
 from unitlab.analysis.requirements import class_positions
 from unitlab.errors import UnitlabError
 from unitlab.schema import VARIABLES
@@ -80,7 +81,12 @@ def finding(study: MeasuredStudy, unit: int) -> Finding:
 def _class(study: MeasuredStudy, ask: Ask) -> Ask:
     k = study.category_position(ask["category"])
     drop, low, high = (study.drops[name][:, k] for name in ("accuracy_drop", "drop_low", "drop_high"))
-    return {"drop": drop, "low": low, "high": high, "q": study.q[:, k]}
+    answer: Ask = {"drop": drop, "low": low, "high": high, "q": study.q[:, k]}
+    if study.complete:
+        changed = study.measures["n_changed"].values[:, k]
+        of = "clusters of images" if "cluster" in study.ds else "images"
+        answer["tested"] = enough_images(int((changed >= LEAST_CHANGED).sum()), len(changed), cells="units", observations=of)
+    return answer
 
 
 def _fit(study: MeasuredStudy, ask: Ask) -> Ask:

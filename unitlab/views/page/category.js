@@ -40,7 +40,7 @@ function categoryTab(app, panel) {
     }));
     roving(body, "tr");
     hurts.replaceChildren(element("h3", {}, "Its most important units: accuracy drop of the class, points (95 % interval)"), element("table", { class: "ul-bars ul-unit-bars" }, body),
-      element("p", { class: "ul-note" }, "Filled: q ≤ 0.05. The largest of many drops are biased upward; the intervals are of each unit by itself."));
+      element("p", { class: "ul-note" }, "Filled: q ≤ 0.05. The largest of many drops are biased upward; the intervals are of each unit by itself.", rows.tested ? ` ${rows.tested}` : ""));
   }
   function draw() {
     const name = state.category, worst = app.worst(source.study.place.get(state.unit));

@@ -19,6 +19,7 @@ from unitlab.analysis.requirements import unit_position
 from unitlab.catalog import load, with_thumbnails
 from unitlab.errors import UnitlabError
 from unitlab.files import write_whole
+from unitlab.progress import stages
 from unitlab.views.findings import study_finding
 from unitlab.views.page import script, text_of
 from unitlab.views.report.content import content, definitions, provenance, table_rows, title
@@ -30,7 +31,9 @@ MOST_UNITS = 512
 Progress = Callable[[int, int], None]
 
 
-def report(ds_or_name: xr.Dataset | str | Path, path: str | Path, *, units: Iterable[int] | None = None) -> Path:
+def report(
+    ds_or_name: xr.Dataset | str | Path, path: str | Path, *, units: Iterable[int] | None = None, progress: bool = True
+) -> Path:
     """Write a study as one HTML file that can be mailed: it needs no kernel, no server and no network.
 
     Every unit is a point beside the finding about it, its drops by class with interval and significance, and its top images
@@ -44,6 +47,8 @@ def report(ds_or_name: xr.Dataset | str | Path, path: str | Path, *, units: Iter
         The file to write; an older one of that name is replaced.
     units
         Numbers of the units to include, at most 512. Default: all.
+    progress
+        Show a bar where it takes more than two seconds.
 
     Returns
     -------
@@ -66,7 +71,10 @@ def report(ds_or_name: xr.Dataset | str | Path, path: str | Path, *, units: Iter
     target = Path(path).expanduser()
     if target.is_dir() or not target.parent.is_dir():
         raise UnitlabError(f"{target} cannot be written: give a file name in a folder that exists")
-    return write(page(ds, measures(ds), units), target)
+    known = measures(ds, progress=progress)
+    with stages("report", known.sizes["unit"] if units is None else len(units := list(units)), progress) as begin:
+        text = page(ds, known, units, progress=lambda done, of: begin(f"unit {done} of {of}"))
+    return write(text, target)
 
 
 def write(text: str, target: Path) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from unitlab.analysis import ALPHA, LEVEL
+from unitlab.analysis import LEVEL
 from unitlab.analysis.requirements import class_positions
 from unitlab.schema import VARIABLES
 from unitlab.version import __version__
@@ -211,7 +211,7 @@ def provenance(ds: xr.Dataset, known: xr.Dataset) -> str:
     settings = known.attrs
     statistics = (
         f"{100 * float(settings.get('level', LEVEL)):g} % intervals, tests by {'cluster' if 'cluster' in ds else 'image'}",
-        f"in {settings['n_tested']:,} of {settings['n_cells']:,} unit–class pairs enough images change for p ≤ {ALPHA:g}",
+        str(settings["tested"]).rstrip("."),
         f"{settings['n_splits']} splits, seed {settings['seed']}",
         f"reliability {number(float(known['reliability']))}",
     )

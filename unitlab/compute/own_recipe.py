@@ -1,0 +1,110 @@
+"""Recipes of the user's own, checked when they are added."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unitlab.compute.engine.layers import layer_names
+from unitlab.compute.files.recipe_files import refuse_missing, untrained_network
+from unitlab.errors import UnitlabError, nearest_names
+from unitlab.recipes import Recipe, Transform
+from unitlab.recipes.own import keep_recipe, new_recipe
+
+
+def add_recipe(  # noqa: PLR0913  the public call
+    name: str,
+    *,
+    network: str | Callable[..., Any],
+    images: str | Path,
+    layers: str | Sequence[str],
+    weights: str | Path | None = None,
+    sha256: str = "",
+    within: str = "",
+    renamed: Mapping[str, str] | None = None,
+    transform: Transform | str | Callable[..., Any] | None = None,
+    categories: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    title: str = "",
+) -> Recipe:
+    """Give a study of one's own a name: `studies` lists it, ``unitlab compute NAME`` computes it, `load` opens it.
+
+    The recipe is kept in unitlab's folder, as text. Adding one of the same name again replaces it.
+
+    Parameters
+    ----------
+    name
+        Letters, digits, ``_``, ``-`` and ``.``.
+    network
+        What builds the network: a function, or ``"module:function"`` or ``"file.py:function"``. It is called once, to see
+        whether it has the layers; where weights are given, without memory for its parameters. A function that was defined in a
+        notebook or a script is known to this process alone.
+    images
+        A folder with a folder per class, the URL of a zip or tar archive of one, or a bundled set.
+    layers
+        The layers to silence; the last is the study's default.
+    weights
+        File or URL with the state dict; without, ``network`` returns a trained network.
+    sha256
+        Of the weights file, all hexadecimal digits or the first; a file with another one is refused.
+    within
+        Key of the state dict inside a checkpoint (``"state_dict"``).
+    renamed
+        Regular expression → replacement, from the file's names of parameters to the network's.
+    transform
+        A `unitlab.recipes.Transform`, ``"torchvision:ResNet18_Weights.IMAGENET1K_V1"``, or a function as for ``network``.
+    categories
+        Class names in the order of the logits; default the folders' names, sorted.
+    options
+        Keyword arguments of the function.
+    title
+        Of the network, for people; default its function's name.
+
+    Returns
+    -------
+    Recipe
+
+    Raises
+    ------
+    UnitlabError
+        A name that is taken by a recipe of unitlab or cannot be a file's; options that are no plain values; a function that
+        cannot be found or called with them; a layer that the network has not; a folder, archive or file that is not there.
+
+    Examples
+    --------
+    >>> import unitlab
+    >>> mine = unitlab.add_recipe(
+    ...     "resnet18_birds", network="torchvision.models:resnet18", options={"num_classes": 200},
+    ...     weights="resnet18_birds.pth", images="birds/val", layers="layer4",
+    ...     transform=unitlab.recipes.Transform(resize=256, crop=224),
+    ... )  # doctest: +SKIP
+    """
+    recipe = new_recipe(
+        name, network=network, images=images, layers=layers, weights=weights, sha256=sha256, within=within, renamed=renamed,
+        transform=transform, categories=categories, options=options, title=title,
+    )  # fmt: skip
+    refuse_missing(recipe)
+    built = _built(recipe)
+    modules = dict(built.named_modules())
+    for layer in recipe.layers:
+        called = str(layer).partition("#")[0].removesuffix(":pre")
+        if called != "all" and called not in [*modules, *layer_names(built)]:
+            near = nearest_names(called, [*layer_names(built), *filter(None, modules)])
+            raise UnitlabError(f"the network of the recipe {name!r} has no layer {layer!r}. {near}")
+    return keep_recipe(recipe)
+
+
+def _built(recipe: Recipe) -> nn.Module:
+    """The network; without values where they come from a file, if its function can do without."""
+    with torch.random.fork_rng(devices=[]):
+        if recipe.weights is not None:
+            try:
+                with torch.device("meta"):
+                    return untrained_network(recipe)
+            except UnitlabError:
+                pass  # its function looks at values
+        return untrained_network(recipe)
