@@ -6,13 +6,14 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Union, overload
 
-import xarray as xr
+if TYPE_CHECKING:
+    import xarray as xr
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Study = xr.Dataset | str | Path
+Study = Union["xr.Dataset", str, Path]
 # annotations of parameters that are studies; where a text has a meaning of its own, it is left alone
 STUDIES = {
     "xr.Dataset", "xr.Dataset | None", "xr.Dataset | Sequence[xr.Dataset]", "Mapping[str, xr.Dataset]",
@@ -51,7 +52,7 @@ def _opened(study: Any) -> Any:
         from unitlab.catalog import load
 
         return load(study)
-    if isinstance(study, Mapping) and not isinstance(study, xr.Dataset):
+    if isinstance(study, dict):
         return {name: _opened(one) for name, one in study.items()}
     if isinstance(study, list | tuple):
         return [_opened(one) for one in study]
