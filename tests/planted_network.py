@@ -19,13 +19,7 @@ def planted(seed: int) -> tuple[nn.Module, TensorDataset, int, np.ndarray]:
     serve each class, either of which would do; of the planted class the second unit is cut off from the output.
     """
     random = np.random.default_rng(seed)
-    patterns = random.normal(size=(CLASSES, 3, 3))
-    patterns /= np.linalg.norm(patterns, axis=(1, 2), keepdims=True)
-    label = np.arange(CLASSES * PER_CLASS) % CLASSES
-    pixels = 0.25 * random.normal(size=(len(label), 1, SIZE, SIZE))
-    for image, k in enumerate(label):
-        row, column = random.integers(0, SIZE - 2, 2)
-        pixels[image, 0, row : row + 3, column : column + 3] += 2 * patterns[k]
+    pixels, label, patterns, _ = _pictures(random)
     unit_class = random.permutation(np.repeat(np.arange(CLASSES), 2))
     category = int(random.integers(CLASSES))
     unit, cut_off = random.permutation(np.flatnonzero(unit_class == category))
@@ -47,3 +41,22 @@ def planted(seed: int) -> tuple[nn.Module, TensorDataset, int, np.ndarray]:
         network.fc.weight.copy_(torch.from_numpy(weight))
         network.fc.bias.zero_()
     return network.eval(), TensorDataset(torch.from_numpy(pixels).float(), torch.from_numpy(label)), int(unit), unit_class
+
+
+def planted_label_images(seed: int) -> np.ndarray:
+    """(image, row, column): 1 + the class where the images of `planted` show its pattern, 0 elsewhere."""
+    return _pictures(np.random.default_rng(seed))[3]
+
+
+def _pictures(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels, labels, patterns of the classes, and where they are."""
+    patterns = random.normal(size=(CLASSES, 3, 3))
+    patterns /= np.linalg.norm(patterns, axis=(1, 2), keepdims=True)
+    label = np.arange(CLASSES * PER_CLASS) % CLASSES
+    pixels = 0.25 * random.normal(size=(len(label), 1, SIZE, SIZE))
+    where = np.zeros((len(label), SIZE, SIZE), np.int64)
+    for image, k in enumerate(label):
+        row, column = random.integers(0, SIZE - 2, 2)
+        pixels[image, 0, row : row + 3, column : column + 3] += 2 * patterns[k]
+        where[image, row : row + 3, column : column + 3] = k + 1
+    return pixels, label, patterns, where

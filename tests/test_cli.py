@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,14 @@ def test_compute_verify_and_load(capsys: pytest.CaptureFixture[str], own_home: P
     assert main(["compute", "vgg_fashion", "--units", "3,5,10-12", "--device", "cpu"]) == 0
     shown = capsys.readouterr().out
     assert "worst class" in shown and "overall drop" in shown and "unitlab.load('vgg_fashion+units')" in shown
+    damage = unitlab.damage("vgg_fashion+units")
+    rows = {int(line.split()[0]): line.split()[-4:] for line in shown.splitlines() if re.match(r" +\d+  ", line)}
+    assert set(rows) == {3, 5, 10, 11, 12} and "cross-fitted" in shown and "p specific" in shown
+    for unit, row in rows.items():
+        of = damage.sel(unit=unit)
+        values = [100 * float(of.max_class_drop), 100 * float(of.max_class_drop_crossfit), float(of.p_specific)]
+        assert [*map(float, row)] == pytest.approx([*values, 100 * float(of.overall_drop)], abs=0.051)
+    assert damage.attrs["tested"] in shown
     bundled = unitlab.load("vgg_fashion")
     assert bundled.sizes["unit"] == 64, "a trial takes over no name"
     ds = unitlab.load("vgg_fashion+units")

@@ -16,7 +16,7 @@ from unitlab.named_studies import STUDIES, takes_names
 
 FUNCTIONS = [getattr(unitlab, name) for name in unitlab.__all__] + [getattr(plots, name) for name in plots.__all__]
 # results of other calls; of unitlab.cumulative, texts with a meaning of their own
-NO_STUDIES = {"important", "partners", "seeds", "cumulative"}
+NO_STUDIES = {"comparison", "partners", "seeds", "cumulative"}
 
 
 def test_every_call_that_takes_a_study_takes_its_name() -> None:

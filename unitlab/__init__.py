@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from unitlab.analysis.discrimination import discrimination as _discrimination
     from unitlab.analysis.regression import regression as _regression
     from unitlab.analysis.training_choices import training_choices as training_choices
+    from unitlab.analysis.training_choices import training_effects as training_effects
     from unitlab.catalog import load as load
     from unitlab.catalog import studies as studies
     from unitlab.compute.cumulative import cumulative as cumulative
+    from unitlab.compute.dissect import dissect as dissect
     from unitlab.compute.estimate import estimate as estimate
     from unitlab.compute.images.datasets import images as images
     from unitlab.compute.network import network as network
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from unitlab.concepts.importance import important_to as _important_to
     from unitlab.concepts.partners import match as _match
     from unitlab.views import plots as plots
+    from unitlab.views.description import describe as _describe
     from unitlab.views.explorer import explore as explore
     from unitlab.views.report import report as report
 
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
     confusion = takes_names(_confusion)
     correlations = takes_names(_correlations)
     damage = takes_names(_damage)
+    describe = takes_names(_describe)
     discrimination = takes_names(_discrimination)
     important_to = takes_names(_important_to)
     match = takes_names(_match)
@@ -80,7 +84,9 @@ _WHERE = {
     "correlations": "unitlab.analysis.correlations",
     "cumulative": "unitlab.compute.cumulative",
     "damage": "unitlab.analysis.damage",
+    "describe": "unitlab.views.description",
     "discrimination": "unitlab.analysis.discrimination",
+    "dissect": "unitlab.compute.dissect",
     "estimate": "unitlab.compute.estimate",
     "explore": "unitlab.views.explorer",
     "important_to": "unitlab.concepts.importance",
@@ -97,6 +103,7 @@ _WHERE = {
     "stamps": "unitlab.compute.images.stamps",
     "studies": "unitlab.catalog",
     "training_choices": "unitlab.analysis.training_choices",
+    "training_effects": "unitlab.analysis.training_choices",
     "units_of": "unitlab.concepts.class_dependence",
     "verify": "unitlab.compute.verify",
 }

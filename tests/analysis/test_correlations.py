@@ -70,6 +70,25 @@ def test_a_second_study_is_sampled_with_the_first(study: xr.Dataset) -> None:
         unitlab.correlations(study, other=again.isel(unit=slice(5)))
 
 
+def test_a_second_study_that_is_assigned_has_no_interval_without_its_estimate() -> None:
+    """Its drops are measured on the same images, whose luck both share: one side alone gives no interval."""
+    one = simulated_study(30, 6, 300, 3, flip_rate=0.2)
+    after = one.prediction.values.copy()
+    random = np.random.default_rng(0)
+    changed = random.random(after.shape) < 0.02
+    after[changed] = random.integers(0, 6, changed.sum())
+    overall = (one.baseline_prediction == one.label).mean().item() - (after == one.label.values).mean(1)
+    own = one.assign(again=("unit", overall))
+    row = unitlab.correlations(own, "again", "overall_drop").iloc[0]
+    assert row.spearman > 0.9 and row.covers == "" and np.isnan([row.spearman_low, row.spearman_high, row.spearman_p]).all()
+    row = unitlab.correlations(own, "again", "overall_drop", held="again").iloc[0]
+    for kind in ("spearman", "pearson"):
+        assert row[f"{kind}_low"] < row[kind] < row[f"{kind}_high"]
+    other = one.assign(overall_drop=("unit", overall), prediction=one.prediction.copy(data=after))
+    row = unitlab.correlations(one, "overall_drop", "overall_drop", other=other).iloc[0]
+    assert row.covers == "units and images" and row.spearman_low < row.spearman < row.spearman_high
+
+
 def test_given_others_the_correlation_is_that_of_residuals(study: xr.Dataset) -> None:
     given = ["l1_norm", "mean_activation"]
     row = unitlab.correlations(study, "class_selectivity", "overall_drop", given=given).iloc[0]

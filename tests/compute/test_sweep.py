@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import closing
 from pathlib import Path
 
@@ -219,6 +220,15 @@ def test_verify_needs_a_network_and_a_sample() -> None:
         unitlab.verify(ds)
     with pytest.raises(UnitlabError, match="sample=0"):
         unitlab.verify(ds, network(), source(), sample=0)
+
+
+def test_verify_says_first_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    ds = ablate(network(), source(), "conv1")
+    capsys.readouterr()
+    unitlab.verify(ds, network(), source(), sample=7, progress=False)
+    assert not capsys.readouterr().err
+    unitlab.verify(ds, network(), source(), sample=7)
+    assert re.search(r"comparing 7 \(unit, image\) pairs: a plain evaluation each, about \d+ s", capsys.readouterr().err)
 
 
 def test_verify_finds_a_wrong_prediction() -> None:

@@ -14,7 +14,8 @@ from sklearn.metrics import roc_auc_score
 import unitlab
 from unitlab.analysis.attributes import own_attributes
 from unitlab.bundled_images import bundled_images
-from unitlab.concepts.bundled_tags import COLOURS, colour_shares
+from unitlab.concepts.basic_colours import COLOURS
+from unitlab.concepts.bundled_tags import colour_shares
 
 
 def table_of(ds: xr.Dataset, seed: int = 0) -> pd.DataFrame:

@@ -64,7 +64,7 @@ def test_clusters_change_places_whole_and_within_their_classes() -> None:
     ds = ds.assign(label=("image", label))
     moved = 0
     for within in (True, False):
-        clusters = ImageClusters(ds, within_classes=within)
+        clusters = ImageClusters.of_study(ds, within_classes=within)
         for seed in range(5):
             other = clusters.shuffled(np.random.default_rng(seed))
             assert sorted(other) == list(range(90))

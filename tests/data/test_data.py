@@ -12,7 +12,9 @@ from pathlib import PurePosixPath
 import numpy as np
 import pytest
 
+import unitlab
 from unitlab.bundled_images import bundled_images
+from unitlab.concepts.basic_colours import nearest_colours
 from unitlab.files import bundled_folder
 
 DATA = bundled_folder()
@@ -88,3 +90,23 @@ def test_sources_and_licences_are_stated():
 def test_images_and_weights_are_small():
     files = [path for part in ("images", "weights") for path in (DATA / part).rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 26e6
+
+
+@pytest.mark.parametrize("procedure", ["2017", "2020"])
+def test_the_dissection_is_of_the_bundled_network_and_images(procedure):
+    found, study = unitlab.concepts.bundled_dissection("vgg_emoji", procedure), unitlab.load("vgg_emoji")
+    for name in ("fingerprint_weights", "fingerprint_images", "fingerprint_pixels", "layer", "site"):
+        assert found.attrs[name] == study.attrs[name]
+    np.testing.assert_allclose(found.iou, found.intersection / (found.activated + found.labelled - found.intersection))
+    colours = nearest_colours(bundled_images("emoji").pixels[:, ::2, ::2])
+    np.testing.assert_array_equal(found.labelled[:11], np.bincount(colours.ravel(), minlength=11))
+    if procedure == "2017":
+        # 0.5 % of 4,428 × 16 positions, of which a study keeps those of the top images, in 16 bits
+        above = (study.top_map.values > found.activation_threshold.values[:, None, None, None]).sum((1, 2, 3))
+        assert above.max() <= 354 and above.min() > 20
+    assert found.attrs["share_error"] == 0 and found.sizes["shuffle"] == 199
+    assert float(found.iou_threshold) == np.sort(found.iou_null)[189]
+    with pytest.raises(
+        unitlab.UnitlabError, match=r"no dissection of 'vgg_emojis-2017' is bundled\. Did you mean 'vgg_emoji-2017'"
+    ):
+        unitlab.concepts.bundled_dissection("vgg_emojis")

@@ -40,6 +40,7 @@ def test_photographs() -> None:
     assert (found(of_objects.p_specific.values), found(of_objects.p_margin_specific.values)) == (1, 25)
     assert "no class can be named for a unit" in said and not of_objects.damaged.any()
     orange = of_objects.sel(unit=16, category="orange")
-    assert "unit 16 takes 56 points from oranges (four objects), for less than two points over all images" in said
+    assert "unit 16 takes 56 points from oranges (four objects, so few that its interval includes zero)" in said
+    assert "for less than two points over all images" in said and orange.drop_low < 0
     assert int(100 * orange.accuracy_drop) == 56 and objects[950] == 4 and 0 < orange.overall_drop < 0.02
     assert of_objects.max_class_drop_crossfit.argmax("unit") == 16

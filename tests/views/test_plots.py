@@ -190,3 +190,25 @@ def test_damaged_cells_with_the_accuracies_that_they_are_made_of(study: xr.Datas
         plots.accuracies(found.assign(damaged=found.damaged & False))
     with pytest.raises(unitlab.UnitlabError, match="no unit 50"):
         plots.accuracies(found, unit=50)
+
+
+def test_two_studies_stand_beside_each_other() -> None:
+    one, other = (simulated_study(12, 5, 400, 3, flip_rate=rate, specific_unit=4, specific_category=2) for rate in (0.05, 0.2))
+    found = unitlab.compare(one, other.assign_attrs(ablation="mean"), progress=False)
+    _, sure, unsure = plots.comparison(found)
+    rows = {int(u): (a, b, q) for part in (sure, unsure) for a, b, u, q in part.data.itertuples(index=False)}
+    assert sorted(rows) == list(range(12)) and len(sure) == int((found.unit_difference_q <= 0.05).sum()) > 0
+    for unit, (a, b, q) in rows.items():
+        at = found.sel(unit=unit)
+        np.testing.assert_allclose([a / 100, b / 100, q], [*at.unit_drop.values, float(at.unit_difference_q)])
+    title = drawn(plots.comparison(found)).title.text
+    assert title.startswith(f"12 units; Spearman {float(found.spearman[0]):+.2f}".replace("-", "−")), title
+    _, lines, *points = plots.comparison(found, "classes")
+    assert len(lines) == 10 and sum(map(len, points)) == 5
+    drawn(plots.comparison(found, "classes"))
+    layers = unitlab.compare(one, other.assign_attrs(layer="conv1"), progress=False)
+    drawn(plots.comparison(layers))
+    with pytest.raises(unitlab.UnitlabError, match="expected 'classes', or 'units' where both sides have the same"):
+        plots.comparison(layers, "units")
+    with pytest.raises(unitlab.UnitlabError, match=r"takes what unitlab\.compare"):
+        plots.comparison(one)

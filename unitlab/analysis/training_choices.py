@@ -181,6 +181,44 @@ def effects(values: xr.DataArray) -> xr.DataArray:
     return xr.concat(found, dim="choice").assign_coords(choice=choice)
 
 
+def training_effects(ds: xr.Dataset, name: str, *, level: float = LEVEL) -> xr.Dataset:
+    """What each training choice changes in a measure of the networks: mean over seeds with its Student-t interval.
+
+    Parameters
+    ----------
+    ds
+        What `unitlab.training_choices` gives.
+    name
+        A variable of it over ``arm, seed, unit``, of which the mean over each network's live units is taken, or over
+        ``arm, seed``.
+    level
+        Coverage of the interval, between 0 and 1.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``mean``, ``low``, ``high``, ``n`` over ``choice`` ("batch norm", "dropout", "batch norm × dropout"): with minus
+        without, seed by seed, mean over the arms of the other choice; the third is the interaction. In the variable's unit,
+        shares of 1 for drops. The attribute ``covers`` says what the interval covers: seeds, measured on these images.
+
+    Raises
+    ------
+    UnitlabError
+        Another dataset, or no such variable (the nearest names are suggested).
+
+    Examples
+    --------
+    >>> import unitlab
+    >>> found = unitlab.training_effects(unitlab.training_choices(), "overall_drop")
+    >>> found.choice.values.tolist()
+    ['batch norm', 'dropout', 'batch norm × dropout']
+    """
+    if not isinstance(ds, xr.Dataset) or "arm" not in ds.dims or "fraction_active" not in ds:
+        raise UnitlabError("training_effects takes the comparison that unitlab.training_choices() gives")
+    of_networks = name in ds.data_vars and ds[name].dims == ("arm", "seed")
+    return student_t_interval(effects(ds[name] if of_networks else over_live_units(ds, name)), level=level)
+
+
 def write_training_choices(
     path: Path,
     studies: Mapping[tuple[str, int], xr.Dataset],

@@ -27,11 +27,13 @@ from unitlab.compute.sweep.run import plans_left
 from unitlab.compute.sweep.shards import ShardComputation, ShardResult, ShardSums, donor_values
 from unitlab.compute.sweep.study_arrays import undefined_attributes
 from unitlab.files import bytes_text
+from unitlab.progress import stages
 from unitlab.store.shards import finished_shards
 
 FEWEST_IMAGES = 4
-ESTIMATED_IMAGES = 64  # of the baseline
-MEASURED_SECONDS = 8.0
+FEWEST_OF_BASELINE, MOST_OF_BASELINE = 16, 64  # images; as many as take no longer than what is timed
+MEASURED_SECONDS = 3.0  # of all evaluations that are timed, so that an estimate takes less than ten seconds
+PLAIN_SIZES = (8, 32)  # batches of plain evaluations beside that of the sweep: the fastest is a pass
 # Bytes of the counts, rates and means by unit and class that a finished study has.
 BYTES_BY_CLASS = 3 * 4 + 8 + 3 * 4
 
@@ -79,7 +81,8 @@ class SweepEstimate:
     complete
         Whether the store has all this already.
     baseline
-        Accuracy on 64 images spread over all classes, with chance and what is recorded; None for ``labels="predicted"``.
+        Accuracy on up to 64 images spread over all classes, with chance and what is recorded; None for
+        ``labels="predicted"``.
     """
 
     description: str
@@ -157,6 +160,7 @@ def estimate(  # noqa: PLR0913  the public call
     memory: str | int = "2 GB",
     seed: int = 0,
     output: Output = None,
+    progress: bool = True,
 ) -> SweepEstimate:
     """What `unitlab.ablate`, called alike, is going to do and to take; nothing is written.
 
@@ -166,6 +170,9 @@ def estimate(  # noqa: PLR0913  the public call
         As for `unitlab.ablate`.
     batch_size, memory, seed, output
         As for `unitlab.ablate`.
+
+    progress
+        Show a bar where it takes more than two seconds.
 
     Returns
     -------
@@ -188,7 +195,7 @@ def estimate(  # noqa: PLR0913  the public call
         layer, units=units, ablation=ablation, basis=basis, power=power, directions=directions, subtract=subtract,
         labels=labels, precision=precision, batch_size=batch_size, memory=memory, seed=seed, output=output, unit_dim=unit_dim,
     )  # fmt: skip
-    return estimate_of(model, images, request, store=store, device=device)
+    return estimate_of(model, images, request, store=store, device=device, progress=progress)
 
 
 def estimate_of(
@@ -199,19 +206,24 @@ def estimate_of(
     store: str | Path | None = None,
     device: str | torch.device | None = None,
     attrs: dict[str, Any] | None = None,
+    progress: bool = True,
 ) -> SweepEstimate:
     """`estimate`, of a request."""
     source = as_in_store(images if isinstance(images, ImageSource) else image_source(images), store)
     source.refuse_damaged()
     request = unit_dim_in_store(output_in_store(request, store), store)
-    with exact_float32():
+    with exact_float32(), stages("estimate", 3, progress) as begin:
+        begin("network")
         plan = plan_sweep(model, source, request, device)
         parts = [plan] if store is None else plans_left(plan, model, source, store)
         # what is stored already is left out; where nothing is left, or layers lack different units, all that is asked is told
         plan, complete = parts[0] if len(parts) == 1 else plan, not parts
         done = finished_shards(store, plan.fingerprint) if store is not None and not complete else []
+        begin("times of a few images")
         measured = _Measured(plan, source)
-        baseline = measured_baseline(plan, source, attrs, ESTIMATED_IMAGES)
+        begin("accuracy of a few images")
+        few = int(np.clip(MEASURED_SECONDS / measured.plain, FEWEST_OF_BASELINE, MOST_OF_BASELINE))
+        baseline = measured_baseline(plan, source, attrs, few)
     left = 0 if complete else len(source) - plan.images_in(done)
     tensors = [*plan.network.module.parameters(), *plan.network.module.buffers()]
     return SweepEstimate(
@@ -244,15 +256,19 @@ class _Measured:
         replacements = plan.replacements(self._replacement_values(few.pixels), len(source))
         self.computation = ShardComputation(plan, source, replacements)
         self._sweep(few)  # the first evaluation allocates and packs
-        once = _seconds(plan, lambda: self._sweep(few))
-        count = int(min(plan.batch_size, len(source), max(FEWEST_IMAGES, MEASURED_SECONDS * len(few.positions) / once)))
+        once = _seconds(plan, lambda: self._sweep(few)) / len(few.positions)
+        alone = _seconds(plan, lambda: self._plain(few.pixels, len(few.pixels))) / len(few.positions)
+        # a sweep, and a plain evaluation of each size twice
+        expected = once + 2 * (len(PLAIN_SIZES) + 1) * alone
+        count = int(min(plan.batch_size, len(source), max(FEWEST_IMAGES, MEASURED_SECONDS / expected)))
         batch = self._read(count)
         self.images = len(batch.positions)
-        several = range(1 + int(once * count / len(few.positions) < MEASURED_SECONDS / 4) * 2)
+        several = range(1 + int(expected * count < MEASURED_SECONDS / 4) * 2)
         found: list[ShardResult] = []
         taken = [_seconds(plan, lambda: found.append(self._sweep(batch))) for _ in several]
         # once more than the sweep, since the first evaluation of a size allocates and packs
-        plain = [_seconds(plan, partial(self._plain, batch.pixels, size)) for size in (8, 32, count) for _ in (0, *several)]
+        sizes = {min(size, count) for size in (*PLAIN_SIZES, count)}
+        plain = [_seconds(plan, partial(self._plain, batch.pixels, size)) for size in sizes for _ in (0, *several)]
         self.sweep, self.plain = min(taken) / count, min(plain) / count
         if plan.request.ablation == "mean":
             self.sweep += _seconds(plan, lambda: plan.network.site_values(batch.pixels, plan.sites)) / count + self.read

@@ -41,6 +41,7 @@ def verify(
     seed: int = 0,
     device: str | torch.device | None = None,
     output: Output = None,
+    progress: bool = True,
 ) -> Proof:
     """Compare a random sample of a study's predictions with plain forward hooks on the unmodified network.
 
@@ -58,6 +59,8 @@ def verify(
         Where to compute.
     output
         As it was given to `unitlab.ablate`; a study knows it, where it is no function.
+    progress
+        Say first what it takes (to the log ``unitlab``), and show a bar where that is more than two seconds.
 
     Returns
     -------
@@ -119,4 +122,4 @@ def verify(
             f"the study's logits are {ds.attrs['output']}, and here they would be {reading.text}; give output= as for the study"
         )
     plain = PlainAblation(PlainNetworks(model, choose_device(device), reading), source, site, request, basis)
-    return compared_with_hooks(plain, [[unit] for unit in units], ds.prediction, sample=sample, seed=seed)
+    return compared_with_hooks(plain, [[unit] for unit in units], ds.prediction, sample=sample, seed=seed, progress=progress)

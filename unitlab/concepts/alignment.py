@@ -72,7 +72,7 @@ def align(ds: xr.Dataset, concepts: xr.Dataset, *, of: str = "activation_max", w
         raise UnitlabError(f"of is {of!r}; align takes {' or '.join(map(repr, OF))}")
     require(ds, ["image", "category", "unit", "label", of], "align")
     tag, number = _tags_of(ds, concepts)
-    clusters = ImageClusters(ds, within_classes=within_classes)
+    clusters = ImageClusters.of_study(ds, within_classes=within_classes)
     # of a number, what a unit may rise with counts, not by how much
     weight = np.where(number, scipy.stats.rankdata(tag, axis=0), tag)
     parts = []

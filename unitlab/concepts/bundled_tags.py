@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
-from PIL import Image, ImageCms
 
 from unitlab.bundled_images import BundledImages, bundled_images
+from unitlab.concepts.basic_colours import COLOURS, nearest_colours
 from unitlab.concepts.image_tags import tags
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.files import bundled_folder
@@ -27,12 +27,6 @@ ARTISTS = {
 }  # fmt: skip
 # of their drawn pixels 41 % differ from the next by a step of colour too small to be an edge; of the other sets' 17 to 24 %
 SHADED = {"fluent", "fluent-3d"}
-# the basic colour terms of English, sRGB; white comes last, and is the ground here
-COLOURS = {
-    "black": (20, 20, 20), "grey": (140, 140, 140), "red": (210, 35, 45), "green": (60, 160, 70), "yellow": (253, 210, 60),
-    "blue": (45, 110, 200), "brown": (120, 75, 45), "orange": (245, 135, 35), "pink": (245, 150, 180),
-    "purple": (130, 70, 160), "white": (255, 255, 255),
-}  # fmt: skip
 MAIN_COLOUR = 0.25  # share of the pixels that are not white
 GARMENTS = {
     "upper body": ("T-shirt/top", "Pullover", "Coat", "Shirt"), "full length": ("Trouser", "Dress"),
@@ -126,27 +120,11 @@ def _fashion(images: BundledImages) -> pd.DataFrame:
 
 def colour_shares(pixels: Array) -> Array:
     """(image, colour): share of the pixels (image, row, column, 3) that are nearest to a colour among those not white."""
-    # one answer for each of 32³ colours
-    level = np.arange(4, 256, 8, dtype=np.uint8)
-    every = np.stack(np.meshgrid(level, level, level, indexing="ij"), -1).reshape(-1, 3)
-    lab, focal = _cielab(every), _cielab(np.array(list(COLOURS.values()), np.uint8))
-    nearest = ((lab[:, None] - focal) ** 2).sum(-1).argmin(1)
     counts = np.empty((len(pixels), len(COLOURS)))
     for image, one in enumerate(pixels):
-        code = (one >> 3).reshape(-1, 3) @ np.array([1024, 32, 1])
-        counts[image] = np.bincount(nearest[code], minlength=len(COLOURS))
+        counts[image] = np.bincount(nearest_colours(one).ravel(), minlength=len(COLOURS))
     coloured = counts[:, :-1]
     return coloured / np.maximum(coloured.sum(1, keepdims=True), 1)
-
-
-def _cielab(colours: Array) -> Array:
-    """L* in 0 … 100, a* and b* of sRGB colours (colour, 3)."""
-    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
-    transform = ImageCms.buildTransform(*profiles, "RGB", "LAB")
-    found = ImageCms.applyTransform(Image.fromarray(colours[None]), transform)
-    assert found is not None
-    values = np.frombuffer(found.tobytes(), np.uint8).reshape(-1, 3)
-    return np.stack([values[:, 0] * (100 / 255), *(values[:, 1:].view(np.int8).astype(float).T)], -1)
 
 
 TABLES = {"emoji": _emoji, "fashion_mnist": _fashion}

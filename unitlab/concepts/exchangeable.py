@@ -15,13 +15,12 @@ Array = np.ndarray[Any, Any]
 
 
 class ImageClusters:
-    """The clusters of a study's images, or each image alone, and ``kind`` (cluster): two of one kind may change places. They
-    have the same size, and ``within_classes`` images of the same classes."""
+    """Clusters of images, or each image alone, and ``kind`` (cluster): two of one kind may change places. They have the same
+    size, and ``within_classes`` images of the same classes, which are given by ``position`` (image)."""
 
-    def __init__(self, ds: xr.Dataset, *, within_classes: bool) -> None:
-        self.position = class_positions(ds, ds["label"].values)
-        n = len(self.position)
-        self.of_image = np.unique(ds["cluster"].values if "cluster" in ds else np.arange(n), return_inverse=True)[1]
+    def __init__(self, position: Array, cluster: Array | None, *, within_classes: bool) -> None:
+        self.position, n = position, len(position)
+        self.of_image = np.unique(np.arange(n) if cluster is None else cluster, return_inverse=True)[1]
         self.size = np.bincount(self.of_image)
         # by cluster, and within a cluster by class: images of exchanged clusters stand for those of their own class
         self.order = np.lexsort((self.position, self.of_image))
@@ -30,6 +29,12 @@ class ImageClusters:
         if within_classes:
             classes = np.split(self.position[self.order], self.start[1:])
             self.kind = pd.factorize(pd.Series([tuple(one.tolist()) for one in classes], dtype=object))[0]
+
+    @classmethod
+    def of_study(cls, ds: xr.Dataset, *, within_classes: bool) -> ImageClusters:
+        """The clusters of a study's images, whose classes are their labels'."""
+        cluster = ds["cluster"].values if "cluster" in ds else None
+        return cls(class_positions(ds, ds["label"].values), cluster, within_classes=within_classes)
 
     def shuffled(self, random: np.random.Generator) -> Array:
         """Which image each image stands for."""

@@ -151,7 +151,7 @@ def _best_by_chance(ds: xr.Dataset, x: Array, y: Array, random: np.random.Genera
     """(unit,): what 95 % of the best r stay below where the images of one study are shuffled."""
     if not len(y):
         return np.full(len(x), np.nan)
-    clusters = ImageClusters(ds, within_classes=True)
+    clusters = ImageClusters.of_study(ds, within_classes=True)
     x, y = x.astype(np.float32), y.astype(np.float32)
     best = [(x @ y[:, clusters.shuffled(random)].T).max(1) for _ in range(SHUFFLES)]
     return np.quantile(best, LEVEL, axis=0, method="higher").astype(np.float64)

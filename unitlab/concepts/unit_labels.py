@@ -16,6 +16,8 @@ from unitlab.schema import variable_attrs
 
 Array = np.ndarray[Any, Any]
 
+IOU_SOURCE = "IoU, Network Dissection {}"
+
 
 def labelled(ds: xr.Dataset, names: xr.Dataset | pd.DataFrame | Mapping[int, str], *, source: str | None = None) -> xr.Dataset:
     """A study whose units have names.
@@ -25,8 +27,9 @@ def labelled(ds: xr.Dataset, names: xr.Dataset | pd.DataFrame | Mapping[int, str
     ds
         A study, as `unitlab.load` or `unitlab.ablate` give it.
     names
-        What `unitlab.align` gives (each unit has the name of its best concept), what `read_netdissect` or `read_clip_dissect`
-        give, a table of one's own with the unit's number, counted from 0, as its index, the column ``label`` and, if need be,
+        What `unitlab.align` gives (each unit has the name of its best concept), what `unitlab.dissect` gives (the concept that
+        it detects by more than chance), what `read_netdissect` or `read_clip_dissect` give, a table of one's own with the
+        unit's number, counted from 0, as its index, the column ``label`` and, if need be,
         ``score`` and ``source``; or a mapping or series, unit → name.
     source
         Where the names are from, in place of what the table says.
@@ -40,7 +43,8 @@ def labelled(ds: xr.Dataset, names: xr.Dataset | pd.DataFrame | Mapping[int, str
     Raises
     ------
     UnitlabError
-        No names, a table without ``label`` or with a unit twice, a unit that the layer has not, a score that is no number.
+        No names, a table without ``label`` or with a unit twice, a unit that the layer has not, a score that is no number; what
+        `unitlab.align` or `unitlab.dissect` gave for another network or layer.
 
     Examples
     --------
@@ -51,6 +55,8 @@ def labelled(ds: xr.Dataset, names: xr.Dataset | pd.DataFrame | Mapping[int, str
     ('straps', 'looked at')
     """
     require(ds, ["unit"], "labelled")
+    if isinstance(names, xr.Dataset):
+        _refuse_another(ds, names)
     table = _table(names)
     _check(ds, table)
     place = table.index.get_indexer(ds["unit"].values)
@@ -164,8 +170,19 @@ def _whole(units: pd.Series, path: str | Path) -> Array:
 def _table(names: object) -> pd.DataFrame:
     """Index unit; ``label``, and perhaps ``score`` and ``source``."""
     if isinstance(names, xr.Dataset):
+        if "best_iou_concept" in names:
+            label = np.where(names["is_detector"].values, names["best_iou_concept"].values, "")
+            found = {
+                "label": label,
+                "score": names["best_iou"].values,
+                "source": IOU_SOURCE.format(names.attrs.get("procedure", "")),
+            }
+            return pd.DataFrame(found, index=names["unit"].values)
         if "best_concept" not in names:
-            raise UnitlabError("this dataset has no names; unitlab.align(ds, concepts) gives one with 'best_concept'")
+            raise UnitlabError(
+                "this dataset has no names; unitlab.align(ds, concepts) gives one with 'best_concept', and "
+                "unitlab.dissect(model, images, layer, concepts) one with 'best_iou_concept'"
+            )
         found = {"label": names["best_concept"].values, "score": names["best_concept_auc"].values}
         return pd.DataFrame({**found, "source": "area under the ROC curve"}, index=names["unit"].values)
     if isinstance(names, Mapping):
@@ -180,6 +197,15 @@ def _table(names: object) -> pd.DataFrame:
         raise UnitlabError(f"the table has no column 'label'; it has {', '.join(map(str, names.columns)) or 'none'}")
     label = names["label"].astype(object).where(names["label"].notna(), "").astype(str)
     return names.assign(label=label)
+
+
+def _refuse_another(ds: xr.Dataset, names: xr.Dataset) -> None:
+    """Refuse names of another network's units, or another layer's."""
+    for name, what in (("fingerprint_weights", "network"), ("site", "layer")):
+        here, there = (one.attrs.get(name) for one in (ds, names))
+        if None not in (here, there) and here != there:
+            told = f": '{there}', and the study's is '{here}'" if name == "site" else ""
+            raise UnitlabError(f"the names are of another {what}{told}; give those of the study's own units")
 
 
 def _check(ds: xr.Dataset, table: pd.DataFrame) -> None:

@@ -10,13 +10,15 @@ import xarray as xr
 
 from unitlab.errors import UnitlabError
 from unitlab.schema.comparisons import COMPARISON, PAIR, PARTNERS
-from unitlab.schema.results import ATTRIBUTES, CONCEPTS, CURVES, DAMAGE, GROUPS, TRAINING
+from unitlab.schema.concepts import CONCEPTS, DISSECTION
+from unitlab.schema.results import ATTRIBUTES, CURVES, DAMAGE, GROUPS, TRAINING
 from unitlab.schema.stored import ABLATION, LAYER, STUDY
 from unitlab.schema.variable import Variable
 
 __all__ = [
-    "COMPARISON_VARIABLES", "CURVE_VARIABLES", "GROUP_VARIABLES", "PAIR_VARIABLES", "PARTNER_VARIABLES", "SCHEMA_VERSION",
-    "TRAINING_VARIABLES", "VARIABLES", "Variable", "check", "describe", "described", "described_like", "variable_attrs",
+    "COMPARISON_VARIABLES", "CURVE_VARIABLES", "DISSECTION_VARIABLES", "GROUP_VARIABLES", "PAIR_VARIABLES",
+    "PARTNER_VARIABLES", "SCHEMA_VERSION", "TRAINING_VARIABLES", "VARIABLES", "Variable", "check", "describe", "described",
+    "described_like", "variable_attrs",
 ]  # fmt: skip
 
 SCHEMA_VERSION = 1
@@ -31,6 +33,7 @@ VARIABLES = _by_name(*STUDY, *LAYER, *ABLATION, *DAMAGE, *ATTRIBUTES, *CONCEPTS)
 GROUP_VARIABLES, CURVE_VARIABLES = _by_name(*GROUPS), _by_name(*CURVES)
 COMPARISON_VARIABLES, PAIR_VARIABLES, TRAINING_VARIABLES = _by_name(*COMPARISON), _by_name(*PAIR), _by_name(*TRAINING)
 PARTNER_VARIABLES = _by_name(*PARTNERS)
+DISSECTION_VARIABLES = {name: VARIABLES[name] for name in ("unit", *DISSECTION)}
 
 
 def variable_attrs(name: str) -> dict[str, str]:

@@ -37,18 +37,61 @@ COMPARISON = (
 )  # fmt: skip
 
 _pair = partial(Variable, "pair")
+_SIDES, _MEANS, _CORRELATED, _IMAGES = ("side", "category"), ("side", "measure"), ("correlated",), ("images",)
 PAIR = (
     _pair("side", ("side",), "T", "1", "side", "Which of the two ablations that are compared.", coordinate=True),
     _pair("category", ("category",), "T", "1", "class", "Name of the class.", coordinate=True),
-    _pair("accuracy_drop", ("side", "category"), "f", "1", "accuracy drop", "Class accuracy before minus after the ablation."),
-    _pair("drop_low", ("side", "category"), "f", "1", "lower limit", "Lower limit of the drop's interval, as in damage."),
-    _pair("drop_high", ("side", "category"), "f", "1", "upper limit", "Upper limit of the drop's interval."),
+    _pair("measure", ("measure",), "T", "1", "measure", "Name of a variable over units.", coordinate=True),
+    _pair("unit", UNIT, "i", "1", "unit", "Channel of the layer's output, the same on both sides.", coordinate=True),
+    _pair("correlated", ("correlated",), "T", "1", "correlated", "What of both sides is correlated, and over what.",
+         coordinate=True),
+    _pair("accuracy_drop", _SIDES, "f", "1", "accuracy drop",
+         "Class accuracy before minus after the ablation; of all units of a study the mean over the units."),
+    _pair("drop_low", _SIDES, "f", "1", "lower limit",
+         "Lower limit of the drop's interval, as in damage; of a mean over units Student's t over clusters of images.",
+         covers=_IMAGES),
+    _pair("drop_high", _SIDES, "f", "1", "upper limit", "Upper limit of the drop's interval.", covers=_IMAGES),
     _pair("drop_difference", ("category",), "f", "1", "difference of the drops", "Drop under a minus drop under b."),
     _pair("difference_low", ("category",), "f", "1", "lower limit",
-         "Lower limit of the paired interval: Bonett and Price, or Student's t where the networks are two."),
-    _pair("difference_high", ("category",), "f", "1", "upper limit", "Upper limit of the paired interval."),
+         "Lower limit of the paired interval: Bonett and Price; Student's t over clusters of images where the networks are two "
+         "or the drops are means over units.", covers=_IMAGES),
+    _pair("difference_high", ("category",), "f", "1", "upper limit", "Upper limit of the paired interval.", covers=_IMAGES),
     _pair("difference_q", ("category",), "f", "1", "q of the difference",
-         "Adjusted p-value of the exact test that both lose alike; NaN for two networks."),
+         "Adjusted p-value of the exact test that both lose alike, of means over units of the t test; NaN for single units of "
+         "two networks."),
+    _pair("mean_drop", _MEANS, "f", "1", "mean over units", "Mean of the measure over the units of a side."),
+    _pair("mean_drop_low", _MEANS, "f", "1", "mean over units, lower limit",
+         "Lower limit of its interval: delete-group jackknife over image clusters, Student's t; the units are those of the "
+         "study.", covers=_IMAGES),
+    _pair("mean_drop_high", _MEANS, "f", "1", "mean over units, upper limit", "Upper limit of the same interval.",
+         covers=_IMAGES),
+    _pair("mean_difference", ("measure",), "f", "1", "difference of the means", "Mean over the units of a minus that of b."),
+    _pair("mean_difference_low", ("measure",), "f", "1", "difference of the means, lower limit",
+         "Lower limit of its interval: the same groups of images are left out of both sides.", covers=_IMAGES),
+    _pair("mean_difference_high", ("measure",), "f", "1", "difference of the means, upper limit",
+         "Upper limit of the same interval.", covers=_IMAGES),
+    _pair("mean_difference_p", ("measure",), "f", "1", "p of the difference of the means",
+         "Two-sided p of the difference being 0, of the same jackknife."),
+    _pair("unit_drop", ("side", "unit"), "f", "1", "overall drop", "Overall drop of the unit under either ablation."),
+    _pair("unit_difference", UNIT, "f", "1", "difference of the overall drops", "Overall drop under a minus that under b."),
+    _pair("unit_difference_low", UNIT, "f", "1", "lower limit",
+         "Lower limit of the paired interval after Bonett and Price (2012), of this unit by itself; by clusters as in damage.",
+         covers=_IMAGES),
+    _pair("unit_difference_high", UNIT, "f", "1", "upper limit", "Upper limit of the same interval.", covers=_IMAGES),
+    _pair("unit_difference_q", UNIT, "f", "1", "q of the difference",
+         "p of the exact paired test that both ablations of the unit lose alike, adjusted over the units."),
+    _pair("n_correlated", _CORRELATED, "i", "1", "number", "Units, cells or classes that are correlated."),
+    _pair("sampling", _CORRELATED, "T", "1", "covers", "Which sampling the interval of the correlation covers."),
+    *(
+        _pair(f"{kind}{end}", _CORRELATED, "f", "1", f"{label}{text}", comment)
+        for kind, label in (("spearman", "Spearman correlation"), ("pearson", "Pearson correlation"))
+        for end, text, comment in (
+            ("", "", "Correlation of the drops under a with those under b."),
+            ("_low", ", lower limit", "Lower limit of its 95 % interval, the images of both sides left out together."),
+            ("_high", ", upper limit", "Upper limit of the same interval."),
+            ("_p", ", p", "Two-sided p of the correlation being 0."),
+        )
+    ),
     _pair("n_lost_both", ("category",), "i", "images", "lost by both", "Images right before and wrong under both."),
     _pair("n_lost_a", ("category",), "i", "images", "lost by a alone", "Images that a breaks and b does not."),
     _pair("n_lost_b", ("category",), "i", "images", "lost by b alone", "Images that b breaks and a does not."),

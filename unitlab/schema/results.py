@@ -183,55 +183,6 @@ ATTRIBUTES = (
          "The largest area under the ROC curve over classes."),
 )  # fmt: skip
 
-_concepts = partial(Variable, "concepts")
-_OF_UNITS = ("unit", "concept")
-CONCEPTS = (
-    _concepts("concept", ("concept",), "T", "1", "concept", "Name of the concept.", coordinate=True),
-    _concepts("concept_category", ("concept",), "T", "1", "category of the concept",
-         "What the concept is one of, such as artist or colour; empty where it stands alone.", coordinate=True),
-    _concepts("tag", ("image", "concept"), "f", "1", "tag",
-         "Of a concept of yes and no, 1 where the image has it and 0 elsewhere; otherwise the image's number."),
-    _concepts("tag_is_number", ("concept",), "b", "1", "is a number", "Whether the concept is a number, not a yes or no."),
-    _concepts("n_tagged", ("concept",), "i", "images", "images",
-         "Images that have the concept, or for which there is a number."),
-    _concepts("n_exchanged", ("concept",), "i", "1", "clusters exchanged",
-         "Clusters (for a concept that differs within clusters: images) that change places under chance, in strata in which "
-         "the concept differs."),
-    _concepts("concept_auc", _OF_UNITS, "f", "1", "area under the ROC curve of the concept",
-         "Chance that an image with the concept has a larger spatial max activation (or margin drop, as the attribute 'of' "
-         "says) than one without, ties counted half. NaN for a constant unit, and for concepts that are numbers."),
-    _concepts("concept_correlation", _OF_UNITS, "f", "1", "correlation with the concept",
-         "Spearman correlation over images of the spatial max activation (or margin drop) and the tag."),
-    _concepts("concept_z", _OF_UNITS, "f", "1", "z of the concept",
-         "Rank sum of the images with the concept (of a number, Σ rank · rank) minus its mean under permutations, over their "
-         "standard deviation, both exact. A concept that whole clusters share changes places with clusters of equal size (if "
-         "asked for, and class); others with images of the same class and cluster. NaN where fewer than ten of those with, or "
-         "without, the concept change places."),
-    _concepts("concept_p", _OF_UNITS, "f", "1", "p of the concept", "Two-sided p of a normal z."),
-    _concepts("concept_q", _OF_UNITS, "f", "1", "q of the concept",
-         "p adjusted for false discoveries over all units and concepts (Benjamini and Hochberg 1995)."),
-    _concepts("best_concept", UNIT, "T", "1", "best concept",
-         "The concept with the largest area under the ROC curve among those with q ≤ 0.05 and an area above ½; none: empty."),
-    _concepts("best_concept_auc", UNIT, "f", "1", "area of the best concept", "Area under the ROC curve of the best concept."),
-    _concepts("helped", CELL, "b", "1", "helped", "q ≤ 0.05 and accuracy drop < 0: the class does better without the unit."),
-    _concepts("selectivity_rank", CELL, "i", "1", "rank of the selectivity",
-         "Place of the class by the unit's selectivity for it, 1 for the class that the unit prefers; equal ones share the "
-         "better place. 0 where the selectivity is undefined."),
-    _concepts("selective", CELL, "b", "1", "selective for the class", "The class is the one that the unit prefers."),
-    _concepts("drop_rank", CELL, "i", "1", "rank of the drop",
-         "Place of the unit by the class's balanced-accuracy drop, 1 for the largest; equal drops share the better one. 0 for "
-         "a class without images or without others."),
-    _concepts("among_largest", CELL, "b", "1", "among the largest drops",
-         "Whether the unit has one of the class's largest balanced-accuracy drops (four, where no other number is asked for), "
-         "and it is above zero (Bau et al., PNAS 2020)."),
-    _concepts("n_important", UNIT, "i", "classes", "classes that the unit is important to",
-         "Classes among whose largest balanced-accuracy drops the unit is."),
-    _concepts("unit_label", UNIT, "T", "1", "name", "What the unit is called; empty where it has no name.", coordinate=True),
-    _concepts("unit_label_score", UNIT, "f", "1", "score of the name", "How well the name fits, as its source measures it.",
-         coordinate=True),
-    _concepts("unit_label_source", UNIT, "T", "1", "source of the name", "Where the name is from.", coordinate=True),
-)  # fmt: skip
-
 _curves = partial(Variable, "curves")
 _CURVE = ("order", "k")
 _OF_CURVES = ("category", "category_index", "image", "label", "cluster", "baseline_prediction", "n_images")

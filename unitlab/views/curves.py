@@ -45,9 +45,8 @@ def cumulative(
     --------
     >>> import unitlab
     >>> from unitlab import plots
-    >>> from unitlab.compute.networks import bundled_network
     >>> photos = unitlab.images("fashion_mnist").subset(range(100))
-    >>> curve = unitlab.cumulative(bundled_network("vgg_fashion"), photos, "conv3_2", "random", n_random=2, progress=False)
+    >>> curve = unitlab.cumulative(unitlab.network("vgg_fashion"), photos, "conv3_2", "random", n_random=2, progress=False)
     >>> figure = plots.cumulative({"random orders": curve})
     """
     named = {_label(curves): curves} if isinstance(curves, xr.Dataset) else dict(curves)

@@ -22,7 +22,6 @@ Array = np.ndarray[Any, Any]
 OUTLINE = np.array([255, 200, 0], float)
 HEAT = np.array([213, 94, 0], float)
 STYLES = ("outline", "heat", "none")
-DARKENED = 0.68  # of what is outside the outline, as in page/pictures.js
 
 
 @dataclass(frozen=True)
@@ -105,8 +104,8 @@ def top_images(
     Examples
     --------
     >>> import unitlab
-    >>> from unitlab.views.gallery import top_images
-    >>> len(top_images(unitlab.load("vgg_emoji"), 5).pictures)
+    >>> from unitlab import plots
+    >>> len(plots.images(unitlab.load("vgg_emoji"), 5).pictures)
     12
     """
     require(ds, ["unit", "category", "label", "top_image", "top_activation", "top_map"], "images")
@@ -148,14 +147,14 @@ def picture_with_map(pixels: Array, activation: Array, *, style: str = "outline"
         weight = (strength * share)[..., None]
         return (rgb * (1 - weight) + HEAT * weight).astype(np.uint8)
     seen = share >= strength
-    out = np.where(seen[..., None], rgb, (1 - DARKENED) * rgb)
+    out = np.where(seen[..., None], rgb, 0.32 * rgb)
     inner = seen.copy()
     inner[1:] &= seen[:-1]
     inner[:-1] &= seen[1:]
     inner[:, 1:] &= seen[:, :-1]
     inner[:, :-1] &= seen[:, 1:]
     out[seen & ~inner] = OUTLINE
-    return out.round().astype(np.uint8)
+    return out.astype(np.uint8)
 
 
 def data_address(pixels: Array) -> str:

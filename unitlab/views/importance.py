@@ -9,19 +9,21 @@ import numpy as np
 import xarray as xr
 
 from unitlab.concepts.importance import important_to
+from unitlab.named_studies import takes_names
 from unitlab.views.look import BLUE, FIGURE, GREY, LEGEND_ABOVE, ORANGE
 from unitlab.views.words import distinct, isolated, shortened
 
 Array = np.ndarray[Any, Any]
 
 
+@takes_names
 def important(ds: xr.Dataset) -> hv.Overlay:
     """Units to the left, classes to the right, and a line where a unit is important to a class.
 
     Parameters
     ----------
     ds
-        What `unitlab.important_to` gives, or a study.
+        What `unitlab.important_to` gives, or a study, its name or path.
 
     Returns
     -------

@@ -16,6 +16,7 @@ from unitlab.analysis.requirements import unit_position
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.named_studies import takes_names
 from unitlab.views import notebook as notebook
+from unitlab.views.comparison import comparison as comparison
 from unitlab.views.curves import cumulative as cumulative
 from unitlab.views.findings import coefficient
 from unitlab.views.gallery import top_images as images
@@ -34,6 +35,7 @@ from unitlab.views.words import distinct, isolated, quantity, shortened
 __all__ = [
     "accuracies",
     "classes",
+    "comparison",
     "confusion",
     "correlation",
     "correlations",

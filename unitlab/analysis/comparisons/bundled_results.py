@@ -30,7 +30,7 @@ def read_results(path: str | Path | None, bundled: str, table: Table, script: st
                 raise zipfile.BadZipFile(f"its part {damaged} is damaged")
         with ZipStore(path, mode="r") as store:
             group = zarr.open_group(store, mode="r")
-            arrays = {name: np.asarray(array[:]) for name, array in group.arrays()}
+            arrays = {name: np.asarray(array[...]) for name, array in group.arrays()}
             attrs = dict(group.attrs)
     except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
         again = f"install unitlab again, or rebuild it with {script}"

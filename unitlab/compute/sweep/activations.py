@@ -74,7 +74,7 @@ class ActivationStatistics:
             return
         rows = torch.arange(len(scores), device=value.device).unsqueeze(1)
         found = positions.to(value.device)[place]
-        maps = _maps(value, self.patches).transpose(0, 1)[rows, place]
+        maps = unit_maps(value, self.patches).transpose(0, 1)[rows, place]
         if self.top is not None:
             scores = torch.cat([self.top[0], scores], 1)
             found = torch.cat([self.top[1], found], 1)
@@ -102,7 +102,7 @@ def _eight_bits(values: Tensor) -> Tensor:
     return ((bits + 4) & ~7).view(torch.float16)
 
 
-def _maps(value: Tensor, patches: tuple[int, int] | None) -> Tensor:
+def unit_maps(value: Tensor, patches: tuple[int, int] | None) -> Tensor:
     """Maps (image, unit, row, column); one row for vectors and sequences that are no patches, depth folded into rows."""
     if patches is not None:
         # class and register tokens stand before the patches

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from scipy.stats import binom
 
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.plan import SweepPlan
+from unitlab.compute.sweep.progress import say
 
 log = logging.getLogger("unitlab")
 
@@ -154,8 +154,6 @@ def _reversed(right: np.ndarray, turned: np.ndarray) -> float:
 
 def say_baseline(baseline: Baseline, shown: bool) -> None:
     """Accuracy to the log, and to stderr where that is not read and progress is ``shown``; a loud warning if it is wrong."""
-    log.info("%s", baseline)
-    if shown and not log.isEnabledFor(logging.INFO):
-        print(baseline, file=sys.stderr)
+    say(str(baseline), shown)
     if baseline.warning:
         log.warning("%s", baseline.warning)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -43,6 +44,13 @@ def one_bar(images: int, description: str, shown: bool) -> Iterator[None]:
 def within_one_bar() -> bool:
     """Whether a sweep is part of something larger."""
     return _around.get() is not None
+
+
+def say(text: str, shown: bool) -> None:
+    """To the log; to stderr where that is not read and progress is ``shown``."""
+    log.info("%s", text)
+    if shown and not log.isEnabledFor(logging.INFO):
+        print(text, file=sys.stderr)
 
 
 class InterruptRequest:

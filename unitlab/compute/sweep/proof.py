@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from unitlab.compute.engine.ablation import Replacement, donor_of_image
 from unitlab.compute.engine.directions import Basis
@@ -19,6 +21,7 @@ from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.engine.user_network.outputs import Reading
 from unitlab.compute.engine.user_network.working_copy import floating_dtype, working_copy
 from unitlab.compute.images.source import ImageSource
+from unitlab.compute.sweep.progress import say
 from unitlab.compute.sweep.request import SweepRequest
 
 IMAGES_AT_ONCE = 32
@@ -75,10 +78,16 @@ class PlainAblation:
 
 
 def compared_with_hooks(
-    plain: PlainAblation, sets: Sequence[Sequence[int]], prediction: Any, *, sample: int, seed: int
+    plain: PlainAblation,
+    sets: Sequence[Sequence[int]],
+    prediction: Any,
+    *,
+    sample: int,
+    seed: int,
+    progress: bool = False,
 ) -> Proof:
     """Compare ``sample`` pairs of ``prediction`` (set, image) with hooks that silence sets of units: in float32, and in
-    float64 where that is close.
+    float64 where that is close. With ``progress`` what it takes is said first, and a bar shows how far it is.
     """
     networks, source = plain.networks, plain.source
     random = np.random.default_rng(seed)
@@ -89,10 +98,13 @@ def compared_with_hooks(
     stored = torch.as_tensor(_stored_predictions(prediction, rows, images), device=networks.device)
     with exact_float32(), torch.no_grad():
         at_once = _images_at_once(networks.own, source, plain.request.budget)
+        if progress:
+            say(_cost(plain, pairs), shown=True)
         hooked = _Hooked(plain, networks.own, at_once)
         doubtful = []
         parts = [slice(start, start + at_once) for start in range(0, pairs, at_once)]
-        for part, batch in zip(parts, source.stream(np.unique(images[part]) for part in parts), strict=True):
+        batches = zip(parts, source.stream(np.unique(images[part]) for part in parts), strict=True)
+        for part, batch in tqdm(batches, "verify", len(parts), unit=" batches", delay=2, disable=not progress):
             pixels = batch.pixels[np.searchsorted(batch.positions, images[part])]
             top = hooked.logits(pixels, images[part], silenced[part])
             margin, spread = _margin_and_spread(top)
@@ -102,7 +114,7 @@ def compared_with_hooks(
         difference = ""
         if doubtful:
             exact = _Hooked(plain, networks.float64, 1)
-        for pair, in_float32 in doubtful:
+        for pair, in_float32 in tqdm(doubtful, "in float64", unit=" pairs", delay=2, disable=not progress):
             image = images[pair : pair + 1]
             logits = exact.logits(source.at(image), image, silenced[pair : pair + 1])[0]
             margin, spread = _margin_and_spread(logits)
@@ -115,6 +127,22 @@ def compared_with_hooks(
             different += 1
             difference = difference or f"{_named(silenced[pair])}, image {source.ids[int(images[pair])]!r}"
     return Proof(pairs, excused, different, difference)
+
+
+def _cost(plain: PlainAblation, pairs: int) -> str:
+    """What comparing so many pairs takes, from a plain evaluation of a few images."""
+    few = plain.source.at(np.arange(min(4, len(plain.source))))
+    model = plain.networks.own
+    begin = time.perf_counter()
+    model(few.to(*_device_and_dtype(model))).argmax(1).cpu()
+    each = (time.perf_counter() - begin) / len(few)
+    count, means = pairs, ""
+    if plain.replaced is None and plain.request.ablation == "mean":
+        count, means = pairs + len(plain.source), f", and {len(plain.source):,} for the units' means"
+    return (
+        f"comparing {pairs:,} (unit, image) pairs: a plain evaluation each{means}, about {max(count * each, 1):,.0f} s, and "
+        "close ones again in float64"
+    )
 
 
 def pairs_to_verify(images: int) -> int:
