@@ -207,6 +207,8 @@ def test_directions_agree_with_numpy_and_with_a_basis(tmp_path: Path) -> None:
     largest = along.max((1, 2)).T
     np.testing.assert_array_equal(ds.top_image[:, 0], largest.argmax(1))
     np.testing.assert_allclose(ds.activation_max, largest, rtol=2**-8, atol=1e-3)
+    with pytest.raises(UnitlabError, match="no basis"):
+        unitlab.compare_directions(unitlab.ablate(model, source, "conv2", progress=False, device="cpu"), ds)
     # of a basis, one by one, any order and sign: the same
     turned = ablate(model, source, "conv2", "random")
     some = ablate(model, source, "conv2", None, directions=-3 * turned.basis.values[[7, 2]])

@@ -45,6 +45,7 @@ def test_a_mask_lies_on_its_object(package: Path) -> None:
     source = unitlab.stamps(package / INSIDE, transform=SEEN, renderings=3)
     masks = unitlab.stamp_masks(source, package)
     assert list(masks) == list(source.ids) and "another" not in masks
+    assert unitlab.concepts.masks(source, masks, ["object"]).names == ("object",)
     wide = []
     for position in (0, 1, 2, 100, 449):
         picture, mask = source.at([position])[0], masks[source.ids[position]]

@@ -215,6 +215,11 @@ def _check(units: xr.Dataset, others: list[xr.Dataset]) -> None:
             raise UnitlabError(
                 f"directions holds the study {name!r} of units; unitlab.ablate(..., basis='random') gives others"
             )
+        if "directions" in ds.attrs:
+            raise UnitlabError(
+                f"the study {name!r} is of directions that are no basis, which do not remove all of the layer's energy once; "
+                "give studies with basis="
+            )
         for field in ("fingerprint_weights", "fingerprint_images", "fingerprint_labels", "site"):
             if ds.attrs.get(field) != units.attrs.get(field):
                 what = field.removeprefix("fingerprint_")

@@ -205,7 +205,7 @@ class PictureNetwork:
         """What the network sees of a study's image (its id) or of a picture of the reader's (of Pillow)."""
         import torch
 
-        if isinstance(picture, str) and not self.live.has_images:
+        if not self.live.has_images and (picture is None or isinstance(picture, str)):
             raise NotAtHand(
                 "The study's images are not on this machine; its network is: try a picture of yours.", self.live.command
             )
