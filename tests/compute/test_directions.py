@@ -20,7 +20,7 @@ from torch import nn
 import unitlab
 from unitlab import UnitlabError
 from unitlab.compute.engine.ablation import donor_of_image
-from unitlab.compute.engine.directions import _random, powered
+from unitlab.compute.engine.bases import powered, random_axes
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.networks import bundled_network
 
@@ -293,7 +293,7 @@ def test_bad_directions_are_refused(options: dict[str, Any], message: str) -> No
 
 def test_a_rotation_by_parts() -> None:
     for channels, seed in ((2, 1), (5, 0), (5, 3), (12, 2), (64, 0)):
-        whole = _random(channels, seed)
+        whole = random_axes(channels, seed)
         if np.linalg.det(whole) < 0:
             whole[-1] *= -1
         np.testing.assert_allclose(powered(whole, 1), whole, atol=1e-10)
@@ -315,7 +315,7 @@ def test_a_basis_on_the_way() -> None:
     source = source_of(pixels, CLASSES)
     ds = checked(model, "conv2", pixels, CLASSES, "random", power=0.3, seed=3)
     assert ds.attrs["ablation"] == "random-3-power-0.3"
-    np.testing.assert_allclose(np.abs(np.trace(ds.basis.values)), np.abs(np.trace(powered(_random(12, 3), 0.3))))
+    np.testing.assert_allclose(np.abs(np.trace(ds.basis.values)), np.abs(np.trace(powered(random_axes(12, 3), 0.3))))
     ends = {power: ablate(model, source, "conv2", "random", power=power, seed=3) for power in (0, 1)}
     units, turned = (
         unitlab.ablate(model, source, "conv2", progress=False, device="cpu"),

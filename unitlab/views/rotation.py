@@ -56,12 +56,11 @@ def rotation(measure: str = "max_class_drop_crossfit", found: Mapping[float, xr.
         for name, value in zip(one["basis_name"].values, one["direction_value"].mean("direction").values, strict=True):
             dots.append((power, scale * float(value), str(name)))
         whole = one.sel(comparison="whole basis")
-        ends = (units + scale * float(whole[f"difference_{part}"]) for part in ("mean", "low", "high"))
-        line.append((float(power), *ends))
+        mean, low, high = (units + scale * float(whole[f"difference_{part}"]) for part in ("mean", "low", "high"))
+        line.append((float(power), mean, low, high))
     label = VARIABLES[measure].long_name if measure in VARIABLES else measure.replace("_", " ")
     across, up = hv.Dimension("alpha", label="part of the rotation, α"), hv.Dimension("value", label=label, unit=unit)
-    low, high = hv.Dimension("low"), hv.Dimension("high")
-    band = hv.Area([(a, b, c) for a, _, b, c in line], [across], [low, high])
+    band = hv.Area([(a, b, c) for a, _, b, c in line], [across], [hv.Dimension("low"), hv.Dimension("high")])
     overlay = (
         band.opts(color=ORANGE, alpha=0.2, line_alpha=0)
         * hv.Curve([(a, b) for a, b, _, _ in line], [across], [up]).opts(color=ORANGE, line_width=2)

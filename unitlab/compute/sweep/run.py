@@ -14,21 +14,23 @@ import torch
 import xarray as xr
 from torch import nn
 
+from unitlab.compute.engine.scores import Outcome
 from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.engine.user_network.outputs import Output
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.baseline import measured_baseline, say_baseline
-from unitlab.compute.sweep.fingerprints import as_in_store, output_in_store, unit_dim_in_store, unit_dim_of
-from unitlab.compute.sweep.plan import LayerPlan, SweepPlan, plan_sweep
+from unitlab.compute.sweep.fingerprints import as_in_store, request_in_store
+from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
 from unitlab.compute.sweep.progress import within_one_bar
-from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, compared_with_hooks, pairs_to_verify
+from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, compared_with_hooks, pairs_to_verify, stored_outcomes
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.shards import HeldShards, ShardResult, Shards, compute_shards
-from unitlab.compute.sweep.study_arrays import ROOT_FINGERPRINTS, Group, layer_groups, root_group, undefined_attributes
-from unitlab.errors import UnitlabError, before_and_now, units_named
+from unitlab.compute.sweep.study_arrays import Group, layer_groups, root_group, undefined_attributes
+from unitlab.compute.sweep.units_left import plans_left
+from unitlab.errors import UnitlabError
 from unitlab.store.shards import PartialStudy, remove_left_shards
-from unitlab.store.study import assemble, open_study, study_summary
+from unitlab.store.study import assemble, open_study
 from unitlab.store.writing import write_study
 
 if TYPE_CHECKING:
@@ -38,8 +40,6 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("unitlab")
-# what the axes of the layers stand for
-WORKED_OUT: dict[str, Any] = {"basis": None, "power": None, "directions": None, "subtract": None}
 
 
 def ablate(  # noqa: PLR0913  the public call
@@ -63,6 +63,8 @@ def ablate(  # noqa: PLR0913  the public call
     progress: bool = True,
     seed: int = 0,
     output: Output = None,
+    top_k: int | None = None,
+    outcome: Outcome | tuple[str, Outcome] | None = None,
     attrs: dict[str, Any] | None = None,
     client: distributed.Client | None = None,
 ) -> xr.Dataset | dict[str, xr.Dataset]:
@@ -122,6 +124,16 @@ def ablate(  # noqa: PLR0913  the public call
         result is taken for logits as it is. Default: ``logits`` of an object or dict, the first of a tuple, or the tensor;
         of probabilities, what is before the final softmax or sigmoid; of one logit z, two classes (−z/2, z/2). What was
         decided is in the log and in the attribute ``output``.
+    top_k
+        Count top-k accuracy, too (``topk_accuracy_drop`` …). Default 5 for networks of 100 classes or more; 0 for none.
+    outcome
+        A function f(logits, labels), or f(logits, labels, images), that gives a number an image: the label's probability, minus
+        a loss, minus the error of what a regression reads from the logits. It takes torch tensors on the device, logits (row,
+        category) in the network's precision, labels (row) and the images' positions along ``image`` (row), and gives finite
+        numbers (row), each from its own row alone, a pair of unit and image; ``torch.vmap(f)`` makes such a function of one
+        that takes a single image's. ``outcome_drop`` (unit, image) is f before minus after the ablation: damage is positive
+        where more is better. Give ("name", f) to name it, and another name where something changes that f refers to and that is
+        no number, text or array: name, code and these tell a study in ``store`` from one of another outcome. float32 only.
     attrs
         Further attributes of the study: its name, "top1_accuracy", the accuracy that is recorded for the network …
     client
@@ -155,6 +167,7 @@ def ablate(  # noqa: PLR0913  the public call
     request = SweepRequest(
         layer, units=units, ablation=ablation, basis=basis, power=power, directions=directions, subtract=subtract,
         labels=labels, precision=precision, batch_size=batch_size, memory=memory, seed=seed, output=output, unit_dim=unit_dim,
+        top_k=top_k, outcome=outcome,
     )  # fmt: skip
     found = run_sweep(model, images, request, store=store, device=device, progress=progress, attrs=attrs, client=client)
     return next(iter(found.values())) if request.one_layer else found
@@ -180,7 +193,7 @@ def run_sweep(
             "client= is given without store=: workers write their shards beside the store; give store=PATH, on a file system "
             "that this process and all workers see under the same path"
         )
-    source, request = as_in_store(source, store), unit_dim_in_store(output_in_store(request, store), store)
+    source, request = as_in_store(source, store), request_in_store(request, store)
     source.refuse_damaged()
     with exact_float32():
         plan = plan_sweep(model, source, request, device if client is None else _device_here(device))
@@ -233,7 +246,7 @@ class _Sweep:
                 compute_shards(plan, source, study, self.progress)
             else:
                 # workers take the axes as they are
-                request = replace(plan.request, **WORKED_OUT, axes=tuple(layer.basis for layer in plan.layers))
+                request = plan.request.with_axes(layer.basis for layer in plan.layers)
                 pool.compute(plan, self.model, source, request, study, self.progress)
             write_study(store, self._groups(study))
             study.remove()
@@ -283,12 +296,14 @@ class _Sweep:
         networks = PlainNetworks(self.model, plan.network.device, plan.network.reading)
         replacements = plan.replacements(shards.read_replacements(), len(source))
         for layer, replaced in zip(plan.layers, replacements, strict=True):
-            of_layer, (arrays, attrs) = layer_groups(plan, layer, [result.layers[layer.name] for result in results], root)
+            of_layer, (arrays, attrs) = layer_groups(plan, layer, results, root)
             plain = PlainAblation(networks, source, layer.site, plan.request, layer.basis, replaced)
             sets = [[unit] for unit in layer.units]
-            proof = compared_with_hooks(plain, sets, arrays["prediction"], sample=pairs_to_verify(len(source)), seed=0)
-            if proof.different:
-                log.warning("%s: %d of %d pairs differ from plain hooks", layer.name, proof.different, proof.compared)
+            proof = compared_with_hooks(
+                plain, sets, arrays["prediction"], sample=pairs_to_verify(len(source)), seed=0,
+                outcomes=stored_outcomes(plan.scoring, arrays, root["label"]),
+            )  # fmt: skip
+            proof.warn(layer.name)
             groups[layer.name] = of_layer
             groups[f"{layer.name}/{plan.ablation_name}"] = (arrays, {**attrs, **proof.attrs(), "null_check": "passed"})
         return groups
@@ -297,13 +312,15 @@ class _Sweep:
         """The null check: units replaced by what they are give exactly the baseline."""
         plan = self.plan
         labels = None if plan.request.labels == "predicted" else torch.as_tensor(self.source.labels[:1])
-        evaluation = plan.network.evaluate(plan.network.sample, labels, plan.sites, plan.needed, first_order=False)
+        evaluation = plan.network.evaluate(
+            plan.network.sample, labels, plan.sites, plan.needed,
+            first_order=False, scoring=plan.scoring, positions=np.zeros(1, int),
+        )  # fmt: skip
         base = evaluation.baseline
         for layer, value in zip(plan.layers, evaluation.site_values, strict=True):
             with torch.no_grad():
-                prediction, margin = layer.engine.evaluate(base, value)
-            same = torch.equal(prediction, base.prediction.expand_as(prediction))
-            if not (same and torch.equal(margin, base.margin.expand_as(margin))):
+                scores = layer.engine.evaluate(base, value)
+            if not all(torch.equal(values, base.scores[name].expand_as(values)) for name, values in scores.items()):
                 raise UnitlabError(
                     f"replacing the units of {layer.name} by themselves changes the logits: the network does not give "
                     "the same result twice; put it into a state in which it does"
@@ -324,74 +341,3 @@ def _device_here(device: str | torch.device | None) -> torch.device:
     """What this process checks the results on, where workers compute on ``device``."""
     wanted = torch.device("cuda" if device is None else device)
     return torch.device(wanted.type if wanted.type != "cuda" or torch.cuda.is_available() else "cpu")
-
-
-def plans_left(plan: SweepPlan, model: nn.Module, source: ImageSource, store: str | Path) -> list[SweepPlan]:
-    """What of a plan a store does not have: one plan for all layers that lack the same units.
-
-    Raises
-    ------
-    UnitlabError
-        The store is of something else.
-    """
-    if not Path(store).exists():
-        return [plan]
-    there = _stored_units(Path(store), plan)
-    lacking: dict[tuple[int, ...], list[LayerPlan]] = {}
-    for layer in plan.layers:
-        units = tuple(unit for unit in layer.units if unit not in there[layer.name])
-        if units:
-            lacking.setdefault(units, []).append(layer)
-    if all(layer.units == list(units) for units, layers in lacking.items() for layer in layers) and len(plan.layers) == sum(
-        map(len, lacking.values())
-    ):
-        return [plan]
-    return [
-        plan_sweep(
-            model,
-            source,
-            replace(
-                plan.request,
-                layer=[layer.name for layer in layers],
-                units=units,
-                **WORKED_OUT,
-                axes=None if layers[0].basis is None else tuple(layer.basis for layer in layers),
-            ),
-            plan.network.device,
-        )
-        for units, layers in lacking.items()
-    ]
-
-
-def _stored_units(store: Path, plan: SweepPlan) -> dict[str, set[int]]:
-    """The units of each layer that a store has under this ablation; a store of something else is refused."""
-    summary = study_summary(store)
-    for field in ROOT_FINGERPRINTS:
-        if summary.attrs.get(f"fingerprint_{field}") != plan.fingerprint.get(field):
-            raise UnitlabError(
-                f"{store} was computed with other {field}: with {ROOT_FINGERPRINTS[field]} than given now. It holds "
-                f"{summary.n_images:,} images of {summary.images} in {summary.categories:,} classes, computed "
-                f"{summary.attrs.get('created', 'earlier')}; give another store, or remove this one"
-            )
-    for layer in plan.layers:
-        stored = summary.layers.get(layer.name)
-        there = unit_dim_of(open_study(store, layer.name, stored[0]).attrs) if stored else layer.site.unit_dim
-        if there != layer.site.unit_dim:
-            raise UnitlabError(
-                f"{store} has {layer.name} with its units along dimension {there}, here they are along dimension "
-                f"{layer.site.unit_dim}; give unit_dim={there}, or another store"
-            )
-    found: dict[str, set[int]] = {layer.name: set() for layer in plan.layers}
-    for layer in plan.layers:
-        if plan.ablation_name not in summary.layers.get(layer.name, ()):
-            continue
-        ds = open_study(store, layer.name, plan.ablation_name)
-        for field, asked in plan.layer_fingerprint(layer).items():
-            if field != "unit_dim" and str(ds.attrs.get(f"fingerprint_{field}")) != asked:
-                held = units_named(ds.unit.values, int(ds.attrs["channels"]))
-                raise UnitlabError(
-                    f"{store} holds {layer.name}/{plan.ablation_name} of {held} with other {field}"
-                    f"{before_and_now(ds.attrs.get(f'fingerprint_{field}'), asked)}; give another store, or remove this one"
-                )
-        found[layer.name] = set(ds.unit.values.tolist())
-    return found
