@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from unitlab import concepts as concepts
     from unitlab import recipes as recipes
     from unitlab.analysis.accuracies import confusion as _confusion
+    from unitlab.analysis.accuracies import shapley as shapley
     from unitlab.analysis.agreement import agreement as _agreement
     from unitlab.analysis.agreement import reliability as _reliability
     from unitlab.analysis.agreement import selective_damage as _selective_damage
     from unitlab.analysis.attributes import attributes as _attributes
     from unitlab.analysis.comparisons.direction_comparison import compare_directions as _compare_directions
     from unitlab.analysis.comparisons.direction_comparison import random_bases as random_bases
+    from unitlab.analysis.comparisons.interaction import interaction as _interaction
     from unitlab.analysis.comparisons.two_ablations import compare as _compare
     from unitlab.analysis.correlations import correlations as _correlations
     from unitlab.analysis.damage import damage as _damage
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     describe = takes_names(_describe)
     discrimination = takes_names(_discrimination)
     important_to = takes_names(_important_to)
+    interaction = takes_names(_interaction)
     match = takes_names(_match)
     regression = takes_names(_regression)
     reliability = takes_names(_reliability)
@@ -91,6 +94,7 @@ _WHERE = {
     "explore": "unitlab.views.explorer",
     "important_to": "unitlab.concepts.importance",
     "images": "unitlab.compute.images.datasets",
+    "interaction": "unitlab.analysis.comparisons.interaction",
     "load": "unitlab.catalog",
     "match": "unitlab.concepts.partners",
     "network": "unitlab.compute.network",
@@ -99,6 +103,7 @@ _WHERE = {
     "reliability": "unitlab.analysis.agreement",
     "report": "unitlab.views.report",
     "selective_damage": "unitlab.analysis.agreement",
+    "shapley": "unitlab.analysis.accuracies",
     "studies": "unitlab.catalog",
     "training_choices": "unitlab.analysis.training_choices",
     "training_effects": "unitlab.analysis.training_choices",

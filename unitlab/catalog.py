@@ -187,7 +187,8 @@ def load(
     -------
     xarray.Dataset
         Over ``unit``, ``category``, ``image``, ``top_rank``, read lazily; variables as `unitlab.schema` defines them. For a
-        list of layers, a dict of datasets by layer.
+        list of layers, a dict of datasets by layer. Of a store of `unitlab.ablate_groups` or `unitlab.cumulative`, what that
+        call gave.
 
     Raises
     ------
@@ -214,6 +215,8 @@ def load(
     stores = [(path, study_summary(path)) for path in paths]
     layers = _joined_layers([summary for _, summary in stores])
     name = str(name_or_path)
+    if not layers and "result" in stores[0][1].attrs:
+        return _opened_as(name_or_path, open_study(stores[0][0], layer))
     if layer is not None and layer not in layers:
         raise UnitlabError(
             f"the study {name!r} has no layer {layer!r}. {nearest_names(layer, layers)}{_to_compute(name_or_path, layer)}"
@@ -263,10 +266,10 @@ def with_thumbnails(ds: xr.Dataset) -> xr.Dataset:
     return ds.assign(thumbnails=xr.Variable(VARIABLES["thumbnails"].dims, pictures, variable_attrs("thumbnails")))
 
 
-def check(name_or_path: str | Path) -> None:
+def check(name_or_path: str | Path, progress: bool = False) -> None:
     """Compare every byte of a study with what was written; raises a `UnitlabError` that names the file."""
     for path in stores_of(name_or_path):
-        check_files(path)
+        check_files(path, progress)
 
 
 def recipe(name: str) -> Recipe:

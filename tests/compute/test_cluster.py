@@ -110,6 +110,15 @@ def test_workers_give_the_bytes_of_one_process(tmp_path: Path, client: Any, abla
     assert list(plugins.values()) == [[], []]
 
 
+def test_workers_compute_an_outcome_that_refers_to_numbers_here(tmp_path: Path, client: Any) -> None:
+    weight = torch.linspace(0, 1, 2)
+    options = {"outcome": ("weighted", lambda logits, label: (logits[:, :2] * weight).sum(1)), "top_k": 2}
+    ablate(tmp_path, tmp_path / "one.zarr", **options)
+    ablate(tmp_path, tmp_path / "many.zarr", client=client, **options)
+    assert data_files(tmp_path / "many.zarr") == data_files(tmp_path / "one.zarr")
+    assert "conv2/zero/outcome_drop/c/0/0" in data_files(tmp_path / "many.zarr")
+
+
 def test_workers_read_the_network_as_it_was_given(tmp_path: Path, client: Any) -> None:
     """In half precision, in a wrapper, with a hook that cannot be pickled, and with another output."""
     model = torch.nn.DataParallel(network().bfloat16())

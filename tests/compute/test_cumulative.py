@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -240,3 +241,28 @@ def test_one_bar_for_all_that_a_curve_takes(
     shown = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.strip()]
     assert {line.partition(":")[0] for line in shown} == {f"cumulative {ablation} ablation of {SITES[FunctionalReLU][0]}"}
     assert f"{24 * passes}/{24 * passes}" in shown[-1]
+
+
+def test_a_store_keeps_curves_and_knows_their_order(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model, source = settled(FunctionalReLU(), 17), source_of(torch.randn(24, 3, 17, 17), CLASSES)
+    store = tmp_path / "curves.zarr"
+    ds = curve(model, source, "conv2", [3, 0, 7], store=store)
+    expected = curve(model, source, "conv2", [3, 0, 7])
+    assert ds.equals(expected) and unitlab.load(store).equals(expected) and not list(tmp_path.glob("*.partial"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unitlab.compute.cumulative.scored_sets", None)  # nothing is computed again
+        assert curve(model, source, "conv2", np.array([3, 0, 7]), store=store).equals(expected)
+    for other in ({"order": [3, 7, 0]}, {"keep": True}, {"ks": [0, 2]}):
+        with pytest.raises(UnitlabError, match="holds a result of other curves"):
+            curve(model, source, "conv2", **{"order": [3, 0, 7], "store": store, **other})
+    crossfit = curve(model, source, "conv2", "overall_drop", ks=[0, 4], store=tmp_path / "crossfit.zarr")
+    assert crossfit.equals(curve(model, source, "conv2", "overall_drop", ks=[0, 4]))
+    study = unitlab.ablate(model, source, "conv2", progress=False, device="cpu")
+    ranked = {"rank_on": study, "ks": [0, 4], "store": tmp_path / "ranked.zarr"}
+    written = curve(model, source, "conv2", "overall_drop", **ranked)
+    assert curve(model, source, "conv2", "overall_drop", **ranked).equals(written)
+    with pytest.raises(UnitlabError, match="these are curves"):
+        unitlab.damage(ds)
+    with pytest.raises(UnitlabError, match="these are curves"):
+        unitlab.verify(store, model, source)

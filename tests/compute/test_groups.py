@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from torch import nn
 import unitlab
 from unitlab import UnitlabError
 from unitlab.compute.engine.ablation import donor_of_image
+from unitlab.compute.sweep.shards import ShardComputation
 
 
 @pytest.fixture(autouse=True)
@@ -131,3 +134,70 @@ def test_several_layers_are_refused() -> None:
     source = source_of(torch.randn(4, 3, 17, 17), CLASSES)
     with pytest.raises(UnitlabError, match="one layer"):
         unitlab.ablate_groups(FunctionalReLU().eval(), source, ["conv1", "conv2"], [[0]], progress=False)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_store_keeps_groups_with_their_further_scores_and_resumes(
+    named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(2)
+    model, source = settled(FunctionalReLU(), 17), source_of(torch.randn(24, 3, 17, 17), CLASSES)
+    sets = [[0, 1], [3], []]
+    groups: object = dict(zip(("a", "b", "none"), sets, strict=True)) if named else sets
+    monkeypatch.setattr("unitlab.compute.sweep.plan.SHARD_IMAGES", 8)
+    options = {"progress": False, "device": "cpu", "batch_size": 8, "top_k": 3, "outcome": ("first", lambda z, y: z[:, 0])}
+    store, real, calls = tmp_path / "groups.zarr", ShardComputation.add, list[int]()
+
+    def counted(self: ShardComputation, *given: object) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        real(self, *given)
+
+    monkeypatch.setattr(ShardComputation, "add", counted)
+    with pytest.raises(KeyboardInterrupt):
+        unitlab.ablate_groups(model, source, "conv2", groups, store=store, **options)
+    with pytest.raises(UnitlabError, match="unfinished sweep with other result groups"):
+        unitlab.ablate_groups(model, source, "conv2", [[4]], store=store, **options)
+    found = unitlab.ablate_groups(model, source, "conv2", groups, store=store, **options)
+    assert len(calls) == 4 and not list(tmp_path.glob("*.partial"))
+    kept = {name for name in found.attrs if name.startswith("fingerprint_")}
+    expected = unitlab.ablate_groups(model, source, "conv2", groups, **options)
+    assert found.drop_attrs(deep=False).identical(expected.drop_attrs(deep=False)) and found.n_broken_topk.dims[0] == "group"
+    assert kept > {"fingerprint_groups", "fingerprint_weights", "fingerprint_outcome"}
+    assert unitlab.load(store).equals(expected) and unitlab.load(store, "conv2").equals(expected)
+    again = unitlab.ablate_groups(model, source, "conv2", groups, store=store, **options)
+    assert len(calls) == 7 and again.equals(expected)  # which the comparison without a store asked for
+    for other in ({"ablation": "mean"}, {"outcome": None}, {"seed": 1}):
+        if other == {"seed": 1}:
+            assert unitlab.ablate_groups(model, source, "conv2", groups, store=store, **{**options, **other}).equals(expected)
+            continue
+        with pytest.raises(UnitlabError, match="holds a result of other"):
+            unitlab.ablate_groups(model, source, "conv2", groups, store=store, **{**options, **other})
+    with pytest.raises(UnitlabError, match="holds a result of other groups"):
+        unitlab.ablate_groups(model, source, "conv2", [[4]], store=store, **options)
+    with pytest.raises(UnitlabError, match="of the layer 'conv2', none of 'conv1'"):
+        unitlab.load(store, "conv1")
+    with pytest.raises(UnitlabError, match="is not a path"):
+        unitlab.ablate_groups(model, source, "conv2", groups, store=3)
+    assert unitlab.verify(store, model, source, device="cpu", sample=50).different == 0
+    outcome = options["outcome"]
+    assert unitlab.verify(store, model, source, device="cpu", sample=50, outcome=outcome).outcomes_different == 0
+    with open(next(store.glob("prediction/c/*/*")), "r+b") as file:
+        file.write(b"\0\0\0")
+    with pytest.raises(UnitlabError, match="damaged"):
+        unitlab.load(store).prediction.load()
+
+
+def test_a_study_is_no_store_of_groups_and_groups_are_no_study(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    model, source = settled(FunctionalReLU(), 17), source_of(torch.randn(12, 3, 17, 17), CLASSES)
+    options = {"progress": False, "device": "cpu"}
+    unitlab.ablate(model, source, "conv2", store=tmp_path / "study.zarr", **options)
+    with pytest.raises(UnitlabError, match="holds a result of other kind"):
+        unitlab.ablate_groups(model, source, "conv2", [[1]], store=tmp_path / "study.zarr", **options)
+    unitlab.ablate_groups(model, source, "conv2", [[1]], store=tmp_path / "groups.zarr", **options)
+    with pytest.raises(UnitlabError, match="holds groups"):
+        unitlab.ablate(model, source, "conv2", store=tmp_path / "groups.zarr", **options)
+    with pytest.raises(UnitlabError, match="groups"):
+        unitlab.explore(tmp_path / "groups.zarr")

@@ -79,11 +79,15 @@ def estimated(model: nn.Module, images: ImageSource, layers: list[str], device: 
     return np.array([layer.units for layer in found.layers])
 
 
+def outcome(logits: torch.Tensor, label: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    return logits.softmax(1).gather(1, label[:, None])[:, 0] + image
+
+
 KINDS: dict[str, Callable[..., np.ndarray]] = {
     "zero": swept(), "mean": swept(ablation="mean"), "resample": swept(ablation="resample"),
     "bfloat16": swept(precision="bfloat16"), "random": swept(basis="random"), "pca": swept(basis="pca"),
     "predicted": swept(labels="predicted"), "verify": verified, "groups": grouped, "cumulative": cumulated,
-    "estimate": estimated,
+    "estimate": estimated, "outcome": swept(outcome=outcome, top_k=3), "top_k": swept(top_k=3),
 }  # fmt: skip
 
 

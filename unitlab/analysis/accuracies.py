@@ -1,5 +1,5 @@
 """What follows from predictions alone: counts by class, balanced accuracy, intervals that respect clusters; curves of
-accuracy over silenced units; where the images go that one ablation moves."""
+accuracy over silenced units, and Shapley values from them; where the images go that one ablation moves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from unitlab.analysis import LEVEL
 from unitlab.analysis.paired_tests import student_quantile
 from unitlab.analysis.requirements import class_positions, require, unit_position
 from unitlab.analysis.undefined import ratio
-from unitlab.schema import VARIABLES, described
+from unitlab.errors import UnitlabError
+from unitlab.schema import SHAPLEY_VARIABLES, VARIABLES, described
 
 Array = np.ndarray[Any, Any]
 
@@ -87,6 +88,63 @@ def accuracy_curves(root: Mapping[str, Any], prediction: Array, *, own: bool, na
         place, at = np.arange(len(names)), [classes.index(name) for name in names]
         values["own_accuracy"], values["own_balanced_accuracy"] = by_class[place, :, at], balanced[place, :, at]
     return values
+
+
+def shapley(curves: xr.Dataset) -> xr.Dataset:
+    """What each unit costs when it joins those that are silenced already, averaged over random orders (Shapley 1953).
+
+    Parameters
+    ----------
+    curves
+        What ``unitlab.cumulative(model, images, layer, "random", n_random=…, ks=range(channels + 1))`` gives: every number of
+        units of every order. 200 orders or more tell most units apart; the errors say whether they are enough.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``unit``: ``shapley_drop`` (fraction of all images) and its standard error over the orders alone,
+        ``shapley_drop_error``: the images are held as they are. Over ``unit, category``: ``class_shapley_drop`` with
+        ``class_shapley_drop_error``. The values of all units sum to the accuracy that all of them together cost.
+
+    Raises
+    ------
+    UnitlabError
+        Curves over other orders than random ones, over one order, or not over every number of units.
+
+    Notes
+    -----
+    Shapley, Contributions to the Theory of Games II (1953), with the sampling of Castro, Gómez and Tejada, Comput. Oper. Res.
+    36 (2009).
+
+    Examples
+    --------
+    >>> import unitlab
+    >>> from unitlab.compute.networks import bundled_network
+    >>> few = unitlab.images("fashion_mnist").subset(range(40))
+    >>> options = {"n_random": 2, "ks": range(65), "progress": False}
+    >>> curves = unitlab.cumulative(bundled_network("vgg_fashion"), few, "conv3_2", "random", **options)
+    >>> found = unitlab.shapley(curves)
+    >>> bool(abs(found.shapley_drop.sum() - (curves.accuracy[0, 0] - curves.accuracy[0, -1])) < 1e-9)
+    True
+    """
+    if not isinstance(curves, xr.Dataset) or "ranked_unit" not in curves or curves.attrs.get("order") != "random":
+        raise UnitlabError('shapley takes curves over random orders: unitlab.cumulative(model, images, layer, "random", ks=…)')
+    order = curves["ranked_unit"].values[0]
+    n_orders, channels = order.shape
+    if n_orders < 2 or not np.array_equal(curves["k"].values, np.arange(channels + 1)):
+        raise UnitlabError(
+            "shapley takes two orders or more and every number of units: give unitlab.cumulative n_random=200 and "
+            f"ks=range({channels + 1})"
+        )
+    # with keep, accuracy rises as units join those that are kept
+    sign = 1 if curves.attrs.get("keep") else -1
+    place = np.argsort(order, axis=1)
+    values = {"unit": np.arange(channels, dtype=np.int32), "category": curves["category"].values}
+    for name, accuracy in (("shapley_drop", "accuracy"), ("class_shapley_drop", "class_accuracy")):
+        joining = sign * np.diff(curves[accuracy].values.astype(float), axis=1)
+        of_unit = np.take_along_axis(joining, place if joining.ndim == 2 else place[..., None], axis=1)
+        values |= {name: of_unit.mean(0), f"{name}_error": of_unit.std(0, ddof=1) / np.sqrt(n_orders)}
+    return described(SHAPLEY_VARIABLES, values, {**curves.attrs, "n_orders": n_orders})
 
 
 def confusion(ds: xr.Dataset, unit: int) -> xr.Dataset:

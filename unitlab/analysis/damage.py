@@ -11,7 +11,7 @@ import xarray as xr
 
 from unitlab.analysis import ALPHA, LEVEL
 from unitlab.analysis.accuracies import balanced_accuracy, class_counts
-from unitlab.analysis.margins import MarginContrasts, margin_drops
+from unitlab.analysis.margins import MarginContrasts, margin_drops, outcome_drops
 from unitlab.analysis.paired_images import PairedImages
 from unitlab.analysis.paired_tests import (
     bonett_price,
@@ -34,6 +34,7 @@ from unitlab.schema import described_like
 Array = np.ndarray[Any, Any]
 
 KEPT = ("n_images", "baseline_accuracy", "n_broken", "n_fixed", "accuracy_drop", "overall_drop")
+TOP_K = ("n_broken_topk", "n_fixed_topk", "topk_accuracy_drop", "topk_overall_drop", "baseline_topk_accuracy")
 LEAST_CHANGED = 6  # with so many images the least p is 2⁻⁵, below `ALPHA`
 SMALL = 0.25  # added to the variance of a class's lost images, so that one with few changes does not lead
 
@@ -65,7 +66,10 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0, progress: boo
         worst of all classes) and ``max_class_drop_null``, ``max_class`` (position along category);
         ``max_class_drop_crossfit`` with ``_low``, ``_high`` (for all units at once) and ``_null``; ``max_z``, ``p_any``,
         ``p_specific``, ``p_margin_specific``, ``n_damaged``, ``concentration`` with ``concentration_null`` and
-        ``p_concentration``. One number each: ``overall_drop_bound`` (no unit costs more), ``reliability`` with
+        ``p_concentration``. Of a study with an outcome: ``class_outcome_drop`` with ``_low``, ``_high``, ``outcome_p_value``,
+        ``outcome_q_value`` over ``unit, category``, ``overall_outcome_drop`` with ``_low``, ``_high`` (for all units at once),
+        ``p_overall_outcome``, ``q_overall_outcome`` over ``unit``; top-k counts and drops where it has them. One number
+        each: ``overall_drop_bound`` (no unit costs more), ``reliability`` with
         ``reliability_low``, ``reliability_high``. Attributes: the study's, ``level``, ``seed``, ``n_tested`` of ``n_cells``
         (the cells in which enough images change for a p of 0.05), and ``tested``, the same in words, with what helps. Each
         variable's attributes hold its definition, and which sampling an interval covers. Where the study has ``cluster``,
@@ -108,11 +112,13 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0, progress: boo
         margins = of_margins.result()
     values: dict[str, Array] = {
         **{name: ds[name].values for name in KEPT},
+        **{name: ds[name].values for name in TOP_K if name in ds},
         "n_broken": broken,
         "n_fixed": fixed,
         "n_changed": cells.n_changed.astype(np.int32),
         "n_images": images.n_images,
         **rate_drops(images, broken, fixed),
+        **outcome_drops(images, level),
         **margins,
         **paired_intervals(cells, largest["max_class"], level),
         **overall_intervals(images, broken, fixed, level),

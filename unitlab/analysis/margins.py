@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import scipy
 
 from unitlab.analysis.paired_images import PairedImages
-from unitlab.analysis.paired_tests import benjamini_hochberg, student_quantile, student_tail
+from unitlab.analysis.paired_tests import benjamini_hochberg, simultaneous, student_quantile, student_tail
 from unitlab.analysis.specificity import Blocks, Draws, shuffle_moments, shuffled_blocks
 from unitlab.analysis.undefined import mean_of_defined, ratio
 
@@ -26,14 +27,37 @@ SQUARES_ROUNDING = 1e-12  # of sums of squares in double precision
 
 def margin_drops(images: PairedImages, level: float) -> dict[str, Array]:
     """Mean margin drop of each class with the paired t interval and test, over clusters."""
+    found = mean_drops(images, images.margin_drops, level)
+    q = benjamini_hochberg(found["_p_value"])
+    return {"margin_p_value": found.pop("_p_value"), "margin_q_value": q, **{f"margin_drop{end}": found[end] for end in found}}
+
+
+def outcome_drops(images: PairedImages, level: float) -> dict[str, Array]:
+    """Mean drop of a study's outcome, of each class and over all images, with paired t intervals and tests over clusters;
+    nothing where the study has no outcome."""
+    if "outcome_drop" not in images.ds:
+        return {}
+    cells, whole = mean_drops(images, images.outcome_drops, level), images.of_one_class()
+    overall = mean_drops(whole, whole.outcome_drops, simultaneous(level, images.ds.sizes["unit"]))
+    p_cell, p = cells.pop("_p_value"), overall.pop("_p_value")[:, 0]
+    return {
+        **{f"class_outcome_drop{end}": cells[end] for end in cells},
+        "outcome_p_value": p_cell,
+        "outcome_q_value": benjamini_hochberg(p_cell),
+        **{f"overall_outcome_drop{end}": overall[end][:, 0] for end in overall},
+        "p_overall_outcome": p,
+        "q_overall_outcome": benjamini_hochberg(p),
+    }
+
+
+def mean_drops(images: PairedImages, drops: Callable[[slice], Array], level: float) -> dict[str, Array]:
+    """Mean of drops (unit, image) in each class with the paired t interval and test, under what their names end in."""
     moments = _ClassMoments(images)
     shape = (images.ds.sizes["unit"], images.n_categories)
     mean, variance = np.full(shape, np.nan), np.full(shape, np.nan)
     for units in images.unit_blocks(images.order.size):
-        mean[units], variance[units], _ = moments.of(images.margin_drops(units))
-    found = _tested(mean, variance, moments.degrees, level)
-    q = benjamini_hochberg(found["_p_value"])
-    return {"margin_p_value": found.pop("_p_value"), "margin_q_value": q, **{f"margin_drop{end}": found[end] for end in found}}
+        mean[units], variance[units], _ = moments.of(drops(units))
+    return _tested(mean, variance, moments.degrees, level)
 
 
 class MarginContrasts:

@@ -70,6 +70,10 @@ class PairedImages:
         """Float64, (unit, image)."""
         return self._ordered("label_margin_drop", units).astype(np.float64)
 
+    def outcome_drops(self, units: slice | Array) -> Array:
+        """Float64, (unit, image)."""
+        return self._ordered("outcome_drop", units).astype(np.float64)
+
     def activations(self, name: str, units: slice) -> Array:
         """``activation_mean`` or ``activation_max``, (unit, image)."""
         return self._ordered(name, units)

@@ -16,6 +16,13 @@ def require(ds: xr.Dataset, names: Iterable[str], what: str) -> None:
     """Refuse a dataset that lacks a variable."""
     if not isinstance(ds, xr.Dataset):
         raise UnitlabError(f"{what} takes a study (xarray.Dataset); given: {type(ds).__name__}. unitlab.load(name) opens one")
+    if "group" in ds.dims or "curve_prediction" in ds.variables:
+        raise UnitlabError(
+            f"{what} takes a study of single units, and these are curves"
+            if "curve_prediction" in ds.variables
+            else f"{what} takes a study of single units, and these are groups of units; where they have numbers and no names, "
+            'ds.drop_dims("unit").rename(group="unit") makes units of them'
+        )
     missing = [name for name in names if name not in ds.variables]
     if missing:
         raise UnitlabError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,22 @@ from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.engine.user_network.outputs import Output
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
-from unitlab.compute.sweep.fingerprints import unit_dim_of
+from unitlab.compute.stored_result import StoredResult
+from unitlab.compute.sweep.fingerprints import text_fingerprint, unit_dim_of
 from unitlab.compute.sweep.plan import SweepPlan
 from unitlab.compute.sweep.progress import one_bar
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.run import run_sweep
 from unitlab.compute.sweep.shards import ImageFacts
 from unitlab.compute.sweep.study_arrays import root_group
-from unitlab.compute.unit_groups import checked_units, plan_attrs, plan_of_one_layer, scored_sets
+from unitlab.compute.unit_groups import (
+    checked_units,
+    joined_facts,
+    plan_attrs,
+    plan_of_one_layer,
+    result_fingerprint,
+    scored_sets,
+)
 from unitlab.errors import UnitlabError, before_and_now, nearest_names
 from unitlab.schema import CURVE_VARIABLES, described
 
@@ -54,6 +63,7 @@ def cumulative(  # noqa: PLR0913  the public call
     progress: bool = True,
     seed: int = 0,
     output: Output = None,
+    store: str | Path | None = None,
 ) -> xr.Dataset:
     """Accuracy while the first k units of an order are silenced together, or while only they are kept.
 
@@ -83,6 +93,9 @@ def cumulative(  # noqa: PLR0913  the public call
         Random orders, for ``order="random"``.
     seed
         Of the halves, the random orders and the donors of ``ablation="resample"``.
+    store
+        Where to write the result, which `unitlab.load` opens; None keeps it in memory. An order that needs no study computed
+        for it is resumed there, too, where it was cut off.
 
     Returns
     -------
@@ -98,7 +111,7 @@ def cumulative(  # noqa: PLR0913  the public call
     ------
     UnitlabError
         An order with repeats or foreign units, an unknown variable or class (the nearest names are suggested), a study of
-        another network or layer, and what `unitlab.ablate` refuses.
+        another network or layer, a store of something else, and what `unitlab.ablate` refuses.
 
     Notes
     -----
@@ -122,7 +135,7 @@ def cumulative(  # noqa: PLR0913  the public call
         unit_dim = unit_dim_of(rank_on.attrs)
     request = SweepRequest(
         layer, ablation=ablation, labels=labels, batch_size=batch_size, memory=memory, seed=seed,
-        output=output, unit_dim=unit_dim,
+        output=output, unit_dim=unit_dim, top_k=0,
     )  # fmt: skip
     with exact_float32():
         plan = plan_of_one_layer(model, source, request, device)
@@ -132,15 +145,18 @@ def cumulative(  # noqa: PLR0913  the public call
             _check_same_network(rank_on, plan)
         elif in_parts and rank_on not in ("crossfit", "same"):
             raise UnitlabError(f"rank_on={rank_on!r}; expected 'crossfit', 'same' or a study (xarray.Dataset)")
+        known = asked.ranked(rank_on) if asked.by_name and isinstance(rank_on, xr.Dataset) else None
+        known = known if asked.by_name else asked.given()
+        kept = StoredResult(store, "curves", {**result_fingerprint(plan), "curves": asked.text(known, rank_on, keep, ks)})
+        if kept.there:
+            return kept.open()
         # ranked and measured, each after the means of the units
         passes = (1 + in_parts) * (2 if ablation == "mean" else 1)
         with one_bar(passes * len(source), f"cumulative {ablation} ablation of {plan.layers_text}", progress):
             measured: list[tuple[np.ndarray, Ranking]] = []
             everything = np.arange(len(source))
-            if not asked.by_name:
-                measured.append((everything, asked.given()))
-            elif isinstance(rank_on, xr.Dataset):
-                measured.append((everything, asked.ranked(rank_on)))
+            if known is not None:
+                measured.append((everything, known))
             else:
                 parts = [everything, everything] if rank_on == "same" else _halves(source, seed)
                 # what is ranked on the one is measured on the other
@@ -158,9 +174,9 @@ def cumulative(  # noqa: PLR0913  the public call
             prediction = np.empty((len(names), len(at), len(source)), plan.prediction_dtype)
             facts = []
             for some, found in measured:
-                part = _predictions(plan, source.subset(some), found, at, keep, progress)
-                prediction[:, :, some] = part[0]
-                facts.append((some, part[1]))
+                resumed = kept if len(measured) == 1 else None
+                prediction[:, :, some], of_part = _predictions(plan, source.subset(some), found, at, keep, progress, resumed)
+                facts.append((some, of_part))
     root, root_attrs = root_group(plan, source, [_joined(facts)])
     how = "study" if isinstance(rank_on, xr.Dataset) else rank_on if asked.by_name else "none"
     name = order if isinstance(order, str) else "given"
@@ -178,7 +194,7 @@ def cumulative(  # noqa: PLR0913  the public call
     }
     if "cluster" in root:
         values["cluster"] = root["cluster"]
-    return described(CURVE_VARIABLES, values, attrs)
+    return kept.written(described(CURVE_VARIABLES, values, attrs))
 
 
 @dataclass(frozen=True)
@@ -206,6 +222,12 @@ class _Asked:
         valid = isinstance(self.n_random, int | np.integer) and not isinstance(self.n_random, bool) and self.n_random > 0
         if isinstance(self.order, str) and not valid:
             raise UnitlabError(f"n_random={self.n_random!r}; expected a number of random orders, at least 1")
+
+    def text(self, known: Ranking | None, rank_on: Any, keep: bool, ks: Sequence[int] | None) -> str:
+        """Fingerprint of the orders, as far as they are known before anything is computed, and of what is measured of them."""
+        orders = (self.order, self.ascending, self.category, rank_on, self.seed)
+        told = orders if known is None else (self.order if self.by_name else "", known.labels, known.units.tolist())
+        return text_fingerprint(repr((told, bool(keep), None if ks is None else np.asarray(ks).tolist())))
 
     @property
     def channels(self) -> int:
@@ -280,7 +302,7 @@ def _ks(given: Sequence[int] | None, longest: int, orders: int) -> list[int]:
 
 
 def _predictions(
-    plan: SweepPlan, source: ImageSource, orders: Ranking, ks: list[int], keep: bool, progress: bool
+    plan: SweepPlan, source: ImageSource, orders: Ranking, ks: list[int], keep: bool, progress: bool, kept: StoredResult | None
 ) -> tuple[np.ndarray, ImageFacts]:
     """Predictions (order, k, image) and what is known of the images."""
     everything = range(len(plan.layers[0].units))
@@ -290,9 +312,9 @@ def _predictions(
         for k in reversed(ks) if keep else ks:
             first = units[:k].tolist()
             sets.append(sorted(set(everything) - set(first)) if keep else first)
-    prediction, _, facts = scored_sets(plan, source, sets, progress)
-    prediction = prediction.reshape(len(orders.units), len(ks), len(source))
-    return prediction[:, ::-1] if keep else prediction, facts
+    scores, facts = scored_sets(plan, source, sets, progress, kept)
+    prediction = scores["prediction"].reshape(len(orders.units), len(ks), len(source))
+    return prediction[:, ::-1] if keep else prediction, joined_facts(facts)
 
 
 def _joined(parts: list[tuple[np.ndarray, ImageFacts]]) -> ImageFacts:

@@ -14,17 +14,18 @@ import torch
 from numcodecs.zstd import Zstd
 from torch import nn
 
+from unitlab.compute.engine.scores import Outcome
 from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.engine.user_network.outputs import Output
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageBatch, ImageSource
 from unitlab.compute.sweep.activations import BY_IMAGE, TOP, TOP_IMAGES
 from unitlab.compute.sweep.baseline import Baseline, measured_baseline
-from unitlab.compute.sweep.fingerprints import as_in_store, output_in_store, unit_dim_in_store
+from unitlab.compute.sweep.fingerprints import as_in_store, request_in_store
 from unitlab.compute.sweep.plan import SweepPlan, UnitSums, plan_sweep
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.run import plans_left
-from unitlab.compute.sweep.shards import ShardComputation, ShardResult, ShardSums, donor_values
+from unitlab.compute.sweep.shards import SCORES, ShardComputation, ShardResult, ShardSums, donor_values
 from unitlab.compute.sweep.study_arrays import undefined_attributes
 from unitlab.files import bytes_text
 from unitlab.progress import stages
@@ -157,13 +158,16 @@ def estimate(  # noqa: PLR0913  the public call
     memory: str | int = "2 GB",
     seed: int = 0,
     output: Output = None,
+    top_k: int | None = None,
+    outcome: Outcome | tuple[str, Outcome] | None = None,
     progress: bool = True,
 ) -> SweepEstimate:
     """What `unitlab.ablate`, called alike, is going to do and to take; nothing is written.
 
     Parameters
     ----------
-    model, images, layer, units, unit_dim, ablation, basis, labels, store, device, precision, batch_size, memory, seed, output
+    model, images, layer, units, unit_dim, ablation, basis, labels, store, device, precision, batch_size, memory, seed
+    output, top_k, outcome
         As for `unitlab.ablate`.
 
     progress
@@ -189,6 +193,7 @@ def estimate(  # noqa: PLR0913  the public call
     request = SweepRequest(
         layer, units=units, ablation=ablation, basis=basis, labels=labels,
         precision=precision, batch_size=batch_size, memory=memory, seed=seed, output=output, unit_dim=unit_dim,
+        top_k=top_k, outcome=outcome,
     )  # fmt: skip
     return estimate_of(model, images, request, store=store, device=device, progress=progress)
 
@@ -206,7 +211,7 @@ def estimate_of(
     """`estimate`, of a request."""
     source = as_in_store(images if isinstance(images, ImageSource) else image_source(images), store)
     source.refuse_damaged()
-    request = unit_dim_in_store(output_in_store(request, store), store)
+    request = request_in_store(request, store)
     with exact_float32(), stages("estimate", 3, progress) as begin:
         begin("network")
         plan = plan_sweep(model, source, request, device)
@@ -302,7 +307,7 @@ class _Measured:
         plan, images, facts = self.plan, len(self.source), result.images
         statistics = [found for shard in result.layers.values() for found in (shard.units, shard.directions) if found]
         by_image = [facts.label, facts.baseline_prediction, facts.baseline_margin]
-        by_image += [shard.ablation[name] for shard in result.layers.values() for name in ("prediction", "label_margin_drop")]
+        by_image += [shard.ablation[name] for shard in result.layers.values() for name in SCORES if name in shard.ablation]
         by_image += [found[name] for found in statistics for name in BY_IMAGE]
         thumbnails = 0 if facts.thumbnails is None else facts.thumbnails.nbytes
         measured = sum(array.nbytes for array in by_image)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,25 @@ import xarray as xr
 from torch import nn
 
 from unitlab.analysis.accuracies import balanced_accuracy, class_counts
+from unitlab.compute.engine.scores import Outcome
 from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.engine.user_network.outputs import Output
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
+from unitlab.compute.stored_result import StoredResult
+from unitlab.compute.sweep.fingerprints import text_fingerprint
 from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
-from unitlab.compute.sweep.progress import InterruptRequest, images_bar
-from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, compared_with_hooks, pairs_to_verify
+from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, compared_with_hooks, pairs_to_verify, stored_outcomes
 from unitlab.compute.sweep.request import SweepRequest
-from unitlab.compute.sweep.shards import HeldShards, ImageFacts, ShardComputation, unit_replacements
-from unitlab.compute.sweep.study_arrays import counts_and_rates, root_group, units_attrs
+from unitlab.compute.sweep.shards import SCORES, Arrays, ImageFacts, ShardResult, compute_shards
+from unitlab.compute.sweep.study_arrays import (
+    ROOT_FINGERPRINTS,
+    counts_and_rates,
+    further_scores,
+    root_group,
+    scores_attrs,
+    units_attrs,
+)
 from unitlab.errors import UnitlabError
 from unitlab.schema import GROUP_VARIABLES, described
 
@@ -46,16 +56,21 @@ def ablate_groups(  # noqa: PLR0913  the public call
     progress: bool = True,
     seed: int = 0,
     output: Output = None,
+    top_k: int | None = None,
+    outcome: Outcome | tuple[str, Outcome] | None = None,
+    store: str | Path | None = None,
 ) -> xr.Dataset:
     """Silence sets of units of a layer, each set as a whole, and re-measure every class.
 
     Parameters
     ----------
-    model, images, layer, unit_dim, ablation, labels, device, batch_size, memory, progress, seed, output
+    model, images, layer, unit_dim, ablation, labels, device, batch_size, memory, progress, seed, output, top_k, outcome
         As for `unitlab.ablate`; one layer.
     groups
         Sets of units: a sequence of them, or a mapping from names. A group may be empty. A group that holds all units of
         the one before it costs no more than the units that it adds.
+    store
+        Where to write the result, which `unitlab.load` opens, or to resume it; None keeps it in memory.
 
     Returns
     -------
@@ -64,12 +79,14 @@ def ablate_groups(  # noqa: PLR0913  the public call
         ``n_fixed``, ``n_predicted``, ``accuracy_drop``, ``balanced_accuracy_drop``. Over ``group``: ``overall_drop``,
         ``n_units``. ``member`` (group, unit) tells who is in which group. Drops are fractions, positive when accuracy falls.
         ``ds.drop_dims("unit").rename(group="unit")`` is what `unitlab.damage` takes for intervals and tests, if the groups
-        have numbers and no names. The attributes tell how many pairs were compared with plain hooks.
+        have numbers and no names. Further variables as `unitlab.ablate` has them with
+        ``top_k`` and ``outcome``. The attributes tell how many pairs were compared with plain hooks.
 
     Raises
     ------
     UnitlabError
-        No groups, a unit that the layer does not have or that a group names twice, and what `unitlab.ablate` refuses.
+        No groups, a unit that the layer does not have or that a group names twice, a store of something else, and what
+        `unitlab.ablate` refuses.
 
     Examples
     --------
@@ -85,18 +102,25 @@ def ablate_groups(  # noqa: PLR0913  the public call
     source = images if isinstance(images, ImageSource) else image_source(images)
     request = SweepRequest(
         layer, ablation=ablation, labels=labels, batch_size=batch_size, memory=memory, seed=seed,
-        output=output, unit_dim=unit_dim,
+        output=output, unit_dim=unit_dim, top_k=top_k, outcome=outcome,
     )  # fmt: skip
     with exact_float32():
         plan = plan_of_one_layer(model, source, request, device)
         names, sets = _named_sets(groups, len(plan.layers[0].units), layer)
-        prediction, margin_drop, facts = scored_sets(plan, source, sets, progress)
+        kept = StoredResult(
+            store, "groups", {**result_fingerprint(plan), "groups": text_fingerprint(repr((names.tolist(), sets)))}
+        )
+        if kept.there:
+            return kept.open()
+        scores, facts = scored_sets(plan, source, sets, progress, kept)
+        root, root_attrs = root_group(plan, source, facts)
+        further = further_scores([scores], [joined_facts(facts)], root)
         networks = PlainNetworks(model, plan.network.device, plan.network.reading)
         plain = PlainAblation(networks, source, plan.layers[0].site, request)
-        proof = compared_with_hooks(plain, sets, prediction, sample=pairs_to_verify(len(source)), seed=0)
-    if proof.different:
-        log.warning("%s: %d of %d pairs differ from plain hooks", layer, proof.different, proof.compared)
-    root, root_attrs = root_group(plan, source, [facts])
+        prediction, outcomes = scores["prediction"], stored_outcomes(plan.scoring, further, root["label"])
+        count = pairs_to_verify(len(source))
+        proof = compared_with_hooks(plain, sets, prediction, sample=count, seed=0, outcomes=outcomes)
+    proof.warn(layer)
     rates = counts_and_rates(prediction, root)
     label, n = root["label"].astype(np.int64), root["n_images"]
     before = class_counts(label, root["baseline_prediction"], len(n))
@@ -107,15 +131,16 @@ def ablate_groups(  # noqa: PLR0913  the public call
     values = {
         **root,
         **rates,
+        **{name: values[:] for name, values in further.items()},
         "balanced_accuracy_drop": balanced_accuracy(*before, n) - balanced_accuracy(*after, n),
         "group": names,
         "unit": np.arange(member.shape[1], dtype=np.int32),
         "member": member,
         "n_units": member.sum(1).astype(np.int32),
         "prediction": prediction,
-        "label_margin_drop": margin_drop,
+        "label_margin_drop": scores["label_margin_drop"],
     }
-    return described(GROUP_VARIABLES, values, {**root_attrs, **plan_attrs(plan), **proof.attrs()})
+    return kept.written(described(GROUP_VARIABLES, values, {**root_attrs, **plan_attrs(plan), **proof.attrs()}))
 
 
 def plan_attrs(plan: SweepPlan) -> dict[str, Any]:
@@ -125,7 +150,7 @@ def plan_attrs(plan: SweepPlan) -> dict[str, Any]:
         "layer": layer.name, "site": layer.site.text, "site_call": layer.site.call, "channels": len(layer.units),
         **units_attrs(layer),
         "ablation": request.ablation, "strategy": layer.engine.strategy, "capture": plan.network.capture, "seed": request.seed,
-        "batch_size": plan.batch_size,
+        "batch_size": plan.batch_size, **scores_attrs(plan),
     }  # fmt: skip
 
 
@@ -138,24 +163,41 @@ def plan_of_one_layer(
     return plan_sweep(model, source, request, device)
 
 
+def result_fingerprint(plan: SweepPlan) -> dict[str, str]:
+    """What a result of one layer depends on, beyond what it asks of it."""
+    return {
+        **{name: plan.fingerprint[name] for name in ROOT_FINGERPRINTS if name in plan.fingerprint},
+        **plan.layer_fingerprint(plan.layers[0]),
+        "ablation": plan.request.ablation,
+    }
+
+
 def scored_sets(
-    plan: SweepPlan, source: ImageSource, sets: Sequence[Sequence[int]], progress: bool
-) -> tuple[np.ndarray, np.ndarray, ImageFacts]:
-    """Predictions and margin drops, (set, image), and what is known of the images: those of the plan, or some of them."""
+    plan: SweepPlan, source: ImageSource, sets: Sequence[Sequence[int]], progress: bool, kept: StoredResult | None = None
+) -> tuple[Arrays, list[ImageFacts]]:
+    """Scores (set, image) by name, and what is known of the images: those of the plan, or some of them.
+
+    Shards of what is to be ``kept`` in a store are, until it is there.
+    """
     layer, plan = plan.layers[0], plan.for_images(len(source))
     layer.engine.silence_together(sets)
     where = f"{layer.site.text}, {layer.layout.text}"
     log.info("%s (%s): %d sets of units; %s", layer.name, where, len(sets), layer.engine.strategy)
-    replacements = unit_replacements(plan, source, HeldShards(), InterruptRequest(), progress=False)
-    text = f"{plan.request.ablation} ablation of {len(sets)} sets of units of {layer.name}"
-    computation = ShardComputation(plan, source, replacements, for_study=False)
-    with (
-        images_bar(len(source), description=text, shown=progress) as bar,
-        closing(computation.shards([(0, len(source))], bar.update)) as computed,
-    ):
-        found = next(computed)
-    ablation = found.layers[layer.name].ablation
-    return ablation["prediction"], ablation["label_margin_drop"], found.images
+    plan = replace(plan, described_as=f"{plan.request.ablation} ablation of {len(sets)} sets of units of {layer.name}")
+    with (StoredResult(None, "", {}) if kept is None else kept).shards(plan.fingerprint) as shards:
+        compute_shards(plan, source, shards, progress, for_study=False)
+        found = [ShardResult.from_arrays(shards.read(index)) for index in range(len(plan.shard_bounds))]
+        ablations = [result.layers[layer.name].ablation for result in found]
+        scores = {
+            name: np.concatenate([np.asarray(one[name]) for one in ablations], 1) for name in SCORES if name in ablations[0]
+        }
+        return scores, [joined_facts([result.images]) for result in found]
+
+
+def joined_facts(facts: Sequence[ImageFacts]) -> ImageFacts:
+    """What is known of the images of several shards, in their order."""
+    names = [name for name, values in vars(facts[0]).items() if values is not None and name != "thumbnails"]
+    return ImageFacts(**{name: np.concatenate([np.asarray(getattr(part, name)) for part in facts]) for name in names})
 
 
 def _named_sets(groups: Groups, channels: int, layer: str) -> tuple[np.ndarray, list[list[int]]]:

@@ -89,6 +89,23 @@ ABLATION = (
     _ablation("removed_energy", UNIT, "f", "1", "removed energy",
          "Sum of the squares of what the ablation takes away, over images and positions, as a share of the sum over all the "
          "layer's units (or directions).", required=False),
+    _ablation("outcome_drop", _UNIT_IMAGE, "f", "outcome", "outcome drop",
+         "The outcome that the attribute outcome names, unablated minus under the ablation of the unit; positive = damage "
+         "where more is better.", required=False),
+    _ablation("baseline_outcome", IMAGE, "f", "outcome", "baseline outcome", "The same outcome, unablated network.",
+         required=False),
+    _ablation("n_broken_topk", CELL, "i", "images", "broken, top-k",
+         "Images of the class whose label was among the k largest logits before the ablation and is not after it; k is the "
+         "attribute top_k, 5 for networks of 100 classes or more.", required=False),
+    _ablation("n_fixed_topk", CELL, "i", "images", "fixed, top-k",
+         "Images of the class whose label was not among the k largest logits before the ablation and is after it.",
+         required=False),
+    _ablation("topk_accuracy_drop", CELL, "f", "1", "top-k accuracy drop",
+         "Share of the class's images whose label is among the k largest logits, before minus after, (n_broken_topk − "
+         "n_fixed_topk)/n_images; positive = damage. NaN for a class without images.", required=False),
+    _ablation("topk_overall_drop", UNIT, "f", "1", "top-k overall drop", "The same over all images.", required=False),
+    _ablation("baseline_topk_accuracy", CLASS, "f", "1", "baseline top-k class accuracy",
+         "Share of the class's images whose label is among the k largest logits, unablated network.", required=False),
     _ablation("basis", ("unit", "channel"), "f", "1", "direction",
          "The unit vector that is projected out, in the layer's channels.", required=False),
 )  # fmt: skip

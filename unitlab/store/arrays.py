@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer
 
 from unitlab.errors import UnitlabError, what_it_says
-from unitlab.schema import VARIABLES
+from unitlab.schema import RESULTS, VARIABLES, Variable
 from unitlab.store.files import StudyFiles
 
 CACHED_BYTES = 4 << 20  # a variable up to this size is kept once it was read
@@ -66,20 +66,19 @@ def lazy(array: LazyArray) -> Any:
 
 
 class StoredArray(LazyArray):
-    """One variable of a store, read by zarr; whatever goes wrong on the way is a `UnitlabError`."""
+    """One variable of a study, or of a ``result`` such as "groups", read by zarr; what goes wrong is a `UnitlabError`."""
 
-    def __init__(self, metadata: dict[str, Any], path: str, files: StudyFiles) -> None:
-        self.metadata, self.path, self.files = metadata, path, files
+    def __init__(self, metadata: dict[str, Any], path: str, files: StudyFiles, result: str = "") -> None:
+        self.metadata, self.path, self.files, self.result = metadata, path, files, result
         with as_unitlab_error(f"{files.where}: the variable '{path}' cannot be opened"):
-            accepted: Any = _zarr_metadata(metadata, path, files)
+            accepted: Any = _zarr_metadata(metadata, path, files, RESULTS.get(result, VARIABLES))
             self.array = zarr.Array(zarr.AsyncArray(accepted, zarr.storage.StorePath(files, path)))
         self.shape = self.array.shape
-        text = VARIABLES[path.rpartition("/")[2]].kind == "T"
-        self.dtype = np.dtype(object) if text else np.dtype(self.array.dtype)
+        self.dtype = np.dtype(object) if metadata["data_type"] == "string" else np.dtype(self.array.dtype)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # zarr would take its own codecs in the place of those here
-        return StoredArray, (self.metadata, self.path, self.files)
+        return StoredArray, (self.metadata, self.path, self.files, self.result)
 
     def read(self, key: tuple[Any, ...]) -> np.ndarray[Any, Any]:
         with as_unitlab_error(f"{self.files.where}: the variable '{self.path}' cannot be read"):
@@ -108,7 +107,7 @@ class BoundedZstd(ZstdCodec):
         return chunk_spec.prototype.buffer.from_array_like(room)
 
 
-def _zarr_metadata(metadata: dict[str, Any], path: str, files: StudyFiles) -> dict[str, Any]:
+def _zarr_metadata(metadata: dict[str, Any], path: str, files: StudyFiles, table: Mapping[str, Variable]) -> dict[str, Any]:
     """Metadata of an array, with the codecs that unitlab writes; refused where unitlab cannot have written it.
 
     Parameters
@@ -119,6 +118,8 @@ def _zarr_metadata(metadata: dict[str, Any], path: str, files: StudyFiles) -> di
         Of the array inside the store.
     files
         Of the store.
+    table
+        The variables that there may be.
 
     Raises
     ------
@@ -126,7 +127,7 @@ def _zarr_metadata(metadata: dict[str, Any], path: str, files: StudyFiles) -> di
         Another codec than unitlab's (objects, pickles), a shape that the store's files cannot hold, other dimensions.
     """
     where = f"{files.where}: the variable '{path}'"
-    row = VARIABLES.get(path.rpartition("/")[2])
+    row = table.get(path.rpartition("/")[2])
     if row is None:
         raise UnitlabError(f"{where} is unknown to this version of unitlab")
     shape, outer, kind = metadata["shape"], metadata["chunk_grid"]["configuration"]["chunk_shape"], metadata["data_type"]
@@ -135,7 +136,7 @@ def _zarr_metadata(metadata: dict[str, Any], path: str, files: StudyFiles) -> di
     if sharded:
         inner, codecs = codecs[0]["configuration"]["chunk_shape"], codecs[0]["configuration"]["codecs"]
     names = [str(codec["name"]) for codec in codecs]
-    text = row.kind == "T"
+    text = "T" in row.kind and (row.kind == "T" or kind == "string")
     expected = ["vlen-utf8" if text else "bytes", "zstd", "crc32c"]
     if names != expected:
         raise UnitlabError(f"{where} is refused: it is encoded with {', '.join(names)}; unitlab reads {', '.join(expected)}")

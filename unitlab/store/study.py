@@ -14,7 +14,7 @@ import xarray as xr
 
 from unitlab import schema
 from unitlab.errors import UnitlabError, nearest_names, write_failure
-from unitlab.schema import SCHEMA_VERSION, VARIABLES, variable_attrs
+from unitlab.schema import RESULTS, SCHEMA_VERSION, VARIABLES, Variable
 from unitlab.store.arrays import LazyArray, SelectedRows, StoredArray, as_unitlab_error, lazy
 from unitlab.store.files import LocalFiles, StudyFiles
 from unitlab.store.swap import finish_swap, swap_lock
@@ -67,10 +67,10 @@ def assemble(groups: Groups, layer: str, ablation: str) -> xr.Dataset:
     return _dataset(arrays, attrs)
 
 
-def _dataset(arrays: Mapping[str, Any], attrs: Mapping[str, Any]) -> xr.Dataset:
-    names = [name for name in VARIABLES if name in arrays]
-    variables = {name: xr.Variable(VARIABLES[name].dims, arrays[name], variable_attrs(name)) for name in names}
-    coords = {name: variables.pop(name) for name in names if VARIABLES[name].coordinate}
+def _dataset(arrays: Mapping[str, Any], attrs: Mapping[str, Any], table: Mapping[str, Variable] = VARIABLES) -> xr.Dataset:
+    names = [name for name in table if name in arrays]
+    variables = {name: xr.Variable(table[name].dims, arrays[name], table[name].attrs) for name in names}
+    coords = {name: variables.pop(name) for name in names if table[name].coordinate}
     return xr.Dataset(variables, coords=coords, attrs=plain_attrs(attrs))
 
 
@@ -144,6 +144,8 @@ def open_study(path: str | Path, layer: str | None = None, ablation: str = "zero
     """
     files = _study_files(path)
     metadata = _metadata(files)
+    if metadata[0].get("result") in RESULTS:
+        return _result(files, *metadata, layer)
     summary = _summary(files, *metadata)
     layer = str(summary.attrs.get("default_layer")) if layer is None else layer
     if layer not in summary.layers:
@@ -166,6 +168,14 @@ def open_study(path: str | Path, layer: str | None = None, ablation: str = "zero
     ds = _opened(arrays, attrs, files)
     ds.encoding["ablations"] = summary.layers
     return ds
+
+
+def _result(files: StudyFiles, attrs: dict[str, Any], members: Mapping[str, Any], layer: str | None) -> xr.Dataset:
+    """Groups or curves, which are of one layer and ablation."""
+    if layer not in (None, attrs.get("layer")):
+        raise UnitlabError(f"{files.where} holds {attrs['result']} of the layer {attrs.get('layer')!r}, none of {layer!r}")
+    arrays, attrs = _stored_group(files, attrs, members, "")
+    return _opened(arrays, attrs, files, RESULTS[attrs["result"]])
 
 
 def _of_units(of_layer: dict[str, StoredArray], of_ablation: dict[str, StoredArray], files: StudyFiles) -> dict[str, LazyArray]:
@@ -199,7 +209,7 @@ def study_summary(path: str | Path) -> StudySummary:
     return _summary(files, *_metadata(files))
 
 
-def check_files(path: str | Path) -> None:
+def check_files(path: str | Path, progress: bool = False) -> None:
     """Compare every byte of a store with its manifest.
 
     Raises
@@ -207,7 +217,7 @@ def check_files(path: str | Path) -> None:
     UnitlabError
         A file is missing, cut or changed; the message names it.
     """
-    _study_files(path).check()
+    _study_files(path).check(progress)
 
 
 def is_address(path: str | Path) -> bool:
@@ -215,9 +225,14 @@ def is_address(path: str | Path) -> bool:
     return isinstance(path, str) and "://" in path
 
 
-def _opened(arrays: Mapping[str, LazyArray], attrs: Mapping[str, Any], files: StudyFiles) -> xr.Dataset:
-    values = {name: array.whole() if VARIABLES[name].coordinate else lazy(array) for name, array in arrays.items()}
-    ds = _dataset(values, attrs)
+def _opened(
+    arrays: Mapping[str, LazyArray],
+    attrs: Mapping[str, Any],
+    files: StudyFiles,
+    table: Mapping[str, Variable] = VARIABLES,
+) -> xr.Dataset:
+    values = {name: array.whole() if table[name].coordinate else lazy(array) for name, array in arrays.items()}
+    ds = _dataset(values, attrs, table)
     ds.encoding["source"] = files.where
     return ds
 
@@ -338,5 +353,5 @@ def _stored_group(
             raise UnitlabError(f"{files.where} is not a study: it has no group {key!r}")
         attrs = members[key]["attributes"]
     paths = [path for path, member in members.items() if path.rpartition("/")[0] == key and not _is_group(member)]
-    arrays = {path.rpartition("/")[2]: StoredArray(members[path], path, files) for path in paths}
+    arrays = {path.rpartition("/")[2]: StoredArray(members[path], path, files, attrs.get("result", "")) for path in paths}
     return arrays, {name: value for name, value in attrs.items() if name != "coordinates"}

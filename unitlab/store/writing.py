@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,18 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from unitlab.errors import UnitlabError, before_and_now, write_failure
-from unitlab.schema import SCHEMA_VERSION, VARIABLES, Variable, variable_attrs
+from unitlab.schema import RESULTS, SCHEMA_VERSION, VARIABLES, Variable
 from unitlab.store.files import write_manifest
 from unitlab.store.shards import PartialStudy, shard_folder, unfinished_fingerprint
 from unitlab.store.study import Group, Groups, StudySummary, check_groups, open_group, plain_attrs, root_attrs, study_summary
 from unitlab.store.swap import finish_swap, swap, swap_lock
+from unitlab.version import __version__
 
 CHUNK_BYTES = 128 << 10
 FILE_BYTES = 32 << 20
 REMOVALS = 20
 # how many pairs were compared with plain hooks, and what of them was found: of all units together
-COMPARED = ("verified_compared", "verified_excused", "verified_different")
+COMPARED = ("verified_compared", "verified_excused", "verified_different", "verified_outcomes_different")
 
 
 def write_study(path: str | Path, groups: Groups) -> None:
@@ -62,6 +63,37 @@ def write_study(path: str | Path, groups: Groups) -> None:
             shutil.rmtree(building, ignore_errors=True)
             try:
                 _build(building, target, old, groups)
+                swap(building, target)
+            except BaseException:
+                _remove(building)
+                raise
+    except OSError as error:
+        raise write_failure(error, target) from error
+
+
+def write_result(path: str | Path, ds: xr.Dataset, kind: str) -> None:
+    """Write a result that has dimensions of its own, "groups" or "curves"; `open_study` opens it.
+
+    Raises
+    ------
+    UnitlabError
+        A full disk, a folder that cannot be written.
+    """
+    target = Path(os.path.abspath(path))
+    building = target.with_name(f"{target.name}.building")
+    attrs = {"unitlab_schema": SCHEMA_VERSION, "unitlab_version": __version__, "name": target.stem, **ds.attrs}
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with swap_lock(target):
+            finish_swap(target)
+            shutil.rmtree(building, ignore_errors=True)
+            try:
+                store = zarr.storage.LocalStore(building)
+                root = zarr.create_group(store, zarr_format=3, attributes=plain_attrs({**attrs, "result": kind}))
+                for name in ds.variables:
+                    _write_array(root, RESULTS[kind][str(name)], ds[name].values)
+                _consolidate(store, [""])
+                write_manifest(building, SCHEMA_VERSION)
                 swap(building, target)
             except BaseException:
                 _remove(building)
@@ -186,15 +218,19 @@ def _build(building: Path, target: Path, old: StudySummary | None, groups: Group
         for kind in ablations if layer in groups else ():
             if f"{layer}/{kind}" not in groups:
                 _link_tree(target / layer / kind, building / layer / kind)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
-        for key in sorted(groups, reverse=True):
-            zarr.consolidate_metadata(store, path=key, zarr_format=3)
+    _consolidate(store, sorted(groups, reverse=True))
     write_manifest(building, SCHEMA_VERSION)
 
 
+def _consolidate(store: zarr.storage.LocalStore, keys: Iterable[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        for key in keys:
+            zarr.consolidate_metadata(store, path=key, zarr_format=3)
+
+
 def _write_array(group: zarr.Group, row: Variable, source: Any) -> None:
-    text = row.kind == "T"
+    text = row.kind == "T" or (row.kind == "iT" and source.dtype.kind in "OU")
     dtype = np.dtype(object) if text else np.dtype(source.dtype)
     fill: Any = "" if text else np.nan if dtype.kind == "f" else -1 if dtype.kind == "i" else 0
     shape = tuple(int(size) for size in source.shape)
@@ -212,7 +248,7 @@ def _write_array(group: zarr.Group, row: Variable, source: Any) -> None:
         compressors=[ZstdCodec(level=5), Crc32cCodec()],
         fill_value=fill,
         dimension_names=row.dims,
-        attributes=dict[str, Any](variable_attrs(row.name)),
+        attributes=row.attrs,
         config={"write_empty_chunks": True},
     )
     for start in range(0, shape[0], block):

@@ -13,12 +13,14 @@ import torch.fx
 from torch import Tensor
 
 from unitlab.compute.engine.capture import Values
+from unitlab.compute.engine.scores import Scores, Scoring
 from unitlab.errors import UnitlabError
 
 ABLATIONS = ("zero", "mean", "resample")
 # Maps of so many images are kept for each layer: 26 MB for VGG16's conv5_3, 822 MB for its conv1_1. Studies that resample hang
 # on this number: another one draws other donors.
 DONORS = 64
+EVERY = slice(None)
 
 
 @dataclass
@@ -174,13 +176,18 @@ class Pairs:
 
 @dataclass
 class BatchBaseline:
-    """The unablated network on one batch: values of graph nodes, labels and baseline predictions (image)."""
+    """The unablated network on one batch: values of graph nodes, labels, and scores and positions of the images, (image)."""
 
     images: Tensor
     values: Values
     labels: Tensor
-    prediction: Tensor
-    margin: Tensor
+    positions: Tensor
+    scoring: Scoring
+    scores: Scores
+
+    def scores_of(self, logits: Tensor, images: Tensor | slice = EVERY) -> Scores:
+        """Scores of logits (row, category) of some images of the batch, by default of all, (row) each."""
+        return self.scoring.of(logits, self.labels[images], self.positions[images], self.images.dtype)
 
 
 class Engine(Protocol):
@@ -197,25 +204,11 @@ class Engine(Protocol):
     def silence_together(self, sets: Sequence[Sequence[int]]) -> None:
         """From now on ablate each of these sets of units as a whole, in this order."""
 
-    def evaluate(self, base: BatchBaseline, ablated: Tensor) -> tuple[Tensor, Tensor]:
-        """Predictions and label margins, both (set, image), of one batch.
+    def evaluate(self, base: BatchBaseline, ablated: Tensor) -> Scores:
+        """Scores of one batch, (set, image) each.
 
         ``ablated`` is what the site's value, (image, unit, …), becomes where a unit is ablated.
         """
-
-
-def predictions_and_margins(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Top-1 class and label margin (label's logit − largest other logit) of each row of ``logits`` (row, category).
-
-    Ties go to the lower class. The logits are changed on the way and restored.
-    """
-    rows = torch.arange(len(logits), device=logits.device)
-    own = logits[rows, labels]
-    logits[rows, labels] = -torch.inf
-    other, best = logits.max(1)
-    logits[rows, labels] = own
-    wins = (own > other) | ((own == other) & (labels < best))
-    return torch.where(wins, labels, best), own - other
 
 
 def refuse_not_finite(units: Sequence[int]) -> NoReturn:

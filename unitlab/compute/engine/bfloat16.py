@@ -49,12 +49,12 @@ class BFloat16Replay:
                     self.products[node] = product
 
     def evaluate(self, batch: AblatedBatch, pairs: Pairs, at_once: int) -> None:
-        """Fill in predictions and margins of the pairs, ``at_once`` at a time; close calls in float32."""
+        """Fill in scores of the pairs, ``at_once`` at a time; close calls in float32."""
         noise, close = self._noise(batch, pairs), []
         for block in pairs.blocks(at_once):
             logits = self.logits(batch, block)
-            top = logits.topk(2, dim=1).values
-            safe = (top[:, 0] - top[:, 1] >= CLOSE_CALL * noise) & torch.isfinite(logits).all(1)
+            open_still = batch.base.scoring.close(logits, batch.base.labels[block.images], CLOSE_CALL * noise)
+            safe = ~open_still & torch.isfinite(logits).all(1)
             close.append(block.at(~safe))
             batch.fill(block, logits)
         if close:

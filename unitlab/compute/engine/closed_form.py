@@ -8,9 +8,10 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from unitlab.compute.engine.ablation import UnitSets, predictions_and_margins
+from unitlab.compute.engine.ablation import BatchBaseline, UnitSets
 from unitlab.compute.engine.capture import NetworkGraph, module_output
 from unitlab.compute.engine.contributions import Contribution, LinearContribution
+from unitlab.compute.engine.scores import Scores, ahead_of_label
 from unitlab.compute.engine.separable import Suffix
 
 # Elements of float64 that one block of (image, candidate, unit) may hold: 32 MB. EfficientNet-Lite0 takes the same time, within
@@ -36,46 +37,44 @@ class ClosedForm:
         self.single = all(len(index) <= 1 for index in self.positions)
 
     def evaluate(
-        self,
-        features: Tensor,
-        delta: Tensor,
-        sets: UnitSets,
-        live: Tensor,
-        labels: Tensor,
-        prediction: Tensor,
-        margin: Tensor,
+        self, base: BatchBaseline, features: Tensor, delta: Tensor, sets: UnitSets, live: Tensor, scores: Scores
     ) -> None:
-        """Fill the live entries of ``prediction`` and ``margin``, both (set, image); the others are kept.
+        """Fill the live entries of the scores, (set, image) each; the others are kept.
 
         The unablated logits come from the same arithmetic, so that what does not change keeps its prediction and a
         change of the margin carries no rounding of another path: where float32 took the second of two classes that differ by
         its rounding, float64 alone would take the first under every ablation, as if each unit had changed it.
         """
         logits = nn.functional.linear(features.double(), self.weight, self.bias)
-        before, before_margin = predictions_and_margins(logits, labels)
-        if self.single and sets.single:
-            units = [one[0] for one in sets.sets]
-            after, after_margin = self._single(logits, delta.double(), units, labels)
+        before = base.scores_of(logits)
+        if self.single and sets.single and base.scoring.outcome is None:
+            after = self._single(base, logits, delta.double(), [one[0] for one in sets.sets])
         else:
-            after, after_margin = self._several(logits, delta.double(), sets, labels)
-        after = torch.where(after == before, prediction, after)
-        after_margin = margin.double() + (after_margin - before_margin)
-        prediction[live] = after[live]
-        margin[live] = after_margin[live].to(margin.dtype)
+            after = self._several(base, logits, delta.double(), sets)
+        for name, kept in scores.items():
+            if kept.is_floating_point():
+                found = (kept.double() + (after[name] - before[name])).to(kept.dtype)
+            else:
+                found = torch.where(after[name] == before[name], kept, after[name])
+            scores[name] = torch.where(live, found, kept)
 
-    def _single(self, logits: Tensor, delta: Tensor, units: list[int], labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _single(self, base: BatchBaseline, logits: Tensor, delta: Tensor, units: list[int]) -> Scores:
         """One position a unit: only candidate classes are scored."""
         positions, weight, most = self._of_units(tuple(units))
+        labels = base.labels
         change = delta[:, positions]  # image, unit
         reach = (change.abs() * most).amax(1, keepdim=True)
         second = logits.topk(2, dim=1).values[:, 1:]
         candidates = (logits + 2 * reach * (1 + 1e-9) >= second).scatter(1, labels.unsqueeze(1), True)
+        ahead = ahead_of_label(logits, labels)
+        if base.scoring.top_k:
+            candidates |= self._near_label(logits, labels, 2 * reach * (1 + 1e-9), base.scoring.top_k)
         counts = candidates.sum(1)
         # images with about as many candidates go together, since a block is as wide as its widest: images with 2 and with 900
         # would score 900 each. The + 4 keeps the small counts together (2 to 13 in EfficientNet-Lite0: two blocks)
         order = torch.argsort(counts)
-        prediction = labels.new_empty(len(units), len(labels))
-        margin = logits.new_empty(len(units), len(labels))
+        found = {name: values.new_empty(len(units), len(labels)) for name, values in base.scores.items()}
+        found["margin"] = found["margin"].double()
         start = 0
         while start < len(order):
             end, fewest = start + 1, int(counts[order[start]])
@@ -92,12 +91,28 @@ class ClosedForm:
             z = logits[images].gather(1, classes)
             scores = z.unsqueeze(1) - change[images].unsqueeze(2) * weight[classes].transpose(1, 2)
             place = (classes == labels[images].unsqueeze(1)).to(torch.int8).argmax(1)
-            flat = scores.reshape(-1, scores.shape[2])
-            best, gap = predictions_and_margins(flat, place.repeat_interleave(len(units)))
-            won = classes.repeat_interleave(len(units), 0).gather(1, best.unsqueeze(1)).reshape(len(images), -1)
-            prediction[:, images], margin[:, images] = won.t(), gap.reshape(len(images), -1).t()
+            # classes without a column stay ahead of the label, or behind it, or do not matter
+            elsewhere = ahead[images].sum(1) - ahead[images].gather(1, classes).sum(1)
+            rows = (scores.reshape(-1, scores.shape[2]), *(one.repeat_interleave(len(units)) for one in (place, elsewhere)))
+            scored = base.scoring.without_outcome(*rows)
+            best = scored["prediction"].unsqueeze(1)
+            scored["prediction"] = classes.repeat_interleave(len(units), 0).gather(1, best).squeeze(1)
+            for name, values in scored.items():
+                found[name][:, images] = values.reshape(len(images), -1).t()
             start = end
-        return prediction, margin
+        return found
+
+    @staticmethod
+    def _near_label(logits: Tensor, labels: Tensor, reach: Tensor, k: int) -> Tensor:
+        """(image, category): the classes on which it hangs whether the label is among the first ``k``.
+
+        Two logits move towards each other by ``reach`` (image, 1) at most. Where k classes are further ahead of the label than
+        that, or fewer than k are ahead or near, no ablation changes the answer, and no class is looked at.
+        """
+        away = logits - logits.gather(1, labels.unsqueeze(1))
+        near, sure = away.abs() <= reach, (away > reach).sum(1, keepdim=True)
+        hangs = (sure < k) & (sure + near.sum(1, keepdim=True) - 1 >= k)  # the label is near itself
+        return near & hangs
 
     def _of_units(self, units: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Positions (unit), weights (category, unit) and their largest size (unit); worked out once."""
@@ -107,18 +122,16 @@ class ClosedForm:
             self._units, self._prepared = units, (positions.clamp(min=0), weight, weight.abs().amax(0))
         return self._prepared
 
-    def _several(self, logits: Tensor, delta: Tensor, sets: UnitSets, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Several positions a set: every class is scored, one set at a time, from the set that it follows."""
-        predictions, margins = [], []
+    def _several(self, base: BatchBaseline, logits: Tensor, delta: Tensor, sets: UnitSets) -> Scores:
+        """Several positions a set, or an outcome: every class is scored, one set at a time, from the set that it follows."""
+        found: list[Scores] = []
         scores = logits
         for added, follows in zip(sets.added, sets.follows, strict=True):
             before = scores if follows else logits
             index = torch.cat([self.positions[unit] for unit in added]) if added else self.positions[0][:0]
             scores = torch.addmm(before, delta[:, index], self.weight[:, index].t(), alpha=-1)
-            best, gap = predictions_and_margins(scores, labels)
-            predictions.append(best)
-            margins.append(gap)
-        return torch.stack(predictions), torch.stack(margins)
+            found.append(base.scores_of(scores))
+        return {name: torch.stack([one[name] for one in found]) for name in base.scores}
 
 
 def _none(like: Tensor) -> Tensor:

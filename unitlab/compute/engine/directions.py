@@ -26,6 +26,7 @@ from unitlab.compute.engine.contributions import (
 from unitlab.compute.engine.hooks import HookEngine
 from unitlab.compute.engine.layers import Site
 from unitlab.compute.engine.replay import AblatedBatch, Replay
+from unitlab.compute.engine.scores import Scores
 from unitlab.compute.engine.separable import Suffix
 from unitlab.compute.engine.suffix import SuffixEngine
 from unitlab.errors import UnitlabError, nearest_names
@@ -203,8 +204,8 @@ class RotatedSuffixEngine(SuffixEngine):
             part.source = entry
         return RotatedReplay(graph, behind, parts, self.site, self.matrix)
 
-    def evaluate(self, base: BatchBaseline, ablated: Tensor) -> tuple[Tensor, Tensor]:
-        """Predictions and label margins, both (direction, image); ``ablated`` as for units, y in x − ((x − y)·v) v."""
+    def evaluate(self, base: BatchBaseline, ablated: Tensor) -> Scores:
+        """Scores, (direction, image) each; ``ablated`` as for units, y in x − ((x − y)·v) v."""
         coordinates = over_channels(self.matrix, base.values[self.site])
         values = {**base.values, **self.exact.separable(coordinates, base)}
         return super().evaluate(replace(base, values=values), over_channels(self.matrix, ablated.to(coordinates)))

@@ -12,8 +12,9 @@ import torch.fx
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from unitlab.compute.engine.ablation import BatchBaseline, predictions_and_margins, refuse_not_finite
+from unitlab.compute.engine.ablation import BatchBaseline, refuse_not_finite
 from unitlab.compute.engine.layers import Site
+from unitlab.compute.engine.scores import Scores
 from unitlab.compute.engine.unit_dimension import units_back, units_first
 
 
@@ -169,25 +170,25 @@ class HookEngine:
         """From now on ablate each of these sets of units as a whole."""
         self.sets = [list(one) for one in sets]
 
-    def evaluate(self, base: BatchBaseline, ablated: Tensor) -> tuple[Tensor, Tensor]:
-        """Predictions and label margins, both (set, image), of one batch."""
+    def evaluate(self, base: BatchBaseline, ablated: Tensor) -> Scores:
+        """Scores of one batch, (set, image) each."""
         if self.before is None:
             self.before = ModulesBefore(self.model, self.site, base.images[:1])
         returned = self.before.returned(base.images)
-        predictions, margins = [], []
+        found: list[Scores] = []
         for units in self.sets:
             replace = partial(self.replaced, units=units, ablated=ablated)
             with torch.no_grad(), self.before.skipped(returned), replaced_output(self.model, self.site, replace):
                 logits = self.model(base.images)
             if not torch.isfinite(logits).all():
                 refuse_not_finite(units)
-            prediction, margin = predictions_and_margins(logits, base.labels)
-            predictions.append(prediction)
-            margins.append(margin)
-        return torch.stack(predictions), torch.stack(margins)
+            found.append(base.scores_of(logits))
+        return {name: torch.stack([scores[name] for scores in found]) for name in base.scores}
 
     def replaced(self, value: Tensor, units: list[int], ablated: Tensor) -> Tensor:
         """The site's value with the units replaced by their share of ``ablated``, both (image, unit, …)."""
-        out = value.clone()
-        out[:, units] = ablated.expand_as(value)[:, units]
+        out, instead = value.clone(), ablated.expand_as(value)
+        # one unit by its number, which needs no upload of an index
+        where: Any = units[0] if len(units) == 1 else torch.tensor(units, device=value.device, dtype=torch.long)
+        out[:, where] = instead[:, where]
         return out

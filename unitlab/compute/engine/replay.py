@@ -10,16 +10,17 @@ import torch
 import torch.fx
 from torch import Tensor
 
-from unitlab.compute.engine.ablation import BatchBaseline, Pairs, UnitSets, predictions_and_margins, refuse_not_finite
+from unitlab.compute.engine.ablation import BatchBaseline, Pairs, UnitSets, refuse_not_finite
 from unitlab.compute.engine.capture import NetworkGraph, Values
 from unitlab.compute.engine.contributions import Contributed, Contribution
 from unitlab.compute.engine.dense_products import dense_products_of
+from unitlab.compute.engine.scores import Scores
 from unitlab.compute.engine.separable import Suffix
 
 
 @dataclass
 class AblatedBatch:
-    """What one batch is replayed from, and its predictions and label margins, (set, image), that are filled in.
+    """What one batch is replayed from, and its scores, (set, image) each, that are filled in.
 
     ``after`` has the separable values with every unit ablated at once: position p is what it becomes when its own unit is.
     """
@@ -28,13 +29,12 @@ class AblatedBatch:
     after: Values
     contributed: dict[torch.fx.Node, Contributed]
     sets: UnitSets
-    prediction: Tensor
-    margin: Tensor
+    scores: Scores
 
     def fill(self, pairs: Pairs, logits: Tensor) -> None:
-        """Predictions and margins of some pairs."""
-        scores = predictions_and_margins(logits, self.base.labels[pairs.images])
-        self.prediction[pairs.sets, pairs.images], self.margin[pairs.sets, pairs.images] = scores
+        """Scores of some pairs."""
+        for name, values in self.base.scores_of(logits, pairs.images).items():
+            self.scores[name][pairs.sets, pairs.images] = values
 
 
 class Replay:
@@ -82,7 +82,7 @@ class Replay:
         return values
 
     def evaluate(self, batch: AblatedBatch, pairs: Pairs, at_once: int) -> None:
-        """Fill in predictions and margins of the pairs, ``at_once`` at a time."""
+        """Fill in scores of the pairs, ``at_once`` at a time."""
         for block in pairs.blocks(at_once):
             logits = self.logits(batch, block)
             bad = ~torch.isfinite(logits).all(1)

@@ -14,6 +14,7 @@ from unitlab.compute.engine.capture import NetworkGraph
 from unitlab.compute.engine.closed_form import closed_form_of
 from unitlab.compute.engine.contributions import Contributed, contributions_of
 from unitlab.compute.engine.replay import AblatedBatch, Replay
+from unitlab.compute.engine.scores import Scores
 from unitlab.compute.engine.separable import NO_OWNER, Suffix, divide
 
 # Stays near the cache of a core while matrix products are still large: AlexNet conv5, alexnet_fashion conv3, vgg_emoji conv3_2
@@ -119,32 +120,30 @@ class SuffixEngine:
         return max(LEAST_ROWS, min(self.memory // 4, working_set) // self.row_bytes)
 
     # -- one batch --------------------------------------------------------------------------------------------------
-    def evaluate(self, base: BatchBaseline, ablated: Tensor) -> tuple[Tensor, Tensor]:
-        """Predictions and label margins, both (set, image), of one batch.
+    def evaluate(self, base: BatchBaseline, ablated: Tensor) -> Scores:
+        """Scores of one batch, (set, image) each.
 
         ``ablated`` is what the site's value, (image, unit, …), becomes where a unit is ablated.
         """
         after = self.exact.separable(ablated.expand_as(base.values[self.suffix.entry]), base)
         deltas = {node: base.values[node] - after[node] for node in self.meeting}
         live = self.sets.added_any(self._live(deltas))
-        prediction = base.prediction.expand(len(self.sets), -1).clone()
-        margin = base.margin.expand(len(self.sets), -1).clone()
+        scores = {name: values.expand(len(self.sets), -1).clone() for name, values in base.scores.items()}
         if self.closed_form is not None:
             source = self.closed_form.source
-            self.closed_form.evaluate(base.values[source], deltas[source], self.sets, live, base.labels, prediction, margin)
+            self.closed_form.evaluate(base, base.values[source], deltas[source], self.sets, live, scores)
         else:
             contributed = {
                 node: Contributed.of(part, base.values[node], deltas[part.source], self.sets)
                 for node, part in self.exact.contributions.items()
             }
-            batch = AblatedBatch(base, after, contributed, self.sets, prediction, margin)
+            batch = AblatedBatch(base, after, contributed, self.sets, scores)
             self.replay.evaluate(batch, Pairs(*live.nonzero(as_tuple=True)), self.rows_at_once())
         # where a set adds nothing that is live, what holds for the set that it follows
         for number, follows in enumerate(self.sets.follows):
-            if follows:
-                prediction[number] = torch.where(live[number], prediction[number], prediction[number - 1])
-                margin[number] = torch.where(live[number], margin[number], margin[number - 1])
-        return prediction, margin
+            for values in scores.values() if follows else ():
+                values[number] = torch.where(live[number], values[number], values[number - 1])
+        return scores
 
     def _live(self, deltas: dict[torch.fx.Node, Tensor]) -> Tensor:
         """(image, unit): whether the ablation changes anything that the mixing operations see.

@@ -38,9 +38,14 @@ def weights_fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def few_positions(source: ImageSource) -> np.ndarray:
+    """Positions of a few images, spread over all, the first one among them."""
+    return np.unique(np.linspace(0, len(source) - 1, SAMPLED_IMAGES).astype(int))
+
+
 def sampled_images(source: ImageSource) -> Tensor:
-    """A few images, spread over all, the first one among them."""
-    return source.at(np.unique(np.linspace(0, len(source) - 1, SAMPLED_IMAGES).astype(int)))
+    """The images at `few_positions`."""
+    return source.at(few_positions(source))
 
 
 def source_fingerprints(source: ImageSource, few: Tensor) -> dict[str, str]:
@@ -85,6 +90,11 @@ def unit_dim_field(dims: Sequence[int]) -> dict[str, str]:
     return {"unit_dim": ", ".join(map(str, dims))} if set(dims) != {1} else {}
 
 
+def request_in_store(request: SweepRequest, store: str | Path | None) -> SweepRequest:
+    """The request with what it leaves open as the study, finished or not, that is in a store has it."""
+    return top_k_in_store(unit_dim_in_store(output_in_store(request, store), store), store)
+
+
 def unit_dim_in_store(request: SweepRequest, store: str | Path | None) -> SweepRequest:
     """A request that leaves the units' dimension open, by what a study, finished or not, has in a store.
 
@@ -120,6 +130,18 @@ def output_in_store(request: SweepRequest, store: str | Path | None) -> SweepReq
     there = {} if store is None else {name.removeprefix("fingerprint_") for name in _said_by(store)}
     older = request.output is None and "images" in there and "output" not in there
     return replace(request, output=as_returned) if older else request
+
+
+def top_k_in_store(request: SweepRequest, store: str | Path | None) -> SweepRequest:
+    """A request that leaves ``top_k`` open, by what the study, finished or not, in a store has: older ones have none."""
+    if store is None or request.top_k is not None:
+        return request
+    if Path(store).exists():
+        layers = study_summary(store).layers
+        there = [open_study(store, name, kinds[0]).attrs for name, kinds in layers.items() if kinds]
+        return replace(request, top_k=int(there[0].get("top_k", 0))) if there else request
+    known = unfinished_fingerprint(store)
+    return replace(request, top_k=int(known.get("top_k", 0))) if known else request
 
 
 def output_in_study(attrs: Mapping[str, Any]) -> Output:

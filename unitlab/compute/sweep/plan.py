@@ -19,6 +19,7 @@ from unitlab.compute.engine.directions import Basis, RotatedHookEngine, RotatedS
 from unitlab.compute.engine.hooks import HookEngine
 from unitlab.compute.engine.layers import Site, layer_names
 from unitlab.compute.engine.network import Network
+from unitlab.compute.engine.scores import Scoring
 from unitlab.compute.engine.suffix import SuffixEngine
 from unitlab.compute.engine.torch_state import choose_device
 from unitlab.compute.engine.unit_dimension import UnitLayout
@@ -26,6 +27,7 @@ from unitlab.compute.engine.user_network.outputs import as_returned, output_text
 from unitlab.compute.engine.user_network.working_copy import preparation
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.fingerprints import (
+    few_positions,
     sampled_images,
     source_fingerprints,
     text_fingerprint,
@@ -40,6 +42,8 @@ log = logging.getLogger("unitlab")
 # An interruption costs a shard at most; each is a file, and its part of the sums over units and classes.
 SHARD_IMAGES = 512
 MOST_BATCH = 128
+# what ImageNet and Places are told in beside top-1; of fewer classes five are no small part
+TOP_K, TOP_K_CATEGORIES = 5, 100
 PRINCIPAL_AXES_BATCH = 32
 
 
@@ -88,7 +92,9 @@ class SweepPlan:
     batch_size: int
     shard_bounds: list[tuple[int, int]]
     fingerprint: dict[str, str]
+    scoring: Scoring
     prepared: str  # what was changed of the network to compute with it
+    described_as: str = ""  # in place of the ablation and its layers
     # what every batch asks for
     sites: list[Site] = field(init=False)
     needed: set[torch.fx.Node] = field(init=False)  # whose values the engines read
@@ -119,7 +125,7 @@ class SweepPlan:
 
     @property
     def description(self) -> str:
-        return f"{self.ablation_name} ablation of {self.layers_text}"
+        return self.described_as or f"{self.ablation_name} ablation of {self.layers_text}"
 
     @property
     def ablation_name(self) -> str:
@@ -150,6 +156,12 @@ class SweepPlan:
             for layer in self.layers
         ]
 
+    @property
+    def scores_fingerprint(self) -> dict[str, str]:
+        """What is kept of logits, beyond prediction and margin."""
+        top_k, outcome = self.scoring.top_k, self.scoring.text
+        return {**({"top_k": str(top_k)} if top_k else {}), **({"outcome": outcome} if outcome else {})}
+
     def layer_fingerprint(self, layer: LayerPlan) -> dict[str, str]:
         """What a result of one layer depends on, beyond network and images."""
         return {
@@ -158,6 +170,7 @@ class SweepPlan:
             "unit_dim": str(layer.site.unit_dim),
             "precision": self.request.precision,
             "seed": str(self.request.seed) if self.request.ablation == "resample" else "none",
+            **self.scores_fingerprint,
         }
 
 
@@ -186,6 +199,7 @@ def plan_sweep(
             "transforms.Compose([transforms.Grayscale(), transforms.ToTensor()]), of torchvision.transforms"
         ) from error
     categories = _categories(source, network.categories, request.labels)
+    scoring = _scoring(network, source, request, few)
     layers = _layers(network, source, request)
     # what `ActivationStatistics` sums over units and classes: three arrays of float64
     sums = 3 * 8 * len(categories) * sum(len(layer.units) for layer in layers)
@@ -223,7 +237,30 @@ def plan_sweep(
     for said in (prepared and f"the network: {prepared}", network.reading.text != "as returned" and network.reading.text):
         if said:
             log.info("%s", said)
-    return SweepPlan(request, network, layers, categories, size, bounds, fingerprint, prepared)
+    plan = SweepPlan(request, network, layers, categories, size, bounds, fingerprint, scoring, prepared)
+    fingerprint.update(plan.scores_fingerprint)
+    return plan
+
+
+def _scoring(network: Network, source: ImageSource, request: SweepRequest, few: Tensor) -> Scoring:
+    """What is kept of logits; the outcome is tried on a few images."""
+    top_k = request.top_k
+    if top_k is None:
+        top_k = TOP_K if network.categories >= TOP_K_CATEGORIES else 0
+    if top_k and not 2 <= top_k < network.categories:
+        raise UnitlabError(
+            f"top_k={top_k}: the network tells {network.categories} classes apart; give 2 to {network.categories - 1}, "
+            "or 0 for none"
+        )
+    name, outcome = request.named_outcome
+    scoring = Scoring(top_k, outcome, name)
+    if outcome is not None:
+        with torch.no_grad():
+            logits = network.module(few.to(network.device, network.dtype))
+        positions = few_positions(source)
+        labels = logits.argmax(1) if request.labels == "predicted" else torch.as_tensor(source.labels[positions])
+        scoring.check(logits, labels.to(network.device), torch.as_tensor(positions).to(network.device))
+    return scoring
 
 
 def _layers(network: Network, source: ImageSource, request: SweepRequest) -> list[LayerPlan]:

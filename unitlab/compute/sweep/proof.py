@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,7 @@ from unitlab.compute.engine.ablation import Replacement, donor_of_image
 from unitlab.compute.engine.directions import Basis
 from unitlab.compute.engine.hooks import recorded_output, replaced_output
 from unitlab.compute.engine.layers import Site
+from unitlab.compute.engine.scores import Scoring
 from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.engine.user_network.outputs import Reading
 from unitlab.compute.engine.user_network.working_copy import floating_dtype, working_copy
@@ -24,24 +26,67 @@ from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.progress import say
 from unitlab.compute.sweep.request import SweepRequest
 
+log = logging.getLogger("unitlab")
+
 IMAGES_AT_ONCE = 32
 FEWEST_VERIFIED, MOST_VERIFIED = 32, 256
 # A pair whose float32 margin is above this share of the logits' range cannot come out otherwise in float64.
 DOUBTFUL = 1e-3
+# Outcomes are compared with those of so many logits beside the hooks', off by this share of their range, as margins are.
+DOUBTFUL_OUTCOME, NEARBY = 1e-4, 8
 
 
 @dataclass(frozen=True)
 class Proof:
-    """How many (unit, image) pairs were compared, excused (a tie within float noise) and different."""
+    """How many (unit, image) pairs were compared, excused (a tie within float noise) and different; of how many the outcome is
+    none that logits within float noise give, where there is one.
+    """
 
     compared: int
     excused: int
     different: int
     first_difference: str = ""
+    outcomes_different: int | None = None
 
     def attrs(self) -> dict[str, Any]:
         """As attributes of the ablation's group."""
-        return {f"verified_{name}": getattr(self, name) for name in ("compared", "excused", "different")}
+        found = {f"verified_{name}": getattr(self, name) for name in ("compared", "excused", "different")}
+        return found if self.outcomes_different is None else {**found, "verified_outcomes_different": self.outcomes_different}
+
+    def warn(self, layer: str) -> None:
+        """Say in the log what differs."""
+        for number, what in ((self.different, "pairs"), (self.outcomes_different, "outcomes")):
+            if number:
+                log.warning("%s: %d of %d %s differ from plain hooks", layer, number, self.compared, what)
+
+
+@dataclass(frozen=True)
+class StoredOutcomes:
+    """What a study has of an outcome: drops (set, image), unablated values and labels (image), and what gives them."""
+
+    scoring: Scoring
+    drop: Any
+    baseline: np.ndarray
+    label: np.ndarray
+
+    def limits(self, logits: Tensor, images: np.ndarray, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """(pair): the least and the largest outcome of logits (pair, category) that differ from these within float noise."""
+        random, found = torch.Generator().manual_seed(0), []
+        where, labels = (
+            torch.as_tensor(given, device=logits.device) for given in (images, self.label[images].astype(np.int64))
+        )
+        noise = DOUBTFUL_OUTCOME * (logits.amax(1, keepdim=True) - logits.amin(1, keepdim=True))
+        for number in range(NEARBY + 1):
+            signs = 2 * torch.randint(2, logits.shape, generator=random).to(logits) - 1
+            found.append(self.scoring.of(logits + noise * signs * (number > 0), labels, where, dtype)["outcome"].double())
+        nearby = torch.stack(found)
+        # what is stored is rounded, as a difference of numbers of this size
+        rounding = 1e-6 * (nearby[0].abs() + torch.as_tensor(np.abs(self.baseline[images])).to(nearby))
+        return nearby.amin(0) - rounding, nearby.amax(0) + rounding
+
+    def ablated(self, rows: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """(pair): the outcome under the ablation."""
+        return self.baseline[images].astype(np.float64) - _stored(self.drop, rows, images)
 
 
 class PlainNetworks:
@@ -84,10 +129,12 @@ def compared_with_hooks(
     *,
     sample: int,
     seed: int,
+    outcomes: StoredOutcomes | None = None,
     progress: bool = False,
 ) -> Proof:
     """Compare ``sample`` pairs of ``prediction`` (set, image) with hooks that silence sets of units: in float32, and in
-    float64 where that is close. With ``progress`` what it takes is said first, and a bar shows how far it is.
+    float64 where that is close. Outcomes differ where no logits within float noise of the hooks' give them. With ``progress``
+    what it takes is said first, and a bar shows how far it is.
     """
     networks, source = plain.networks, plain.source
     random = np.random.default_rng(seed)
@@ -95,7 +142,8 @@ def compared_with_hooks(
     flat = np.sort(random.choice(len(sets) * len(source), size=pairs, replace=False))
     images, rows = flat // len(sets), flat % len(sets)
     silenced = [list(sets[row]) for row in rows]
-    stored = torch.as_tensor(_stored_predictions(prediction, rows, images), device=networks.device)
+    stored = torch.as_tensor(_stored(prediction, rows, images), device=networks.device).long()
+    ablated = None if outcomes is None else torch.as_tensor(outcomes.ablated(rows, images), device=networks.device)
     with exact_float32(), torch.no_grad():
         at_once = _images_at_once(networks.own, source, plain.request.budget)
         if progress:
@@ -109,14 +157,22 @@ def compared_with_hooks(
             top = hooked.logits(pixels, images[part], silenced[part])
             margin, spread = _margin_and_spread(top)
             doubt = (stored[part] != top.argmax(1)) | (margin < DOUBTFUL * spread)
+            if outcomes is not None and ablated is not None:
+                least, largest = outcomes.limits(top, images[part], hooked.dtype)
+                doubt |= (ablated[part] < least) | (ablated[part] > largest)
             doubtful += [(part.start + int(place), top[place].double()) for place in doubt.nonzero().flatten()]
-        excused = different = 0
+        excused = different = outcomes_different = 0
         difference = ""
         if doubtful:
             exact = _Hooked(plain, networks.float64, 1)
         for pair, in_float32 in tqdm(doubtful, "in float64", unit=" pairs", delay=2, disable=not progress):
             image = images[pair : pair + 1]
             logits = exact.logits(source.at(image), image, silenced[pair : pair + 1])[0]
+            if outcomes is not None and ablated is not None:
+                least, largest = outcomes.limits(logits[None], image, hooked.dtype)
+                if not bool((least <= ablated[pair]) & (ablated[pair] <= largest)):
+                    outcomes_different += 1
+                    difference = difference or f"{_named(silenced[pair])}, image {source.ids[int(image[0])]!r}"
             margin, spread = _margin_and_spread(logits)
             # of logits that are exactly equal, as when all units are silent, either class is right
             if logits[stored[pair]] == logits.max():
@@ -126,7 +182,14 @@ def compared_with_hooks(
                 continue
             different += 1
             difference = difference or f"{_named(silenced[pair])}, image {source.ids[int(images[pair])]!r}"
-    return Proof(pairs, excused, different, difference)
+    return Proof(pairs, excused, different, difference, None if outcomes is None else outcomes_different)
+
+
+def stored_outcomes(scoring: Scoring, arrays: Mapping[Any, Any], label: np.ndarray) -> StoredOutcomes | None:
+    """The outcomes that are among a study's variables; None where none was asked for."""
+    if scoring.outcome is None:
+        return None
+    return StoredOutcomes(scoring, arrays["outcome_drop"], np.asarray(arrays["baseline_outcome"]), np.asarray(label))
 
 
 def _cost(plain: PlainAblation, pairs: int) -> str:
@@ -182,12 +245,12 @@ def _device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
     return next((tensor.device for tensor in model.parameters()), torch.device("cpu")), floating_dtype(model)
 
 
-def _stored_predictions(prediction: Any, rows: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Predictions of the pairs, read unit by unit."""
-    found = np.empty(len(rows), np.int64)
+def _stored(variable: Any, rows: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """A variable (set, image) of the pairs, read unit by unit."""
+    found = np.empty(len(rows), variable.dtype)
     for row in np.unique(rows):
         mine = rows == row
-        found[mine] = np.asarray(prediction[int(row) : int(row) + 1])[0][images[mine]]
+        found[mine] = np.asarray(variable[int(row) : int(row) + 1])[0][images[mine]]
     return found
 
 

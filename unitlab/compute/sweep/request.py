@@ -11,7 +11,8 @@ from typing import Any
 
 from unitlab.compute.engine.ablation import ABLATIONS
 from unitlab.compute.engine.directions import Basis
-from unitlab.compute.engine.user_network.outputs import Output
+from unitlab.compute.engine.scores import Outcome
+from unitlab.compute.engine.user_network.outputs import Output, function_name
 from unitlab.errors import UnitlabError, check_seed
 
 LABELS = ("given", "predicted")
@@ -42,6 +43,8 @@ class SweepRequest:
     output: Output = None
     axes: tuple[Basis | None, ...] | None = None
     unit_dim: int | Mapping[str, int] | None = None
+    top_k: int | None = None
+    outcome: Outcome | tuple[str, Outcome] | None = None
 
     def __post_init__(self) -> None:
         for name, valid in (("ablation", ABLATIONS), ("labels", LABELS), ("precision", PRECISIONS)):
@@ -56,6 +59,9 @@ class SweepRequest:
                 f"output={self.output!r:.60} tells no element of what the network returns; give a name such as 'logits', an "
                 "index such as 0, or a function of what it returns"
             )
+        if self.top_k is not None and (isinstance(self.top_k, bool) or not isinstance(self.top_k, int) or self.top_k < 0):
+            raise UnitlabError(f"top_k={self.top_k!r} must be a number of classes such as 5, or 0 for none")
+        self._check_outcome()
         # what the caller does to its lists later does not change what was checked
         object.__setattr__(self, "layer", _names(self.layer))
         object.__setattr__(self, "units", _numbers(self.units))
@@ -66,6 +72,25 @@ class SweepRequest:
         """What is not left at its default."""
         given = ((field, " ".join(repr(getattr(self, field.name)).split())) for field in fields(self))
         return ", ".join(f"{field.name}={text:.60}" for field, text in given if text != repr(field.default))
+
+    def _check_outcome(self) -> None:
+        name, function = self.named_outcome
+        if self.outcome is not None and not (callable(function) and isinstance(name, str) and name.strip()):
+            raise UnitlabError(
+                f"outcome={self.outcome!r:.60} is no function; give f(logits, label), or a name and a function: "
+                "('probability', f)"
+            )
+        if self.outcome is not None and self.precision != "float32":
+            raise UnitlabError(
+                f"precision={self.precision!r} keeps predictions exact and no outcome; leave it out for an outcome"
+            )
+
+    @property
+    def named_outcome(self) -> tuple[str, Outcome | None]:
+        """Name and function of the outcome; ("", None) where there is none."""
+        if isinstance(self.outcome, tuple):
+            return self.outcome if len(self.outcome) == 2 else ("", None)
+        return ("", None) if self.outcome is None else (function_name(self.outcome), self.outcome)
 
     @property
     def layers(self) -> list[str]:

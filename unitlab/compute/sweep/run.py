@@ -14,15 +14,16 @@ import torch
 import xarray as xr
 from torch import nn
 
+from unitlab.compute.engine.scores import Outcome
 from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.engine.user_network.outputs import Output
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.baseline import measured_baseline, say_baseline
-from unitlab.compute.sweep.fingerprints import as_in_store, output_in_store, unit_dim_in_store, unit_dim_of
+from unitlab.compute.sweep.fingerprints import as_in_store, request_in_store, unit_dim_of
 from unitlab.compute.sweep.plan import LayerPlan, SweepPlan, plan_sweep
 from unitlab.compute.sweep.progress import within_one_bar
-from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, compared_with_hooks, pairs_to_verify
+from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, compared_with_hooks, pairs_to_verify, stored_outcomes
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.shards import HeldShards, ShardResult, Shards, compute_shards
 from unitlab.compute.sweep.study_arrays import ROOT_FINGERPRINTS, Group, layer_groups, root_group, undefined_attributes
@@ -58,6 +59,8 @@ def ablate(  # noqa: PLR0913  the public call
     progress: bool = True,
     seed: int = 0,
     output: Output = None,
+    top_k: int | None = None,
+    outcome: Outcome | tuple[str, Outcome] | None = None,
     attrs: dict[str, Any] | None = None,
     client: distributed.Client | None = None,
 ) -> xr.Dataset | dict[str, xr.Dataset]:
@@ -107,6 +110,16 @@ def ablate(  # noqa: PLR0913  the public call
         result is taken for logits as it is. Default: ``logits`` of an object or dict, the first of a tuple, or the tensor;
         of probabilities, what is before the final softmax or sigmoid; of one logit z, two classes (−z/2, z/2). What was
         decided is in the log and in the attribute ``output``.
+    top_k
+        Count top-k accuracy, too (``topk_accuracy_drop`` …). Default 5 for networks of 100 classes or more; 0 for none.
+    outcome
+        A function f(logits, labels), or f(logits, labels, images), that gives a number an image: the label's probability, minus
+        a loss, minus the error of what a regression reads from the logits. It takes torch tensors on the device, logits (row,
+        category) in the network's precision, labels (row) and the images' positions along ``image`` (row), and gives finite
+        numbers (row), each from its own row alone, a pair of unit and image; ``torch.vmap(f)`` makes such a function of one
+        that takes a single image's. ``outcome_drop`` (unit, image) is f before minus after the ablation: damage is positive
+        where more is better. Give ("name", f) to name it, and another name where something changes that f refers to and that is
+        no number, text or array: name, code and these tell a study in ``store`` from one of another outcome. float32 only.
     attrs
         Further attributes of the study: its name, "top1_accuracy", the accuracy that is recorded for the network …
     client
@@ -140,6 +153,7 @@ def ablate(  # noqa: PLR0913  the public call
     request = SweepRequest(
         layer, units=units, ablation=ablation, basis=basis, labels=labels,
         precision=precision, batch_size=batch_size, memory=memory, seed=seed, output=output, unit_dim=unit_dim,
+        top_k=top_k, outcome=outcome,
     )  # fmt: skip
     found = run_sweep(model, images, request, store=store, device=device, progress=progress, attrs=attrs, client=client)
     return next(iter(found.values())) if request.one_layer else found
@@ -165,7 +179,7 @@ def run_sweep(
             "client= is given without store=: workers write their shards beside the store; give store=PATH, on a file system "
             "that this process and all workers see under the same path"
         )
-    source, request = as_in_store(source, store), unit_dim_in_store(output_in_store(request, store), store)
+    source, request = as_in_store(source, store), request_in_store(request, store)
     source.refuse_damaged()
     with exact_float32():
         plan = plan_sweep(model, source, request, device if client is None else _device_here(device))
@@ -266,12 +280,14 @@ class _Sweep:
         networks = PlainNetworks(self.model, plan.network.device, plan.network.reading)
         replacements = plan.replacements(shards.read_replacements(), len(source))
         for layer, replaced in zip(plan.layers, replacements, strict=True):
-            of_layer, (arrays, attrs) = layer_groups(plan, layer, [result.layers[layer.name] for result in results], root)
+            of_layer, (arrays, attrs) = layer_groups(plan, layer, results, root)
             plain = PlainAblation(networks, source, layer.site, plan.request, layer.basis, replaced)
             sets = [[unit] for unit in layer.units]
-            proof = compared_with_hooks(plain, sets, arrays["prediction"], sample=pairs_to_verify(len(source)), seed=0)
-            if proof.different:
-                log.warning("%s: %d of %d pairs differ from plain hooks", layer.name, proof.different, proof.compared)
+            proof = compared_with_hooks(
+                plain, sets, arrays["prediction"], sample=pairs_to_verify(len(source)), seed=0,
+                outcomes=stored_outcomes(plan.scoring, arrays, root["label"]),
+            )  # fmt: skip
+            proof.warn(layer.name)
             groups[layer.name] = of_layer
             groups[f"{layer.name}/{plan.ablation_name}"] = (arrays, {**attrs, **proof.attrs(), "null_check": "passed"})
         return groups
@@ -280,13 +296,15 @@ class _Sweep:
         """The null check: units replaced by what they are give exactly the baseline."""
         plan = self.plan
         labels = None if plan.request.labels == "predicted" else torch.as_tensor(self.source.labels[:1])
-        evaluation = plan.network.evaluate(plan.network.sample, labels, plan.sites, plan.needed, first_order=False)
+        evaluation = plan.network.evaluate(
+            plan.network.sample, labels, plan.sites, plan.needed,
+            first_order=False, scoring=plan.scoring, positions=np.zeros(1, int),
+        )  # fmt: skip
         base = evaluation.baseline
         for layer, value in zip(plan.layers, evaluation.site_values, strict=True):
             with torch.no_grad():
-                prediction, margin = layer.engine.evaluate(base, value)
-            same = torch.equal(prediction, base.prediction.expand_as(prediction))
-            if not (same and torch.equal(margin, base.margin.expand_as(margin))):
+                scores = layer.engine.evaluate(base, value)
+            if not all(torch.equal(values, base.scores[name].expand_as(values)) for name, values in scores.items()):
                 raise UnitlabError(
                     f"replacing the units of {layer.name} by themselves changes the logits: the network does not give "
                     "the same result twice; put it into a state in which it does"
@@ -349,6 +367,8 @@ def plans_left(plan: SweepPlan, model: nn.Module, source: ImageSource, store: st
 def _stored_units(store: Path, plan: SweepPlan) -> dict[str, set[int]]:
     """The units of each layer that a store has under this ablation; a store of something else is refused."""
     summary = study_summary(store)
+    if (result := summary.attrs.get("result")) is not None:
+        raise UnitlabError(f"{store} holds {result}, no study; give another store, or remove this one")
     for field in ROOT_FINGERPRINTS:
         if summary.attrs.get(f"fingerprint_{field}") != plan.fingerprint.get(field):
             raise UnitlabError(

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unitlab.compute.engine.ablation import Replacement, donor_of_image
+from unitlab.compute.engine.ablation import BatchBaseline, Replacement, donor_of_image
 from unitlab.compute.engine.network import Evaluation
+from unitlab.compute.engine.scores import Scores
 from unitlab.compute.engine.suffix import SuffixEngine
 from unitlab.compute.images.source import ImageBatch, ImageSource
 from unitlab.compute.images.thumbnails import padded
@@ -32,6 +33,7 @@ log = logging.getLogger("unitlab")
 
 T = TypeVar("T")
 Advance = Callable[[int], object]
+SCORES = ("prediction", "label_margin_drop", "among_top", "outcome_drop")  # (set, image), the last two where asked for
 Arrays = dict[str, Any]  # by name; numpy's, or what is read like them from a file
 
 
@@ -44,6 +46,8 @@ class ImageFacts:
     baseline_margin: Any
     content: Any
     thumbnails: Any = None
+    baseline_among_top: Any = None
+    baseline_outcome: Any = None
 
 
 @dataclass
@@ -86,13 +90,13 @@ class ShardResult:
 class ScoredPart:
     """Images that were evaluated together: a batch, or as much of it as a GPU's memory takes.
 
-    For each layer, what its units are replaced by, and predictions and margins (set, image).
+    For each layer, what its units are replaced by, and scores (set, image).
     """
 
     images: ImageBatch
     evaluation: Evaluation
     replaced: list[Tensor]
-    scored: list[tuple[Tensor, Tensor]]
+    scored: list[Scores]
 
 
 class LayerSums:
@@ -103,14 +107,21 @@ class LayerSums:
         what = (layer.units, plan.network.categories, layer.layout.patches)
         self.units = ActivationStatistics(*what)
         self.directions = None if layer.basis is None else ActivationStatistics(*what)
-        self.predictions: list[np.ndarray] = []
-        self.drops: list[np.ndarray] = []
+        self.scores: dict[str, list[np.ndarray]] = defaultdict(list)
         self.removed, self.energy = np.zeros(len(layer.units)), np.zeros(())
 
-    def add_scores(self, prediction: Tensor, drop: Tensor) -> None:
-        """Predictions and drops of the margin, (set, image)."""
-        self.predictions.append(prediction.cpu().numpy().astype(self.dtype))
-        self.drops.append(drop.half().cpu().numpy())
+    def add_scores(self, scores: Scores, base: BatchBaseline) -> None:
+        """Scores (set, image) of a batch."""
+        kept = {
+            "prediction": scores["prediction"].cpu().numpy().astype(self.dtype),
+            "label_margin_drop": (base.scores["margin"] - scores["margin"]).half().cpu().numpy(),
+        }
+        if "among_top" in scores:
+            kept["among_top"] = scores["among_top"].cpu().numpy()
+        if "outcome" in scores:
+            kept["outcome_drop"] = (base.scores["outcome"] - scores["outcome"]).float().cpu().numpy()
+        for name, values in kept.items():
+            self.scores[name].append(values)
 
     def add_values(self, value: Tensor, change: Tensor, first_order: Tensor | None, *known: Tensor) -> None:
         """The site's value, what the ablations take away from it, and what `ActivationStatistics` wants to know beside."""
@@ -127,9 +138,9 @@ class LayerSums:
         self.removed += square[self.layer.units]
 
     def result(self) -> LayerShard:
-        prediction, drop = np.concatenate(self.predictions, 1), np.concatenate(self.drops, 1)
+        scores = {name: np.concatenate(parts, 1) for name, parts in self.scores.items()}
         return LayerShard(
-            {"prediction": prediction, "label_margin_drop": drop, "removed": self.removed, "energy": self.energy},
+            {**scores, "removed": self.removed, "energy": self.energy},
             self.units.arrays(),
             {} if self.directions is None else self.directions.arrays(),
         )
@@ -140,27 +151,28 @@ class ShardSums:
 
     def __init__(self, plan: SweepPlan) -> None:
         self.layers = [LayerSums(layer, plan) for layer in plan.layers]
-        self.facts: list[tuple[np.ndarray, ...]] = []
+        self.facts: dict[str, list[np.ndarray]] = defaultdict(list)
         self.thumbnails: list[np.ndarray | None] = []
         self.digest = hashlib.sha256()
 
     def add(self, part: ScoredPart) -> None:
         images, evaluation, base = part.images, part.evaluation, part.evaluation.baseline
-        self.facts.append(tuple(found.cpu().numpy() for found in (base.labels, base.prediction, base.margin.float())))
+        facts = {"label": base.labels, **{f"baseline_{name}": values for name, values in base.scores.items()}}
+        for name, values in facts.items():
+            self.facts[name].append((values.float() if values.is_floating_point() else values).cpu().numpy())
         self.thumbnails += images.thumbnails
         self.digest.update(images.pixels.contiguous().numpy().data)
         known = (torch.as_tensor(images.positions), base.labels, evaluation.logits.softmax(1))
         first_order: Sequence[Tensor | None] = evaluation.first_order or [None] * len(self.layers)
-        for sums, value, effect, replaced, (prediction, margin) in zip(
+        for sums, value, effect, replaced, scores in zip(
             self.layers, evaluation.site_values, first_order, part.replaced, part.scored, strict=True
         ):
-            sums.add_scores(prediction, base.margin - margin)
+            sums.add_scores(scores, base)
             sums.add_values(value, value - replaced, effect, *known)
 
     def result(self) -> ShardResult:
-        label, prediction, margin = (np.concatenate(parts) for parts in zip(*self.facts, strict=True))
-        content = np.frombuffer(self.digest.digest(), np.uint8)
-        facts = ImageFacts(label, prediction, margin, content, padded(self.thumbnails))
+        known = {name: np.concatenate(parts) for name, parts in self.facts.items()}
+        facts = ImageFacts(**known, content=np.frombuffer(self.digest.digest(), np.uint8), thumbnails=padded(self.thumbnails))
         return ShardResult(facts, {sums.layer.name: sums.result() for sums in self.layers})
 
 
@@ -189,13 +201,28 @@ class ShardComputation:
         """Evaluate a batch with every ablation of every layer, and add what that gives."""
         for part in in_halves(self._scored, batch, self.source):
             sums.add(part)
+            for layer in sums.layers if self.plan.scoring.outcome is not None else ():
+                self._refuse_undefined(layer, part.images)
+
+    def _refuse_undefined(self, layer: LayerSums, images: ImageBatch) -> None:
+        undefined = np.argwhere(~np.isfinite(layer.scores["outcome_drop"][-1]))
+        if len(undefined):
+            place, image = undefined[0]
+            raise UnitlabError(
+                f"outcome={self.plan.scoring.name} is NaN or infinite for image {self.source.ids[images.positions[image]]!r}, "
+                f"unablated or under ablation number {place} of {layer.layer.name}; give a function that is finite for any "
+                "logits"
+            )
 
     def _scored(self, images: ImageBatch) -> ScoredPart:
         plan, positions = self.plan, images.positions
         labels = None if plan.request.labels == "predicted" else torch.as_tensor(self.source.labels[positions])
         first_order, replaced, scored = self.for_study and plan.first_order, [], []
         try:
-            found = plan.network.evaluate(images.pixels, labels, plan.sites, plan.needed, first_order=first_order)
+            found = plan.network.evaluate(
+                images.pixels, labels, plan.sites, plan.needed,
+                first_order=first_order, scoring=plan.scoring, positions=positions,
+            )  # fmt: skip
             with torch.no_grad():
                 for layer, value, replacement in zip(plan.layers, found.site_values, self.replacements, strict=True):
                     replaced.append(replacement.of(positions, value))
@@ -303,8 +330,8 @@ class HeldShards:
 Shards = PartialStudy | HeldShards
 
 
-def compute_shards(plan: SweepPlan, source: ImageSource, shards: Shards, progress: bool) -> None:
-    """Compute the shards that are not finished yet.
+def compute_shards(plan: SweepPlan, source: ImageSource, shards: Shards, progress: bool, *, for_study: bool = True) -> None:
+    """Compute the shards that are not finished yet, as a study wants them or with scores alone.
 
     Where they are kept on disk, the first Ctrl-C lets the shard end that is being computed.
     """
@@ -315,7 +342,7 @@ def compute_shards(plan: SweepPlan, source: ImageSource, shards: Shards, progres
     with interrupt_after_shard(kept=isinstance(shards, PartialStudy)) as interrupt:
         replacements = unit_replacements(plan, source, shards, interrupt, progress)
         interrupt.heed()
-        computation = ShardComputation(plan, source, replacements)
+        computation = ShardComputation(plan, source, replacements, for_study=for_study)
         with (
             images_bar(len(source), finished=plan.images_in(done), description=plan.description, shown=progress) as bar,
             closing(computation.shards([plan.shard_bounds[index] for index in left], bar.update)) as computed,

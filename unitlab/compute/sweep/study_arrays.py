@@ -18,7 +18,7 @@ from unitlab.compute.images.source import ImageSource
 from unitlab.compute.images.thumbnails import PaddedThumbnails, common_shape
 from unitlab.compute.sweep.activations import BY_IMAGE, reduced_statistics
 from unitlab.compute.sweep.plan import LayerPlan, SweepPlan
-from unitlab.compute.sweep.shards import Arrays, ImageFacts, LayerShard
+from unitlab.compute.sweep.shards import Arrays, ImageFacts, ShardResult
 from unitlab.schema import SCHEMA_VERSION
 from unitlab.schema.stored import why_undefined
 
@@ -109,9 +109,10 @@ def root_group(plan: SweepPlan, source: ImageSource, facts: Sequence[ImageFacts]
 
 
 def layer_groups(
-    plan: SweepPlan, layer: LayerPlan, shards: Sequence[LayerShard], root: Mapping[str, Any]
+    plan: SweepPlan, layer: LayerPlan, results: Sequence[ShardResult], root: Mapping[str, Any]
 ) -> tuple[Group, Group]:
     """Groups "<layer>" and "<layer>/<ablation>" of one layer."""
+    shards, facts = [result.layers[layer.name] for result in results], [result.images for result in results]
     site, channels, basis = layer.site, layer.shape[1], layer.basis
     filters = filter_attributes(plan.network.graph, site, channels)
     of_units = {
@@ -128,6 +129,7 @@ def layer_groups(
         "label_margin_drop": UnitRows([shard.ablation["label_margin_drop"] for shard in shards]),
         **counts_and_rates(prediction, root),
         "removed_energy": removed / max(float(energy), 1e-300),
+        **further_scores([shard.ablation for shard in shards], facts, root),
     }
     if basis is not None:
         # what the layer's group tells of units, told of directions: they have no filters, and no gradient is kept of them
@@ -143,11 +145,40 @@ def layer_groups(
         "capture": plan.network.capture,
         "seed": request.seed,
         "batch_size": plan.batch_size,
+        **scores_attrs(plan),
         **{f"fingerprint_{name}": value for name, value in plan.layer_fingerprint(layer).items()},
     }
     layer_attrs = {"layer": layer.name, "site": site.text, "site_call": site.call, "channels": channels, **units_attrs(layer)}
     layer_attrs |= map_attrs(plan.network, layer)
     return ({"unit": units, **of_units}, layer_attrs), (ablation, attrs)
+
+
+def scores_attrs(plan: SweepPlan) -> dict[str, Any]:
+    """What an ablation says of the further scores that it has."""
+    scoring = plan.scoring
+    return {**({"top_k": scoring.top_k} if scoring.top_k else {}), **({"outcome": scoring.name} if scoring.outcome else {})}
+
+
+def further_scores(shards: Sequence[Arrays], facts: Sequence[ImageFacts], root: Mapping[str, Any]) -> dict[str, Any]:
+    """Variables of outcomes and of top-k hits, where they were asked for."""
+    found: dict[str, Any] = {}
+    if facts[0].baseline_outcome is not None:
+        found["outcome_drop"] = UnitRows([shard["outcome_drop"] for shard in shards])
+        found["baseline_outcome"] = np.concatenate([part.baseline_outcome for part in facts])
+    if facts[0].baseline_among_top is not None:
+        before, label = np.concatenate([part.baseline_among_top for part in facts]), root["label"].astype(np.int64)
+        after, n = UnitRows([shard["among_top"] for shard in shards]), root["n_images"]
+        broken, fixed = (np.zeros((after.shape[0], len(n)), np.int32) for _ in range(2))
+        for start in range(0, len(broken), UNITS_AT_ONCE):
+            for place, row in enumerate(after[start : start + UNITS_AT_ONCE], start):
+                broken[place] = np.bincount(label[before & ~row], minlength=len(n))
+                fixed[place] = np.bincount(label[~before & row], minlength=len(n))
+        lost = broken.astype(np.float64) - fixed
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found["baseline_topk_accuracy"] = np.bincount(label[before], minlength=len(n)) / n
+            found |= {"n_broken_topk": broken, "n_fixed_topk": fixed, "topk_accuracy_drop": lost / n}
+        found["topk_overall_drop"] = lost.sum(1) / len(label)
+    return found
 
 
 def units_attrs(layer: LayerPlan) -> dict[str, Any]:

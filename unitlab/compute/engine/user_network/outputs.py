@@ -162,10 +162,14 @@ def output_text(output: Output) -> str:
         return ""
     if not callable(output):
         return repr(output)
-    name, code = getattr(output, "__qualname__", type(output).__qualname__), getattr(output, "__code__", None)
-    return f"function {name}" if code is None else f"function {name} {_code_hash(code)[:12]}"
+    code = getattr(output, "__code__", None)
+    return f"function {function_name(output)}" + ("" if code is None else f" {code_hash(code)[:12]}")
 
 
-def _code_hash(code: Any) -> str:
-    inner = [_code_hash(constant) if hasattr(constant, "co_code") else repr(constant) for constant in code.co_consts]
+def function_name(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
+
+
+def code_hash(code: Any) -> str:
+    inner = [code_hash(constant) if hasattr(constant, "co_code") else repr(constant) for constant in code.co_consts]
     return hashlib.sha256(repr((code.co_code.hex(), inner, code.co_names)).encode()).hexdigest()

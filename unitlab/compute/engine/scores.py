@@ -1,0 +1,158 @@
+"""What is kept of logits: prediction and margin and, where they are asked for, a top-k hit and an outcome of the user's own."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unitlab.compute.engine.user_network.outputs import code_hash
+from unitlab.errors import UnitlabError, what_it_says
+
+# by name, (row) or (set, image) each: "prediction", "margin", and maybe "among_top" and "outcome"
+Scores = dict[str, Tensor]
+Outcome = Callable[..., Tensor]
+
+# What is called alone must not differ from what is called in a batch by more than float32 explains.
+ROUNDING = 1e-4
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What to keep of logits.
+
+    Attributes
+    ----------
+    top_k
+        Whether the label is among the k largest logits is kept; 0: it is not.
+    outcome
+        A function of logits (row, category), labels (row) and, if it takes a third, positions of the images (row), which gives
+        a number a row.
+    name
+        What the outcome is called, for messages.
+    """
+
+    top_k: int = 0
+    outcome: Outcome | None = None
+    name: str = ""
+
+    @property
+    def text(self) -> str:
+        """The outcome's name and a hash of what can be known of it: code, and numbers, texts and arrays that it refers to."""
+        code = getattr(self.outcome, "__code__", None)
+        if self.outcome is None or code is None:
+            return self.name
+        digest = hashlib.sha256(code_hash(code).encode())
+        known = inspect.getclosurevars(self.outcome)
+        for name, value in sorted({**known.globals, **known.nonlocals}.items()):
+            if isinstance(value, Tensor | np.ndarray):
+                value = hashlib.sha256(np.ascontiguousarray(torch.as_tensor(value).cpu().numpy()).tobytes()).hexdigest()
+            if isinstance(value, str | int | float | tuple):
+                digest.update(f"{name}={value!r}".encode())
+        return f"{self.name} {digest.hexdigest()[:12]}"
+
+    def of(self, logits: Tensor, labels: Tensor, images: Tensor, dtype: torch.dtype) -> Scores:
+        """Scores of each row of ``logits`` (row, category); outcomes see them in ``dtype``, the network's."""
+        scores = self.without_outcome(logits, labels)
+        if self.outcome is not None:
+            scores["outcome"] = self._outcomes(logits.to(dtype, copy=True), labels, images).to(logits.dtype)
+        return scores
+
+    def without_outcome(self, logits: Tensor, labels: Tensor, ahead: Tensor | int = 0) -> Scores:
+        """Scores of each row but its outcome; ``ahead`` says how many classes that have no column are ahead of the label."""
+        prediction, margin = predictions_and_margins(logits, labels)
+        scores = {"prediction": prediction, "margin": margin}
+        if self.top_k:
+            scores["among_top"] = ahead_of_label(logits, labels).sum(1) + ahead < self.top_k
+        return scores
+
+    def close(self, logits: Tensor, labels: Tensor, error: float) -> Tensor:
+        """(row): whether logits that err so much leave open which class is first, or whether the label is among the first k."""
+        top = logits.topk(2, dim=1).values
+        close = top[:, 0] - top[:, 1] < error
+        if self.top_k:
+            own = logits.gather(1, labels.unsqueeze(1))
+            others = logits.scatter(1, labels.unsqueeze(1), -torch.inf)
+            close |= (others.topk(self.top_k, dim=1).values[:, -1] - own[:, 0]).abs() < error
+        return close
+
+    def _outcomes(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
+        assert self.outcome is not None
+        rows = len(logits)
+        try:
+            given = (logits, labels, images)[: 3 if takes_images(self.outcome) else 2]
+            found = self.outcome(*given)
+        except (torch.OutOfMemoryError, UnitlabError):
+            raise
+        except Exception as error:
+            raise UnitlabError(
+                f"outcome={self.name} fails on {rows} rows of {logits.shape[1]} logits ({what_it_says(error)}); {TAKES}"
+            ) from error
+        if not isinstance(found, Tensor) or found.shape != (rows,) or found.is_complex():
+            what = f"a tensor {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+            raise UnitlabError(f"outcome={self.name} gives {what} for {rows} rows of logits; {TAKES}")
+        return found.detach().to(logits.device)
+
+    def check(self, logits: Tensor, labels: Tensor, images: Tensor) -> None:
+        """Try the outcome on the logits of a few images.
+
+        Raises
+        ------
+        UnitlabError
+            It fails, gives something else than a finite number a row, or one that depends on the other rows.
+        """
+        if self.outcome is None:
+            return
+        together = self._outcomes(logits.clone(), labels, images).double()
+        alone = [self._outcomes(logits[i : i + 1].clone(), labels[i : i + 1], images[i : i + 1]) for i in range(len(logits))]
+        if not torch.isfinite(together).all():
+            raise UnitlabError(f"outcome={self.name} gives {together.tolist()} for {len(logits)} images; {TAKES}")
+        apart = (together - torch.cat(alone).double()).abs()
+        if not bool((apart <= ROUNDING * together.abs().amax()).all()):
+            raise UnitlabError(
+                f"outcome={self.name} gives a row of logits another number beside other rows than alone; rows are pairs of a "
+                f"unit and an image, as many at a time as is quickest. {TAKES}"
+            )
+
+
+TAKES = (
+    "it takes torch tensors, logits (row, category) and labels (row), and if it has a third parameter the images' positions "
+    "(row), and gives a finite number for each row, from that row alone, (row); torch.vmap(f) makes such a function of one "
+    "that takes a single image's logits and label"
+)
+
+
+def takes_images(outcome: Outcome) -> bool:
+    """Whether a function wants the images' positions, too."""
+    try:
+        parameters = inspect.signature(outcome).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(one.kind in positional and one.default is one.empty for one in parameters) >= 3
+
+
+def ahead_of_label(logits: Tensor, labels: Tensor) -> Tensor:
+    """(row, category): whether a class has a larger logit than the label; of equal ones the lower class is ahead."""
+    own = logits.gather(1, labels.unsqueeze(1))
+    lower = torch.arange(logits.shape[1], device=logits.device) < labels.unsqueeze(1)
+    return (logits > own) | ((logits == own) & lower)
+
+
+def predictions_and_margins(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Top-1 class and label margin (label's logit − largest other logit) of each row of ``logits`` (row, category).
+
+    Ties go to the lower class. The logits are changed on the way and restored.
+    """
+    rows = torch.arange(len(logits), device=logits.device)
+    own = logits[rows, labels]
+    logits[rows, labels] = -torch.inf
+    other, best = logits.max(1)
+    logits[rows, labels] = own
+    wins = (own > other) | ((own == other) & (labels < best))
+    return torch.where(wins, labels, best), own - other
