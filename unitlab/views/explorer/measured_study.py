@@ -52,7 +52,8 @@ def counted_measures(ds: xr.Dataset) -> xr.Dataset:
     values |= {"n_broken": broken, "n_fixed": fixed, "n_images": n}
     values |= {name: ds[name].values for name in ("baseline_accuracy", "overall_drop")}
     stored = [str(name) for name, found in ds.variables.items() if found.dims == ("unit",) and found.dtype.kind == "f"]
-    values.update({name: ds[name].values for name in stored if name not in values and name in VARIABLES})
+    known = [name for name in stored if name in VARIABLES and VARIABLES[name].dims == ("unit",)]
+    values.update({name: ds[name].values for name in known if name not in values})
     counted = xr.Dataset(
         {name: (VARIABLES[name].dims, value) for name, value in values.items()},
         coords={name: ds[name] for name in ("unit", "category", "category_index")},
