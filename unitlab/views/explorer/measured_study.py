@@ -29,6 +29,7 @@ NEEDED = [
 ]  # fmt: skip
 # beyond this many predictions, the tests and the cross-fitting take longer than a reader waits for a first picture
 QUICKLY_MEASURED = 4_000_000
+UNITS_AT_ONCE = 64
 
 
 def measures_of(ds: xr.Dataset) -> xr.Dataset:
@@ -210,6 +211,15 @@ class MeasuredStudy:
     def ids(self) -> list[str]:
         """Ids of the images."""
         return [str(name) for name in self.ds["image"].values]
+
+    @cached_property
+    def lost(self) -> Array:
+        """(unit, image / 8): a bit for each image that was right and is wrong without the unit."""
+        right, rows = self.before == self.class_position, []
+        for start in range(0, len(self.units), UNITS_AT_ONCE):
+            after = class_positions(self.ds, self.ds["prediction"][start : start + UNITS_AT_ONCE].values)
+            rows.append(np.packbits(right & (after != self.class_position), axis=1))
+        return np.concatenate(rows)
 
     def thumbnails(self, images: Array) -> Array:
         """(image, row, column, channel), 8-bit, of the images at these positions."""
