@@ -332,6 +332,8 @@ def test_the_class_tab(show: Show, study: xr.Dataset, known: xr.Dataset) -> None
     expect(panel.locator(".ul-note-message")).to_contain_text("unitlab.ablate_groups(model, images")
     expect(panel.get_by_text("✗").first).to_be_visible()
     expect(panel.get_by_role("button", name="Compute the curve")).to_be_hidden()
+    can = int((known.n_changed[:, 2] >= 6).sum())
+    assert f"{can} of {study.sizes['unit']} units can be tested" in panel.inner_text()
 
 
 def test_the_group_tab(show: Show, study: xr.Dataset) -> None:
