@@ -249,3 +249,18 @@ def test_what_predicts_damage() -> None:
     assert (
         max(abs(unitlab.regression(ds, "accuracy_drop", ["class_selectivity"]).attrs["r2"]) for ds in studies.values()) < 0.005
     )
+
+
+def test_what_units_detect_beside_chance_and_beside_a_fixed_limit() -> None:
+    """Counted anew from the IoU and the shuffles."""
+    said, counted = text_of("what_a_unit_is"), {}
+    for name in ("vgg_emoji",):
+        found, study = unitlab.concepts.bundled_dissection(name), unitlab.load(name)
+        assert found.attrs["fingerprint_weights"] == study.attrs["fingerprint_weights"]
+        assert found.attrs["fingerprint_images"] == study.attrs["fingerprint_images"]
+        best, limit = found.iou.max("concept").values, np.sort(found.iou_null.values)[189]
+        counted[name] = int((best > limit).sum()), int((best >= 0.04).sum())
+        by_rule = found.n_detectors.sum("detector_category").values.tolist()
+        assert tuple(by_rule) == counted[name]
+    assert "Network Dissection itself takes 0.04" in said and "the 0.5 % of its map" in said
+    assert counted == {"vgg_emoji": (9, 0)}
