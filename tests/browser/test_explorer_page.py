@@ -619,7 +619,7 @@ def test_units_are_called_by_their_names(show: Show, study: xr.Dataset) -> None:
     shown.page.mouse.move(*shown.point(4))
     expect(shown.root.locator("#tip")).to_contain_text("snow, from looked at")
     shown.root.locator("#y").select_option("iou")
-    expect(shown.root.locator("#scatter .title").first).to_have_text("↑ iou")
+    expect(shown.root.locator("#scatter .title").first).to_have_text("↑ intersection over union")
     for written, kept in (("SNO", [4]), ("iou>0.9", [21, 22, 23])):
         shown.root.locator("#filter").fill(written)
         expect(shown.root.locator("#rows")).to_contain_text(f"of {len(kept)}")

@@ -1,20 +1,17 @@
-"""Bases whose directions are ablated in the place of units, and the engines for them."""
+"""The engines for directions of a layer that are ablated in the place of its units."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unitlab.compute.engine.ablation import BatchBaseline, Pairs
+from unitlab.compute.engine.bases import Basis, over_channels
 from unitlab.compute.engine.capture import NetworkGraph, Values, module_output
 from unitlab.compute.engine.contributions import (
     Contribution,
@@ -29,111 +26,6 @@ from unitlab.compute.engine.replay import AblatedBatch, Replay
 from unitlab.compute.engine.scores import Scores
 from unitlab.compute.engine.separable import Suffix
 from unitlab.compute.engine.suffix import SuffixEngine
-from unitlab.errors import UnitlabError, nearest_names
-
-NAMES = ("random", "pca")
-# A basis of hundreds of directions in float32 is orthogonal to about 1e-6.
-TOLERANCE = 1e-5
-
-
-@dataclass(frozen=True)
-class Basis:
-    """``matrix`` (direction, channel), float64, with orthonormal rows, and the name that the ablation goes by."""
-
-    name: str
-    matrix: np.ndarray
-
-    @cached_property
-    def fingerprint(self) -> str:
-        return hashlib.sha256(np.ascontiguousarray(self.matrix).tobytes()).hexdigest()
-
-    def coordinates(self, value: Tensor) -> Tensor:
-        """Coordinates (image, direction, …) of values (image, channel, …)."""
-        return over_channels(torch.as_tensor(self.matrix).to(value), value)
-
-    def projected(self, value: Tensor, replaced: Tensor, directions: Iterable[int]) -> Tensor:
-        """x − Σ ((x − y)·v) v over some directions v, for the values x and what replaces them, y (image, channel, …)."""
-        some = torch.as_tensor(self.matrix[list(directions)]).to(value)
-        return value - over_channels(some.t(), over_channels(some, value - replaced))
-
-
-def over_channels(matrix: Tensor, value: Tensor) -> Tensor:
-    """``matrix`` (row, channel) times values (image, channel, …), or (image, channel · position) → (image, row, …)."""
-    flat = value.reshape(len(value), matrix.shape[1], -1)
-    found = matrix @ flat
-    return found.reshape(len(value), -1) if value.dim() == 2 else found.reshape(len(value), len(matrix), *value.shape[2:])
-
-
-def basis_of(given: Any, channels: int, seed: int, layer: str, site_values: Callable[[], Iterable[Tensor]]) -> Basis:
-    """The basis that `unitlab.ablate` was given.
-
-    Parameters
-    ----------
-    given
-        "random" (uniform over the orthogonal matrices), "pca" (principal axes of the activations over all images and
-        positions, by descending variance), or an orthogonal matrix (direction, channel).
-    channels
-        Of the layer.
-    seed
-        Of the random basis.
-    site_values
-        Gives the layer's values (image, channel, …) batch by batch; asked for "pca" alone.
-
-    Raises
-    ------
-    UnitlabError
-        An unknown name, a matrix of another shape, not finite, or not orthogonal.
-    """
-    if isinstance(given, str):
-        if given not in NAMES:
-            raise UnitlabError(f"basis={given!r} is not known. {nearest_names(given, NAMES)} Or give a matrix")
-        if given == "random":
-            return Basis(f"random-{seed}", _random(channels, seed))
-        return Basis("pca", _principal_axes(channels, site_values()))
-    try:
-        matrix = np.array(given.detach().cpu() if isinstance(given, Tensor) else given, dtype=np.float64, order="C")
-    except (TypeError, ValueError) as error:
-        raise UnitlabError(
-            f"basis is a {type(given).__name__}; give 'random', 'pca' or a matrix (direction, channel)"
-        ) from error
-    if matrix.shape != (channels, channels):
-        raise UnitlabError(
-            f"basis has the shape {matrix.shape}; layer '{layer}' has {channels} channels, so that a basis of it is "
-            f"({channels}, {channels}): a direction in each row (`units` picks some of them)"
-        )
-    if not np.isfinite(matrix).all():
-        raise UnitlabError("basis holds NaN or infinite values")
-    worst = float(np.abs(matrix @ matrix.T - np.eye(channels)).max())
-    if worst > TOLERANCE:
-        raise UnitlabError(
-            f"basis is not orthogonal: rows have products up to {worst:.2g} away from those of unit vectors at right angles; "
-            "numpy.linalg.qr(matrix.T)[0].T makes them so"
-        )
-    basis = Basis("", matrix)
-    return Basis(f"basis-{basis.fingerprint[:8]}", matrix)
-
-
-def _random(channels: int, seed: int) -> np.ndarray:
-    """Rows of an orthogonal matrix from the uniform distribution (Stewart 1980)."""
-    q, r = np.linalg.qr(np.random.default_rng(seed).standard_normal((channels, channels)))
-    signs = np.where(np.diag(r) < 0, -1.0, 1.0)
-    return np.ascontiguousarray((q * signs).T)
-
-
-def _principal_axes(channels: int, batches: Iterable[Tensor]) -> np.ndarray:
-    """Eigenvectors of the covariance over images and positions, the largest entry of each positive."""
-    total, product, count = np.zeros(channels), np.zeros((channels, channels)), 0
-    for value in batches:
-        flat = value.double().flatten(2) if value.dim() > 2 else value.double().unsqueeze(2)
-        rows = flat.transpose(0, 1).reshape(channels, -1)
-        total += rows.sum(1).cpu().numpy()
-        product += (rows @ rows.t()).cpu().numpy()
-        count += rows.shape[1]
-    covariance = product / count - np.outer(total / count, total / count)
-    axes = np.linalg.eigh(covariance)[1][:, ::-1].T
-    largest = axes[np.arange(channels), np.abs(axes).argmax(1)]
-    return np.ascontiguousarray(axes * np.where(largest < 0, -1.0, 1.0)[:, None])
-
 
 # Operations that treat all channels alike and are linear, so that they may come before or after a rotation of the channels.
 COMMUTING_MODULES = (
@@ -169,7 +61,7 @@ class RotatedSuffixEngine(SuffixEngine):
         precision: str,
         basis: Basis,
     ) -> None:
-        self.matrix = torch.as_tensor(basis.matrix).to(sample)
+        self.basis, self.matrix = basis, torch.as_tensor(basis.matrix).to(sample)
         super().__init__(graph, site, sample, units, memory, precision)
 
     @property
@@ -184,19 +76,24 @@ class RotatedSuffixEngine(SuffixEngine):
     def _replay_of(self, graph: NetworkGraph, suffix: Suffix) -> Replay:
         owner = suffix.owners[self.site]
         following = [node for node in suffix.nodes if node in {*suffix.separable, *suffix.mixed}]
-        chain = _commuting(graph, suffix)
+        # what the site's value is made of can be told by the coordinates of a basis alone
+        chain = _commuting(graph, suffix) if self.basis.orthogonal else []
         rotated = replace(
             suffix,
             owners={node: suffix.owners[node] for node in [self.site, *chain]},
             separable=chain,
             mixed=[node for node in following if node not in chain],
         )
-        parts = contributions_of(graph, rotated, self.matrix)
-        if all(node in parts for node in rotated.mixed if any(used in rotated.owners for used in node.all_input_nodes)):
+        parts = contributions_of(graph, rotated, self.matrix) if self.basis.orthogonal else {}
+        if self.basis.orthogonal and all(
+            node in parts for node in rotated.mixed if any(used in rotated.owners for used in node.all_input_nodes)
+        ):
             return RotatedReplay(graph, rotated, parts, self.site, self.matrix)
         # a node of its own stands for the coordinates, since the site has a value beside them
         entry = torch.fx.Graph().placeholder("coordinates")
-        shapes = {**suffix.shapes, entry: suffix.shapes[self.site]}
+        _, _, *positions = suffix.shapes[self.site]
+        owner = torch.arange(len(self.matrix)).reshape(1, -1, *[1] * len(positions)).to(owner)
+        shapes = {**suffix.shapes, entry: (1, len(self.matrix), *positions)}
         behind = Suffix(entry, suffix.nodes, {entry: owner}, [], [self.site, *following], shapes)
         parts = contributions_of(graph, replace(behind, owners={self.site: owner}), self.matrix)
         parts = {self.site: _unrotation(self.matrix, entry, owner), **parts}
@@ -206,9 +103,14 @@ class RotatedSuffixEngine(SuffixEngine):
 
     def evaluate(self, base: BatchBaseline, ablated: Tensor) -> Scores:
         """Scores, (direction, image) each; ``ablated`` as for units, y in x − ((x − y)·v) v."""
-        coordinates = over_channels(self.matrix, base.values[self.site])
+        site = base.values[self.site]
+        coordinates = over_channels(self.matrix, site)
         values = {**base.values, **self.exact.separable(coordinates, base)}
-        return super().evaluate(replace(base, values=values), over_channels(self.matrix, ablated.to(coordinates)))
+        if self.basis.codes is None:
+            after = over_channels(self.matrix, ablated.to(coordinates))
+        else:
+            after = coordinates - self.basis.change(site, ablated.to(site).expand_as(site))
+        return super().evaluate(replace(base, values=values), after)
 
 
 def _commuting(graph: NetworkGraph, suffix: Suffix) -> list[torch.fx.Node]:
@@ -258,7 +160,13 @@ class RotatedReplay(Replay):
         part = self.contributions.get(node)
         if part is None:
             return super().replayed(node, batch, pairs, values)
-        value = over_channels(self.matrix.t(), self.one_ablated(part.source, batch, pairs))
+        coordinates = self.one_ablated(part.source, batch, pairs)
+        if part.source is self.site or part.source in self.graph.nodes:
+            value = over_channels(self.matrix.t(), coordinates)
+        else:
+            # of coordinates beside the site's value: what is left of it, which directions alone do not tell
+            before = batch.base.values[part.source][pairs.images]
+            value = batch.base.values[self.site][pairs.images] + over_channels(self.matrix.t(), coordinates - before)
         if node is self.site:
             return value
         first, *others = node.all_input_nodes
