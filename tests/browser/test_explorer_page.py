@@ -332,6 +332,8 @@ def test_the_class_tab(show: Show, study: xr.Dataset, known: xr.Dataset) -> None
     expect(panel.locator(".ul-note-message")).to_contain_text("unitlab.ablate_groups(model, images")
     expect(panel.get_by_text("✗").first).to_be_visible()
     expect(panel.get_by_role("button", name="Compute the curve")).to_be_hidden()
+    can = int((known.n_changed[:, 2] >= 6).sum())
+    assert f"{can} of {study.sizes['unit']} units can be tested" in panel.inner_text()
 
 
 def test_the_group_tab(show: Show, study: xr.Dataset) -> None:
@@ -617,7 +619,7 @@ def test_units_are_called_by_their_names(show: Show, study: xr.Dataset) -> None:
     shown.page.mouse.move(*shown.point(4))
     expect(shown.root.locator("#tip")).to_contain_text("snow, from looked at")
     shown.root.locator("#y").select_option("iou")
-    expect(shown.root.locator("#scatter .title").first).to_have_text("↑ iou")
+    expect(shown.root.locator("#scatter .title").first).to_have_text("↑ intersection over union")
     for written, kept in (("SNO", [4]), ("iou>0.9", [21, 22, 23])):
         shown.root.locator("#filter").fill(written)
         expect(shown.root.locator("#rows")).to_contain_text(f"of {len(kept)}")

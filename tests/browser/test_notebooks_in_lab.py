@@ -51,7 +51,8 @@ def test_plots_follow_the_theme_and_are_drawn_in_a_page_loaded_again(jupyter: Ju
     wait_until(lambda ground, ink: ground > 240 and ink < 80)
     notebook.theme("JupyterLab Dark")
     wait_until(lambda ground, ink: ground < 40 and ink > 190)
-    figure.screenshot(path=output / "plot_dark.png")
+    edges = pixels_of(figure.screenshot(path=output / "plot_dark.png"))
+    assert max(np.ptp(edges[5:-5, 1]), np.ptp(edges[1, 5:-5])) < 8, "a line around the figure"
     notebook.theme("JupyterLab Light")
     wait_until(lambda ground, ink: ground > 240 and ink < 80)
 

@@ -12,7 +12,9 @@ What is noted, each with the line of unitlab that asked for it:
 - ``wait``: the host waits for a result: item, bool, tolist, a blocking copy to the host, nonzero, boolean masks, synchronize;
 - ``upload``: a copy from pageable host memory, which waits for the stream, too; indices from the host are such copies;
 - ``async copy``: from or into pinned memory, without a wait;
-- ``launch``: a kernel or more (views and metadata are none).
+- ``launch``: a kernel or more (views and metadata are none);
+- ``bfloat16 product``: a convolution or matrix product of bfloat16 tensors;
+- ``unordered sum``: floating-point numbers are added by atomic operations, in no fixed order: a repetition may differ.
 
 Kernels are not CUDA's: dtypes that a CUDA kernel refuses, and numerical differences, stay unseen.
 """
@@ -43,6 +45,14 @@ WAITING = {
 NO_KERNEL = {
     "empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "detach", "alias", "lift", "lift_fresh",
     "_unsafe_view", "_reshape_alias", "resize_", "set_", "is_pinned", "is_same_size",
+}  # fmt: skip
+PRODUCTS = {"convolution", "addmm", "mm", "bmm", "baddbmm"}
+# by the list in torch.use_deterministic_algorithms
+UNORDERED = {
+    "index_add", "index_add_", "scatter_add", "scatter_add_", "scatter_reduce", "cumsum", "put_", "histc",
+    "_adaptive_avg_pool2d_backward", "adaptive_max_pool2d_backward", "max_pool2d_with_indices_backward",
+    "avg_pool3d_backward", "embedding_dense_backward", "upsample_bilinear2d_backward", "upsample_nearest2d_backward",
+    "reflection_pad2d_backward", "replication_pad2d_backward", "grid_sampler_2d_backward",
 }  # fmt: skip
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"}
 
@@ -160,6 +170,12 @@ class MakeBelieveGPU:
         by_tensor = name == "repeat_interleave" and isinstance(args[0], OnDevice)
         if name in WAITING or by_tensor:
             self.note("wait", name)
+        floating = [x for x in on if x.inner.is_floating_point()]
+        accumulates = "put" in name and len(args) > 3 and bool(args[3])
+        if floating and (name in UNORDERED or accumulates):
+            self.note("unordered sum", name)
+        if name in PRODUCTS and any(x.inner.dtype == torch.bfloat16 for x in floating):
+            self.note("bfloat16 product", name)
         if torch.version.cuda is not None:
             full = func.name()
             if full not in self.kernels:

@@ -358,3 +358,31 @@ def test_hooks_follow_control_flow_that_changes_from_batch_to_batch() -> None:
     ds = unitlab.ablate(model, source_of(pixels, CLASSES), "conv", batch_size=4, progress=False, device="cpu")
     for part in (slice(4), slice(4, 8), slice(8, 12)):
         assert_exact(model, pixels[part], "conv", 0, list(range(8)), ds.prediction.values[:, part])
+
+
+class Direct(nn.Conv2d):
+    """A convolution that errs more in channels_last, as direct kernels do: by up to ``error`` of its output."""
+
+    error = 0.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = super().forward(x)
+        if x.dtype == torch.float64 or x.is_contiguous():
+            return out
+        return out * (1 + self.error * torch.linspace(-1, 1, out.shape[1]).reshape(-1, 1, 1))
+
+
+@pytest.mark.parametrize(("error", "captured"), [(1e-6, True), (1e-4, True), (1e-2, False)])
+def test_formats_may_differ_by_as_much_as_float32_errs_in_them(
+    error: float, captured: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(nn, "Conv2d", Direct)  # which torch.fx takes for a module of torch's
+    monkeypatch.setattr(Direct, "error", error)
+    monkeypatch.setattr(Direct, "__module__", "torch.nn.modules.conv")
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval()
+    pixels = torch.randn(4, 3, 9, 9)
+    source = unitlab.images(torch.utils.data.TensorDataset(pixels, torch.arange(4)), categories=list("abcde"))
+    ds = unitlab.ablate(model, source, "1", labels="predicted", progress=False, device="cpu")
+    assert (ds.attrs["capture"] != "none") == captured
+    assert ("other logits than the network" in caplog.text) == (not captured)

@@ -56,20 +56,32 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException, call: int) ->
     monkeypatch.setattr(Network, "evaluate", evaluate)
 
 
-def test_where_memory_runs_out_batches_are_halved(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    ],
+    ids=["torch", "cuBLAS", "cuDNN", "cuDNN 9"],
+)
+def test_where_memory_runs_out_batches_are_halved(
+    error: RuntimeError, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     expected = ablate()
     real = Network.evaluate
 
     def evaluate(self: Network, batch: torch.Tensor, *args: Any, **options: Any) -> Any:
         if len(batch) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return real(self, batch, *args, **options)
 
     values = Network.site_values
 
     def site_values(self: Network, batch: torch.Tensor, *args: Any) -> Any:
         if len(batch) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return values(self, batch, *args)
 
     monkeypatch.setattr(Network, "evaluate", evaluate)

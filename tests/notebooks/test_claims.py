@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+import xarray as xr
 
 import unitlab
 from unitlab.analysis import ALPHA
@@ -89,6 +90,29 @@ def test_reporting() -> None:
     assert damage.max_class_drop_null.median() > 0.1 > damage.max_class_drop_crossfit.median()
 
 
+def test_cumulative_ablation() -> None:
+    said = text_of("cumulative_ablation")
+    model, photos = unitlab.network("vgg_fashion"), unitlab.images("fashion_mnist").subset(range(1000))
+
+    def curve(order: str, **options: object) -> xr.Dataset:
+        return unitlab.cumulative(model, photos, "conv3_2", order, progress=False, **options)  # type: ignore[arg-type]
+
+    by_drop, same = curve("overall_drop"), curve("overall_drop", rank_on="same")
+    gap = (same.accuracy.isel(order=0) - by_drop.accuracy.isel(order=0)).values
+    assert "need not have one direction, since orders that differ cross more than once" in said
+    assert gap.min() < 0 < gap.max() and (np.diff(np.sign(gap[gap != 0])) != 0).sum() > 1
+    ks = [0, 8, 40]
+    left = [100 * by_drop.accuracy.isel(order=0).sel(k=ks).values]
+    left += [100 * curve(order, ks=ks).accuracy.isel(order=0).values for order in ("class_selectivity", "mean_activation")]
+    at_random = 100 * curve("random", ks=ks, n_random=5).accuracy.mean("order").values
+    code = " ".join(cell.source for cell in nbformat.read(NOTEBOOKS / "cumulative_ablation.ipynb", as_version=4).cells)
+    assert "A few units can go" in code and all(row[0] - row[1] < 2 for row in [*left, at_random])
+    assert "Later the order matters" in code and at_random[2] - min(row[2] for row in left) > 5
+    own = curve("balanced_accuracy_drop", ks=[0, 20])
+    lost = [float(own[name].mean("order").diff("k").item()) for name in ("own_balanced_accuracy", "mean_balanced_accuracy")]
+    assert "A class depends on its own units" in code and lost[0] < 2 * lost[1] < 0
+
+
 def test_single_units_hurt_classes() -> None:
     found = {
         name: unitlab.damage(unitlab.load(name)) for name in ("vgg_emoji", "resnet_emoji", "vgg_fashion", "alexnet_fashion")
@@ -112,6 +136,8 @@ def test_single_units_hurt_classes() -> None:
     assert 2.1 < max(bound["vgg_emoji"], bound["resnet_emoji"]) <= 2.2
     assert 0.4 < max(bound["vgg_fashion"], bound["alexnet_fashion"]) <= 0.5
     assert "no unit more than 2.2 points, with 95 % confidence" in text_of("start") and bound["vgg_emoji"] <= 2.2
+    assert "up to a third of the images of a single class" in text_of("start")
+    assert 0.3 < found["vgg_emoji"].max_class_drop_crossfit.max() < 0.37
     assert "24 of 64 units of vgg_emoji and 14 of 96 of resnet_emoji do hurt overall, none is shown to" in said
     assert hurt == {"vgg_emoji": 24, "resnet_emoji": 14, "vgg_fashion": 0, "alexnet_fashion": 0}
 

@@ -163,6 +163,7 @@ def test_a_class_takes_the_vertical_axis_and_gives_it_back(study: xr.Dataset) ->
     known = measures_of(study)
     np.testing.assert_allclose(row["drop"], 100 * known.accuracy_drop[:, 2], rtol=1e-6)
     np.testing.assert_allclose(row["q"], known.q_value[:, 2], rtol=1e-6)
+    assert f"{int((known.n_changed[:, 2] >= 6).sum())} of {known.sizes['unit']} units can be tested" in row["tested"]
 
 
 def test_a_unit_s_row_and_finding_are_those_of_the_dataset() -> None:
@@ -189,14 +190,14 @@ def test_the_line_is_that_of_the_units(study: xr.Dataset) -> None:
 
 def test_numbers_of_the_reader_s_own_are_axes(study: xr.Dataset) -> None:
     own = np.linspace(1.0, 2.0, study.sizes["unit"])
-    explorer = unitlab.explore(study.assign(iou=("unit", own)), unit=3, x="iou", color="iou")
-    np.testing.assert_allclose(held(explorer, "iou"), own, rtol=1e-6)
-    assert ["iou", "iou"] in explorer._measured["measures"]
-    assert explorer.code() == "unitlab.explore(ds, unit=3, x='iou', color='iou')"
+    explorer = unitlab.explore(study.assign(hits=("unit", own)), unit=3, x="hits", color="hits")
+    np.testing.assert_allclose(held(explorer, "hits"), own, rtol=1e-6)
+    assert ["hits", "hits"] in explorer._measured["measures"]
+    assert explorer.code() == "unitlab.explore(ds, unit=3, x='hits', color='hits')"
     # the measures of a large study come from another process, which reads the store
-    explorer._measured_study.finish(explorer.measures.drop_vars("iou"))
-    assert "iou" in explorer._measured_study.variables
-    assert any("iou" in name for name, _, _ in ask(explorer, "definitions")["rows"])
+    explorer._measured_study.finish(explorer.measures.drop_vars("hits"))
+    assert "hits" in explorer._measured_study.variables
+    assert any("hits" in name for name, _, _ in ask(explorer, "definitions")["rows"])
 
 
 def test_top_images_are_those_of_the_unit_and_of_a_class(study: xr.Dataset) -> None:

@@ -214,3 +214,25 @@ def test_two_studies_stand_beside_each_other() -> None:
         plots.comparison(layers, "units")
     with pytest.raises(unitlab.UnitlabError, match=r"takes what unitlab\.compare"):
         plots.comparison(one)
+
+
+def test_maps_lie_where_their_cells_look() -> None:
+    torch = pytest.importorskip("torch")
+    from unitlab.views.gallery import map_places
+
+    # AlexNet's first layer without padding: 11 pixels wide, 4 apart, of 227
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 11, stride=4), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    ).eval()
+    pixels = torch.rand(6, 3, 227, 227, generator=torch.Generator().manual_seed(0))
+    ds = unitlab.ablate(model, (pixels, torch.arange(6) % 4), "1", progress=False)
+    assert map_places(ds) == [pytest.approx([5.5 / 227, 4 / 227])] * 2
+    # a cell is brightest in the middle of what it looks at
+    heat = np.zeros((55, 55))
+    heat[0, 54] = 1
+    shown = picture_with_map(np.full((227, 227, 3), 255, np.uint8), heat, strength=0.9, places=map_places(ds))
+    rows, columns = np.nonzero((shown != 81).any(2))
+    assert rows.max() <= 5 and columns.min() >= 4 * 54 + 5
+    even = picture_with_map(np.full((227, 227, 3), 255, np.uint8), heat, strength=0.9)
+    assert np.nonzero((even != 81).any(2))[0].max() < rows.max()
+    assert map_places(unitlab.load("alexnet_fashion")) is None  # computed before that was kept

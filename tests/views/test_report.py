@@ -154,5 +154,11 @@ def test_findings_say_what_is_sure(known: xr.Dataset) -> None:
     assert probability("q", float(cell.q_value)) in sentence and "damages specific classes" in sentence
     unsure = int(known.unit[int(known.p_specific.values.argmax())])
     assert "not shown" in str(unit_finding(known, unsure)) or "changes nothing" in str(unit_finding(known, unsure))
+    for unit in known.unit.values:
+        sentence, cell = str(unit_finding(known, unit)), known.sel(unit=unit)
+        cell = cell.isel(category=int(cell.max_class))
+        few = cell.n_changed < 6 and "not significant" in sentence
+        assert few == ("too few of its images change for any p of 0.05" in sentence)
+    assert known.attrs["tested"] in study_finding(known)
     assert points(-0.05) == "−5.0" and points(0.0) == "0.0" and points(-1e-9) == "0.0" and points(0.0004) == "0.04"
     assert points(float("nan")) == "–" and probability("q", 0.0004) == "q < 0.001"

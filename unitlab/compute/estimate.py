@@ -328,11 +328,11 @@ class _Measured:
 
 def _seconds(plan: SweepPlan, action: Callable[[], object]) -> float:
     if plan.network.device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(plan.network.device)
     begin = time.perf_counter()
     action()
     if plan.network.device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(plan.network.device)
     return time.perf_counter() - begin
 
 

@@ -201,7 +201,7 @@ def picture_with_map(
 def _spread(heat: Array, shape: tuple[int, ...], places: list[list[float]] | None) -> Array:
     """A map over a picture of this shape, between the centres of its cells, and beyond the last one as on it."""
     lines = []
-    for cells, size, (first, step) in zip(heat.shape, shape, places or [(0.5 / n, 1 / n) for n in heat.shape], strict=True):
+    for cells, size, (first, step) in zip(heat.shape, shape, places or [[0.5 / n, 1 / n] for n in heat.shape], strict=True):
         at = np.clip(((np.arange(size) + 0.5) / size - first) / step, 0, cells - 1)
         weights = np.zeros((size, cells))
         below = at.astype(int)

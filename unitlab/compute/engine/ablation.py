@@ -33,11 +33,14 @@ class Replacement:
 
     values: Tensor
     donor: np.ndarray | None = None
+    _ready: Tensor | None = None
 
     def of(self, positions: np.ndarray, like: Tensor) -> Tensor:
         """Replacement values for the images at ``positions``, expandable to ``like`` (image, unit, …)."""
         if self.donor is None:
-            return self.values.to(like)
+            if self._ready is None or (self._ready.device, self._ready.dtype) != (like.device, like.dtype):
+                self._ready = self.values.to(like)  # once, not for every batch
+            return self._ready
         return self.values[torch.as_tensor(self.donor[positions], device=self.values.device)].to(like)
 
 
@@ -147,28 +150,38 @@ def _membership(sets: Sequence[Sequence[int]], width: int, device: torch.device)
 class Pairs:
     """(set, image) pairs, sorted by set: two tensors of the same length, the first of places in the engine's sets.
 
-    Two units on two images, the first silent on the second image: sets (0, 1, 1), images (0, 0, 1).
+    Two units on two images, the first silent on the second image: sets (0, 1, 1), images (0, 0, 1). ``host`` has both once
+    more where the host reads them, (2, pair), so that a GPU is not waited for.
     """
 
     sets: Tensor
     images: Tensor
+    host: Tensor
 
-    def at(self, rows: Tensor) -> Pairs:
-        """The pairs in these rows (ascending)."""
-        return Pairs(self.sets[rows], self.images[rows])
+    @classmethod
+    def of(cls, mask: Tensor, device: torch.device) -> Pairs:
+        """Where a mask (set, image) on the host is true."""
+        return cls.on(torch.stack(mask.nonzero(as_tuple=True)), device)
 
-    @staticmethod
-    def joined(parts: Sequence[Pairs]) -> Pairs:
-        """The pairs of all parts, in their order."""
-        return Pairs(torch.cat([part.sets for part in parts]), torch.cat([part.images for part in parts]))
+    @classmethod
+    def on(cls, host: Tensor, device: torch.device) -> Pairs:
+        """Pairs that the host knows, on a device."""
+        sets, images = (host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host).unbind(0)
+        return cls(sets, images, host)
+
+    def at(self, rows: Tensor | slice) -> Pairs:
+        """The pairs in these rows (ascending), which the host knows."""
+        if isinstance(rows, slice):
+            return Pairs(self.sets[rows], self.images[rows], self.host[:, rows])
+        return Pairs.on(self.host[:, rows], self.sets.device)
 
     def blocks(self, size: int) -> Iterator[Pairs]:
         """The pairs, so many at a time."""
-        yield from map(Pairs, self.sets.split(size), self.images.split(size)) if len(self.sets) else ()
+        yield from (self.at(slice(start, start + size)) for start in range(0, len(self.sets), size))
 
     def by_set(self, all_images: int) -> list[tuple[int, Tensor | slice, slice]]:
         """Each set with its images (all of them as a slice) and its rows."""
-        numbers, counts = (found.tolist() for found in torch.unique_consecutive(self.sets, return_counts=True))
+        numbers, counts = (found.tolist() for found in torch.unique_consecutive(self.host[0], return_counts=True))
         rows = [slice(end - count, end) for end, count in zip(accumulate(counts), counts, strict=True)]
         images = [slice(None) if part.stop - part.start == all_images else self.images[part] for part in rows]
         return list(zip(numbers, images, rows, strict=True))

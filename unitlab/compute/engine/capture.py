@@ -46,6 +46,15 @@ FRESH_FUNCTIONS = (*WEIGHTED_FUNCTIONS, operator.add)
 IN_PLACE_FUNCTIONS = {nn.functional.relu, nn.functional.relu6, nn.functional.silu, nn.functional.hardswish}
 
 
+# logits of the graph and of the network differ by no more than this share of their range, whatever the memory format
+CLEARLY_SAME, MOST_NOISE = 1e-5, 1e-3
+Noise = Callable[[], float]
+
+
+def no_noise() -> float:
+    return 0.0
+
+
 class CannotCapture(Exception):
     """The network cannot be captured; the message says why. Forward hooks are the way that remains."""
 
@@ -290,7 +299,7 @@ class NetworkGraph:
         return [other for other in self.nodes if other in after and other in before and other is not node]
 
 
-def capture(model: nn.Module, sample: Tensor, expected: Tensor) -> NetworkGraph:
+def capture(model: nn.Module, sample: Tensor, expected: Tensor, noise: Noise = no_noise) -> NetworkGraph:
     """Capture ``model`` (in eval mode) and check that it gives the logits ``expected`` for ``sample``.
 
     Parameters
@@ -301,6 +310,8 @@ def capture(model: nn.Module, sample: Tensor, expected: Tensor) -> NetworkGraph:
         A few images, ``(image, channel, row, column)``, on the model's device.
     expected
         The network's own logits for them, ``(image, category)``.
+    noise
+        How much logits err in the network's precision, measured when it is asked.
 
     Raises
     ------
@@ -332,10 +343,10 @@ def capture(model: nn.Module, sample: Tensor, expected: Tensor) -> NetworkGraph:
         input=inputs[0],
         output=output,
     )
-    return checked(graph, sample, expected)
+    return checked(graph, sample, expected, noise)
 
 
-def checked(graph: NetworkGraph, sample: Tensor, expected: Tensor) -> NetworkGraph:
+def checked(graph: NetworkGraph, sample: Tensor, expected: Tensor, noise: Noise = no_noise) -> NetworkGraph:
     """The graph without what its output does not depend on, its shapes known, if it gives the logits ``expected``."""
     graph = _without_unused(graph)
     with torch.no_grad():
@@ -346,7 +357,9 @@ def checked(graph: NetworkGraph, sample: Tensor, expected: Tensor) -> NetworkGra
     if not isinstance(got, Tensor) or expected.shape != got.shape:
         raise CannotCapture("its graph returns something else than the network")
     spread = (expected.max() - expected.min()).abs() + 1e-30
-    if not torch.equal(expected, got) and not ((expected - got).abs().max() <= 1e-5 * spread):
+    differing = float((expected - got).abs().max() / spread)
+    # direct convolutions come within a factor of 2 of the first limit, so that beyond it the noise is measured
+    if not differing <= CLEARLY_SAME and not differing <= min(MOST_NOISE, float(noise() / spread)):
         raise CannotCapture("its graph gives other logits than the network (state that changes from call to call?)")
     graph.learn_shapes(sample)
     return graph

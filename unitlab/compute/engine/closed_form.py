@@ -69,22 +69,22 @@ class ClosedForm:
         ahead = ahead_of_label(logits, labels)
         if base.scoring.top_k:
             candidates |= self._near_label(logits, labels, 2 * reach * (1 + 1e-9), base.scoring.top_k)
-        counts = candidates.sum(1)
+        counts, order = torch.sort(candidates.sum(1))
+        known = counts.tolist()
         # images with about as many candidates go together, since a block is as wide as its widest: images with 2 and with 900
         # would score 900 each. The + 4 keeps the small counts together (2 to 13 in EfficientNet-Lite0: two blocks)
-        order = torch.argsort(counts)
         found = {name: values.new_empty(len(units), len(labels)) for name, values in base.scores.items()}
         found["margin"] = found["margin"].double()
         start = 0
         while start < len(order):
-            end, fewest = start + 1, int(counts[order[start]])
+            end, fewest = start + 1, known[start]
             while end < len(order):
-                wider = int(counts[order[end]])
+                wider = known[end]
                 if (end + 1 - start) * wider * len(units) > BLOCK or wider > 2 * fewest + 4:
                     break
                 end += 1
             images = order[start:end]
-            width = max(2, int(counts[images].max()))
+            width = max(2, known[end - 1])
             allowed = torch.where(candidates[images], logits[images], -torch.inf)
             # kept in the order of the classes, so that ties go to the lower one
             classes = allowed.topk(min(width, logits.shape[1]), dim=1).indices.sort(1).values

@@ -57,6 +57,22 @@ class _Positions:
         found = [self.by_unit[unit] for unit in units if len(self.by_unit[unit])]
         return torch.cat(found) if found else None
 
+    def sums(self, values: Tensor) -> Tensor:
+        """(image, position) → (image, unit); in a fixed order, on a GPU as well, which adding by owner would not be."""
+        if isinstance(self._columns, slice):
+            return self.take(values, self._columns).unflatten(1, (len(self.by_unit), -1)).sum(2)
+        padded = F.pad(values, (0, 1))
+        return padded.index_select(1, self._columns.flatten().to(values.device)).unflatten(1, self._columns.shape).sum(2)
+
+    @cached_property
+    def _columns(self) -> Tensor | slice:
+        """The units' positions one unit after the other as a slice, where all have equally many, else (unit, position), filled
+        up with one position more than there are."""
+        span = _span(torch.cat(self.by_unit))
+        if isinstance(span, slice) and len({len(index) for index in self.by_unit}) == 1:
+            return span
+        return torch.nn.utils.rnn.pad_sequence(self.by_unit, batch_first=True, padding_value=len(self.owner))
+
     @staticmethod
     def take(tensor: Tensor, index: Tensor | slice, axis: int = 1) -> Tensor:
         """``tensor`` at some positions along an axis; a view where they are consecutive."""
@@ -194,6 +210,7 @@ class Contributed:
     def __init__(self, part: Contribution, base: Tensor, delta: Tensor, sets: UnitSets) -> None:
         self.part, self.delta, self.sets = part, delta, sets
         self.layout = part.layout(base)
+        self.doubtful = torch.zeros(0)  # `suspicious`, as the host has it
         self.base = base.contiguous(memory_format=self.layout)
 
     @staticmethod
@@ -206,33 +223,29 @@ class Contributed:
         out = self._empty(pairs)
         for number, images, rows in pairs.by_set(len(self.base)):
             self.part.write_ablated(self.sets.added[number], images, self.delta, self.base, out[rows])
-        doubtful = self._suspicious[pairs.images, pairs.sets].nonzero().flatten()
+        doubtful = self.doubtful[pairs.host[0], pairs.host[1]].nonzero().flatten()
         if len(doubtful):
-            kept = out[doubtful].flatten(1)
-            change = (self.base[pairs.images[doubtful]].flatten(1) - kept).abs().amax(1)
-            doubtful = doubtful[change > CANCELLATION * kept.abs().amax(1)]
+            where = doubtful.to(out.device)
+            kept = out[where].flatten(1)
+            change = (self.base[pairs.images[where]].flatten(1) - kept).abs().amax(1)
+            doubtful = doubtful[(change > CANCELLATION * kept.abs().amax(1)).cpu()]
         if len(doubtful):
-            out[doubtful] = directly(doubtful)
+            out[doubtful.to(out.device)] = directly(doubtful)
         return out
 
     def _empty(self, pairs: Pairs) -> Tensor:
         shape = (len(pairs.sets), *self.base.shape[1:])
         return torch.empty(shape, dtype=self.base.dtype, device=self.base.device, memory_format=self.layout)
 
-    @cached_property
-    def _suspicious(self) -> Tensor:
-        """(image, set): whether subtraction might cancel.
+    def suspicious(self) -> Tensor:
+        """(set, image): whether subtraction might cancel.
 
         No output moves by more than ‖δ_u‖ · max ‖W_u‖ (Cauchy and Schwarz; a convolution's patch is part of the map), and a set
         moves it by no more than the sum over its units.
         """
-        square = self.part.squares(self.delta)
-        units, owner = len(self.part.norms), self.part.positions.owner.to(square.device)
-        owner = torch.where(owner == NO_OWNER, units, owner).expand(len(square), -1)
-        total = torch.zeros(len(square), units + 1, dtype=square.dtype, device=square.device)
-        total.scatter_add_(1, owner, square)
-        bound = self.sets.totals(total[:, :units].sqrt() * self.part.norms.to(square.device))
-        return bound > SUSPICIOUS * self.base.flatten(1).abs().amax(1, keepdim=True)
+        total = self.part.positions.sums(self.part.squares(self.delta))
+        bound = self.sets.totals(total.sqrt() * self.part.norms.to(total.device))
+        return (bound > SUSPICIOUS * self.base.flatten(1).abs().amax(1, keepdim=True)).t()
 
 
 class ContributedInChains(Contributed):
@@ -259,11 +272,12 @@ class ContributedInChains(Contributed):
             self.part.write_ablated(self.sets.added[number], images, self.delta, self.value, out[rows])
             size = out[rows].flatten(1).abs().amax(1)
             largest = torch.maximum(self.largest[images], size)
-            shrunk = (largest > SHRUNK * size).nonzero().flatten()
+            shrunk = (largest > SHRUNK * size).cpu().nonzero().flatten()
             if len(shrunk):
                 anew = directly(shrunk + rows.start)
-                out[shrunk + rows.start] = anew
-                largest[shrunk] = anew.flatten(1).abs().amax(1)
+                where = shrunk.to(out.device)
+                out[where + rows.start] = anew
+                largest[where] = anew.flatten(1).abs().amax(1)
             self.value[images], self.largest[images] = out[rows], largest
         return out
 

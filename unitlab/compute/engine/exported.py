@@ -21,7 +21,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unitlab.compute.engine.capture import CannotCapture, NetworkGraph, checked, module_output
+from unitlab.compute.engine.capture import CannotCapture, NetworkGraph, Noise, checked, module_output, no_noise
 from unitlab.errors import what_it_says
 
 # names whose ATen operation takes the same arguments in the same order as the function that people write
@@ -50,7 +50,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 OPERATORS = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv}
 
 
-def exported(model: nn.Module, sample: Tensor, expected: Tensor) -> NetworkGraph:
+def exported(model: nn.Module, sample: Tensor, expected: Tensor, noise: Noise = no_noise) -> NetworkGraph:
     """Capture ``model`` as `capture` does, by torch.export.
 
     Raises
@@ -101,7 +101,7 @@ def exported(model: nn.Module, sample: Tensor, expected: Tensor) -> NetworkGraph
     if len(inputs) != 1 or not isinstance(output, torch.fx.Node):
         raise CannotCapture("torch.export gives it another input than images")
     graph = NetworkGraph(nodes, {}, attributes, calls, inputs[0], output, by_export=True)
-    graph = checked(graph, sample, expected)
+    graph = checked(graph, sample, expected, noise)
     graph.unproved = _unproved(graph, model, several)
     return graph
 

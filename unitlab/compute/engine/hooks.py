@@ -176,13 +176,17 @@ class HookEngine:
             self.before = ModulesBefore(self.model, self.site, base.images[:1])
         returned = self.before.returned(base.images)
         found: list[Scores] = []
+        finite: list[Tensor] = []
         for units in self.sets:
             replace = partial(self.replaced, units=units, ablated=ablated)
             with torch.no_grad(), self.before.skipped(returned), replaced_output(self.model, self.site, replace):
                 logits = self.model(base.images)
-            if not torch.isfinite(logits).all():
-                refuse_not_finite(units)
+            finite.append(torch.isfinite(logits).all())
             found.append(base.scores_of(logits))
+        # of all sets together, so that a GPU is waited for once
+        undefined = (~torch.stack(finite)).cpu().nonzero().flatten()
+        if len(undefined):
+            refuse_not_finite(self.sets[int(undefined[0])])
         return {name: torch.stack([scores[name] for scores in found]) for name in base.scores}
 
     def replaced(self, value: Tensor, units: list[int], ablated: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from unitlab.compute.engine.ablation import BatchBaseline
-from unitlab.compute.engine.capture import CannotCapture, NetworkGraph, Values, capture
+from unitlab.compute.engine.capture import CannotCapture, NetworkGraph, Noise, Values, capture
 from unitlab.compute.engine.exported import exported
 from unitlab.compute.engine.hooks import recorded_output, replaced_output, seen_output
 from unitlab.compute.engine.layers import Site, called_modules, find_site
@@ -80,7 +80,8 @@ class Network:
         self.sample = self.ready(few[:1].clone())
         self.categories = logits.shape[1]
         fast = self.reading.of(working_copy(model, device, channels_last=True))
-        self.graph = _captured(fast, self.sample.contiguous(memory_format=_format(self.sample)), logits)
+        formatted = self.sample.contiguous(memory_format=_format(self.sample))
+        self.graph = _captured(fast, formatted, logits, lambda: self._noise(fast, formatted, logits))
         shapes = {} if self.graph is None else self.graph.shapes
         widest = max((math.prod(shape) for shape in shapes.values()), default=1) * self.sample.element_size()
         self._images_at_once = max(LEAST_IMAGES, CPU_WIDEST_VALUE // widest) if device.type == "cpu" else sys.maxsize
@@ -162,6 +163,15 @@ class Network:
     def _float64(self) -> nn.Module:
         return self.reading.of(working_copy(self._model, self.device, dtype=torch.float64))
 
+    def _noise(self, fast: nn.Module, sample: Tensor, logits: Tensor) -> float:
+        """Four times the largest error of the sample's logits in either memory format, as float64 tells it."""
+        try:
+            with torch.no_grad():
+                exact = self._float64(sample.double())
+                return 4 * max(float((found - exact).abs().max()) for found in (logits, fast(sample)))
+        except Exception:  # a network that does not run in float64, or not in this format
+            return 0.0
+
     def node(self, site: Site) -> torch.fx.Node:
         """The graph's node of a site's value with its units first."""
         assert self.graph is not None
@@ -196,15 +206,19 @@ class Network:
         with torch.no_grad():
             detached = logits.detach().clone()
             labels = detached.argmax(1) if labels is None else labels.to(self.device)
-            where = torch.arange(len(images), device=self.device)
-            if positions is not None and scoring.outcome is not None:
-                where = torch.as_tensor(positions).to(self.device)
+            where = self._on_device(np.arange(len(images)) if positions is None else positions)
             scores = scoring.of(detached, labels, where, self.dtype)
         if first_order and self.graph is not None:
             gradients = self._first_order(logits, labels, site_values)
         values = {node: value.detach() if isinstance(value, Tensor) else value for node, value in values.items()}
         baseline = BatchBaseline(images, values, labels, where, scoring, scores)
         return Evaluation(baseline, detached, [value.detach() for value in site_values], gradients)
+
+    def _on_device(self, positions: np.ndarray) -> Tensor:
+        """Positions of images; those of a batch in the order of the source need no upload."""
+        if np.array_equal(positions, np.arange(positions[0], positions[0] + len(positions))):
+            return torch.arange(int(positions[0]), int(positions[0]) + len(positions), device=self.device)
+        return torch.as_tensor(positions).to(self.device)
 
     def predictions(self, images: Tensor) -> np.ndarray:
         """Predicted classes of a batch."""
@@ -279,14 +293,14 @@ class Network:
         return logits, [values[0] for values in recorded]
 
 
-def _captured(model: nn.Module, sample: Tensor, logits: Tensor) -> NetworkGraph | None:
+def _captured(model: nn.Module, sample: Tensor, logits: Tensor, noise: Noise) -> NetworkGraph | None:
     """The graph of a network, by torch.fx, else by torch.export; None where neither captures it."""
     try:
-        return capture(model, sample, logits)
+        return capture(model, sample, logits, noise)
     except CannotCapture as error:
         by_fx = error
     try:
-        graph = exported(model, sample, logits)
+        graph = exported(model, sample, logits, noise)
     except CannotCapture as error:
         log.warning("the network is ablated by forward hooks, one evaluation a unit: %s; %s", by_fx, error)
         return None

@@ -83,12 +83,15 @@ class Replay:
 
     def evaluate(self, batch: AblatedBatch, pairs: Pairs, at_once: int) -> None:
         """Fill in scores of the pairs, ``at_once`` at a time."""
+        finite: list[Tensor] = []
         for block in pairs.blocks(at_once):
             logits = self.logits(batch, block)
-            bad = ~torch.isfinite(logits).all(1)
-            if bad.any():
-                refuse_not_finite(batch.sets.sets[int(block.sets[bad][0])])
+            finite.append(torch.isfinite(logits).all(1))
             batch.fill(block, logits)
+        # of all blocks together, so that a GPU is waited for once
+        undefined = (~torch.cat(finite)).cpu().nonzero().flatten().tolist() if finite else []
+        if undefined:
+            refuse_not_finite(batch.sets.sets[int(pairs.host[0, undefined[0]])])
 
     def logits(self, batch: AblatedBatch, pairs: Pairs) -> Tensor:
         """Logits (pair, category)."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unitlab.compute.engine.torch_state import out_of_memory
 from unitlab.compute.engine.user_network.outputs import code_hash
 from unitlab.errors import UnitlabError, what_it_says
 
@@ -71,15 +72,15 @@ class Scoring:
             scores["among_top"] = ahead_of_label(logits, labels).sum(1) + ahead < self.top_k
         return scores
 
-    def close(self, logits: Tensor, labels: Tensor, error: float) -> Tensor:
-        """(row): whether logits that err so much leave open which class is first, or whether the label is among the first k."""
+    def gap(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(row): how far logits are from another first class, or from another answer to whether the label is among k."""
         top = logits.topk(2, dim=1).values
-        close = top[:, 0] - top[:, 1] < error
+        gap = top[:, 0] - top[:, 1]
         if self.top_k:
             own = logits.gather(1, labels.unsqueeze(1))
             others = logits.scatter(1, labels.unsqueeze(1), -torch.inf)
-            close |= (others.topk(self.top_k, dim=1).values[:, -1] - own[:, 0]).abs() < error
-        return close
+            gap = torch.minimum(gap, (others.topk(self.top_k, dim=1).values[:, -1] - own[:, 0]).abs())
+        return gap
 
     def _outcomes(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
         assert self.outcome is not None
@@ -87,9 +88,9 @@ class Scoring:
         try:
             given = (logits, labels, images)[: 3 if takes_images(self.outcome) else 2]
             found = self.outcome(*given)
-        except (torch.OutOfMemoryError, UnitlabError):
-            raise
         except Exception as error:
+            if isinstance(error, UnitlabError) or out_of_memory(error):
+                raise
             raise UnitlabError(
                 f"outcome={self.name} fails on {rows} rows of {logits.shape[1]} logits ({what_it_says(error)}); {TAKES}"
             ) from error

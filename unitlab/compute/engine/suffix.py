@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.fx
@@ -13,6 +14,7 @@ from unitlab.compute.engine.bfloat16 import BFloat16Replay
 from unitlab.compute.engine.capture import NetworkGraph
 from unitlab.compute.engine.closed_form import closed_form_of
 from unitlab.compute.engine.contributions import Contributed, contributions_of
+from unitlab.compute.engine.host_copies import on_host
 from unitlab.compute.engine.replay import AblatedBatch, Replay
 from unitlab.compute.engine.scores import Scores
 from unitlab.compute.engine.separable import NO_OWNER, Suffix, divide
@@ -68,6 +70,8 @@ class SuffixEngine:
         self.replay = BFloat16Replay(self.exact) if reduced else self.exact
         self.meeting = self._where_channels_meet()
         self.needed = self._needed()
+        if self.device.type != "cpu":
+            self.suffix.owners = {node: _moved(owner, self.device) for node, owner in self.suffix.owners.items()}
         self.row_bytes = self.exact.row_bytes(sample.element_size())
 
     def silence_together(self, sets: Sequence[Sequence[int]]) -> None:
@@ -138,7 +142,11 @@ class SuffixEngine:
                 for node, part in self.exact.contributions.items()
             }
             batch = AblatedBatch(base, after, contributed, self.sets, scores)
-            self.replay.evaluate(batch, Pairs(*live.nonzero(as_tuple=True)), self.rows_at_once())
+            subtracted = [part for part in contributed.values() if not self.sets.chained]
+            live_here, *doubts = on_host([live, *(part.suspicious() for part in subtracted)])
+            for part, doubt in zip(subtracted, doubts, strict=True):
+                part.doubtful = doubt
+            self.replay.evaluate(batch, Pairs.of(live_here, self.device), self.rows_at_once())
         # where a set adds nothing that is live, what holds for the set that it follows
         for number, follows in enumerate(self.sets.follows):
             for values in scores.values() if follows else ():
@@ -164,3 +172,8 @@ class SuffixEngine:
             count = torch.zeros(live.shape, dtype=torch.int32, device=self.device)
             live |= count.scatter_add_(1, owner, changed.to(torch.int32)) > 0
         return live[:, :units]
+
+
+def _moved(owner: Any, device: torch.device) -> Any:
+    """Owners on a device, of a tensor or of several."""
+    return owner.to(device) if isinstance(owner, Tensor) else type(owner)(_moved(one, device) for one in owner)

@@ -33,10 +33,19 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a device's memory ran out: torch says so, or cuBLAS or cuDNN, which ask for memory of their own."""
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in said for sign in ("ALLOC_FAILED", "ALLOCATION_FAILED"))
+    )
+
+
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """torch as the sweep needs it, whatever the caller set: float32 products in float32 (no TF32, no bfloat16, no autocast),
-    nothing compiled, gradients to be had, deterministic convolutions, tensors on the CPU. All is restored on leaving."""
+    sums of shorter products in float32, nothing compiled, gradients to be had, deterministic convolutions, tensors on the CPU.
+    All is restored on leaving."""
     backends: Any = torch.backends
     operations = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul]
     operations += [backends.mkldnn.conv, backends.mkldnn.rnn]
@@ -57,6 +66,10 @@ def exact_float32() -> Iterator[None]:
                 setattr(backends.cudnn, name, value)
         for where in operations:
             where.fp32_precision = "ieee"
+        # sums of products in bfloat16 and float16 are held in float32
+        for name in ("allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction"):
+            stack.callback(setattr, backends.cuda.matmul, name, getattr(backends.cuda.matmul, name))
+            setattr(backends.cuda.matmul, name, False)
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         # what is compiled does not see hooks that come later; who has compiled nothing does not pay for the import

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from unitlab.compute.engine.host_copies import HostCopies
 
 TOP_IMAGES = 20
 BY_IMAGE = ("activation_mean", "activation_max")  # (unit, image): what of a shard grows with its images
@@ -35,27 +38,42 @@ class ActivationStatistics:
         self.maxima: list[Tensor] = []
         self.top: tuple[Tensor, Tensor, Tensor] | None = None
 
-    def add(self, value: Tensor, first_order: Tensor | None, positions: Tensor, labels: Tensor, probabilities: Tensor) -> None:
+    def add(
+        self,
+        value: Tensor,
+        first_order: Tensor | None,
+        positions: Tensor,
+        labels: Tensor,
+        probabilities: Tensor,
+        host: HostCopies,
+    ) -> None:
         """Take one batch: the site's value (image, unit, …), image positions, labels and class probabilities.
 
-        ``first_order`` is the sum over positions of activation × gradient of the label margin, (image, unit).
+        What is summed is summed once ``host`` delivers it. ``first_order`` is the sum over positions of activation × gradient
+        of the label margin, (image, unit).
         """
         value = value if value.shape[1] == len(self.units) else value[:, self.units.to(value.device)]
         flat = value.flatten(2) if value.dim() > 2 else value.unsqueeze(2)
         mean, maximum = flat.mean(2), flat.amax(2)
         self._keep_top(value, maximum, positions)
-        mean, maximum = mean.double().cpu(), maximum.double().cpu()
-        labels, probabilities = labels.cpu(), probabilities.double().cpu()
+        known = (mean, maximum, labels, probabilities, *(() if first_order is None else (first_order,)))
+        host.then(partial(self._add_on_host, flat.shape[2]), *known)
+
+    def _add_on_host(
+        self, size: int, mean: Tensor, maximum: Tensor, labels: Tensor, probabilities: Tensor, first_order: Tensor | None = None
+    ) -> None:
+        """Sums of a batch whose maps have ``size`` positions."""
+        mean, maximum, probabilities = mean.double(), maximum.double(), probabilities.double()
         sums = self.sums
         sums["active"] += (maximum > 0).sum(0)
-        sums["total"] += mean.sum(0) * flat.shape[2]
-        sums["positions"] += flat.shape[0] * flat.shape[2]
+        sums["total"] += mean.sum(0) * size
+        sums["positions"] += len(mean) * size
         sums["maximum"] = torch.maximum(sums["maximum"], maximum.amax(0))
         sums["by_class"].index_add_(0, labels, mean)
         sums["images_by_class"].index_add_(0, labels, torch.ones(len(labels), dtype=torch.float64))
         if first_order is not None:
             first_order = first_order if first_order.shape[1] == len(self.units) else first_order[:, self.units]
-            sums["first_order_by_class"].index_add_(0, labels, first_order.double().cpu())
+            sums["first_order_by_class"].index_add_(0, labels, first_order.double())
         sums["max_probability"] += maximum.t() @ probabilities
         sums["max_sum"] += maximum.sum(0)
         sums["max_square"] += maximum.square().sum(0)
@@ -70,10 +88,11 @@ class ActivationStatistics:
         keep = min(TOP_IMAGES, scores.shape[1])
         scores, place = scores[:, :keep], place[:, :keep]
         full = self.top is not None and self.top[0].shape[1] == TOP_IMAGES
-        if full and not (scores[:, 0] > self.top[0][:, -1]).any():  # type: ignore[index]
+        # a GPU would be waited for
+        if full and value.device.type == "cpu" and not (scores[:, 0] > self.top[0][:, -1]).any():  # type: ignore[index]
             return
         rows = torch.arange(len(scores), device=value.device).unsqueeze(1)
-        found = positions.to(value.device)[place]
+        found = positions[place]
         maps = unit_maps(value, self.patches).transpose(0, 1)[rows, place]
         if self.top is not None:
             scores = torch.cat([self.top[0], scores], 1)

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from itertools import chain, islice
 from operator import add
 from typing import Any, TypeVar
@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from unitlab.compute.engine.ablation import BatchBaseline, Replacement, donor_of_image
+from unitlab.compute.engine.host_copies import HostCopies
 from unitlab.compute.engine.network import Evaluation
 from unitlab.compute.engine.scores import Scores
 from unitlab.compute.engine.suffix import SuffixEngine
+from unitlab.compute.engine.torch_state import out_of_memory
 from unitlab.compute.images.source import ImageBatch, ImageSource
 from unitlab.compute.images.thumbnails import padded
 from unitlab.compute.sweep.activations import ActivationStatistics
@@ -103,45 +105,54 @@ class LayerSums:
     """What the images that came so far give of a layer."""
 
     def __init__(self, layer: LayerPlan, plan: SweepPlan) -> None:
-        self.layer, self.dtype = layer, plan.prediction_dtype
+        self.layer = layer
+        self.dtype = torch.int16 if plan.prediction_dtype is np.int16 else torch.int32
         known = (plan.network.categories, layer.layout.patches)
         self.units = ActivationStatistics(layer.channels, *known)
         self.directions = None if layer.basis is None else ActivationStatistics(layer.units, *known)
         self.scores: dict[str, list[np.ndarray]] = defaultdict(list)
         self.removed, self.energy = np.zeros(len(layer.units)), np.zeros(())
 
-    def add_scores(self, scores: Scores, base: BatchBaseline) -> None:
+    def add_scores(self, scores: Scores, base: BatchBaseline, host: HostCopies) -> None:
         """Scores (set, image) of a batch."""
         kept = {
-            "prediction": scores["prediction"].cpu().numpy().astype(self.dtype),
-            "label_margin_drop": (base.scores["margin"] - scores["margin"]).half().cpu().numpy(),
+            "prediction": scores["prediction"].to(self.dtype),
+            "label_margin_drop": (base.scores["margin"] - scores["margin"]).half(),
         }
         if "among_top" in scores:
-            kept["among_top"] = scores["among_top"].cpu().numpy()
+            kept["among_top"] = scores["among_top"]
         if "outcome" in scores:
-            kept["outcome_drop"] = (base.scores["outcome"] - scores["outcome"]).float().cpu().numpy()
+            kept["outcome_drop"] = (base.scores["outcome"] - scores["outcome"]).float()
         for name, values in kept.items():
-            self.scores[name].append(values)
+            host.then(partial(_keep, self.scores[name]), values)
 
-    def add_values(self, value: Tensor, change: Tensor, first_order: Tensor | None, *known: Tensor) -> None:
+    def add_values(
+        self, value: Tensor, change: Tensor, first_order: Tensor | None, known: tuple[Tensor, Tensor, Tensor], host: HostCopies
+    ) -> None:
         """The site's value, what the ablations take away from it, and what `ActivationStatistics` wants to know beside."""
         basis = self.layer.basis
-        self.units.add(value, first_order, *known)
+        self.units.add(value, first_order, *known, host=host)
         if basis is not None and self.directions is not None:
-            self.directions.add(basis.coordinates(value), None, *known)
+            self.directions.add(basis.coordinates(value), None, *known, host=host)
             whole, change = change, basis.change(value, value - change)
             if not basis.orthogonal:
-                self.energy = self.energy + whole.square().sum(dtype=torch.float64).cpu().numpy()
+                host.then(self._add_energy_of_all, whole.square().sum(dtype=torch.float64))
                 change = change * torch.as_tensor(np.linalg.norm(basis.matrix, axis=1)).to(change).reshape(
                     -1, *[1] * (change.dim() - 2)
                 )
         # map by map in the values' own precision, in float64 over the images
         squares = change.square()
         by_image = squares.flatten(2).sum(2) if squares.dim() > 2 else squares
-        square = by_image.sum(0, dtype=torch.float64).cpu().numpy()
+        host.then(self._add_removed, by_image.sum(0, dtype=torch.float64))
+
+    def _add_removed(self, square: Tensor) -> None:
+        basis, found = self.layer.basis, square.numpy()
         if basis is None or basis.orthogonal:
-            self.energy = self.energy + square.sum()
-        self.removed += square[self.layer.units]
+            self.energy = self.energy + found.sum()
+        self.removed += found[self.layer.units]
+
+    def _add_energy_of_all(self, square: Tensor) -> None:
+        self.energy = self.energy + square.numpy()
 
     def result(self) -> LayerShard:
         scores = {name: np.concatenate(parts, 1) for name, parts in self.scores.items()}
@@ -150,6 +161,10 @@ class LayerSums:
             self.units.arrays(),
             {} if self.directions is None else self.directions.arrays(),
         )
+
+
+def _keep(parts: list[np.ndarray], values: Tensor) -> None:
+    parts.append(values.numpy())
 
 
 class ShardSums:
@@ -164,17 +179,19 @@ class ShardSums:
     def add(self, part: ScoredPart) -> None:
         images, evaluation, base = part.images, part.evaluation, part.evaluation.baseline
         facts = {"label": base.labels, **{f"baseline_{name}": values for name, values in base.scores.items()}}
+        host = HostCopies()
         for name, values in facts.items():
-            self.facts[name].append((values.float() if values.is_floating_point() else values).cpu().numpy())
+            host.then(partial(_keep, self.facts[name]), values.float() if values.is_floating_point() else values)
         self.thumbnails += images.thumbnails
         self.digest.update(images.pixels.contiguous().numpy().data)
-        known = (torch.as_tensor(images.positions), base.labels, evaluation.logits.softmax(1))
+        known = (base.positions, base.labels, evaluation.logits.softmax(1))
         first_order: Sequence[Tensor | None] = evaluation.first_order or [None] * len(self.layers)
         for sums, value, effect, replaced, scores in zip(
             self.layers, evaluation.site_values, first_order, part.replaced, part.scored, strict=True
         ):
-            sums.add_scores(scores, base)
-            sums.add_values(value, value - replaced, effect, *known)
+            sums.add_scores(scores, base, host)
+            sums.add_values(value, value - replaced, effect, known, host)
+        host.deliver()
 
     def result(self) -> ShardResult:
         known = {name: np.concatenate(parts) for name, parts in self.facts.items()}
@@ -233,8 +250,8 @@ class ShardComputation:
                 for layer, value, replacement in zip(plan.layers, found.site_values, self.replacements, strict=True):
                     replaced.append(replacement.of(positions, value))
                     scored.append(layer.engine.evaluate(found.baseline, replaced[-1]))
-        except torch.OutOfMemoryError:
-            for layer in plan.layers:
+        except RuntimeError as error:
+            for layer in plan.layers if out_of_memory(error) else ():
                 if isinstance(layer.engine, SuffixEngine):
                     layer.engine.memory //= 2  # smaller bites, beside half as many images
             raise
@@ -254,18 +271,18 @@ def in_halves(work: Callable[[ImageBatch], T], batch: ImageBatch, source: ImageS
         images = waiting.pop()
         try:
             yield work(images)
-        except torch.OutOfMemoryError as error:
+        except Exception as error:
+            if isinstance(error, UnitlabError):
+                raise
+            if not out_of_memory(error):
+                ids = [source.ids[position] for position in images.positions[:3]]
+                raise UnitlabError(f"the network failed on images {ids} …: {type(error).__name__}: {error}") from error
             if len(images.positions) == 1:
                 raise UnitlabError("one image does not fit into the device's memory; compute on 'cpu'") from error
             half = len(images.positions) // 2
             log.warning("out of memory: going on with batches of %d images", half)
             # in the next turns, when the error is gone, which holds on to the memory of what failed
             waiting += [_part(images, slice(half, None)), _part(images, slice(half))]
-        except UnitlabError:
-            raise
-        except Exception as error:
-            ids = [source.ids[position] for position in images.positions[:3]]
-            raise UnitlabError(f"the network failed on images {ids} …: {type(error).__name__}: {error}") from error
 
 
 def _part(images: ImageBatch, some: slice) -> ImageBatch:

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 
 from unitlab.compute.engine.filters import filter_attributes
+from unitlab.compute.engine.maps.receptive_field import receptive_field
+from unitlab.compute.engine.network import Network
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.images.thumbnails import PaddedThumbnails, common_shape
 from unitlab.compute.sweep.activations import BY_IMAGE, reduced_statistics
@@ -149,6 +151,7 @@ def layer_groups(
         **{f"fingerprint_{name}": value for name, value in plan.layer_fingerprint(layer).items()},
     }
     layer_attrs = {"layer": layer.name, "site": site.text, "site_call": site.call, "channels": channels, **units_attrs(layer)}
+    layer_attrs |= map_attrs(plan.network, layer)
     return ({"unit": units, **of_units}, layer_attrs), (ablation, attrs)
 
 
@@ -183,6 +186,20 @@ def further_scores(shards: Sequence[Arrays], facts: Sequence[ImageFacts], root: 
 def units_attrs(layer: LayerPlan) -> dict[str, Any]:
     """Which dimension of a layer's value its units are, for attributes."""
     return {"unit_dim": layer.site.unit_dim, "unit_layout": layer.layout.text}
+
+
+def map_attrs(network: Network, layer: LayerPlan) -> dict[str, Any]:
+    """Where the cells of a layer's maps lie on an image, as shares of it, for attributes; nothing where no map of it is known.
+
+    ``map_places`` has, for rows and then for columns, the centre of the first cell's receptive field and the step to the next
+    cell's. A convolution of 11 pixels without padding looks, first, at the 5th of 227 pixels (from 0): at 5.5/227.
+    """
+    graph, site = network.graph, layer.site
+    field = None if graph is None or site.unit_dim != 1 else receptive_field(graph, graph.calls[site.module][site.call])
+    if field is None:
+        return {}
+    axes = zip(field.centre, field.step, network.sample.shape[2:], strict=True)
+    return {"map_places": [share for centre, step, size in axes for share in ((centre + 0.5) / size, step / size)]}
 
 
 def undefined_attributes(plan: SweepPlan, layer: LayerPlan) -> str:

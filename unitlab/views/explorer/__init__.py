@@ -45,8 +45,8 @@ def explore(  # noqa: PLR0913
     line
         Whether the fitted line with its band is drawn.
     image_style, image_strength
-        How the activation map lies over the pictures, "outline", "heat" or "none"; threshold of the outline (a share of the
-        map's largest value) or opacity of the heat, 0 to 1.
+        How the activation map lies over the pictures, "outline", "heat" or "none"; half the multiple of the unit's own
+        threshold (what it exceeds somewhere on 10 % of the images; 0.5 is that threshold), or opacity of the heat, 0 to 1.
 
     Returns
     -------

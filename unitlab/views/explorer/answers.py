@@ -25,6 +25,7 @@ Array = np.ndarray[Any, Any]
 Ask = dict[str, Any]
 
 TOP, ON_PAGE, MOST_PAIRS = 12, 20, 10
+BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.int64)  # set, of each byte
 NO_TOP = "The study keeps no top images; unitlab.ablate(model, images, layer) gives a study that does."
 NO_ACTIVATIONS = "The study keeps no activations of single images, so it cannot say which of these are its top ones."
 # what the views show most comes first
@@ -264,14 +265,11 @@ def _best(study: MeasuredStudy, ask: Ask) -> Ask:
 
 def _alike(study: MeasuredStudy, ask: Ask) -> Ask:
     """The units that lose the same images: largest Jaccard overlap first."""
-    right = study.before == study.class_position
-    lost = (class_positions(study.ds, study.ds["prediction"][:, right].values) != study.class_position[right]).astype(
-        np.float32
-    )
+    lost = study.lost
     own = lost[study.position(ask["unit"])]
-    both, each = lost @ own, lost.sum(1)
+    both, each = BITS[lost & own].sum(1), BITS[lost].sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        overlap = np.nan_to_num(both / (each + own.sum() - both))
+        overlap = np.nan_to_num(both / (each + BITS[own].sum() - both))
     order = [at for at in np.argsort(-overlap, kind="stable") if study.units[at] != ask["unit"] and overlap[at] > 0]
     return {"units": [[int(study.units[at]), float(overlap[at])] for at in order[:8]]}
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from unitlab.errors import UnitlabError
+from unitlab.views.explorer.answers import answered
 from unitlab.views.explorer.background import Progress
 from unitlab.views.explorer.live_network import LiveNetwork
 from unitlab.views.explorer.measured_study import MeasuredStudy
@@ -61,6 +62,10 @@ def _at_hand(study: MeasuredStudy, _ask: dict[str, Any]) -> Work:
     return lambda progress: ({"arrays": []}, [])
 
 
+def _alike(study: MeasuredStudy, ask: dict[str, Any]) -> Work:
+    return lambda progress: answered(study, ask)
+
+
 def _csv(table: Callable[..., Any], what: str) -> Callable[[MeasuredStudy, dict[str, Any]], Work]:
     def csv(study: MeasuredStudy, ask: dict[str, Any]) -> Work:
         units = ask.get("units") or study.units.tolist()
@@ -105,6 +110,6 @@ def _stem(study: MeasuredStudy) -> str:
 
 
 LONG: dict[str, Callable[[MeasuredStudy, dict[str, Any]], Work]] = {
-    "at_hand": _at_hand, "together": _together, "curve": _curve,
+    "at_hand": _at_hand, "alike": _alike, "together": _together, "curve": _curve,
     "units_csv": _csv(units_table, "units"), "cells_csv": _csv(cells_table, "cells"), "report": _report,
 }  # fmt: skip

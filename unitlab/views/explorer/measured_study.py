@@ -29,6 +29,7 @@ NEEDED = [
 ]  # fmt: skip
 # beyond this many predictions, the tests and the cross-fitting take longer than a reader waits for a first picture
 QUICKLY_MEASURED = 4_000_000
+UNITS_AT_ONCE = 64
 
 
 def measures_of(ds: xr.Dataset) -> xr.Dataset:
@@ -52,7 +53,8 @@ def counted_measures(ds: xr.Dataset) -> xr.Dataset:
     values |= {"n_broken": broken, "n_fixed": fixed, "n_images": n}
     values |= {name: ds[name].values for name in ("baseline_accuracy", "overall_drop")}
     stored = [str(name) for name, found in ds.variables.items() if found.dims == ("unit",) and found.dtype.kind == "f"]
-    values.update({name: ds[name].values for name in stored if name not in values and name in VARIABLES})
+    known = [name for name in stored if name in VARIABLES and VARIABLES[name].dims == ("unit",)]
+    values.update({name: ds[name].values for name in known if name not in values})
     counted = xr.Dataset(
         {name: (VARIABLES[name].dims, value) for name, value in values.items()},
         coords={name: ds[name] for name in ("unit", "category", "category_index")},
@@ -209,6 +211,15 @@ class MeasuredStudy:
     def ids(self) -> list[str]:
         """Ids of the images."""
         return [str(name) for name in self.ds["image"].values]
+
+    @cached_property
+    def lost(self) -> Array:
+        """(unit, image / 8): a bit for each image that was right and is wrong without the unit."""
+        right, rows = self.before == self.class_position, []
+        for start in range(0, len(self.units), UNITS_AT_ONCE):
+            after = class_positions(self.ds, self.ds["prediction"][start : start + UNITS_AT_ONCE].values)
+            rows.append(np.packbits(right & (after != self.class_position), axis=1))
+        return np.concatenate(rows)
 
     def thumbnails(self, images: Array) -> Array:
         """(image, row, column, channel), 8-bit, of the images at these positions."""

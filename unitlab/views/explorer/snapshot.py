@@ -20,6 +20,7 @@ from unitlab.views.words import quantity, shortened
 Array = np.ndarray[Any, Any]
 
 SCALE, WIDTH, HEIGHT, MOST = 2, 900, 330, 13  # pixels of a CSS pixel; CSS pixels; bars
+INK = "#222222"
 
 
 def snapshot(study: MeasuredStudy, explorer: Any) -> str:
@@ -77,7 +78,7 @@ class _Ink:
     def text(self, x: float, y: float, words: str, anchor: str = "lm") -> None:
         # Pillow's own font has Latin letters alone
         plain = words.replace("−", "-").encode("latin-1", "replace").decode("latin-1")
-        self.draw.text((SCALE * x, SCALE * y), plain, "#333333", self.font, anchor)
+        self.draw.text((SCALE * x, SCALE * y), plain, INK, self.font, anchor)
 
     def dot(self, x: float, y: float, radius: float, color: str, fill: str | None) -> None:
         box = [SCALE * (x - radius), SCALE * (y - radius), SCALE * (x + radius), SCALE * (y + radius)]
@@ -116,7 +117,7 @@ def _units(ink: _Ink, study: MeasuredStudy, explorer: Any) -> None:
         ink.dot(px[place], py[place], 4, BLUE, BLUE if study.p_specific[place] <= 0.05 else None)
     here = study.position(explorer.unit)
     if both[here]:
-        ink.dot(px[here], py[here], 8, ORANGE, None)
+        ink.dot(px[here], py[here], 8, INK, None)
 
 
 def _classes(ink: _Ink, study: MeasuredStudy, explorer: Any) -> None:
@@ -139,6 +140,6 @@ def _classes(ink: _Ink, study: MeasuredStudy, explorer: Any) -> None:
         ink.text(left - 8, y + 7, shortened(study.names[k], 22), "rm")
         ink.bar(at(0.0), y, at(drop[k]), 14, color, color if study.q[place, k] <= 0.05 else None)
         if np.isfinite(low[k]):
-            ink.line(at(low[k]), y + 7, at(high[k]), y + 7, color="#222222", width=1.3)
+            ink.line(at(low[k]), y + 7, at(high[k]), y + 7, color=INK, width=1.3)
         ink.text(WIDTH - 6, y + 7, decimal(drop[k]), "rm")
     ink.line(at(0.0), 26, at(0.0), 32 + 22.0 * len(order), color=GREY)

@@ -51,7 +51,8 @@ function categoryTab(app, panel) {
         h.td(words));
     }));
     roving(body, "tr");
-    const warning = "Filled: q ≤ 0.05. The largest of many drops are biased upward; the intervals are of each unit by itself.";
+    const warning = "Filled: q ≤ 0.05. The largest of many drops are biased upward; the intervals are of each unit by "
+      + "itself.";
     hurts.replaceChildren(h.h3("Its most important units: accuracy drop of the class, points (95 % interval)"),
       h.table({ class: "ul-bars ul-unit-bars" }, body), note(warning, rows.tested ? ` ${rows.tested}` : ""));
   }

@@ -82,7 +82,8 @@ function compareTab(app, panel) {
       said.textContent = error.message;
       return;
     }
-    const { units } = await source.row("alike", { unit: b.unit });
+    const units = await Promise.resolve(source.row("alike", { unit: b.unit })).then(row => row.units, () => []);
+    if (b.unit !== state.unit) return;
     const other = ([unit, overlap]) => [button(`${unit} (${text(100 * overlap, 0)} %)`, () => set({ unit })), " "];
     alike.replaceChildren(`Most alike to unit ${b.unit} in the images that they lose: `, ...units.flatMap(other));
   };

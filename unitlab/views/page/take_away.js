@@ -81,7 +81,7 @@ function takeAwayTab(app, panel) {
   const file = (words, kind, more = () => ({})) => async () => give(await work.run(words, kind, { units: units(), ...more() }));
   const csv = kind => file("Writing the table …", kind), path = h.input({ class: "ul-report-path", size: 40 });
   const report = button("Write HTML report",
-    file("Writing the report …", "report", () => ({ unit: state.unit, path: path.value })));
+    file("Writing the report …", "report", () => ({ unit: state.unit, path: path.value })), { class: "ul-write-report" });
   const ofUnits = button("CSV of units", csv("units_csv"), { title: "units with all their measures, as filtered" });
   panel.append(code, controls(button("Save plots as PNG", save("png")), button("as SVG", save("svg")), ofUnits,
     button("CSV of units × classes", csv("cells_csv")), which),

@@ -58,8 +58,8 @@ def _images(study: MeasuredStudy) -> dict[str, Any]:
         still = class_positions(study.ds, study.ds["prediction"][place].values) == label
         changed.append({"lost": np.flatnonzero(right & ~still).tolist(), "won": np.flatnonzero(~right & still).tolist()})
     z = None if "cluster" in study.ds else NormalDist().inv_cdf((1 + study.measures.attrs.get("level", LEVEL)) / 2)
-    place = {"study": str(study.ds.attrs.get("name", "study")), "layer": study.layer, "ablation": study.ablation}
-    return {"label": label.tolist(), "ids": study.ids, "changed": changed, "z": z, "place": place}
+    where = {"study": str(study.ds.attrs.get("name", "study")), "layer": study.layer, "ablation": study.ablation}
+    return {"label": label.tolist(), "ids": study.ids, "changed": changed, "z": z, "place": where}
 
 
 def _packed(value: Any) -> Any:
