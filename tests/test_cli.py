@@ -127,10 +127,13 @@ def test_errors_end_with_2_and_a_message(capsys: pytest.CaptureFixture[str]) -> 
         assert shown.startswith("unitlab: ") and "Traceback" not in shown
 
 
-def test_who_has_read_enough_sees_no_traceback() -> None:
-    command = f"{sys.executable} -m unitlab info vgg_fashion | head -1"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert done.stdout.startswith("vgg_fashion: VGG style") and not done.stderr
+@pytest.mark.parametrize(("command", "begins"), [("info vgg_fashion", "vgg_fashion: VGG style"), ("list", "name ")])
+def test_who_has_read_enough_sees_no_traceback(command: str, begins: str) -> None:
+    # 'true' reads nothing at all
+    for reader, shown in (("head -1", begins), ("true", "")):
+        piped = f"{sys.executable} -m unitlab {command} | {reader}"
+        done = subprocess.run(["bash", "-c", piped], capture_output=True, text=True)
+        assert done.stdout.startswith(shown) and not done.stderr
 
 
 def test_a_flipped_byte_fails_verification(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

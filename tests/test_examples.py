@@ -10,7 +10,9 @@ import pytest
 import unitlab
 
 FUNCTIONS = {name: getattr(unitlab, name) for name in unitlab.__all__ if inspect.isfunction(getattr(unitlab, name))}
-FUNCTIONS |= {f"concepts.{name}": getattr(unitlab.concepts, name) for name in unitlab.concepts.__all__}
+for module in ("concepts", "plots"):
+    inside = getattr(unitlab, module)
+    FUNCTIONS |= {f"{module}.{name}": getattr(inside, name) for name in inside.__all__}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

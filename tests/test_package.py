@@ -88,6 +88,16 @@ def test_the_oldest_xarray_and_zarr_open_a_study_without_a_warning(tmp_path: Pat
     assert float(drop) == float(unitlab.load("vgg_fashion").accuracy_drop.max()) and version.startswith(oldest["xarray"])
 
 
+def test_the_readme_cites_this_version() -> None:
+    (cited,) = re.findall(r"```bibtex\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    entries = dict(re.findall(r"^@\w+\{(\w+),(.*?)^\}$", cited, re.DOTALL | re.MULTILINE))
+    assert {"zhou2018revisiting", "unitlab", "xiao2017fashion"} <= set(entries)
+    for entry in entries.values():
+        assert {"title", "author", "year"} <= set(re.findall(r"^  (\w+) *= \{.*", entry, re.MULTILINE))
+        assert entry.count("{") == entry.count("}")
+    assert f"version = {{{unitlab.__version__}}}" in entries["unitlab"]
+
+
 def test_only_public_names_are_listed() -> None:
     assert dir(unitlab) == sorted(unitlab.__all__) and {"ablate", "load", "plots", "recipes"} <= set(dir(unitlab))
     assert all(getattr(unitlab, name) is not None for name in dir(unitlab))

@@ -102,7 +102,10 @@ def test_a_study_of_ones_own_network_and_photographs(names: list[str], here: Pat
 
 
 def test_what_it_means_and_how_sure_that_is(here: Path) -> None:
-    ds = unitlab.load("vgg_emoji").isel(unit=slice(0, 16)).load()
+    """On the first units of a bundled network, and the small network's photographs."""
+    network, emoji = unitlab.network("vgg_emoji"), unitlab.images("emoji")
+    ds = unitlab.ablate(network, emoji, "conv5_2", units=range(16), progress=False)
+    ds = ds.assign(thumbnails=unitlab.load("vgg_emoji").thumbnails)
     write_photos(here / "photos", CATEGORIES)
     images = unitlab.images(
         here / "photos", transform=torchvision.models.ResNet18_Weights.DEFAULT.transforms(), categories=CATEGORIES
@@ -110,7 +113,8 @@ def test_what_it_means_and_how_sure_that_is(here: Path) -> None:
     names = pd.DataFrame({"label": ["eyes"], "score": [0.5], "source": ["me"]}, index=pd.Index([3], name="unit"))
     given = {
         "unitlab": unitlab, "ds": ds, "other": ds, "iou": np.random.default_rng(0).random(16), "model": SmallResNet(),
-        "images": images, "names": names,
+        "images": images, "names": names, "f": lambda logits, labels: logits.max(1).values,
+        "pairs": unitlab.ablate_groups(network, emoji, "conv5_2", [[3, 5], [5, 9]], progress=False),
     }  # fmt: skip
     found = run(block_with("unitlab.damage(ds)"), given)
     assert isinstance(found["damage"], xr.Dataset) and "iou" in found["mine"]

@@ -266,10 +266,10 @@ def with_thumbnails(ds: xr.Dataset) -> xr.Dataset:
     return ds.assign(thumbnails=xr.Variable(VARIABLES["thumbnails"].dims, pictures, variable_attrs("thumbnails")))
 
 
-def check(name_or_path: str | Path) -> None:
+def check(name_or_path: str | Path, progress: bool = False) -> None:
     """Compare every byte of a study with what was written; raises a `UnitlabError` that names the file."""
     for path in stores_of(name_or_path):
-        check_files(path)
+        check_files(path, progress)
 
 
 def recipe(name: str) -> Recipe:

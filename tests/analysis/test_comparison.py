@@ -202,3 +202,16 @@ def test_the_interval_of_the_mean_difference_covers() -> None:
         found = unitlab.compare(*sides, progress=False).sel(measure="overall_drop")
         covered += bool(found.mean_difference_low <= truth <= found.mean_difference_high)
     assert covered >= 21  # of 25, where 95 % intervals have fewer in 1 of 150 seeds
+
+
+@pytest.mark.parametrize("units", [2, 5])
+def test_empty_classes_and_dead_units_have_no_numbers_and_warn_of_nothing(units: int) -> None:
+    options = {"empty_categories": (3,), "dead_units": (1,), "clusters": 40}
+    one, other = (simulated_study(units, 5, 200, 1, flip_rate=rate, **options) for rate in (0.1, 0.2))
+    found = unitlab.compare(one, other, progress=False)
+    for name in ("accuracy_drop", "drop_difference", "difference_q"):
+        assert found[name].sel(category="class 3").isnull().all()
+        assert found[name].drop_sel(category="class 3").notnull().all()
+    assert found.unit_difference.sel(unit=1) == 0 and found.unit_difference_q.sel(unit=1) == 1
+    assert int(found.n_correlated[-1]) == 4 and found.mean_difference.notnull().all()
+    assert len(found.correlated) == (1 if units == 2 else 4), "a correlation over units needs three"

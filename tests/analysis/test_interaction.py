@@ -103,6 +103,13 @@ def test_what_does_not_belong_together_is_refused(change: object, message: str) 
         unitlab.interaction(*change(*both()))
 
 
+def test_an_older_study_that_does_not_say_its_unit_dimension_is_taken() -> None:
+    pairs, ds = both()
+    older = ds.copy()
+    assert older.attrs.pop("unit_dim") == 1
+    xr.testing.assert_identical(unitlab.interaction(pairs, older).drop_attrs(), unitlab.interaction(pairs, ds).drop_attrs())
+
+
 def test_shapley_values_are_those_over_all_orders() -> None:
     model, source = Planted().eval(), images()
     every = [list(order) for order in permutations(range(5))]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from axe_playwright_python.sync_playwright import Axe
@@ -97,9 +98,12 @@ def test_pictures_are_the_study_s_and_bright_inside_the_map(show: Show, study: x
     shown.sync()
     outlined = pixels().astype(int)
     share = study.top_map.values[3, 0].astype(float)
-    from unitlab.views.gallery import picture_with_map
+    from unitlab.views.gallery import own_thresholds, picture_with_map
 
-    bright = picture_with_map(np.full((*plain.shape[:2], 3), 200, np.uint8), share, strength=0.5)[..., 0] == 200
+    # above the unit's own threshold
+    least = own_thresholds(study, [3])[0][0] / study.top_activation.values[3, 0]
+    bright = picture_with_map(np.full((*plain.shape[:2], 3), 200, np.uint8), share, least=least)[..., 0] == 200
+    expect(shown.root.locator("#note")).to_contain_text("exceeds somewhere on")
     same = np.abs(outlined - plain).max(2) == 0
     assert (same == bright).mean() > 0.97 and outlined[~bright].mean() < plain[~bright].mean()
 
@@ -328,6 +332,8 @@ def test_the_class_tab(show: Show, study: xr.Dataset, known: xr.Dataset) -> None
     expect(panel.locator(".ul-note-message")).to_contain_text("unitlab.ablate_groups(model, images")
     expect(panel.get_by_text("✗").first).to_be_visible()
     expect(panel.get_by_role("button", name="Compute the curve")).to_be_hidden()
+    can = int((known.n_changed[:, 2] >= 6).sum())
+    assert f"{can} of {study.sizes['unit']} units can be tested" in panel.inner_text()
 
 
 def test_the_group_tab(show: Show, study: xr.Dataset) -> None:
@@ -600,3 +606,56 @@ def test_one_tab_stop_a_view_and_arrows_inside(show: Show, study: xr.Dataset) ->
         "row => getComputedStyle(row).outlineColor + getComputedStyle(row).outlineWidth"
     )
     assert ring.startswith("rgb(0, 114, 178)") and ring.endswith("2px")
+
+
+def test_units_are_called_by_their_names(show: Show, study: xr.Dataset) -> None:
+    names = pd.DataFrame({"label": ["snow", BAD], "score": [0.31, np.nan]}, index=[4, 9])
+    named = unitlab.concepts.labelled(study, names, source="looked at").assign(iou=("unit", np.linspace(0, 1, 24)))
+    shown = show(named, unit=4)
+    expect(shown.root.locator(".ul-headline")).to_contain_text("Its name: snow, from looked at, score 0.31.")
+    cell = shown.root.locator("#table tr[data-unit='4'] .name").first
+    expect(cell).to_have_text("snow")
+    expect(cell).to_have_attribute("title", "snow, from looked at, score 0.31")
+    shown.page.mouse.move(*shown.point(4))
+    expect(shown.root.locator("#tip")).to_contain_text("snow, from looked at")
+    shown.root.locator("#y").select_option("iou")
+    expect(shown.root.locator("#scatter .title").first).to_have_text("↑ iou")
+    for written, kept in (("SNO", [4]), ("iou>0.9", [21, 22, 23])):
+        shown.root.locator("#filter").fill(written)
+        expect(shown.root.locator("#rows")).to_contain_text(f"of {len(kept)}")
+        assert sorted(rows(shown)) == kept
+    assert shown.page.title() == "explorer"
+
+
+def test_chosen_columns_are_remembered_for_the_study(show: Show, study: xr.Dataset) -> None:
+    shown = show(study, unit=4)
+    shown.root.get_by_text("Columns", exact=True).click()
+    shown.root.locator("#columns").get_by_label("p, specific").uncheck()
+    heads = "all => all.map(one => one.dataset.sort)"
+    kept = shown.root.locator("#heads th").evaluate_all(heads)
+    shown.page.evaluate("showAgain()")
+    other = shown.page.locator("#again .ul-explorer")
+    expect(other.locator("#heads th")).to_have_count(len(kept))
+    assert other.locator("#heads th").evaluate_all(heads) == kept and "p_specific" not in kept
+
+
+def test_a_brush_on_the_picture_silences_there_alone(show: Show) -> None:
+    pytest.importorskip("torch")
+    shown = show("vgg_emoji", unit=15, selection=[15, 16])
+    shown.root.locator(".ul-images [data-image]").first.click()
+    panel, mouse = shown.root.locator(".ul-try"), shown.page.mouse
+    sentence = panel.locator(".ul-sentence")
+    expect(sentence).to_contain_text("With units 15, 16 silenced", timeout=30_000)
+    panel.locator(".ul-brush").scroll_into_view_if_needed()
+    box = panel.locator(".ul-brush canvas").bounding_box()
+    assert box is not None
+    mouse.move(box["x"] + 0.1 * box["width"], box["y"] + 0.2 * box["height"])
+    mouse.down()
+    mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.7 * box["height"], steps=4)
+    mouse.up()
+    expect(sentence).to_contain_text("in the brushed part")
+    expect(panel.locator(".ul-region")).to_be_visible()
+    asks = shown.page.evaluate("told.flatMap(one => one.asks ?? []).filter(one => one.kind === 'try')")
+    assert asks[-1]["region"] == pytest.approx([0.1, 0.2, 0.6, 0.7], abs=0.02)
+    panel.get_by_role("button", name="Everywhere").click()
+    expect(sentence).not_to_contain_text("brushed")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from jupyter_server_process import JupyterServer
-from notebook_page import NotebookPage, pixels_of
+from notebook_page import NotebookPage, Shown, pixels_of
 from playwright.sync_api import Page, expect
 
 
@@ -50,7 +51,8 @@ def test_plots_follow_the_theme_and_are_drawn_in_a_page_loaded_again(jupyter: Ju
     wait_until(lambda ground, ink: ground > 240 and ink < 80)
     notebook.theme("JupyterLab Dark")
     wait_until(lambda ground, ink: ground < 40 and ink > 190)
-    figure.screenshot(path=output / "plot_dark.png")
+    edges = pixels_of(figure.screenshot(path=output / "plot_dark.png"))
+    assert max(np.ptp(edges[5:-5, 1]), np.ptp(edges[1, 5:-5])) < 8, "a line around the figure"
     notebook.theme("JupyterLab Light")
     wait_until(lambda ground, ink: ground > 240 and ink < 80)
 
@@ -63,3 +65,17 @@ def test_plots_follow_the_theme_and_are_drawn_in_a_page_loaded_again(jupyter: Ju
     page.evaluate("() => { notebookPage.runAgain(2) }")
     figure.wait_for(timeout=60_000)
     wait_until(lambda ground, ink: ground > 240 and ink < 80)
+
+
+def test_a_view_of_ones_own_follows_the_explorer_and_drives_it(jupyter: JupyterServer, page: Page) -> None:
+    notebook = NotebookPage(page, jupyter.url, "your_own_view.ipynb")
+    notebook.run_all()
+    shown = Shown(page)
+    beside = page.locator(".jp-OutputArea-output .ul-images img").first
+    expect(beside).to_have_attribute("alt", re.compile("^top image 1 of unit 15:"))
+    [unit] = shown.lonely(1, but=15)
+    shown.click(unit)
+    expect(beside).to_have_attribute("alt", re.compile(f"^top image 1 of unit {unit}:"))
+    expect(page.locator(".widget-readout")).to_have_text(str(unit))
+    notebook.value("setattr(slider, 'value', 7)")
+    expect(shown.root.locator(".ul-headline")).to_contain_text("nit 7")

@@ -143,3 +143,28 @@ def test_the_report_has_the_wall(tab: Any, written: str) -> None:
     expect(tab.locator(".ul-wall canvas")).to_have_count(23)  # one unit is dead
     tab.locator(".ul-wall [data-unit='11']").click()
     expect(tab.locator("#unit")).to_have_value("11")
+
+
+def test_the_report_compares_two_units(tab: Any, written: str, study: xr.Dataset) -> None:
+    import unitlab
+
+    tab.goto(written + "#unit-9")
+    tab.get_by_role("tab", name="Compare").click()
+    panel = tab.locator(".ul-tab[data-title='Compare']")
+    panel.get_by_role("button", name="Pin unit 9 as A").click()
+    tab.locator("#unit").fill("4")
+    tab.keyboard.press("Enter")
+    known = unitlab.compare(study.sel(unit=9), study.sel(unit=4))
+    both = int(known.n_lost_both.sum())
+    expect(panel.get_by_role("button", name="both lose")).to_have_text(f"both lose {both} image{'' if both == 1 else 's'}")
+    expect(panel).to_contain_text(f"both lose {100 * float(known.jaccard):.0f} %")
+    rows = panel.locator(".ul-dumbbells tr")
+    expect(rows).to_have_count(13)
+    for row in rows.all():
+        k = list(study.category.values).index(row.get_attribute("data-category"))
+        difference, low, high = (known[name].values[k] for name in ("drop_difference", "difference_low", "difference_high"))
+        assert row.locator("td").last.inner_text() == f"{points(difference)} ({points(low)} to {points(high)})"
+    panel.get_by_role("button", name="A alone loses").click()
+    alone = int(known.n_lost_a.sum())
+    expect(panel.locator("figure.ul-lost")).to_have_count(min(12, alone))
+    expect(panel).to_contain_text("Most alike to unit 4")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import nbformat
 import numpy as np
+import pytest
+import xarray as xr
 
 import unitlab
 from unitlab.analysis import ALPHA
@@ -19,6 +22,95 @@ def text_of(name: str) -> str:
     """The sentences of a notebook, on one line."""
     cells = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells
     return " ".join(" ".join(cell.source for cell in cells if cell.cell_type == "markdown").split())
+
+
+# what a reader meets in figures and tables → what has to be said by then
+EXPLAINED = {
+    "cross-?fit": r"chosen on one half of the images.{0,40} measured on the other",
+    "95 % of chance": r"95 % of (the )?units would stay below if the same lost and won images fell on (the )?classes at random",
+    r"\bspecific\b": r"\*specific\* (classes|hurts)",
+}
+# figures that have these words on their axes or in their legend
+IN_FIGURES = {r"plots\.units\(|unitlab\.explore\(": tuple(EXPLAINED), r"plots\.correlation\([^)]*crossfit": ("cross-?fit",)}
+# these say it in words of their own
+OTHERS = {"cumulative_ablation", "directions_batch_norm_dropout", "what_a_unit_is"}
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_words_of_statistics_are_explained_where_they_first_appear(path: Path) -> None:
+    cells = nbformat.read(path, as_version=4).cells
+    texts = [" ".join(cell.source.split()) for cell in cells]
+    for word, explanation in EXPLAINED.items():
+        met = [
+            place
+            for place, (cell, text) in enumerate(zip(cells, texts, strict=True))
+            if re.search(word, text)
+            or (cell.cell_type == "code" and any(re.search(call, text) and word in of for call, of in IN_FIGURES.items()))
+        ]
+        if not met or path.stem in OTHERS:
+            continue
+        # a sentence right below a figure belongs to it
+        until = " ".join(text for cell, text in zip(cells[: met[0] + 2], texts, strict=False) if cell.cell_type == "markdown")
+        assert re.search(explanation, until), f"{path.stem} does not say what {word!r} is, first met in cell {met[0]}"
+
+
+def test_top_images_are_not_what_a_unit_is_good_for() -> None:
+    ds, said = unitlab.load("vgg_emoji"), text_of("damage_of_a_unit")
+    damage = unitlab.damage(ds)
+    surprise = (damage.max_class_drop - damage.max_class_drop_null).where(damage.p_specific <= ALPHA)
+    assert int(damage.unit[surprise.fillna(-1).argmax("unit")]) == 15, "the notebook's unit"
+    own = ds.label.values[ds.top_image.values] == damage.max_class.values[:, None]
+    assert own[15].sum() == 0 and "So the pictures do not tell what a unit is good for" in said
+    assert (own.sum(1) == 0).mean() > 0.5, "nor for most units"
+
+
+def test_comparing() -> None:
+    said = text_of("comparing")
+    layers = unitlab.compare(unitlab.load("alexnet_fashion", "conv3"), "alexnet_fashion", progress=False)
+    assert "in this network a unit of the earlier layer costs more than one of the later layer" in said
+    assert (layers.mean_difference_low > 0).all()
+    networks = unitlab.compare("vgg_emoji", "resnet_emoji", progress=False)
+    assert "between the two networks no class is shown to differ, and neither is their mean" in said
+    assert (networks.difference_q > ALPHA).all()
+    assert ((networks.mean_difference_low < 0) & (networks.mean_difference_high > 0)).all()
+    assert "The same 4,428 emoji" in said and networks.sizes["category"] == 60
+    model, photos = unitlab.network("vgg_fashion"), unitlab.images("fashion_mnist").subset(range(2000))
+    zero, mean = (unitlab.ablate(model, photos, "conv3_2", ablation=kind, progress=False) for kind in ("zero", "mean"))
+    kinds = unitlab.compare(zero, mean, progress=False).set_index(correlated="correlated")
+    assert "zero and mean rank units and cells much alike" in said
+    for row in ("overall_drop of units", "accuracy_drop of cells"):
+        assert kinds.spearman.sel(correlated=row) > 0.8 and kinds.spearman_low.sel(correlated=row) > 0.6
+
+
+def test_reporting() -> None:
+    damage, said = unitlab.damage("vgg_emoji"), text_of("reporting")
+    assert "with few images of a class, most cells change too few images for any p of 0.05" in said
+    assert damage.attrs["n_tested"] < damage.attrs["n_cells"] / 2
+    assert "The raw maximum is the largest of many noisy drops, and large without any damage" in said
+    assert damage.max_class_drop_null.median() > 0.1 > damage.max_class_drop_crossfit.median()
+
+
+def test_cumulative_ablation() -> None:
+    said = text_of("cumulative_ablation")
+    model, photos = unitlab.network("vgg_fashion"), unitlab.images("fashion_mnist").subset(range(1000))
+
+    def curve(order: str, **options: object) -> xr.Dataset:
+        return unitlab.cumulative(model, photos, "conv3_2", order, progress=False, **options)  # type: ignore[arg-type]
+
+    by_drop, same = curve("overall_drop"), curve("overall_drop", rank_on="same")
+    gap = (same.accuracy.isel(order=0) - by_drop.accuracy.isel(order=0)).values
+    assert "need not have one direction, since orders that differ cross more than once" in said
+    assert gap.min() < 0 < gap.max() and (np.diff(np.sign(gap[gap != 0])) != 0).sum() > 1
+    ks = [0, 8, 40]
+    left = [100 * by_drop.accuracy.isel(order=0).sel(k=ks).values]
+    left += [100 * curve(order, ks=ks).accuracy.isel(order=0).values for order in ("class_selectivity", "mean_activation")]
+    at_random = 100 * curve("random", ks=ks, n_random=5).accuracy.mean("order").values
+    code = " ".join(cell.source for cell in nbformat.read(NOTEBOOKS / "cumulative_ablation.ipynb", as_version=4).cells)
+    assert "A few units can go" in code and all(row[0] - row[1] < 2 for row in [*left, at_random])
+    assert "Later the order matters" in code and at_random[2] - min(row[2] for row in left) > 5
+    own = curve("balanced_accuracy_drop", ks=[0, 20])
+    lost = [float(own[name].mean("order").diff("k").item()) for name in ("own_balanced_accuracy", "mean_balanced_accuracy")]
+    assert "A class depends on its own units" in code and lost[0] < 2 * lost[1] < 0
 
 
 def test_single_units_hurt_classes() -> None:
@@ -44,6 +136,8 @@ def test_single_units_hurt_classes() -> None:
     assert 2.1 < max(bound["vgg_emoji"], bound["resnet_emoji"]) <= 2.2
     assert 0.4 < max(bound["vgg_fashion"], bound["alexnet_fashion"]) <= 0.5
     assert "no unit more than 2.2 points, with 95 % confidence" in text_of("start") and bound["vgg_emoji"] <= 2.2
+    assert "up to a third of the images of a single class" in text_of("start")
+    assert 0.3 < found["vgg_emoji"].max_class_drop_crossfit.max() < 0.37
     assert "24 of 64 units of vgg_emoji and 14 of 96 of resnet_emoji do hurt overall, none is shown to" in said
     assert hurt == {"vgg_emoji": 24, "resnet_emoji": 14, "vgg_fashion": 0, "alexnet_fashion": 0}
 

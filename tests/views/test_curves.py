@@ -46,6 +46,7 @@ def test_one_order_with_its_interval_and_random_ones_with_their_range() -> None:
     np.testing.assert_allclose(areas[0]["value"], 100 * one.accuracy_low[0])
     np.testing.assert_allclose(areas[1]["high"], 100 * random.accuracy.max("order"))
     plot = drawn(figure)
+    assert plot.legend[0] in plot.above, "it covers no curve"
     assert plot.xaxis[0].axis_label == "units silenced" and plot.yaxis[0].axis_label == "accuracy (%)"
 
 

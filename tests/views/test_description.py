@@ -57,9 +57,9 @@ def test_methods_are_the_study_s_own() -> None:
 def test_what_a_study_does_not_say_is_not_said_and_names_are_text() -> None:
     ds = simulated_study(6, 4, 80, 1, empty_categories=(3,)).isel(unit=slice(4))
     ds = ds.assign_coords(category=["<b>bold</b>", "a|b", "c", "d"])
-    ds.attrs |= {"channels": 6, "network": "<script>alert(1)</script> *x* | y", "ablation": "mean", "labels": "predicted"}
+    ds.attrs |= {"channels": 6, "network": "<script>alert(1)</script> *x* | y $z$", "ablation": "mean", "labels": "predicted"}
     text = unitlab.describe(ds)
-    assert "<script>" not in text and "<b>" not in text and r"\*x\* \| y" in text
+    assert "<script>" not in text and "<b>" not in text and r"\*x\* \| y \$z\$" in text
     assert "Each of 4 of 6 units (0-3)" in text and "set to its mean over all images and positions" in text
     assert "2 of the layer's 6 units were not ablated." in text and "1 of 4 classes have no image" in text
     assert "Before ablation" not in text and "compared with the network's own predictions" in text
@@ -67,3 +67,15 @@ def test_what_a_study_does_not_say_is_not_said_and_names_are_text() -> None:
     assert all(len(re.findall(r"(?<!\\)\|", line)) == 3 for line in text.splitlines() if line.startswith("|"))
     with pytest.raises(unitlab.UnitlabError, match="describe takes a study"):
         unitlab.describe(np.zeros(3))  # type: ignore[call-overload]
+
+
+def test_an_outcome_is_described_beside_accuracy() -> None:
+    ds = simulated_study(6, 4, 80, 1)
+    drop = np.random.default_rng(0).normal(np.array([0, 0, 0, 0, 2, 0])[:, None], 1, (6, 80)).astype(np.float32)
+    ds = ds.assign(outcome_drop=(("unit", "image"), drop)).assign_attrs(outcome="entropy")
+    text, damage = unitlab.describe(ds), unitlab.damage(ds)
+    assert "The outcome “entropy” of every image was measured before and after each ablation" in text
+    n = int((damage.q_overall_outcome <= 0.05).sum())
+    assert n >= 1 and rows_of(text)["units that change the outcome over all images (q ≤ 0.05)"] == f"{n} of 6"
+    found = unitlab.units_of(ds, 1)
+    np.testing.assert_array_equal(found.class_outcome_drop, damage.class_outcome_drop.values[found.unit.values, 1])

@@ -163,6 +163,7 @@ def test_a_class_takes_the_vertical_axis_and_gives_it_back(study: xr.Dataset) ->
     known = measures_of(study)
     np.testing.assert_allclose(row["drop"], 100 * known.accuracy_drop[:, 2], rtol=1e-6)
     np.testing.assert_allclose(row["q"], known.q_value[:, 2], rtol=1e-6)
+    assert f"{int((known.n_changed[:, 2] >= 6).sum())} of {known.sizes['unit']} units can be tested" in row["tested"]
 
 
 def test_a_unit_s_row_and_finding_are_those_of_the_dataset() -> None:

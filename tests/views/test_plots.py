@@ -95,6 +95,8 @@ def test_confusion_shows_lost_and_won(study: xr.Dataset) -> None:
     lost, won = list(figure)
     assert sum(lost["moved"]) == int(moved.n_lost[2].sum()) and -sum(won["moved"]) == int(moved.n_won[2].sum())
     drawn(figure)
+    plot = drawn(figure)
+    assert plot.legend[0] in plot.above, "it covers no bar"
     drawn(plots.confusion(study, 7))
     with pytest.raises(unitlab.UnitlabError, match="Did you mean 'class 2'"):
         plots.confusion(study, 4, category="clas 2")
@@ -195,7 +197,7 @@ def test_damaged_cells_with_the_accuracies_that_they_are_made_of(study: xr.Datas
 def test_two_studies_stand_beside_each_other() -> None:
     one, other = (simulated_study(12, 5, 400, 3, flip_rate=rate, specific_unit=4, specific_category=2) for rate in (0.05, 0.2))
     found = unitlab.compare(one, other.assign_attrs(ablation="mean"), progress=False)
-    _, sure, unsure = plots.comparison(found)
+    sure, unsure = (part for part in plots.comparison(found) if isinstance(part, hv.Points) and part.vdims)
     rows = {int(u): (a, b, q) for part in (sure, unsure) for a, b, u, q in part.data.itertuples(index=False)}
     assert sorted(rows) == list(range(12)) and len(sure) == int((found.unit_difference_q <= 0.05).sum()) > 0
     for unit, (a, b, q) in rows.items():
@@ -204,7 +206,7 @@ def test_two_studies_stand_beside_each_other() -> None:
     title = drawn(plots.comparison(found)).title.text
     assert title.startswith(f"12 units; Spearman {float(found.spearman[0]):+.2f}".replace("-", "−")), title
     _, lines, *points = plots.comparison(found, "classes")
-    assert len(lines) == 10 and sum(map(len, points)) == 5
+    assert len(lines) == 10 and sum(len(part) for part in points if part.vdims) == 5
     drawn(plots.comparison(found, "classes"))
     layers = unitlab.compare(one, other.assign_attrs(layer="conv1"), progress=False)
     drawn(plots.comparison(layers))

@@ -38,35 +38,39 @@ def payload(text: str) -> dict[str, Any]:
     return json.loads(gzip.decompress(base64.b64decode(found[1])))
 
 
+def opened(row: dict[str, Any]) -> dict[str, Any]:
+    """A row's arrays, those in hundredths as numbers."""
+    kinds = {"h": "<i2", "f": "<f4", "i": "<i4", "u": "u1"}
+    found = dict(row["answer"])
+    for (name, kind), buffer in zip(found["arrays"], row["buffers"], strict=True):
+        values = np.frombuffer(base64.b64decode(buffer), kinds[kind])
+        found[name] = np.where(values == -32768, np.nan, values / 100) if kind == "h" else values
+    return found
+
+
 def test_the_page_holds_the_numbers_of_the_study(study: xr.Dataset, known: xr.Dataset) -> None:
     data = payload(page(study, known, units=[9, 4, 7]))
-    assert data["units"] == [9, 4, 7] and data["first"] == 1
-    rows = known.sel(unit=[9, 4, 7])
-    names = {"precision": "precision_drop", "balanced": "balanced_accuracy_drop"}
+    assert data["held"]["units"] == [9, 4, 7] and data["first"] == 1
+    rows, units = known.sel(unit=[9, 4, 7]), [opened(row) for row in data["units"]]
+    names = {"drop": "accuracy_drop", "low": "drop_low", "high": "drop_high"}
+    names |= {"precision": "precision_drop", "balanced": "balanced_accuracy_drop"}
     names |= {"margin": "margin_drop", "own": "margin_specific"}
-    packed = ("drop", "low", "high", *names)
-    cells = {name: np.frombuffer(base64.b64decode(data[name]), "<i2").reshape(3, 6) / 1e4 for name in packed}
     for name, variable in names.items():
-        scale = 100 if variable.startswith("margin") else 1
-        np.testing.assert_allclose(scale * cells[name], rows[variable], atol=scale * 6e-5)
-    own_q = np.frombuffer(base64.b64decode(data["own_q"]), "<f4")
-    np.testing.assert_allclose(own_q, rows.margin_specific_q_value.values.ravel(), rtol=1e-6)
-    np.testing.assert_allclose(cells["drop"], rows.accuracy_drop, atol=6e-5)
-    np.testing.assert_allclose(cells["low"], rows.drop_low, atol=6e-5)
-    np.testing.assert_allclose(cells["high"], rows.drop_high, atol=6e-5)
-    np.testing.assert_allclose(np.frombuffer(base64.b64decode(data["q"]), "<f4"), rows.q_value.values.ravel(), rtol=1e-6)
-    shown = {each["name"]: each["values"] for each in data["measures"]}
-    np.testing.assert_allclose(shown["overall_drop"], 100 * rows.overall_drop, rtol=1e-4, atol=1e-9)
-    np.testing.assert_allclose(shown["l1_norm"], rows.l1_norm, rtol=1e-4)
-    assert shown["class_selectivity"][2] is None
-    assert data["n"] == known.n_images.values.tolist()
-    assert data["findings"][1][1] == "class 2" and "never active" in data["findings"][2][0]
-    top = study.top_image.sel(unit=4).values
-    assert [row[2] for row in data["pictures"]["shown"][1]] == list(study.image.values[top])
-    assert data["pictures"]["shown"][2] == [] and data["pictures"]["sheets"][2] == ""
-    rows, columns = data["pictures"]["mapped"]
-    maps = np.frombuffer(base64.b64decode(data["pictures"]["maps"][1]), np.uint8).reshape(len(top), rows, columns)
-    kept = study.top_map.sel(unit=4).values.astype(float)
+        scale = 1 if variable.startswith("margin") else 100
+        np.testing.assert_allclose([row[name] for row in units], scale * rows[variable], atol=6e-3)
+    np.testing.assert_allclose([row["own_q"] for row in units], rows.margin_specific_q_value, rtol=1e-6)
+    np.testing.assert_allclose([row["q"] for row in units], rows.q_value, rtol=1e-6)
+    values = np.frombuffer(base64.b64decode(data["measured"]["values"]), "<f4").reshape(-1, 3)
+    shown = {name: row for (name, _), row in zip(data["measured"]["measures"], values, strict=True)}
+    np.testing.assert_allclose(shown["overall_drop"], 100 * rows.overall_drop, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(shown["l1_norm"], rows.l1_norm, rtol=1e-6)
+    assert np.isnan(shown["class_selectivity"][2])
+    assert data["held"]["n"] == known.n_images.values.tolist()
+    assert units[1]["finding"][1] == "class 2" and "never active" in units[2]["finding"][0]
+    top, found = study.top_image.sel(unit=4).values, opened(data["tops"][1])
+    assert [tile["id"] for tile in found["tiles"]] == list(study.image.values[top])
+    assert opened(data["tops"][2])["tiles"] == []
+    maps, kept = found["maps"].reshape(len(top), *found["mapped"]), study.top_map.sel(unit=4).values.astype(float)
     np.testing.assert_allclose(maps, 255 * kept / kept.max((1, 2), keepdims=True), atol=0.6)
 
 
@@ -78,7 +82,7 @@ def test_names_from_files_are_text(study: xr.Dataset) -> None:
     text = page(renamed, measures(renamed))
     assert "<script>alert" not in text and "<img" not in text
     assert len(re.findall("<script", text)) == 2
-    assert payload(text)["classes"] == list(names)
+    assert payload(text)["held"]["classes"] == list(names)
 
 
 def test_only_the_scripts_and_styles_of_the_page_may_run(study: xr.Dataset, known: xr.Dataset) -> None:
@@ -95,8 +99,8 @@ def test_only_the_scripts_and_styles_of_the_page_may_run(study: xr.Dataset, know
 def test_every_unit_has_an_anchor_and_every_number_a_definition(study: xr.Dataset, known: xr.Dataset) -> None:
     text = page(study, known)
     assert [int(n) for n in re.findall(r'<tr id="unit-(\d+)"', text)] == list(range(20))
-    for each in payload(text)["measures"]:
-        assert f"<code>{each['name']}</code>" in text
+    for name, _ in payload(text)["measured"]["measures"]:
+        assert f"<code>{name}(unit)</code>" in text
     assert "fingerprint" in text and study.attrs["fingerprint_weights"] in text
     assert study_finding(known) in text
 
@@ -109,7 +113,7 @@ def test_a_selection_is_needed_beyond_512_units(tmp_path: Path) -> None:
         page(ds, measures(ds), units=[])
     with pytest.raises(unitlab.UnitlabError, match="no unit 600"):
         report(ds, tmp_path / "out.html", units=[600])
-    assert payload(report(ds, tmp_path / "out.html", units=[512, 512, 3]).read_text("utf-8"))["units"] == [512, 3]
+    assert payload(report(ds, tmp_path / "out.html", units=[512, 512, 3]).read_text("utf-8"))["held"]["units"] == [512, 3]
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["out.html"]
 
 
@@ -122,7 +126,7 @@ def test_what_cannot_be_written_is_said(study: xr.Dataset, tmp_path: Path) -> No
 
 
 def test_without_thumbnails_there_are_no_pictures(study: xr.Dataset, known: xr.Dataset) -> None:
-    assert payload(page(study.drop_vars("thumbnails"), known))["pictures"] is None
+    assert "keeps no thumbnails" in payload(page(study.drop_vars("thumbnails"), known))["tops"][0]["answer"]["missing"]
 
 
 def test_progress_counts_the_units(study: xr.Dataset, known: xr.Dataset) -> None:
@@ -150,5 +154,11 @@ def test_findings_say_what_is_sure(known: xr.Dataset) -> None:
     assert probability("q", float(cell.q_value)) in sentence and "damages specific classes" in sentence
     unsure = int(known.unit[int(known.p_specific.values.argmax())])
     assert "not shown" in str(unit_finding(known, unsure)) or "changes nothing" in str(unit_finding(known, unsure))
+    for unit in known.unit.values:
+        sentence, cell = str(unit_finding(known, unit)), known.sel(unit=unit)
+        cell = cell.isel(category=int(cell.max_class))
+        few = cell.n_changed < 6 and "not significant" in sentence
+        assert few == ("too few of its images change for any p of 0.05" in sentence)
+    assert known.attrs["tested"] in study_finding(known)
     assert points(-0.05) == "−5.0" and points(0.0) == "0.0" and points(-1e-9) == "0.0" and points(0.0004) == "0.04"
     assert points(float("nan")) == "–" and probability("q", 0.0004) == "q < 0.001"

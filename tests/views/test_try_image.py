@@ -23,14 +23,14 @@ def explorer() -> Any:
     return unitlab.explore("vgg_emoji", unit=15)
 
 
-def by_hooks(pixels: Any, strengths: dict[int, float]) -> np.ndarray[Any, Any]:
-    """Probabilities of the network in float64 with channels scaled by a hook of its own."""
+def by_hooks(pixels: Any, strengths: dict[int, float], inside: Any = 1.0) -> np.ndarray[Any, Any]:
+    """Probabilities of the network in float64 with channels scaled, ``inside`` a mask of the map, by a hook of its own."""
     model = unitlab.network("vgg_emoji").double()
 
     def scale(_module: Any, _given: Any, out: Any) -> Any:
         out = out.clone()
         for unit, value in strengths.items():
-            out[:, unit] *= value
+            out[:, unit] *= 1 + (value - 1) * inside
         return out
 
     hook = model.get_submodule("features.relu5_2").register_forward_hook(scale)
@@ -58,6 +58,33 @@ def test_an_image_of_the_study_gives_what_hooks_give(explorer: Any, strengths: d
     assert max(found["classes"], key=lambda row: row[1])[0] == stored
 
 
+def test_a_brush_limits_it_to_a_part_of_the_map(explorer: Any) -> None:
+    explorer.image = str(explorer.ds.image.values[100])
+    strengths = {unit: 0.0 for unit in range(0, 64, 2)}
+    found = ask(explorer, "try", unit=15, strengths=list(strengths.items()), region=[0.2, 0.0, 0.9, 0.5])
+    inside = torch.zeros(4, 4, dtype=torch.float64)
+    inside[:2, 1:] = 1  # cells whose centres, at 1/8, 3/8 …, are in it
+    after = by_hooks(explorer._trial._pixels, strengths, inside)
+    names = [str(name) for name in explorer.ds.category.values]
+    for name, _, now in found["classes"]:
+        assert now == pytest.approx(after[names.index(name)], abs=1e-5)
+    whole = by_hooks(explorer._trial._pixels, strengths)
+    assert np.abs(after - whole).max() > 0.01
+
+
+def test_a_ranking_is_told_as_it_grows(explorer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unitlab.views.explorer import live_network
+
+    explorer.image = str(explorer.ds.image.values[7])
+    whole = ask(explorer, "try_rank")
+    monkeypatch.setattr(live_network, "FIRST_UNITS", 20)
+    monkeypatch.setattr(live_network, "QUICK", 0.0)
+    told: list[Any] = []
+    explorer._trial.ranking(explorer._measured_study, {}, lambda *some: told.append(some))
+    assert [done for done, _, _ in told] == [20, 40, 60, 64] and all(unit < 20 for unit, _ in told[0][2])
+    assert dict(told[-1][2]) == pytest.approx(dict(whole["units"]), abs=1e-5)
+
+
 def test_the_ranking_is_that_of_single_hooks(explorer: Any) -> None:
     explorer.image = str(explorer.ds.image.values[7])
     found = ask(explorer, "try_rank")
@@ -82,7 +109,7 @@ def test_the_ranking_is_that_of_single_hooks(explorer: Any) -> None:
     whole = margin(None)
     for unit, drop in found["units"][:6]:
         assert drop == pytest.approx(whole - margin(unit), abs=1e-3)
-    assert found["progress"][-1] == [64, 64]
+    assert found["progress"][-1] == [64, 64, found["units"]]
     assert (np.diff(np.abs([drop for _, drop in found["units"]])) <= 0).all()
 
 
@@ -128,9 +155,9 @@ def test_a_question_during_a_ranking_gives_its_own_numbers(explorer: Any) -> Non
     alone = ask(explorer, "try", unit=15, strengths=[[16, 0]])["classes"]
     study, trial = explorer._measured_study, explorer._trial
     with ThreadPoolExecutor(2) as threads:
-        ranking = threads.submit(lambda: [trial.ranking(study, {}, lambda done, of: None)[0]["units"] for _ in range(4)])
+        ranking = threads.submit(lambda: [trial.ranking(study, {}, lambda *told: None)[0]["units"] for _ in range(4)])
         given = {"unit": 15, "strengths": [[16, 0]]}
-        meanwhile = threads.submit(lambda: [trial.answer(study, given, lambda done, of: None)[0]["classes"] for _ in range(12)])
+        meanwhile = threads.submit(lambda: [trial.answer(study, given, lambda *told: None)[0]["classes"] for _ in range(12)])
         assert all(one == ranking.result()[0] for one in ranking.result())
         assert all([row[0] for row in one] == [row[0] for row in alone] for one in meanwhile.result())
         assert max(abs(a[2] - b[2]) for one in meanwhile.result() for a, b in zip(one, alone, strict=True)) < 1e-5

@@ -91,7 +91,7 @@ def verify(  # noqa: PLR0913  the public call
     if isinstance(ds_or_name, xr.Dataset):
         ds = ds_or_name
     else:
-        catalog.check(ds_or_name)
+        catalog.check(ds_or_name, progress)
         ds = catalog.load(ds_or_name)
     check_seed(seed)
     if "curve_prediction" in ds:

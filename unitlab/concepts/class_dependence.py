@@ -18,6 +18,7 @@ OF_MEASURES = (
     "margin_drop", "margin_drop_low", "margin_drop_high", "margin_q_value", "margin_specific", "margin_specific_low",
     "margin_specific_high", "margin_specific_q_value", "class_selectivity_by_class",
 )  # fmt: skip
+OF_OUTCOMES = ("class_outcome_drop", "class_outcome_drop_low", "class_outcome_drop_high", "outcome_q_value")
 
 
 def units_of(ds: xr.Dataset, category: str | int, *, progress: bool = True) -> xr.Dataset:
@@ -39,9 +40,10 @@ def units_of(ds: xr.Dataset, category: str | int, *, progress: bool = True) -> x
         ``margin_drop``: ``drop_low`` and ``drop_high``, ``p_value``, ``q_value`` (over all cells of the study), ``damaged`` and
         ``helped`` (q ≤ 0.05, drop above or below zero), ``n_broken``, ``n_fixed``, ``n_changed``; ``margin_drop`` and
         ``margin_specific`` (logits) with ``_low``, ``_high`` and their q, ``margin_q_value`` and ``margin_specific_q_value``;
-        ``class_selectivity_by_class``, ``selectivity_rank`` (1: the class that the unit prefers) and ``selective``. Attributes:
-        ``finding``, the units that damage and help the class, in words; ``tested``, for how many of them that can be told, with
-        what would help where these are few.
+        ``class_selectivity_by_class``, ``selectivity_rank`` (1: the class that the unit prefers) and ``selective``; of a study
+        with an outcome ``class_outcome_drop`` with ``_low``, ``_high`` and ``outcome_q_value``. Attributes: ``finding``, the
+        units that damage and help the class, in words; ``tested``, for how many of them that can be told, with what would help
+        where these are few.
 
     Raises
     ------
@@ -70,7 +72,7 @@ def units_of(ds: xr.Dataset, category: str | int, *, progress: bool = True) -> x
     some = np.isfinite(selectivity)
     rank = np.where(some, scipy.stats.rankdata(np.where(some, -selectivity, np.inf), method="min", axis=1), 0).astype(np.int32)
     values = {
-        **{name: known[name].values for name in OF_MEASURES},
+        **{name: known[name].values for name in (*OF_MEASURES, *OF_OUTCOMES) if name in known},
         "helped": (known["q_value"].values <= ALPHA) & (known["accuracy_drop"].values < 0),
         "selectivity_rank": rank,
         "selective": rank == 1,

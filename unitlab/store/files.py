@@ -18,6 +18,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore, WrapperStore
 
 from unitlab.errors import UnitlabError
+from unitlab.progress import shown_progress
 
 MANIFEST = "manifest.json"
 METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")  # what zarr looks for, of its formats
@@ -100,9 +101,9 @@ class StudyFiles(WrapperStore[Store]):
             )
         return content
 
-    def check(self) -> None:
+    def check(self, progress: bool = False) -> None:
         """Compare every byte; raise where a file is not what was written."""
-        for name in self.manifest.files:
+        for name in shown_progress(list(self.manifest.files), "comparing every byte", progress, " files"):
             self.whole(name)
 
     def _fetched(self, name: str) -> bytes:

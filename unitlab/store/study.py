@@ -209,7 +209,7 @@ def study_summary(path: str | Path) -> StudySummary:
     return _summary(files, *_metadata(files))
 
 
-def check_files(path: str | Path) -> None:
+def check_files(path: str | Path, progress: bool = False) -> None:
     """Compare every byte of a store with its manifest.
 
     Raises
@@ -217,7 +217,7 @@ def check_files(path: str | Path) -> None:
     UnitlabError
         A file is missing, cut or changed; the message names it.
     """
-    _study_files(path).check()
+    _study_files(path).check(progress)
 
 
 def is_address(path: str | Path) -> bool:

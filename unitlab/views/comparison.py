@@ -11,6 +11,7 @@ import xarray as xr
 from unitlab.analysis import ALPHA
 from unitlab.errors import UnitlabError
 from unitlab.views.findings import coefficient
+from unitlab.views.legend import legend_entry
 from unitlab.views.look import BLUE, FIGURE, GREY, LEGEND_ABOVE
 from unitlab.views.words import isolated, shortened
 
@@ -67,8 +68,11 @@ def comparison(found: xr.Dataset, of: str | None = None) -> hv.Overlay:
     extra = [hv.Dimension("which", label=of.removesuffix("es") if of == "classes" else "unit"), hv.Dimension("q")]
     for label, some, fill in (("q ≤ 0.05", q <= ALPHA, 0.85), ("not significant", ~(q <= ALPHA), 0.0)):
         rows = [(values[0, at], values[1, at], named[at], q[at]) for at in np.flatnonzero(some & np.isfinite(values).all(0))]
-        points = hv.Points(rows, [across, up], extra, label=label)
-        layers.append(points.opts(color=BLUE, line_color=BLUE, fill_alpha=fill, size=8, line_width=1.5, tools=["hover"]))
+        style = {"color": BLUE, "line_color": BLUE, "fill_alpha": fill}
+        points = hv.Points(rows, [across, up], extra, label=label if rows else "")
+        layers.append(points.opts(size=8, line_width=1.5, tools=["hover"], **style))
+        if not rows:
+            layers.append(legend_entry([across, up], label, **style))
     title = f"{len(named):,} {of}"
     correlated = [str(name) for name in found["correlated"].values] if "correlated" in found else []
     if (wanted := "overall_drop of units" if of == "units" else "mean accuracy_drop of classes") in correlated:

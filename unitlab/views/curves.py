@@ -10,7 +10,7 @@ import xarray as xr
 
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.schema import CURVE_VARIABLES
-from unitlab.views.look import FIGURE, GREY, SERIES
+from unitlab.views.look import FIGURE, GREY, LEGEND_ABOVE, SERIES
 
 DASHES = ("solid", "dashed", "dotted", "dotdash", "dashdot")
 
@@ -53,8 +53,6 @@ def cumulative(
     if not named:
         raise UnitlabError("curves is empty; give results of unitlab.cumulative(model, images, layer, order)")
     kept = {bool(_checked(ds, y, category).attrs.get("keep")) for ds in named.values()}
-    # where falling curves, or rising ones, leave room
-    free = "bottom_right" if kept == {True} else "bottom_left"
     words = {True: "units kept", False: "units silenced"}
     across = hv.Dimension("k", label=words[kept.pop()] if len(kept) == 1 else "units silenced, or kept")
     what = CURVE_VARIABLES[y].long_name + (f" of {category}" if category else "")
@@ -80,9 +78,10 @@ def cumulative(
         lines.append(line.opts(color=colour, line_width=2, line_dash=dash, tools=["hover"]))
     first = next(iter(named.values()))
     title = f"{what[:1].upper()}{what[1:]}" + (f" ({first.attrs['layer']})" if first.attrs.get("layer") else "")
+    # no curve runs beneath it, wherever it falls
+    above = LEGEND_ABOVE | {"legend_opts": LEGEND_ABOVE["legend_opts"] | {"ncols": 2}}
     return hv.Overlay([*bands, *lines]).opts(
-        width=600, height=380, show_grid=True, title=title, legend_position="right" if len(lines) > 5 else free,
-        padding=0.03, **FIGURE,
+        width=600, height=350 + 25 * -(-len(lines) // 2), show_grid=True, title=title, padding=0.03, **above, **FIGURE
     )  # fmt: skip
 
 

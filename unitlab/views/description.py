@@ -94,6 +94,7 @@ def _methods(ds: xr.Dataset, known: xr.Dataset) -> str:
         "" if attrs.get("labels") == "predicted" else _baseline(ds),
         _proof(attrs),
         "The drop of a class is its accuracy before less that after.",
+        _if(attrs, "outcome", "The outcome “{}” of every image was measured before and after each ablation, too."),
         f"Intervals ({100 * float(known.attrs.get('level', LEVEL)):g} %) and tests are over {by}; network and units are these.",
         f"Cells are tested by {'sign flips of the sums of clusters' if clustered else 'the exact McNemar test'}, adjusted for "
         "false discoveries (Döhler, Durand and Roquain 2018).",
@@ -109,7 +110,7 @@ def _methods(ds: xr.Dataset, known: xr.Dataset) -> str:
 
 def _text(value: object) -> str:
     """What a study says, as text: nothing of it becomes markup."""
-    return re.sub(r"([|*`\[\]\\])", r"\\\1", html.escape(" ".join(str(value).split()), quote=False))
+    return re.sub(r"([|*`$\[\]\\])", r"\\\1", html.escape(" ".join(str(value).split()), quote=False))
 
 
 def _if(attrs: Mapping[str, Any], name: str, sentence: str) -> str:
@@ -178,6 +179,7 @@ def _rows(known: xr.Dataset) -> list[tuple[str, str]]:
         (f"unit–class pairs damaged (q ≤ {ALPHA:g})", f"{int(known['damaged'].sum()):,} of {known.attrs['n_cells']:,}"),
         ("pairs in which enough images change for a test", f"{known.attrs['n_tested']:,} of {known.attrs['n_cells']:,}"),
         (f"pairs that lose margin of their own (q ≤ {ALPHA:g})", f"{int(own.sum()):,}"),
+        *_outcome(known),
         (
             "reliability of the drops (split-half, without unit and class means)",
             f"{_decimal(known['reliability'])} ({_decimal(known['reliability_low'])} to {_decimal(known['reliability_high'])})",
@@ -197,6 +199,13 @@ def _rows(known: xr.Dataset) -> list[tuple[str, str]]:
             (f"… its raw maximum, of {worst} (biased upward)", f"{_points(most['max_class_drop'])} points"),
         ]
     return rows
+
+
+def _outcome(known: xr.Dataset) -> list[tuple[str, str]]:
+    if "q_overall_outcome" not in known:
+        return []
+    n = int((known["q_overall_outcome"] <= ALPHA).sum())
+    return [(f"units that change the outcome over all images (q ≤ {ALPHA:g})", f"{n:,} of {known.sizes['unit']:,}")]
 
 
 def _points(drop: Any) -> str:

@@ -12,8 +12,10 @@ window.unitlabFigures ??= (() => {
     if (type === "Legend") return { label_text_color: ink, background_fill_alpha: 0 };
     if (type === "ColorBar") return { major_label_text_color: ink, title_text_color: ink, background_fill_alpha: 0 };
     // lines that a figure draws in black, such as intervals
-    if (inked.has(model) || model.line_color?.value === "black") { inked.add(model); return { line_color: { value: ink } }; }
-    return null;
+    const color = model.line_color, plain = typeof color === "string";
+    if (!inked.has(model) && (plain ? color : color?.value) !== "black") return null;
+    inked.add(model);
+    return { line_color: plain ? ink : { value: ink } };
   }
 
   function paint(id, tries = 200) {

@@ -20,6 +20,7 @@ def plain(plot: Any, _element: Any) -> None:
         axis.minor_tick_line_alpha = 0
         axis.major_tick_in = 0
     for bar in figure.right:
+        bar.update(**({"title_standoff": 10} if hasattr(bar, "title_standoff") else {}))
         bar.update(**{name: "normal" for name in ("title_text_font_style", "axis_label_text_font_style") if hasattr(bar, name)})
 
 
@@ -27,5 +28,5 @@ def plain(plot: Any, _element: Any) -> None:
 FIGURE: dict[str, Any] = {"hooks": [plain], "active_tools": ["pan"]}
 LEGEND_ABOVE: dict[str, Any] = {
     "legend_position": "top",
-    "legend_opts": {"ncols": 4, "border_line_alpha": 0, "padding": 0, "margin": 4, "location": "left"},
+    "legend_opts": {"ncols": 4, "border_line_alpha": 0, "padding": 0, "margin": 4, "spacing": 8, "location": "left"},
 }

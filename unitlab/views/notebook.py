@@ -6,6 +6,7 @@ from typing import Any
 
 import holoviews as hv
 from bokeh.embed import components
+from bokeh.models import Plot
 from holoviews.core.options import Store
 from holoviews.ipython.display_hooks import pprint_display
 from holoviews.streams import Stream
@@ -45,6 +46,9 @@ def _shown(drawn: Any) -> tuple[dict[str, str], dict[str, Any]] | None:
         return bundle
     _load_bokeh_once()
     figure = hv.render(drawn, backend="bokeh")
+    for plot in figure.select({"type": Plot}):
+        # white that is painted first leaves a line on a dark page
+        plot.update(background_fill_color=None, border_fill_color=None)
     script, place = components(figure)
     return {"text/html": f'{place}{script}<script>window.unitlabFigures?.show("{figure.id}")</script>'}, {}
 

@@ -310,8 +310,7 @@ def confusion(ds: xr.Dataset, unit: int, category: str | None = None, *, most: i
     return hv.Overlay(bars).opts(
         hv.opts.Bars(invert_axes=True, tools=["hover"]),
         hv.opts.Overlay(
-            width=600, height=120 + 22 * len(pairs), title=title,
-            legend_position="bottom_right", legend_opts={"border_line_alpha": 0}, **FIGURE,
+            width=600, height=150 + 22 * len(pairs), title=title, **LEGEND_ABOVE, **FIGURE
         ),
     )  # fmt: skip
 

@@ -99,11 +99,13 @@ def _named(name: str, found: dict[str, Array]) -> dict[str, Array]:
 
 def _require_same(pairs: xr.Dataset, ds: xr.Dataset) -> None:
     require(ds, ["unit", "category", "image", "label", "baseline_prediction"], "interaction")
+    # older studies, the bundled ones among them, do not say that their units are along dimension 1
+    of_pairs, of_study = {"unit_dim": 1, **pairs.attrs}, {"unit_dim": 1, **ds.attrs}
     for name in SAME:
-        if pairs.attrs.get(name) != ds.attrs.get(name):
+        if of_pairs.get(name) != of_study.get(name):
             raise UnitlabError(
                 f"pairs and study differ in {name.removeprefix('fingerprint_')}"
-                f"{before_and_now(ds.attrs.get(name), pairs.attrs.get(name))}; give both of one layer, network and images"
+                f"{before_and_now(of_study.get(name), of_pairs.get(name))}; give both of one layer, network and images"
             )
     for name in ("image", "label", "baseline_prediction"):
         if not np.array_equal(pairs[name].values, ds[name].values):

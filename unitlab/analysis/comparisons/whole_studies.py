@@ -19,7 +19,7 @@ from unitlab.analysis.paired_tests import (
     student_quantile,
     student_tail,
 )
-from unitlab.analysis.undefined import ratio
+from unitlab.analysis.undefined import mean_of_defined, ratio
 from unitlab.progress import stages
 
 Array = np.ndarray[Any, Any]
@@ -115,13 +115,19 @@ def _means(left_out: list[LeftOutImages], known: list[xr.Dataset], level: float)
     share, sides = left_out[0].share, []
     for side, values in zip(left_out, known, strict=True):
         again = side.values(MEANS)
-        mean = np.stack([np.nanmean(again[name].astype(float), axis=1) for name in MEANS], 1)
+        mean = np.stack([mean_of_defined(again[name].astype(float)) for name in MEANS], 1)
         sides.append(mean - mean[:1] + [float(values[name].mean()) for name in MEANS])
     one, other = sides
     found: dict[str, Array] = {"measure": np.array(MEANS, object), "mean_drop": np.stack([one[0], other[0]])}
-    for name, values in (("mean_difference", one - other),):
-        low, high, p = t_interval(values[0], [jackknife_variance(values[0], values[1:], share)], level)
-        found |= {name: values[0], f"{name}_low": low, f"{name}_high": high, f"{name}_p": np.where(values[0] == 0, 1.0, p)}
+    difference = one - other
+    low, high, p = t_interval(difference[0], [jackknife_variance(difference[0], difference[1:], share)], level)
+    p = np.where(difference[0] == 0, 1.0, p)
+    found |= {
+        "mean_difference": difference[0],
+        "mean_difference_low": low,
+        "mean_difference_high": high,
+        "mean_difference_p": p,
+    }
     ends = [t_interval(side[0], [jackknife_variance(side[0], side[1:], share)], level)[:2] for side in sides]
     return found | {"mean_drop_low": np.stack([low for low, _ in ends]), "mean_drop_high": np.stack([high for _, high in ends])}
 
@@ -156,7 +162,7 @@ def _correlations(
         table = agreement({"a": one, "b": other}, seed=seed, progress=False).set_index("of")
         names = {"overall_drop": "units", "max_class_drop_crossfit": "units", "accuracy_drop": "cells"}
         rows = {f"{name} of {what}": table.loc[name] for name, what in names.items()}
-    columns = [np.nanmean(side.cells_of("accuracy_drop").astype(float), axis=1) for side in left_out]
+    columns = [mean_of_defined(side.cells_of("accuracy_drop").astype(float).swapaxes(1, 2)) for side in left_out]
     groups = np.random.default_rng(seed).permutation(one.sizes["category"]) % UNIT_GROUPS
     row = estimates(columns, groups, left_out[0].share, True)
     rows["mean accuracy_drop of classes"] = {**row, "covers": "classes and images"}

@@ -17,6 +17,7 @@ from unitlab.errors import UnitlabError
 from unitlab.schema import VARIABLES
 from unitlab.views.explorer.measured_study import MeasuredStudy
 from unitlab.views.findings import Finding, coefficient, interval, points, unit_finding
+from unitlab.views.gallery import map_places
 from unitlab.views.page.sheets import map_bytes, sheet
 from unitlab.views.words import quantity
 
@@ -24,25 +25,37 @@ Array = np.ndarray[Any, Any]
 Ask = dict[str, Any]
 
 TOP, ON_PAGE, MOST_PAIRS = 12, 20, 10
+NO_TOP = "The study keeps no top images; unitlab.ablate(model, images, layer) gives a study that does."
+NO_ACTIVATIONS = "The study keeps no activations of single images, so it cannot say which of these are its top ones."
 # what the views show most comes first
 LEVELS = ("ablation", "damage", "attributes", "layer", "study")
-KINDS = {"f": "<f4", "i": "<i4", "u": "u1"}
+KINDS = {"f": "<f4", "i": "<i4", "u": "u1", "h": "<i2"}
+DROPS = ("drop", "low", "high", "precision", "balanced", "margin", "own")
 
 
-def answered(study: MeasuredStudy, ask: Ask) -> tuple[Ask, list[bytes]]:
-    """The answer to what the page asks: values, and its arrays as buffers, named with their kinds in ``arrays``."""
+def answered(study: MeasuredStudy, ask: Ask, *, hundredths: bool = False) -> tuple[Ask, list[bytes]]:
+    """The answer to what the page asks: values, and its arrays as buffers, named with their kinds in ``arrays``.
+
+    With ``hundredths``, drops are rounded to them, in 16 bits: "h", −32768 where there is none.
+    """
     kind = str(ask.get("kind"))
     if kind not in ANSWERS:
         raise UnitlabError(f"the explorer knows no {kind!r}; it knows {', '.join(ANSWERS)}")
-    return packed(ANSWERS[kind](study, ask))
+    return packed(ANSWERS[kind](study, ask), hundredths)
 
 
-def packed(answer: Ask) -> tuple[Ask, list[bytes]]:
+def packed(answer: Ask, hundredths: bool = False) -> tuple[Ask, list[bytes]]:
     """Values as they are, arrays as buffers."""
     arrays = {name: value for name, value in answer.items() if isinstance(value, np.ndarray)}
-    buffers = [np.ascontiguousarray(value.astype(KINDS[value.dtype.kind])).tobytes() for value in arrays.values()]
-    named = [[name, value.dtype.kind] for name, value in arrays.items()]
-    return {name: value for name, value in answer.items() if name not in arrays} | {"arrays": named}, buffers
+    kinds = {name: "h" if hundredths and name in DROPS else value.dtype.kind for name, value in arrays.items()}
+    values = {name: _hundredths(value) if kinds[name] == "h" else value for name, value in arrays.items()}
+    buffers = [np.ascontiguousarray(value.astype(KINDS[kinds[name]])).tobytes() for name, value in values.items()]
+    rest = {name: value for name, value in answer.items() if name not in arrays}
+    return rest | {"arrays": [[name, kind] for name, kind in kinds.items()]}, buffers
+
+
+def _hundredths(values: Array) -> Array:
+    return np.where(np.isfinite(values), np.clip(np.nan_to_num(100 * values), -32767, 32767).round(), -32768)
 
 
 def _unit(study: MeasuredStudy, ask: Ask) -> Ask:
@@ -105,25 +118,28 @@ def _fit(study: MeasuredStudy, ask: Ask) -> Ask:
     return lines | {name: coefficient(found[name]) for name in ("spearman", "pearson")}
 
 
-def _pictures(study: MeasuredStudy, images: Array) -> Ask:
-    """A sheet of the images at these positions."""
-    jpeg, laid_out = sheet(study.thumbnails(images))
+def _pictures(study: MeasuredStudy, images: Array, most: int | None = None) -> Ask:
+    """A sheet of the images at these positions, ``most`` pixels wide each."""
+    jpeg, laid_out = sheet(study.thumbnails(images), most)
     return {"sheet": np.frombuffer(jpeg, np.uint8), "laid_out": laid_out}
+
+
+def maps_over(study: MeasuredStudy, maps: Array) -> Ask:
+    """Activation maps (picture, row, column), and where they lie on the pictures."""
+    mapped = {"maps": np.frombuffer(map_bytes(maps), np.uint8), "mapped": list(maps.shape[1:])}
+    return mapped | {"over": map_places(study.ds)}
 
 
 def _top(study: MeasuredStudy, ask: Ask) -> Ask:
     """The images that activate a unit most: of all, of a class, of those that its ablation loses or wins."""
     place, of = study.position(ask["unit"]), ask.get("of", "all")
     if study.top_image is None or study.top_activation is None or "top_map" not in study.ds:
-        missing = "The study keeps no top images; unitlab.ablate(model, images, layer) gives a study that does."
-        return {"missing": missing}
+        return {"missing": NO_TOP}
     kept = study.top_image[place]
     activation, images = study.top_activation[place].astype(float), kept
     if of != "all":
         if "activation_max" not in study.ds:
-            return {
-                "missing": "The study keeps no activations of single images, so it cannot say which of these are its top ones."
-            }
+            return {"missing": NO_ACTIVATIONS}
         every = study.ds["activation_max"][place].values.astype(float)
         some = _among(study, place, of, ask.get("category", ""))
         images = some[np.argsort(-every[some], kind="stable")][:TOP]
@@ -140,14 +156,15 @@ def _top(study: MeasuredStudy, ask: Ask) -> Ask:
     ranks = [int(np.flatnonzero(kept == image)[0]) if image in kept else -1 for image in images]
     maps = study.ds["top_map"][place].values
     ids = study.ds["image"].values[images]
+    [threshold], said = study.thresholds([place])
     tiles = [
         {"k": int(study.class_position[image]), "activation": float(value), "id": str(name), "image": int(image),
-         "place": at, "map": rank >= 0}
+         "place": at, "map": rank >= 0, "least": float(threshold / value)}
         for at, (image, value, name, rank) in enumerate(zip(images, activation, ids, ranks, strict=True))
     ]  # fmt: skip
     note = "" if of == "all" else "Maps are kept of the top images of all classes only."
-    held = np.frombuffer(map_bytes(maps[[max(rank, 0) for rank in ranks]]), np.uint8)
-    return {"tiles": tiles, "maps": held, "mapped": list(maps.shape[1:]), "note": note, **_pictures(study, images)}
+    held = maps_over(study, maps[[max(rank, 0) for rank in ranks]]) | _pictures(study, images, ask.get("most"))
+    return {"tiles": tiles, "note": note, "threshold": said, **held}
 
 
 def _among(study: MeasuredStudy, place: int, of: str, category: str) -> Array:
@@ -234,16 +251,15 @@ def _best(study: MeasuredStudy, ask: Ask) -> Ask:
     if study.top_image is None or study.top_activation is None or not {"top_map", "thumbnails"} <= set(study.ds.variables):
         return {"tiles": [None for _ in ask["units"]]}
     places = [study.position(unit) for unit in ask["units"]]
-    image, activation = study.top_image[places, 0], study.top_activation[places, 0]
-    some = np.flatnonzero((image >= 0) & (activation > 0))
+    image, activation = study.top_image[places, 0], study.top_activation[places, 0].astype(float)
+    least, some = study.thresholds(places)[0], np.flatnonzero((image >= 0) & (activation > 0))
     tiles: list[Any] = [None] * len(places)
     for at, row in enumerate(some):
-        tiles[row] = {"place": at, "map": True, "image": int(image[row])}
+        tiles[row] = {"place": at, "map": True, "image": int(image[row]), "least": float(least[row] / activation[row])}
     if not len(some):
         return {"tiles": tiles}
     maps = study.ds["top_map"][:, 0].values[np.asarray(places)[some]]
-    held = np.frombuffer(map_bytes(maps), np.uint8)
-    return {"tiles": tiles, "maps": held, "mapped": list(maps.shape[1:]), **_pictures(study, image[some])}
+    return {"tiles": tiles, **maps_over(study, maps), **_pictures(study, image[some])}
 
 
 def _alike(study: MeasuredStudy, ask: Ask) -> Ask:

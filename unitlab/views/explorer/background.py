@@ -10,7 +10,7 @@ from typing import Any
 
 from unitlab.errors import UnitlabError
 
-Progress = Callable[[int, int], None]
+Progress = Callable[..., None]  # done, of how many, and what is known so far
 
 SECONDS_BETWEEN = 0.1
 
@@ -63,13 +63,13 @@ class BackgroundWork:
             elif not loop.is_closed():
                 loop.call_soon_threadsafe(call, *args)
 
-        def progress(count: int, of: int) -> None:
+        def progress(count: int, of: int, *known: Any) -> None:
             if stop.is_set():
                 raise Stopped
             now = time.monotonic()
             if now - last[0] >= SECONDS_BETWEEN or count == of:
                 last[0] = now
-                in_kernel(lambda: told(count, of) if stop is self._stop else None)
+                in_kernel(lambda: told(count, of, *known) if stop is self._stop else None)
 
         def ended(call: Callable[[Any], None], value: Any) -> None:
             if stop is self._stop:

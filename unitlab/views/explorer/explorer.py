@@ -329,8 +329,8 @@ class Explorer(anywidget.AnyWidget):
         elif kind in LONG or kind in TRIALS:
             work = self._work.setdefault(kind, BackgroundWork())
 
-            def told(count: int, of: int) -> None:
-                self.send({"id": number, "progress": [count, of]})
+            def told(*progress: Any) -> None:
+                self.send({"id": number, "progress": list(progress)})
 
             def done(found: tuple[dict[str, Any], list[bytes]]) -> None:
                 self.send({**found[0], "id": number}, found[1])

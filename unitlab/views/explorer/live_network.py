@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +20,12 @@ from unitlab.catalog import recipe
 from unitlab.errors import UnitlabError
 from unitlab.recipes.needs import at_hand
 from unitlab.views.explorer.background import Progress
+from unitlab.views.gallery import map_places
 
 Array = np.ndarray[Any, Any]
 
-
+FIRST_UNITS, QUICK = 64, 0.1  # units ranked together at first; seconds in which a step is quick enough for a larger one
+MEMORY = 512 << 20  # bytes that the engine may use
 # share of baseline predictions that may differ from the study's, as they may between machines
 MOST_ROUNDING = 0.005
 OTHER_IMAGES = "the images at hand are not those of the study; compute the study again with them"
@@ -160,22 +163,32 @@ def _counter(progress: Progress, of: int) -> Callable[[], None]:
 
 
 class PictureNetwork:
-    """A study's network on one picture at a time, its units silenced or scaled by a hook at the study's site."""
+    """A study's network on one picture at a time: units are scaled by a hook at the study's site, and ranked by the engine."""
 
     def __init__(self, live: LiveNetwork) -> None:
+        model, self.source = live._built(lambda done, of: None, 1)
+        self.images, self.places = live.recipe.images.address, map_places(live.ds)
+        given = live._options
+        units = live.ds["unit"].values.tolist()
+        self.take(model, self.source.at([0]), live.layer, units, given["output"], given["unit_dim"])
+
+    def take(self, model: Any, few: Any, layer: str, units: list[int], output: Any = None, unit_dim: int | None = None) -> None:
+        """Prepare a network; ``few`` are images as it sees them."""
         import torch
 
-        from unitlab.compute.engine.layers import Site
-        from unitlab.compute.engine.user_network.read_network import read_network
+        from unitlab.compute.engine.hooks import HookEngine
+        from unitlab.compute.engine.network import Network
+        from unitlab.compute.engine.suffix import SuffixEngine
 
-        model, self.source = live._built(lambda done, of: None, 1)
-        attrs, few, given = live.ds.attrs, self.source.at([0]), live._options
-        # logits as the study reads them, units along its dimension
-        self.model = read_network(model, torch.device("cpu"), few, given["output"]).module
-        self.images, self.units = live.recipe.images.address, live.ds["unit"].values
+        network = Network(model, torch.device("cpu"), few, output)
+        [(self.site, layout)] = network.located([network.site(layer)], [unit_dim])
+        self.network, self.units, self.channels = network, units, layout.shape[1]
         self.running = threading.Lock()  # a ranking and a question may run at once, and their hooks must not meet
-        module, _, call = str(attrs["site"]).partition("#")
-        self.site = Site(live.layer, module, int(call or 1) - 1, int(call or 1), given["unit_dim"])
+        self.engine = (
+            HookEngine(network.module, self.site, units)
+            if network.graph is None
+            else SuffixEngine(network.graph, network.node(self.site), network.sample, units, MEMORY)
+        )
 
     def pixels(self, picture: Any) -> Any:
         """What the network sees of a study's image (its id) or of a picture of the reader's (of Pillow)."""
@@ -191,15 +204,16 @@ class PictureNetwork:
             return own.at([0])
         like = bundled_images(self.images)
         _, height, width, channels = like.pictures[slice(1)].shape
-        kept = np.asarray(picture.convert("L" if channels == 1 else "RGB").resize((width, height))).reshape(
-            height, width, channels
-        )
+        seen = np.asarray(picture.convert("L" if channels == 1 else "RGB").resize((width, height)))
+        kept = seen.reshape(height, width, channels)
         return torch.from_numpy(((kept / 255 - like.mean) / like.deviation).astype(np.float32)).permute(2, 0, 1)[None]
 
-    def logits(self, pixels: Any, strength: Array) -> tuple[Array, Array]:
-        """Logits (row, output) where each unit is multiplied by its ``strength`` (row, channel), and the maps as they are.
+    def without(
+        self, pixels: Any, strengths: dict[int, float], region: Sequence[float] | None = None
+    ) -> tuple[Array, Array, Array]:
+        """Probabilities before and after some units are scaled, and the maps as they are.
 
-        The layers before the site see the picture once, those behind it every row.
+        ``region`` is the part of the picture in which they are: left, top, right, bottom, as shares of it.
         """
         import torch
 
@@ -209,43 +223,44 @@ class PictureNetwork:
 
         def scaled(value: Any) -> Any:
             seen.append(value[0].numpy())
-            factor = torch.from_numpy(strength.astype(np.float32))
-            return value * factor.reshape(*factor.shape, *[1] * (value.dim() - 2))
+            factor = torch.ones(2, *value.shape[1:])
+            for unit, strength in strengths.items():
+                factor[1, unit] += (strength - 1) * self._inside(value.shape[2:], region)
+            return value * factor
 
-        with self.running, torch.inference_mode(), replaced_output(self.model, self.site, scaled):
-            found = self.model(pixels)
-        return found.float().numpy(), seen[0]
+        with self.running, torch.inference_mode(), replaced_output(self.network.module, self.site, scaled):
+            logits = self.network.module(self.network.ready(pixels)).double()
+        before, after = logits.softmax(1).numpy()
+        return before, after, seen[0]
 
-    def without(self, pixels: Any, strengths: dict[int, float]) -> tuple[Array, Array, Array]:
-        """Probabilities before and after some units are scaled, and the maps."""
-        rows = np.ones((2, self._channels(pixels)))
-        for unit, value in strengths.items():
-            rows[1, unit] = value
-        found, maps = self.logits(pixels, rows)
-        shares = np.exp(found - found.max(1, keepdims=True))
-        shares /= shares.sum(1, keepdims=True)
-        return shares[0], shares[1], maps
+    def _inside(self, shape: Sequence[int], region: Sequence[float] | None) -> Any:
+        """Which cells of a map have their centre in a region; all, where units have no map."""
+        import torch
 
-    def ranking(self, pixels: Any, progress: Progress) -> Array:
-        """(unit,): what silencing each unit alone takes from the margin of the picture's class, in logits."""
-        drops, at_once = [], 64
-        whole = np.ones((1, self._channels(pixels)))
-        before = self.logits(pixels, whole)[0][0]
-        top = int(before.argmax())
-        for start in range(0, len(self.units), at_once):
-            some = self.units[start : start + at_once]
-            rows = np.repeat(whole, len(some), 0)
-            rows[np.arange(len(some)), some] = 0
-            after = self.logits(pixels, rows)[0]
-            drops.append(_margin(before[None], top) - _margin(after, top))
-            progress(min(start + at_once, len(self.units)), len(self.units))
-        return np.concatenate(drops)
+        if region is None or len(shape) != 2:
+            return torch.ones(shape)
+        left, top, right, bottom = region
+        places = self.places or [[0.5 / cells, 1 / cells] for cells in shape]
+        down, across = ([first + step * at for at in range(cells)] for (first, step), cells in zip(places, shape, strict=True))
+        return torch.tensor([[float(top <= y <= bottom and left <= x <= right) for x in across] for y in down])
 
-    def _channels(self, pixels: Any) -> int:
-        if not hasattr(self, "channels"):
-            self.channels = int(self.logits(pixels, np.ones((1, 1)))[1].shape[0])
-        return self.channels
+    def ranking(self, pixels: Any, progress: Callable[[Array], None]) -> Array:
+        """(unit,): what silencing each unit alone takes from the margin of the picture's class, in logits.
 
+        The layers up to the site see the picture once; ``progress`` is told of the first units while others follow.
+        """
+        import torch
 
-def _margin(logits: Array, k: int) -> Array:
-    return logits[:, k] - np.delete(logits, k, 1).max(1)
+        # logits that are linear in what the units leave come for all of them at once
+        drops, at_once = np.empty(0), len(self.units) if getattr(self.engine, "closed_form", None) else FIRST_UNITS
+        found = self.network.evaluate(pixels, None, [self.site], set(self.engine.needed), first_order=False)
+        silent = torch.zeros_like(found.site_values[0])
+        while len(drops) < len(self.units):
+            some, started = self.units[len(drops) : len(drops) + at_once], time.monotonic()
+            with self.running, torch.no_grad():
+                self.engine.silence_together([[unit] for unit in some])
+                _, margin = self.engine.evaluate(found.baseline, silent)
+            drops = np.append(drops, (found.baseline.margin - margin[:, 0]).double().numpy())
+            progress(drops)
+            at_once = at_once * 4 if time.monotonic() - started < QUICK else at_once
+        return drops

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -18,10 +18,15 @@ from unitlab.analysis.requirements import class_positions, require, unit_positio
 from unitlab.catalog import load
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.schema import VARIABLES
+from unitlab.views.gallery import own_thresholds
 from unitlab.views.words import quantity
 
 Array = np.ndarray[Any, Any]
 
+NEEDED = [
+    "unit", "category", "label", "baseline_prediction", "accuracy_drop", "overall_drop", "n_broken", "n_fixed", "n_images",
+    "prediction",
+]  # fmt: skip
 # beyond this many predictions, the tests and the cross-fitting take longer than a reader waits for a first picture
 QUICKLY_MEASURED = 4_000_000
 
@@ -43,17 +48,9 @@ def counted_measures(ds: xr.Dataset) -> xr.Dataset:
     low, high = bonett_price(broken, fixed, n, LEVEL)
     if "cluster" in ds:
         low, high = np.full_like(low, np.nan), np.full_like(high, np.nan)
-    values = {
-        "accuracy_drop": drop,
-        "drop_low": low,
-        "drop_high": high,
-        "n_broken": broken,
-        "n_fixed": fixed,
-        "n_images": n,
-        "baseline_accuracy": ds["baseline_accuracy"].values,
-        "overall_drop": ds["overall_drop"].values,
-        **largest_drop(drop),
-    }
+    values = {"accuracy_drop": drop, "drop_low": low, "drop_high": high, **largest_drop(drop)}
+    values |= {"n_broken": broken, "n_fixed": fixed, "n_images": n}
+    values |= {name: ds[name].values for name in ("baseline_accuracy", "overall_drop")}
     stored = [str(name) for name, found in ds.variables.items() if found.dims == ("unit",) and found.dtype.kind == "f"]
     values.update({name: ds[name].values for name in stored if name not in values and name in VARIABLES})
     counted = xr.Dataset(
@@ -70,23 +67,8 @@ class MeasuredStudy:
     ``complete`` says whether tests and cross-fitted drops are there (`finish`), or counts only, which are there at once.
     """
 
-    def __init__(self, ds: xr.Dataset) -> None:
-        require(
-            ds,
-            [
-                "unit",
-                "category",
-                "label",
-                "baseline_prediction",
-                "accuracy_drop",
-                "overall_drop",
-                "n_broken",
-                "n_fixed",
-                "n_images",
-                "prediction",
-            ],
-            "the explorer",
-        )
+    def __init__(self, ds: xr.Dataset, measures: xr.Dataset | None = None) -> None:
+        require(ds, NEEDED, "the explorer")
         if not ds.sizes["unit"]:
             raise UnitlabError("the study has no units to explore")
         self.ds = ds
@@ -99,8 +81,10 @@ class MeasuredStudy:
             ds[name].values if name in ds else None for name in ("top_image", "top_activation")
         )
         self.before = class_positions(ds, ds["baseline_prediction"].values)
-        self.measures = counted_measures(ds)
-        self.complete = False
+        self.measures = counted_measures(ds) if measures is None else measures
+        self.complete = measures is not None
+        self._thresholds: dict[int, float] = {}
+        self._threshold_said = ""
         self.awaiting: list[Callable[[], None]] = []  # who is told when `measure_beside` has finished it
         self._read()
 
@@ -151,7 +135,15 @@ class MeasuredStudy:
             "accuracy": [float(value) if np.isfinite(value) else None for value in self.measures["baseline_accuracy"].values],
             "level": float(self.measures.attrs.get("level", LEVEL)),
             "awaited": {name: quantity(name).title for name in awaited},
+            "names": self._names(),
         }
+
+    def _names(self) -> list[Any] | None:
+        """For each unit what it is called, how well that fits, and who says so; None where no unit has a name."""
+        if "unit_label" not in self.ds.coords:
+            return None
+        rows = zip(*(self.ds[f"unit_label{end}"].values for end in ("", "_score", "_source")), strict=True)
+        return [[str(name), float(score) if np.isfinite(score) else None, str(source)] for name, score, source in rows]
 
     def measures_for_page(self) -> dict[str, Any]:
         """The measures of all units, (measure, unit) as they are shown, and the drop of each unit's most damaged class."""
@@ -204,6 +196,14 @@ class MeasuredStudy:
         if category:
             drops = np.nan_to_num(self.drops["accuracy_drop"][:, self.category_position(category)], nan=-np.inf)
         return int(self.units[drops.argmax()])
+
+    def thresholds(self, places: Sequence[int]) -> tuple[Array, str]:
+        """`own_thresholds` of the units at these positions, read once."""
+        missing = [place for place in places if place not in self._thresholds]
+        if missing:
+            values, self._threshold_said = own_thresholds(self.ds, missing)
+            self._thresholds.update(zip(missing, values.tolist(), strict=True))
+        return np.array([self._thresholds[place] for place in places]), self._threshold_said
 
     @cached_property
     def ids(self) -> list[str]:

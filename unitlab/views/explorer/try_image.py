@@ -10,15 +10,15 @@ import numpy as np
 from PIL import Image
 
 from unitlab.errors import UnitlabError
-from unitlab.views.explorer.answers import packed
+from unitlab.views.explorer.answers import maps_over, packed
 from unitlab.views.explorer.background import Progress
 from unitlab.views.explorer.live_network import LiveNetwork, PictureNetwork
 from unitlab.views.explorer.measured_study import MeasuredStudy
-from unitlab.views.page.sheets import map_bytes, sheet
+from unitlab.views.page.sheets import sheet
 
 Found = tuple[dict[str, Any], list[bytes]]
 
-TOP, WIDEST = 5, 224
+TOP, WIDEST, RANKED = 5, 224, 24
 
 
 class TriedImage:
@@ -49,18 +49,21 @@ class TriedImage:
     def answer(self, study: MeasuredStudy, ask: dict[str, Any], _progress: Progress) -> Found:
         """Probabilities of the classes that lead before or after, and the open unit's map on the picture."""
         network, pixels = self._network(study)
-        before, after, maps = network.without(pixels, {int(unit): float(value) for unit, value in ask["strengths"]})
+        strengths = {int(unit): float(value) for unit, value in ask["strengths"]}
+        before, after, maps = network.without(pixels, strengths, ask.get("region"))
         order = np.argsort(-before, kind="stable")
         some = [int(k) for k in order if k in {*order[:TOP], *np.argsort(-after, kind="stable")[:TOP]}]
         index = study.ds["category_index"].values
         names = {int(k): name for k, name in zip(index, study.names, strict=True)}
         classes = [[names.get(k, f"output {k}"), float(before[k]), float(after[k])] for k in some]
-        kept = np.atleast_3d(np.maximum(maps[int(ask["unit"])], 0)).reshape(1, *(maps.shape[1:] if maps.ndim == 3 else (1, 1)))
+        own = np.maximum(maps[int(ask["unit"])], 0).reshape(1, *(maps.shape[1:] if maps.ndim == 3 else (1, 1)))
+        tile: dict[str, Any] = {"place": 0, "map": True}
+        if study.top_activation is not None and own.max() > 0:
+            tile["least"] = float(study.thresholds([study.position(ask["unit"])])[0][0] / own.max())
         leading = names.get(int(after.argmax()), f"output {int(after.argmax())}")
         jpeg, laid_out = sheet(self._shown(study), WIDEST)
-        answer = {"classes": classes, "now": leading, "tiles": [{"place": 0, "map": True}], "mapped": list(kept.shape[1:])}
-        pictures = {"maps": np.frombuffer(map_bytes(kept), np.uint8), "sheet": np.frombuffer(jpeg, np.uint8)}
-        return packed(answer | pictures | {"laid_out": laid_out})
+        pictures = {"sheet": np.frombuffer(jpeg, np.uint8), "laid_out": laid_out, **maps_over(study, own)}
+        return packed({"classes": classes, "now": leading, "tiles": [tile], **pictures})
 
     def _shown(self, study: MeasuredStudy) -> Any:
         if isinstance(self.picture, str):
@@ -73,9 +76,13 @@ class TriedImage:
     def ranking(self, study: MeasuredStudy, _ask: dict[str, Any], progress: Progress) -> Found:
         """The units by what silencing each does to the picture, for a thread beside the kernel."""
         network, pixels = self._network(study)
-        drops = network.ranking(pixels, progress)
-        order = np.argsort(-np.abs(drops), kind="stable")[:24]
-        return packed({"units": [[int(study.units[at]), float(drops[at])] for at in order]})
+
+        def largest(drops: Any) -> list[Any]:
+            order = np.argsort(-np.abs(drops), kind="stable")[:RANKED]
+            return [[int(study.units[at]), float(drops[at])] for at in order]
+
+        drops = network.ranking(pixels, lambda some: progress(len(some), len(study.units), largest(some)))
+        return packed({"units": largest(drops)})
 
 
 # for a thread beside the kernel; a newer question stops the one before

@@ -10,9 +10,10 @@ from importlib.resources import files
 __all__ = ["loader", "module", "script", "text_of"]
 
 ORDER = (
-    "elements", "state", "pictures", "study", "units", "classes", "images", "table", "linked", "tabs", "wall", "accuracies",
+    "elements", "charts", "state", "pictures", "study", "units", "classes", "images", "table", "linked", "tabs", "tiles",
+    "accuracies", "compare", "wall",
 )  # fmt: skip
-LIVE = ("live", "tiles", "moved", "category", "group", "compare", "try", "take_away", "widget")
+LIVE = ("live", "moved", "category", "group", "try", "take_away", "widget")
 
 
 @cache

@@ -1,13 +1,19 @@
 // What drops are made of: recall, precision, balanced accuracy and margin of the classes that are shown as bars.
+const ACCURACIES = [
+  ["drop", 1, "recall, points"], ["precision", 1, "precision, points"], ["balanced", 1, "balanced accuracy, points"],
+  ["margin", 2, "margin, logits"], ["own", 2, "specific margin, logits"], ["own_q", 0, "its q"],
+];
 function accuraciesTab(app, panel) {
-  const { state, source } = app, body = element("tbody", { id: "accuracies" }), heads = ["class", "recall, points", "precision, points", "balanced accuracy, points", "margin, logits", "specific margin, logits", "its q"];
-  panel.append(element("table", { class: "ul-accuracies" }, element("thead", {}, element("tr", {}, heads.map(head => element("th", { scope: "col" }, head)))), body),
-    element("p", { class: "ul-note" }, "Drops, positive = damage. Recall is the class accuracy above. Where it falls and precision rises, the network says the class less often: a shifted decision more than a loss of what tells the class."));
+  const body = h.tbody({ id: "accuracies" }), heads = ["class", ...ACCURACIES.map(([, , head]) => head)];
+  panel.append(h.table({ class: "ul-accuracies" }, h.thead(h.tr(heads.map(head => h.th({ scope: "col" }, head)))), body),
+    note("Drops, positive = damage. Recall is the class accuracy above. Where it falls and precision rises, the network ",
+      "says the class less often: a shifted decision more than a loss of what tells the class."));
   return () => {
-    const row = state.row;
-    if (!row?.precision) return body.replaceChildren(element("tr", {}, element("td", { colspan: 7 }, "being computed …")));
-    body.replaceChildren(...app.shownClasses().map(k => element("tr", {}, element("th", { scope: "row", dir: "auto" }, source.study.classes[k]),
-      [["drop", 1], ["precision", 1], ["balanced", 1], ["margin", 2], ["own", 2]].map(([name, digits]) => element("td", {}, row[name] ? text(row[name][k], digits) : "–")), element("td", {}, row.own_q ? quotient(row.own_q[k]) : "–"))));
+    const row = app.state.row;
+    if (!row?.precision) return body.replaceChildren(h.tr(h.td({ colspan: 7 }, "being computed …")));
+    const cell = (k, [name, digits]) => !row[name] ? "–" : digits ? text(row[name][k], digits) : quotient(row[name][k]);
+    body.replaceChildren(...app.shownClasses().map(k => h.tr(h.th({ scope: "row", dir: "auto" }, app.source.study.classes[k]),
+      ACCURACIES.map(each => h.td(cell(k, each))))));
   };
 }
 accuraciesTab.keys = ["row", "category", "shown"];

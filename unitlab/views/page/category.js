@@ -2,59 +2,77 @@
 const MOST_UNITS = 10;
 
 function categoryTab(app, panel) {
-  const { state, set, source } = app, curves = new Map();
+  const { state, set, source } = app, curves = new Map(), work = workView(app);
+  const worst = () => app.worst(source.study.place.get(state.unit));
+  const sentence = h.p({ class: "ul-sentence" }), open = button("", () => app.chooseClass(worst())), hurts = h.div(),
+    curve = h.div();
+  const compute = button("Compute the curve", run, { class: "ul-compute-curve" }), images = pagedTiles(app, 20, tile);
+  const content = h.div(h.div({ class: "ul-split" }, hurts, h.div({ class: "ul-narrow" },
+    h.h3("Its accuracy while its most important units are silenced, one after the other"), compute, work.holder, work.said,
+      curve)),
+  images.holder);
   let found = null;
-  const sentence = element("p", { class: "ul-sentence" }), open = button("", () => app.chooseClass(app.worst(source.study.place.get(state.unit))));
-  const hurts = element("div"), curve = element("div"), work = workView(app), compute = button("Compute the curve", run, { class: "ul-compute-curve" });
-  const images = pagedTiles(app, 20, tile);
-  const content = element("div", {}, element("div", { class: "ul-split" }, hurts, element("div", { class: "ul-narrow" }, element("h3", {}, "Its accuracy while its most important units are silenced, one after the other"), compute, work.holder, work.said, curve)), images.holder);
   panel.append(sentence, open, content);
 
   function tile(at) {
-    const { classes, classPlace } = source.study, k = found.before[at], right = k === classPlace.get(state.category), small = found.margin ? `margin ${text(found.margin[at])}` : "";
-    return { lines: [right ? "✓ right" : `✗ ${classes[k]}`], small, kind: right ? "ul-won" : "ul-lost", words: `predicted ${classes[k]}, ${right ? "right" : "wrong"}. ${small}` };
+    const { classes, classPlace } = source.study, k = found.before[at], right = k === classPlace.get(state.category);
+    const small = found.margin ? `margin ${text(found.margin[at])}` : "",
+      words = `predicted ${classes[k]}, ${right ? "right" : "wrong"}. ${small}`;
+    return { lines: [right ? "✓ right" : `✗ ${classes[k]}`], small, kind: right ? "ul-won" : "ul-lost", words };
   }
+  const key = () => source.study.key + state.category;
   async function run() {
-    const { category } = state, key = source.study.key + category;
+    const mine = key();
     compute.hidden = true;
-    const answer = await work.run("Silencing units …", "curve", { category });
-    if (answer) curves.set(key, answer);
-    if (state.category === category) curveOf(category);
+    const answer = await work.run("Silencing units …", "curve", { category: state.category });
+    if (answer) curves.set(mine, answer);
+    if (key() === mine) showCurve();
   }
-  function curveOf(category) {
-    const known = curves.get(source.study.key + category);
-    compute.hidden = Boolean(known) || !work.holder.hidden;
-    curve.replaceChildren(...(known ? drawCurve(known) : [element("p", { class: "ul-note" }, "Runs the network: the units are ranked by their drop on one half of the images, silenced and measured on the other.")]));
-    if (!known && work.holder.hidden) app.atHand().then(missing => { if (missing) { compute.hidden = true; work.fail(missing); } });
+  function showCurve() {
+    const known = curves.get(key()), waits = !known && work.holder.hidden;
+    compute.hidden = !waits;
+    const words = "Runs the network: the units are ranked by their drop on one half of the images, silenced and measured on "
+      + "the other.";
+    curve.replaceChildren(...(known ? drawCurve(known) : [note(words)]));
+    if (waits) app.atHand().then(missing => { if (missing) { compute.hidden = true; work.fail(missing); } });
   }
   function units() {
-    const rows = state.byClass, { study } = source;
+    const rows = state.byClass, { units } = source.study;
     if (!rows) return;
-    const order = [...study.units.keys()].filter(i => finite(rows.drop[i])).sort((a, b) => rows.drop[b] - rows.drop[a] || a - b), helping = order.slice(-3).filter(i => rows.drop[i] < 0);
-    const some = [...order.slice(0, MOST_UNITS), ...helping.filter(i => order.indexOf(i) >= MOST_UNITS)];
+    const order = descending(rows.drop), helping = order.slice(MOST_UNITS).slice(-3).filter(i => rows.drop[i] < 0);
+    const some = [...order.slice(0, MOST_UNITS), ...helping];
     const scale = share(...ends(some.flatMap(i => [rows.drop[i], rows.low[i], rows.high[i]])));
-    const body = element("tbody", {}, some.map((i, at) => {
-      const sure = rows.q[i] <= .05, limits = finite(rows.low[i]) ? ` (${text(rows.low[i])} to ${text(rows.high[i])})` : "";
-      return element("tr", { "data-unit": study.units[i], tabindex: at ? -1 : 0, class: at === MOST_UNITS ? "gap" : "", "aria-current": study.units[i] === state.unit ? "true" : null, onclick: () => set({ unit: study.units[i] }), onkeydown: event => event.key === "Enter" && set({ unit: study.units[i] }) },
-        element("th", { scope: "row" }, `unit ${study.units[i]}`), element("td", {}, dropBar(rows.drop[i], rows.low[i], rows.high[i], scale, sure, [0])), element("td", {}, `${text(rows.drop[i])}${limits}, ${probability("q", rows.q[i])}`));
+    const body = h.tbody(some.map((i, at) => {
+      const unit = units[i], words = `${limited(rows.drop[i], rows.low[i], rows.high[i])}, ${probability("q", rows.q[i])}`;
+      return h.tr({
+        "data-unit": unit, tabindex: at ? -1 : 0, class: at === MOST_UNITS ? "gap" : "", ...pressed(() => set({ unit })),
+        "aria-current": unit === state.unit ? "true" : null,
+      }, h.th({ scope: "row", title: app.called(i, true) }, `unit ${unit}`), h.td(drops([dropOf(rows, i)], scale, words)),
+        h.td(words));
     }));
     roving(body, "tr");
-    hurts.replaceChildren(element("h3", {}, "Its most important units: accuracy drop of the class, points (95 % interval)"), element("table", { class: "ul-bars ul-unit-bars" }, body),
-      element("p", { class: "ul-note" }, "Filled: q ≤ 0.05. The largest of many drops are biased upward; the intervals are of each unit by itself.", rows.tested ? ` ${rows.tested}` : ""));
+    const warning = "Filled: q ≤ 0.05. The largest of many drops are biased upward; the intervals are of each unit by itself.";
+    hurts.replaceChildren(h.h3("Its most important units: accuracy drop of the class, points (95 % interval)"),
+      h.table({ class: "ul-bars ul-unit-bars" }, body), note(warning, rows.tested ? ` ${rows.tested}` : ""));
   }
   function draw() {
-    const name = state.category, worst = app.worst(source.study.place.get(state.unit));
-    open.hidden = Boolean(name) || !worst;
-    open.textContent = `Open ${worst}, the class that unit ${state.unit} damages most`;
-    content.hidden = !name || !found || found.category !== name || !found.of;
+    const name = state.category, known = found?.category === name;
+    open.hidden = Boolean(name) || !worst();
+    open.textContent = `Open ${worst()}, the class that unit ${state.unit} damages most`;
+    content.hidden = !name || !known || !found.of;
     if (!name) return sentence.replaceChildren("No class is chosen: find one in the field Class above, or click a bar.");
-    if (!found || found.category !== name) return;
-    if (!found.of) return sentence.replaceChildren("The study has no image of ", bold(name), ", so there is nothing to measure.");
-    const few = found.of < 20 ? ` Only ${count(found.of, "image")}: every number of this class is coarse.` : "";
-    sentence.replaceChildren("Before any ablation, ", element("b", {}, `${found.right.toLocaleString("en")} of the ${count(found.of, "image")}`), " of ", bold(name), ` are predicted right: `, element("b", {}, `${text(100 * found.right / found.of)} %`), ` (95 % interval ${text(100 * found.low)} to ${text(100 * found.high)}).${few}`);
+    if (!known) return;
+    if (!found.of) return sentence.replaceChildren("The study has no image of ", bold(name),
+      ", so there is nothing to measure.");
+    const all = count(found.of, "image"), percent = share => text(100 * share);
+    sentence.replaceChildren("Before any ablation, ", h.b(`${found.right.toLocaleString("en")} of the ${all}`), " of ",
+      bold(name),
+      " are predicted right: ", h.b(`${percent(found.right / found.of)} %`),
+      ` (95 % interval ${percent(found.low)} to ${percent(found.high)}).`,
+      found.of < 20 ? ` Only ${all}: every number of this class is coarse.` : "");
     units();
-    curveOf(name);
-    images.fill(`Its ${count(found.of, "image")}, the least sure first`, found.images);
+    showCurve();
+    images.fill(`Its ${all}, the least sure first`, found.images);
   }
   app.onSlot("classImages", row => { found = row; draw(); });
   return changed => {
@@ -66,15 +84,20 @@ function categoryTab(app, panel) {
 categoryTab.keys = ["category", "held", "byClass", "unit"];
 
 function drawCurve({ k, own, low, high, overall }) {
-  const width = 420, height = 220, left = 44, right = 10, top = 12, bottom = 34, most = Math.max(...high, ...overall) * 1.04;
-  const x = value => left + value / k.at(-1) * (width - left - right), y = value => height - bottom - value / most * (height - top - bottom);
-  const path = (values, at = k) => at.map((value, i) => `${i ? "L" : "M"}${x(value).toFixed(1)},${y(values[i]).toFixed(1)}`).join("");
-  const band = path([...high, ...[...low].reverse()], [...k, ...[...k].reverse()]) + "Z";
-  const words = `With ${count(k.at(-1), "unit")} silenced: this class ${text(own[0])} → ${text(own.at(-1))} %, all classes ${text(overall[0])} → ${text(overall.at(-1))} %`;
-  const svg = element("svg", { class: "ul-curve", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": words },
-    ticks(0, most, 4).map(t => [element("line", { class: "grid", x1: left, x2: width - right, y1: y(t), y2: y(t) }), element("text", { x: left - 5, y: y(t) + 4, "text-anchor": "end" }, brief(t))]).flat(),
-    ticks(0, k.at(-1), 5).map(t => element("text", { x: x(t), y: height - bottom + 15, "text-anchor": "middle" }, brief(t))), element("path", { class: "band own", d: band }), element("path", { class: "all", d: path(overall) }), element("path", { class: "own", d: path(own) }),
-    k.map((value, i) => element("circle", { class: "own", cx: x(value), cy: y(own[i]), r: 3, "data-k": value }, element("title", {}, `${count(value, "unit")}: this class ${text(own[i])} % (95 %: ${text(low[i])} to ${text(high[i])}), all classes ${text(overall[i])} %`))),
-    element("text", { class: "title", x: width - right, y: height - 4, "text-anchor": "end" }, "units silenced →"));
-  return [svg, element("p", { class: "ul-note" }, element("span", { class: "key own" }), " this class ", element("span", { class: "key all" }), ` all classes, accuracy in %. ${words}. Cross-fitted: ranked by the drop of the class on one half of the images, measured on the other, both ways. Band: 95 % interval.`)];
+  const most = Math.max(...high, ...overall) * 1.04,
+    frame = frameOf(420, 220, [0, k.at(-1)], [0, most], { left: 44, right: 10, top: 12, bottom: 34 });
+  const points = values => k.map((value, i) => [value, values[i]]), now = i => `this class ${text(own[i])} %`;
+  const words = `With ${count(k.at(-1), "unit")} silenced: this class ${text(own[0])} → ${text(own.at(-1))} %, `
+    + `all classes ${text(overall[0])} → ${text(overall.at(-1))} %`;
+  const told = (value, i) =>
+    `${count(value, "unit")}: ${now(i)} (95 %: ${text(low[i])} to ${text(high[i])}), all classes ${text(overall[i])} %`;
+  const svg = h.svg({ class: "ul-curve", viewBox: "0 0 420 220", role: "img", "aria-label": words }, gridOf(frame),
+    h.path({ class: "band own", d: pathOf([...points(high), ...points(low).reverse()], frame) + "Z" }),
+    h.path({ class: "all", d: pathOf(points(overall), frame) }), h.path({ class: "own", d: pathOf(points(own), frame) }),
+    k.map((value, i) =>
+      h.circle({ class: "own", cx: frame.px(value), cy: frame.py(own[i]), r: 3, "data-k": value }, h.title(told(value, i)))),
+    h.text({ class: "title", x: 410, y: 216, "text-anchor": "end" }, "units silenced →"));
+  return [svg, note(h.span({ class: "key own" }), " this class ", h.span({ class: "key all" }),
+    ` all classes, accuracy in %. ${words}. Cross-fitted: ranked by the drop of the class on one half of the images, `,
+    "measured on the other, both ways. Band: 95 % interval.")];
 }

@@ -1,21 +1,6 @@
 // What a unit's ablation costs every class: bars with their intervals.
 const PER_PAGE = 13, MOST_DAMAGED = 10, MOST_HELPED = 3;
 
-function share(from, to) {
-  const span = to - from || 1;
-  return { at: value => `${((Math.min(Math.max(value, from), to) - from) / span * 100).toFixed(2)}%`, width: value => `${(Math.abs(value) / span * 100).toFixed(2)}%` };
-}
-// a drop with its interval in a cell of a table; `marks` are lines to hold it against
-function dropBar(value, low, high, scale, sure, marks = []) {
-  const svg = element("svg", { role: "img", class: sure ? "sure" : "", "aria-label": `${text(value)} points, interval ${text(low)} to ${text(high)}${sure ? ", significant" : ""}` },
-    marks.map(t => element("line", { class: t === 0 ? "zero" : "grid", x1: scale.at(t), x2: scale.at(t), y1: 0, y2: "100%" })),
-    element("rect", { class: value >= 0 ? "damage" : "help", x: scale.at(Math.min(0, value)), width: scale.width(value), y: "18%", height: "64%" }));
-  if (finite(low)) svg.append(element("line", { class: "limits", x1: scale.at(low), x2: scale.at(high), y1: "50%", y2: "50%" }),
-    ...[low, high].map(end => element("line", { class: "limits", x1: scale.at(end), x2: scale.at(end), y1: "34%", y2: "66%" })));
-  return svg;
-}
-const ends = values => { const known = [...values].filter(finite); return [Math.min(0, ...known), Math.max(0, ...known)]; };
-
 // places in an order, the most damaged first, that a page shows, and how many of them stand at its end as the most helped
 function pageOf(size, page) {
   const all = [...Array(size).keys()];
@@ -26,59 +11,63 @@ function pageOf(size, page) {
 
 function classesView(app) {
   const { $, state, on, set, source } = app, body = $("bars");
-  let order = [], page = 0, shownFor = null;
-  const pages = () => 1 + Math.max(0, Math.ceil((order.length - PER_PAGE) / PER_PAGE));
+  let order = [], shownFor = null;
+  const pages = pager("Classes before", "Further classes", draw, ["fewer", "which", "more"]);
+  $("classes-pager").replaceWith(pages.holder);
   roving(body, "[role=button]");
 
   function sort() {
     const { study } = source, row = state.row;
     if (!row) return;
-    order = [...study.classes.keys()].filter(k => finite(row.drop[k])).sort((a, b) => row.drop[b] - row.drop[a] || a - b);
-    const key = `${study.key} ${row.unit} ${state.category}`;
-    if (key !== shownFor) {
-      const place = state.category ? order.indexOf(study.classPlace.get(state.category)) : -1;
-      page = order.length > PER_PAGE && place >= MOST_DAMAGED && place < order.length - MOST_HELPED ? 1 + Math.floor((place - MOST_DAMAGED) / PER_PAGE) : 0;
-    }
+    order = descending(row.drop);
+    const key = `${study.key} ${row.unit} ${state.category}`, place = order.indexOf(study.classPlace.get(state.category));
+    const far = order.length > PER_PAGE && place >= MOST_DAMAGED && place < order.length - MOST_HELPED;
+    if (key !== shownFor) pages.at = far ? 1 + Math.floor((place - MOST_DAMAGED) / PER_PAGE) : 0;
     shownFor = key;
     draw();
   }
   function where(places, helped) {
-    const row = state.row, damaged = places.slice(0, places.length - helped);
     if (!order.length) return "no class has images";
     if (order.length <= PER_PAGE) return `all ${order.length}`;
-    if (page) return `${damaged[0] + 1}–${damaged.at(-1) + 1} of ${order.length}`;
+    if (pages.at) return `${places[0] + 1}–${places.at(-1) + 1} of ${order.length}`;
     // no change is no help
-    const word = row.drop[order.at(-1)] < 0 ? "most helped" : "least damaged";
-    return `${damaged.length} most damaged, ${helped} ${word}`;
+    const word = state.row.drop[order.at(-1)] < 0 ? "most helped" : "least damaged";
+    return `${places.length - helped} most damaged, ${helped} ${word}`;
   }
   function draw() {
-    const { study } = source, row = state.row;
-    page = Math.min(Math.max(0, page), pages() - 1);
-    const [places, helped] = pageOf(order.length, page), some = places.map(place => order[place]);
-    $("which").textContent = where(places, helped);
-    $("fewer").disabled = page === 0;
-    $("more").disabled = page >= pages() - 1;
-    const [from, to] = ends(some.flatMap(k => [row.low[k], row.high[k], row.drop[k]])), scale = share(from, to), marks = ticks(from, to === from ? from + 1 : to, 4);
-    $("axis").replaceChildren(...marks.map(t => element("text", { x: scale.at(t), y: 16, "text-anchor": "middle" }, brief(t))));
-    const open = study.classPlace.get(state.category), stop = Math.max(0, some.indexOf(open));
-    body.replaceChildren(...some.map((k, at) => bar(k, row, scale, marks, { first: at === stop, gap: helped && at === some.length - helped, open: k === open })));
+    const { study } = source, row = state.row, number = 1 + Math.max(0, Math.ceil((order.length - PER_PAGE) / PER_PAGE));
+    const [places, helped] = pageOf(order.length, pages.of(number)), some = places.map(place => order[place]);
+    pages.where.textContent = where(places, helped);
+    const [from, to] = ends(some.flatMap(k => [row.low[k], row.high[k], row.drop[k]])), scale = share(from, to);
+    const marks = ticks(from, to === from ? from + 1 : to, 4), open = study.classPlace.get(state.category);
+    $("axis").replaceChildren(...marks.map(t => mark(scale.at(t), 16, brief(t), "middle")));
+    const stop = Math.max(0, some.indexOf(open)), gap = helped ? some.length - helped : -1;
+    body.replaceChildren(...some.map((k, at) => bar(k, row, scale, marks, at === stop, at === gap, k === open)));
     body.classList.remove("ul-stale");
     app.shownClasses = () => some;
     set({ shown: some });
   }
-  function bar(k, row, scale, marks, { first, gap, open }) {
-    const { study } = source, name = study.classes[k], sure = row.q[k] <= .05;
-    const changed = row.lost ? `, ${row.lost[k]} lost, ${row.won[k]} won` : "";
-    const words = `${name}: ${count(study.n[k], "image")}, accuracy ${text(100 * study.accuracy[k])} %, drop ${text(row.drop[k])} points (${text(row.low[k])} to ${text(row.high[k])}), ${probability("q", row.q[k])}${changed}`;
-    return element("tr", { class: (row.drop[k] >= 0 ? "damage" : "help") + (sure ? " sure" : "") + (open ? " open" : "") + (gap ? " gap" : ""), "data-category": name, title: words },
-      element("th", { scope: "row" }, element("span", { role: "button", tabindex: first ? 0 : -1, "aria-pressed": String(open), dir: "auto" }, name + " ", element("small", {}, `(${study.n[k]})`))),
-      element("td", {}, dropBar(row.drop[k], row.low[k], row.high[k], scale, sure, marks)), element("td", {}, text(row.drop[k])), element("td", {}, finite(row.q[k]) ? quotient(row.q[k]) : study.complete ? "–" : "…"));
+  function bar(k, row, scale, marks, first, gap, open) {
+    const { study } = source, name = study.classes[k], numbers = limited(row.drop[k], row.low[k], row.high[k]);
+    const words = `${name}: ${count(study.n[k], "image")}, accuracy ${text(100 * study.accuracy[k])} %, drop of `
+      + `${numbers} points, ` + probability("q", row.q[k]) + (row.lost ? `, ${row.lost[k]} lost, ${row.won[k]} won` : "");
+    const kind = [sides(row.drop[k]), row.q[k] <= .05 && "sure", open && "open", gap && "gap"].filter(Boolean).join(" ");
+    const name_ = h.span({ role: "button", tabindex: first ? 0 : -1, "aria-pressed": String(open), dir: "auto" }, name, " ");
+    name_.append(h.small(`(${study.n[k]})`));
+    return h.tr({ class: kind, "data-category": name, title: words }, h.th({ scope: "row" }, name_),
+      h.td(drops([dropOf(row, k)], scale, words, marks)), h.td(text(row.drop[k])),
+      h.td(finite(row.q[k]) ? quotient(row.q[k]) : study.complete ? "–" : "…"));
   }
-  const choose = target => { const row = target.closest("[data-category]"); if (row) app.chooseClass(row.dataset.category === state.category ? "" : row.dataset.category); };
+  function choose(target) {
+    const name = target.closest("[data-category]")?.dataset.category;
+    if (name !== undefined) app.chooseClass(name === state.category ? "" : name);
+  }
   body.addEventListener("click", event => choose(event.target));
-  body.addEventListener("keydown", event => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); choose(event.target); } });
-  $("fewer").addEventListener("click", () => { page--; draw(); });
-  $("more").addEventListener("click", () => { page++; draw(); });
+  body.addEventListener("keydown", event => {
+    if (event.key !== "Enter" && event.key !== " ") return;
+    event.preventDefault();
+    choose(event.target);
+  });
   on(["row", "category"], sort);
   on(["unit", "held"], () => body.classList.add("ul-stale"));
 }

@@ -7,34 +7,41 @@ function element(name, attributes = {}, ...inside) {
     if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
     else if (value !== null && value !== undefined && value !== false) made.setAttribute(key, value === true ? "" : value);
   }
-  made.append(...inside.flat().filter(part => part !== null && part !== undefined && part !== false));
+  made.append(...inside.flat(2).filter(part => part !== null && part !== undefined && part !== false));
   return made;
 }
-const button = (label, press, attributes = {}) => element("button", { type: "button", onclick: press, ...attributes }, label);
-const bold = words => element("b", {}, element("bdi", {}, words));
+// h.td({ class: "name" }, …) or h.td(…)
+const h = new Proxy({}, {
+  get: (_, name) => (...given) => element(name, given[0]?.constructor === Object ? given.shift() : {}, ...given),
+});
+const button = (label, press, attributes = {}) => h.button({ type: "button", onclick: press, ...attributes }, label);
+const bold = words => h.b(h.bdi(words));
+const controls = (...parts) => h.div({ class: "ul-controls" }, ...parts);
+const note = (...words) => h.p({ class: "ul-note" }, ...words);
+const options = (names, label = name => name) => names.map(name => h.option({ value: name }, label(name)));
+// what a press opens, by pointer or key
+const pressed = call => ({ onclick: call, onkeydown: event => event.key === "Enter" && call() });
 
 const finite = value => value !== null && value !== undefined && Number.isFinite(value);
 const minus = words => words.replace("-", "−");
 const text = (value, digits = 1) => finite(value) ? minus(value.toFixed(digits).replace(/^-(0\.?0*)$/, "$1")) : "–";
 const brief = value => finite(value) ? minus(String(Number(value.toPrecision(3)))) : "–";
 const quotient = value => !finite(value) ? "–" : value < 0.001 ? "< 0.001" : String(Number(value.toPrecision(2)));
-const probability = (name, value) => !finite(value) ? `${name} is being computed` : value < 0.001 ? `${name} < 0.001` : `${name} = ${quotient(value)}`;
+function probability(name, value) {
+  if (!finite(value)) return `${name} is being computed`;
+  return value < 0.001 ? `${name} < 0.001` : `${name} = ${quotient(value)}`;
+}
+const limited = (value, low, high) => finite(low) ? `${text(value)} (${text(low)} to ${text(high)})` : text(value);
 const count = (number, one, several = one + "s") => `${number.toLocaleString("en")} ${number === 1 ? one : several}`;
 const shortened = (name, most) => name.length > most ? name.slice(0, most - 1) + "…" : name;
-
-function ticks(from, to, about) {
-  const raw = (to - from) / Math.max(1, about), power = 10 ** Math.floor(Math.log10(raw));
-  const step = [1, 2, 5, 10].find(some => some * power >= raw) * power, out = [];
-  for (let i = Math.ceil(from / step - 1e-9); i * step <= to + 1e-9 * step; i++) out.push(Number((i * step).toPrecision(12)));
-  return out;
-}
+const descending = (values, some = [...values.keys()]) =>
+  some.filter(i => finite(values[i])).sort((a, b) => values[b] - values[a] || a - b);
 
 // one stop for the tab key in a group of elements; arrows go on among them
 function roving(holder, selector, { across = false } = {}) {
-  const all = () => [...holder.querySelectorAll(selector)];
   holder.addEventListener("keydown", event => {
     const by = { ArrowDown: 1, ArrowUp: -1, ...(across ? { ArrowRight: 1, ArrowLeft: -1 } : {}) }[event.key];
-    const some = all(), at = some.indexOf(event.target.closest(selector));
+    const some = [...holder.querySelectorAll(selector)], at = some.indexOf(event.target.closest(selector));
     if (event.altKey || at < 0) return;
     const next = event.key === "Home" ? some[0] : event.key === "End" ? some.at(-1) : by ? some[at + by] : null;
     if (!next) return;
@@ -43,8 +50,29 @@ function roving(holder, selector, { across = false } = {}) {
     next.focus();
   });
 }
+// ◀ 1–12 of 40 ▶; `of` keeps the page among so many
+function pager(before, after, draw, ids = ["", "", ""]) {
+  const go = by => () => { pages.at += by; draw(); }, named = (at, label) => ({ "aria-label": label, id: ids[at] || null });
+  const back = button("◀", go(-1), named(0, before)), on = button("▶", go(1), named(2, after)),
+    where = h.span({ id: ids[1] || null });
+  const pages = { at: 0, where, holder: h.span({ class: "ul-pager" }, back, " ", where, " ", on) };
+  pages.of = number => {
+    pages.at = Math.min(Math.max(0, pages.at), Math.max(0, number - 1));
+    back.disabled = pages.at === 0;
+    on.disabled = pages.at >= number - 1;
+    return pages.at;
+  };
+  // what of a list is on the page
+  pages.part = (list, perPage) => {
+    const start = pages.of(Math.ceil(list.length / perPage)) * perPage, some = list.slice(start, start + perPage);
+    where.textContent = `${start + 1}–${start + some.length} of ${list.length.toLocaleString("en")}`;
+    pages.holder.hidden = false;
+    return some;
+  };
+  return pages;
+}
 function download(name, kind, content) {
-  const link = element("a", { href: URL.createObjectURL(new Blob([content], { type: kind })), download: name });
+  const link = h.a({ href: URL.createObjectURL(new Blob([content], { type: kind })), download: name });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }

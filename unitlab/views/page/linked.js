@@ -1,57 +1,80 @@
 // The linked views over one state: what the explorer and the report have in common.
 const USUAL_COLUMNS = ["unit", "overall_drop", "worst", "max_class_drop", "max_class_drop_crossfit", "p_specific"];
 const MORE_COLUMNS = ["n_damaged", "class_selectivity", "fraction_active", "mean_activation"];
+const USUAL_Y = "max_class_drop_crossfit";
 
 function linkedViews(root, source, given, rows = 8) {
-  const $ = id => root.querySelector(`#${id}`);
-  const first = { category: "", x: "overall_drop", y: "max_class_drop_crossfit", color: "", line: false, group: [], image_style: "outline", image_strength: .5,
-    sort: "max_class_drop_crossfit", up: false, filter: "", columns: USUAL_COLUMNS, kept: null, tab: "", pinned: null, picture: null, top_of: "all", fit: null, row: null, top: null, byClass: null, ...given };
-  const app = { root, $, source, rows, order: [], resized: [], active: () => root.getRootNode().activeElement };
+  const $ = id => root.querySelector(`#${id}`), active = () => root.getRootNode().activeElement;
+  const app = { root, $, source, rows, active, order: [], resized: [], pressable: () => ({}) };
   app.say = (sentence, command = "") => {
     $("message").hidden = !sentence;
-    $("message").replaceChildren(sentence, ...(command ? [" ", element("code", {}, command)] : []));
+    $("message").replaceChildren(sentence, ...(command ? [" ", h.code(command)] : []));
   };
-  Object.assign(app, makeState(first, error => { console.error(error); app.say(error.message); }));
+  Object.assign(app, makeState({
+    category: "", x: "overall_drop", y: USUAL_Y, color: "", line: false, group: [], image_style: "outline", image_strength: .5,
+    sort: USUAL_Y, up: false, filter: "", columns: USUAL_COLUMNS, kept: null, tab: "", pinned: null, picture: null,
+    top_of: "all", fit: null, row: null, top: null, byClass: null, ...given,
+  }, error => { console.error(error); app.say(error.message); }));
   const { state, set, on } = app;
-  const { study } = source;
 
-  app.label = name => name === OWN_DROP ? `accuracy drop of ${state.category || "the class"} (points)` : name === "worst" ? "most damaged class" : source.study.measure[name]?.label ?? source.study.awaited?.[name] ?? name;
-  app.values = name => name === OWN_DROP ? (state.byClass && state.byClass.category === state.category ? state.byClass.drop : null) : source.study.measure[name]?.values ?? null;
-  app.worst = i => source.study.worst[i] < 0 ? "" : source.study.classes[source.study.worst[i]];
-  app.pressable = () => ({});
-  app.go = values => set(values);
+  app.label = name => {
+    if (name === OWN_DROP) return `accuracy drop of ${state.category || "the class"} (points)`;
+    return name === "worst" ? "most damaged class" : source.study.measure[name]?.label ?? source.study.awaited?.[name] ?? name;
+  };
+  const ownDrop = () => state.byClass?.category === state.category ? state.byClass?.drop : null;
+  app.values = name => (name === OWN_DROP ? ownDrop() : source.study.measure[name]?.values) ?? null;
+  app.worst = i => source.study.classes[source.study.worst[i]] ?? "";
+  // what the unit is called, and, if asked for, who says so and how well it fits
+  app.called = (i, whole = false) => {
+    const [name, score, from] = source.study.names?.[i] ?? [""];
+    return name && whole ? [name, from && `from ${from}`, finite(score) && `score ${brief(score)}`].filter(Boolean).join(", ")
+      : name;
+  };
+  app.go = set;
 
   // a row of the study for whoever shows it; what arrives after another choice is dropped
   const turns = {};
   app.load = (slot, kind, ask) => {
-    const turn = turns[slot] = {}, found = source.row(kind, ask);
-    const take = row => turns[slot] === turn && set({ [slot]: { ...ask, ...row } });
-    if (!(found instanceof Promise)) return take(found);
-    found.then(take).catch(error => turns[slot] === turn && app.say(error.message, error.command));
+    const turn = turns[slot] = {}, found = source.row(kind, ask), now = () => turns[slot] === turn;
+    const take = row => now() && set({ [slot]: { ...ask, ...row } });
+    if (found instanceof Promise) found.then(take).catch(error => now() && app.say(error.message, error.command));
+    else take(found);
   };
+  const before = { y: USUAL_Y, sort: USUAL_Y };
   app.chooseClass = name => {
-    if (!name) return set({ category: "", y: state.y === OWN_DROP ? app.y_before ?? "max_class_drop_crossfit" : state.y, sort: state.sort === OWN_DROP ? app.sort_before ?? "max_class_drop_crossfit" : state.sort, up: state.sort === OWN_DROP ? false : state.up, top_of: "all" });
-    if (state.y !== OWN_DROP) app.y_before = state.y;
-    if (state.sort !== OWN_DROP) app.sort_before = state.sort;
-    set({ category: name, y: OWN_DROP, sort: OWN_DROP, up: false, ...(source.live ? { top_of: "class" } : {}) });
+    const axes = {};
+    for (const axis of ["y", "sort"]) {
+      if (name && state[axis] !== OWN_DROP) before[axis] = state[axis];
+      axes[axis] = name ? OWN_DROP : state[axis] === OWN_DROP ? before[axis] : state[axis];
+    }
+    const up = !name && state.sort !== OWN_DROP && state.up;
+    set({ category: name, ...axes, up, ...(source.live || !name ? { top_of: name ? "class" : "all" } : {}) });
   };
   on(["held", "measured", "unit"], () => app.load("row", "unit", { unit: state.unit }));
-  on(["held", "measured", "category"], () => state.category ? app.load("byClass", "class", { category: state.category }) : set({ byClass: null }));
+  on(["held", "measured", "category"], () =>
+    state.category ? app.load("byClass", "class", { category: state.category }) : set({ byClass: null }));
   on(["held", "unit", "category", "top_of"], () => app.load("top", "top", source.topAsk(state.unit)));
 
   function headline() {
     const { study } = source, row = state.row, k = study.classPlace.get(state.category);
     if (!row) return;
-    const [before, name, after] = row.finding, opened = k !== undefined && study.classes[k] !== name;
-    $("finding").replaceChildren(...(opened ? aboutClass(k, row) : [before, ...(name ? [bold(name)] : []), after]));
+    const [first, name, rest] = row.finding, called = app.called(study.place.get(state.unit), true);
+    const words = k !== undefined && study.classes[k] !== name ? aboutClass(k, row)
+      : [first, ...(name ? [bold(name)] : []), rest];
+    $("finding").replaceChildren(...words, ...(called ? [" Its name: ", h.bdi(called), "."] : []));
   }
   function aboutClass(k, row) {
-    const { study } = source, name = bold(study.classes[k]), drop = row.drop[k], overall = `overall ${text(app.values("overall_drop")[study.place.get(state.unit)])}`;
-    if (!study.n[k]) return [`Unit ${state.unit}: the study has no image of `, name, `, so there is no drop to show; ${overall}.`];
-    const limits = finite(row.low[k]) ? [row.low[k], row.high[k]].map(value => drop < 0 ? -value : value).sort((a, b) => a - b).map(value => text(value)) : null;
-    const sure = [limits && `${Math.round(1000 * study.level) / 10} % interval ${limits.join(" to ")}`, probability("q", row.q[k]) + (row.q[k] > .05 ? ", not significant by itself" : "")].filter(Boolean).join(", ");
-    const verb = drop > 0 ? [`Unit ${state.unit} costs `, name, ` ${text(drop)} points`] : drop < 0 ? [`Unit ${state.unit} holds `, name, ` back by ${text(-drop)} points`] : [`Unit ${state.unit} changes `, name, " by 0.0 points"];
-    return [...verb, ` (${sure}); ${overall}.`, ...(study.n[k] < 20 ? [` The class has only ${count(study.n[k], "image")}.`] : [])];
+    const { study } = source, name = bold(study.classes[k]), drop = row.drop[k], unit = `Unit ${state.unit}`;
+    const overall = `overall ${text(app.values("overall_drop")[study.place.get(state.unit)])}`;
+    if (!study.n[k]) return [`${unit}: the study has no image of `, name, `, so there is no drop to show; ${overall}.`];
+    const limits = [row.low[k], row.high[k]].map(value => drop < 0 ? -value : value);
+    limits.sort((a, b) => a - b);
+    const level = `${Math.round(1000 * study.level) / 10} % interval ${limits.map(value => text(value)).join(" to ")}`;
+    const sure = probability("q", row.q[k]) + (row.q[k] > .05 ? ", not significant by itself" : "");
+    const verb = drop > 0 ? [`${unit} costs `, name, ` ${text(drop)} points`]
+      : drop < 0 ? [`${unit} holds `, name, ` back by ${text(-drop)} points`] : [`${unit} changes `, name, " by 0.0 points"];
+    const few = study.n[k] < 20 ? ` The class has only ${count(study.n[k], "image")}.` : "";
+    return [...verb, ` (${finite(row.low[k]) ? `${level}, ` : ""}${sure}); ${overall}.${few}`];
   }
   on(["row", "category"], headline);
 
@@ -62,51 +85,76 @@ function linkedViews(root, source, given, rows = 8) {
     $("found").textContent = "";
   }
   on(["unit", "category", "held"], header);
-  on(["held"], () => $("classes").replaceChildren(...source.study.classes.map(name => element("option", { value: name }))));
-  const openUnit = (number, forward) => {
+  on(["held"], () => $("classes").replaceChildren(...options(source.study.classes)));
+  function openUnit(number, forward) {
     const units = [...source.study.units].sort((a, b) => a - b);
     // a study of some units has gaps: over them
-    const found = units.includes(number) ? number : forward ? units.find(unit => unit > number) ?? units[0] : units.findLast(unit => unit < number) ?? units.at(-1);
-    set({ unit: found });
+    const near = forward ? units.find(unit => unit >= number) ?? units[0]
+      : units.findLast(unit => unit <= number) ?? units.at(-1);
+    set({ unit: near });
     header();
+  }
+  const step = by => () => {
+    const some = app.order, at = some.indexOf(state.unit);
+    if (some.length) set({ unit: some[(at + by + some.length) % some.length] });
   };
-  const step = by => { const some = app.order, at = some.indexOf(state.unit); if (some.length) set({ unit: some[(at + by + some.length) % some.length] }); };
-  $("previous").addEventListener("click", () => step(-1));
-  $("next").addEventListener("click", () => step(1));
-  $("unit").addEventListener("change", () => { const words = $("unit").value.trim(); /^\d+$/.test(words) ? openUnit(Number(words), Number(words) > state.unit) : header(); });
-  $("unit").addEventListener("keydown", event => { const by = { ArrowUp: 1, ArrowDown: -1 }[event.key]; if (by && !event.altKey) { event.preventDefault(); openUnit(state.unit + by, by > 0); } });
-  $("class").addEventListener("change", () => {
-    const { classes } = source.study, wanted = $("class").value.trim().toLowerCase(), near = classes.filter(name => name.toLowerCase().includes(wanted)), exact = near.find(name => name.toLowerCase() === wanted);
-    if (!wanted || exact || near.length === 1) app.chooseClass(wanted ? exact ?? near[0] : "");
-    else $("found").textContent = near.length ? `${near.length} classes: ${near.slice(0, 3).join(", ")}${near.length > 3 ? ", …" : ""}` : "no such class";
+  const listen = (id, kind, call) => $(id).addEventListener(kind, call);
+  listen("previous", "click", step(-1));
+  listen("next", "click", step(1));
+  listen("unit", "change", () => {
+    const words = $("unit").value.trim();
+    if (/^\d+$/.test(words)) openUnit(Number(words), Number(words) > state.unit);
+    else header();
   });
-  $("every").addEventListener("click", () => app.chooseClass(""));
+  listen("unit", "keydown", event => {
+    const by = { ArrowUp: 1, ArrowDown: -1 }[event.key];
+    if (!by || event.altKey) return;
+    event.preventDefault();
+    openUnit(state.unit + by, by > 0);
+  });
+  listen("class", "change", () => {
+    const wanted = $("class").value.trim().toLowerCase();
+    const near = source.study.classes.filter(name => name.toLowerCase().includes(wanted));
+    const exact = near.find(name => name.toLowerCase() === wanted),
+      several = near.slice(0, 3).join(", ") + (near.length > 3 ? ", …" : "");
+    if (!wanted || exact || near.length === 1) app.chooseClass(wanted ? exact ?? near[0] : "");
+    else $("found").textContent = near.length ? `${near.length} classes: ${several}` : "no such class";
+  });
+  listen("every", "click", () => app.chooseClass(""));
 
-  const history = makeHistory(app, values => app.go(values), () => { $("backward").disabled = !history.past.length; $("forward").disabled = !history.future.length; });
-  $("backward").addEventListener("click", history.back);
-  $("forward").addEventListener("click", history.forward);
+  const history = makeHistory(app, values => app.go(values), () => {
+    $("backward").disabled = !history.past.length;
+    $("forward").disabled = !history.future.length;
+  });
+  listen("backward", "click", history.back);
+  listen("forward", "click", history.forward);
   root.addEventListener("keydown", event => {
     const go = event.altKey && { ArrowLeft: history.back, ArrowRight: history.forward }[event.key];
-    if (go && !app.hash) { event.preventDefault(); go(); }
+    if (!go || app.hash) return;
+    event.preventDefault();
+    go();
   });
   // in Chromium a place's own theme comes from its page, not from the system
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const paint = () => {
-    const { jpThemeLight, vscodeThemeKind } = document.body.dataset;
-    root.dataset.theme = (vscodeThemeKind ? vscodeThemeKind.includes("dark") || vscodeThemeKind === "vscode-high-contrast" : jpThemeLight ? jpThemeLight === "false" : dark.matches) ? "dark" : "light";
-  };
+  function paint() {
+    const { jpThemeLight: light, vscodeThemeKind: kind } = document.body.dataset;
+    const isDark = kind ? kind.includes("dark") || kind === "vscode-high-contrast" : light ? light === "false" : dark.matches;
+    root.dataset.theme = isDark ? "dark" : "light";
+  }
   const watch = new MutationObserver(paint);
   watch.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-vscode-theme-kind"] });
   dark.addEventListener("change", paint);
   paint();
-  unitsView(app);
-  classesView(app);
-  imagesView(app);
-  tableView(app);
+  for (const view of [unitsView, classesView, imagesView, tableView]) view(app);
   const seen = new ResizeObserver(() => { for (const [where, draw] of app.resized) if (where.clientWidth) draw(); });
   for (const [where] of app.resized) seen.observe(where);
   app.close = () => { watch.disconnect(); seen.disconnect(); dark.removeEventListener("change", paint); };
   // everyone draws what there is
-  app.start = () => { root.classList.add("live"); const all = { ...state }; for (const name of Object.keys(all)) state[name] = undefined; set({ ...all, held: 1, measured: 1 }); };
+  app.start = () => {
+    root.classList.add("live");
+    const all = { ...state };
+    for (const name of Object.keys(all)) state[name] = undefined;
+    set({ ...all, held: 1, measured: 1 });
+  };
   return app;
 }

@@ -1,6 +1,7 @@
 // What is chosen: one set of values, told once to whoever draws them.
 const PLACE = ["study", "layer", "ablation", "unit", "category", "y"];
-const same = (a, b) => a === b || (Array.isArray(a) && Array.isArray(b) && a.length === b.length && a.every((each, i) => each === b[i]));
+const same = (a, b) => a === b
+  || (Array.isArray(a) && Array.isArray(b) && a.length === b.length && a.every((each, i) => each === b[i]));
 
 function makeState(first, failed) {
   const state = { ...first }, heard = [];
@@ -28,24 +29,23 @@ function makeState(first, failed) {
 
 // Back and Forward over what was open; where another layer has to be opened for it, it arrives later
 function makeHistory({ state, on }, go, changed) {
-  const here = () => Object.fromEntries(PLACE.map(name => [name, state[name]]));
-  const past = [], future = [];
+  const here = () => Object.fromEntries(PLACE.map(name => [name, state[name]])), past = [], future = [];
   let now = here(), moving = false;
   on(PLACE, () => {
-    const next = here();
-    // an axis alone is no other place, but goes with one
-    if (PLACE.every(name => name === "y" || same(next[name], now[name]))) { now = next; return; }
-    if (!moving) { past.push(now); future.length = 0; }
-    moving = false;
+    const next = here(), before = now;
     now = next;
+    // an axis alone is no other place, but goes with one
+    if (PLACE.every(name => name === "y" || same(next[name], before[name]))) return;
+    if (!moving) { past.push(before); future.length = 0; }
+    moving = false;
     changed();
   });
-  const move = (from, to) => {
+  const move = (from, to) => () => {
     if (!from.length) return;
     to.push(now);
     moving = true;
     go(from.pop());
     changed();
   };
-  return { back: () => move(past, future), forward: () => move(future, past), past, future };
+  return { back: move(past, future), forward: move(future, past), past, future };
 }

@@ -1,58 +1,66 @@
 // Pictures with captions, a page at a time; bars and progress that the tabs share.
 function pagedTiles(app, onPage, tile) {
-  let images = [], page = 0, turn = null;
-  const heading = element("h3"), where = element("span"), grid = element("div", { class: "ul-tiles" });
-  const back = button("◀", () => go(-1), { "aria-label": "The images before these" }), on = button("▶", () => go(1), { "aria-label": "The next images" });
-  const pager = element("span", { class: "ul-pager" }, back, where, on);
-  const holder = element("div", {}, element("div", { class: "ul-controls" }, heading, pager), grid);
-  const go = by => { page += by; draw(); };
+  let images = [], turn = null;
+  const heading = h.h3(), grid = h.div({ class: "ul-tiles" }),
+    pages = pager("The images before these", "The next images", draw);
+  const holder = h.div(controls(heading, pages.holder), grid);
   async function draw() {
-    const start = page * onPage, some = images.slice(start, start + onPage), mine = turn = {};
-    pager.hidden = images.length <= onPage;
-    back.disabled = page === 0;
-    on.disabled = start + onPage >= images.length;
-    where.textContent = `${start + 1}–${start + some.length} of ${images.length}`;
+    const some = [...pages.part(images, onPage)], start = pages.at * onPage, mine = turn = {};
+    pages.holder.hidden = images.length <= onPage;
     if (!some.length) return grid.replaceChildren();
-    const found = await app.source.row("tiles", { images: [...some] });
+    const found = await app.source.row("tiles", { images: some });
     if (mine !== turn) return;
-    grid.replaceChildren(...[...some].map((image, at) => {
+    grid.replaceChildren(...some.map((image, at) => {
       const { lines, small, kind, words } = tile(start + at), id = found.ids[at], told = `${words}, ${id}`;
-      const shown = found.sheet ? picture(found.sheet, at, told) : element("p", { class: "ul-no-picture" }, id);
-      return element("figure", { class: kind, title: told, "data-image": id, ...app.pressable({ image }) }, shown, element("figcaption", {}, lines.map(line => element("span", { dir: "auto" }, line)), small));
+      return h.figure({ class: kind, title: told, "data-image": id, ...app.pressable({ image }) },
+        found.sheet ? picture(found.sheet, at, told) : h.p({ class: "ul-no-picture" }, id),
+        h.figcaption(lines.map(line => h.span({ dir: "auto" }, line)), small));
     }));
   }
-  return { holder, fill: (title, some) => { heading.textContent = title; images = some; page = 0; holder.hidden = !some.length; return draw(); } };
+  const fill = (title, some) => {
+    heading.textContent = title;
+    images = some;
+    pages.at = 0;
+    holder.hidden = !some.length;
+    return draw();
+  };
+  return { holder, fill };
 }
 
 // names, or where they go, above a bar as long as its count
 function countBars(rows, words) {
   const most = Math.max(1, ...rows.map(row => row[1]));
-  return element("table", { class: "ul-count-bars", "aria-label": words }, element("tbody", {}, rows.map(([names, number]) => element("tr", { title: names.join(" → ") },
-    element("th", { scope: "row" }, names.map((name, at) => [at ? " → " : "", element("bdi", {}, shortened(name, Math.floor(52 / names.length)))]).flat(), element("svg", { height: 7, "aria-hidden": true }, element("rect", { class: "damage", height: 6, width: `${100 * number / most}%` }))),
-    element("td", {}, number.toLocaleString("en"))))));
+  const chain = names => names.map((name, at) => [at ? " → " : "", h.bdi(shortened(name, Math.floor(52 / names.length)))]);
+  return h.table({ class: "ul-count-bars", "aria-label": words }, h.tbody(rows.map(([names, number]) =>
+    h.tr({ title: names.join(" → ") }, h.th({ scope: "row" }, chain(names).flat(), amount(number / most, "damage")),
+      h.td(number.toLocaleString("en"))))));
 }
 
 // a piece of work beside the kernel: what is done, a bar, and Stop
 function workView(app) {
-  const bar = element("progress"), label = element("span", { role: "status" }), stop = button("Stop", () => app.source.stop(running));
-  const holder = element("span", { class: "ul-work", hidden: true }, label, bar, stop), said = element("div");
+  const bar = h.progress(), label = h.span({ role: "status" }), stop = button("Stop", () => app.source.stop(running));
+  const holder = h.span({ class: "ul-work", hidden: true }, label, bar, stop), said = h.div();
   let id = 0, running = "";
-  const fail = error => { said.className = "ul-note-message"; said.replaceChildren(error.message, ...(error.command ? [" ", element("code", {}, error.command)] : [])); };
-  async function run(words, kind, ask) {
+  const show = (kind, ...words) => { said.className = kind; said.replaceChildren(...words); };
+  const fail = error => show("ul-note-message", error.message, ...(error.command ? [" ", h.code(error.command)] : []));
+  async function run(words, kind, ask, told = () => {}) {
     label.textContent = words;
     bar.removeAttribute("value");
-    said.replaceChildren();
-    said.className = "";
+    show("");
     holder.hidden = false;
-    const answer = app.source.work(kind, ask, (done, of) => { bar.max = of; bar.value = done; });
+    const answer = app.source.work(kind, ask, (done, of, part) => { bar.max = of; bar.value = done; told(part); });
     [id, running] = [answer.id, kind];
-    try { return await answer; } catch (error) { if (answer.id === id) fail(error); return null; } finally { if (answer.id === id) holder.hidden = true; }
+    try { return await answer; } catch (error) {
+      if (answer.id === id) fail(error);
+      return null;
+    } finally { if (answer.id === id) holder.hidden = true; }
   }
-  return { holder, said, run, fail, stop: () => !holder.hidden && app.source.stop(running), clear: () => { said.replaceChildren(); said.className = ""; } };
+  return { holder, said, run, fail, stop: () => !holder.hidden && app.source.stop(running), clear: () => show("") };
 }
-const codeBlock = words => element("div", { class: "ul-code-block" }, element("code", { class: "ul-code" }, words), button("Copy", event => navigatorCopy(words, event.target)));
-function navigatorCopy(words, pressed) {
-  const field = element("textarea", {});
+const codeBlock = words =>
+  h.div({ class: "ul-code-block" }, h.code({ class: "ul-code" }, words), button("Copy", event => copy(words, event.target)));
+function copy(words, pressed) {
+  const field = h.textarea();
   field.value = words;
   pressed.parentNode.append(field);
   field.select();

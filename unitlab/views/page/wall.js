@@ -2,27 +2,28 @@
 const ON_WALL = 72;
 
 function wallTab(app, panel) {
-  const { state, set, source } = app, grid = element("div", { class: "ul-wall-grid" }), where = element("span"), note = element("span");
-  let page = 0, turn = null;
-  const back = button("◀", () => { page--; draw(); }, { "aria-label": "Units before" }), on = button("▶", () => { page++; draw(); }, { "aria-label": "Further units" });
+  const { state, set, source } = app, grid = h.div({ class: "ul-wall-grid" }), said = h.span();
+  const pages = pager("Units before", "Further units", draw);
+  let turn = null;
   panel.classList.add("ul-wall");
-  panel.append(element("div", { class: "ul-controls" }, note, element("span", { class: "ul-pager" }, back, where, on)), grid);
+  panel.append(controls(said, pages.holder), grid);
   roving(grid, "[data-unit]", { across: true });
 
   async function draw() {
-    const { study } = source, mine = turn = {}, name = state.category ? OWN_DROP : study.complete ? "max_class_drop_crossfit" : "max_class_drop", drops = app.values(name) ?? [], [, most] = ends([...drops]);
-    page = Math.min(Math.max(page, 0), Math.max(0, Math.ceil(app.order.length / ON_WALL) - 1));
-    const units = app.order.slice(page * ON_WALL, (page + 1) * ON_WALL), found = await source.row("best", { units });
+    const { study } = source, mine = turn = {}, units = pages.part(app.order, ON_WALL),
+      found = await source.row("best", { units });
     if (mine !== turn) return;
-    note.textContent = `Best image, its map, and ${app.label(name)} as a bar; sorted and filtered like the table.`;
-    where.textContent = `${page * ON_WALL + 1}–${page * ON_WALL + units.length} of ${app.order.length}`;
-    back.disabled = !page;
-    on.disabled = (page + 1) * ON_WALL >= app.order.length;
+    const name = state.category ? OWN_DROP : study.complete ? USUAL_Y : "max_class_drop", all = app.values(name) ?? [],
+      [, most] = ends(all);
+    said.textContent = `Best image, its map, and ${app.label(name)} as a bar; sorted and filtered like the table.`;
     grid.replaceChildren(...units.map((unit, at) => {
-      const best = found.tiles[at], drop = drops[study.place.get(unit)], words = `unit ${unit}: ${text(drop)} points`;
-      return element("figure", { "data-unit": unit, role: "button", "aria-label": words, title: `${words}, ${app.worst(study.place.get(unit))}`, tabindex: at ? -1 : 0, "aria-current": unit === state.unit ? "true" : null, onclick: () => set({ unit }), onkeydown: event => event.key === "Enter" && set({ unit }) },
-        best ? picture(best.sheet, best.place, words, best.map, state.image_style, state.image_strength) : element("p", { class: "ul-no-picture" }, "never active"),
-        element("svg", { height: 8, class: "ul-amount", "aria-hidden": true }, element("rect", { class: drop >= 0 ? "damage" : "help", height: 7, width: `${100 * Math.abs(drop) / (most || 1)}%` })), element("figcaption", {}, `${unit} · ${text(drop)}`));
+      const i = study.place.get(unit), best = found.tiles[at], words = `unit ${unit}: ${text(all[i])} points`;
+      return h.figure({
+        "data-unit": unit, role: "button", "aria-label": words, tabindex: at ? -1 : 0, ...pressed(() => set({ unit })),
+        title: [words, app.worst(i), app.called(i, true)].filter(Boolean).join(", "),
+          "aria-current": unit === state.unit ? "true" : null,
+      }, best ? picture(best.sheet, best.place, words, best.map, state) : h.p({ class: "ul-no-picture" }, "never active"),
+      amount(Math.abs(all[i]) / (most || 1), sides(all[i])), h.figcaption(`${unit} · ${text(all[i])}`));
     }));
   }
   return draw;

@@ -1,11 +1,15 @@
 // The explorer in a notebook: the linked views over traits of a widget.
-const TRAITS = ["study", "layer", "ablation", "unit", "category", "group", "x", "y", "color", "line", "image_style", "image_strength"], OF_PLACE = ["study", "layer", "ablation"];
-const TRY = "Try an image", TABS = { "Lost and won": movedTab, "Class": categoryTab, "Group": groupTab, "Made of": accuraciesTab, "Compare": compareTab, "Wall": wallTab, [TRY]: tryTab, "Definitions": definitionsTab, "Take away": takeAwayTab };
+const OF_PLACE = ["study", "layer", "ablation"];
+const TRAITS = [...OF_PLACE, "unit", "category", "group", "x", "y", "color", "line", "image_style", "image_strength"];
+const TRY = "Try an image", TABS = {
+  "Lost and won": movedTab, "Class": categoryTab, "Group": groupTab, "Made of": accuraciesTab, "Compare": compareTab,
+  "Wall": wallTab, [TRY]: tryTab, "Definitions": definitionsTab, "Take away": takeAwayTab,
+};
 
 function explorer(model, root) {
   const source = liveSource(model), told = () => Object.fromEntries(TRAITS.map(name => [name, model.get(name)]));
-  const app = linkedViews(root, source, { ...told(), columns: [...USUAL_COLUMNS, "class_selectivity"], top_of: model.get("category") ? "class" : "all" });
-  const { $, state, set, on } = app;
+  const columns = [...USUAL_COLUMNS, "class_selectivity"], top_of = model.get("category") ? "class" : "all";
+  const app = linkedViews(root, source, { ...told(), columns, top_of }), { $, state, set, on } = app;
   let hearing = false, gone = false, hands = null, waiting = false;
 
   // what the page chooses goes to the kernel in one message; what the kernel says is drawn
@@ -24,13 +28,15 @@ function explorer(model, root) {
     model.save_changes();
   };
   function hear() {
-    if (!model.get("_held")) return;
-    const held = model.get("_held"), measured = model.get("_measured"), other = held.key !== source.study.key, more = measured.complete !== source.study.complete;
-    if (other || more) { source.renew(true); hands = null; }
-    hearing = true;
-    const chosen = told();
+    const held = model.get("_held");
+    if (!held) return;
+    const other = held.key !== source.study.key, more = model.get("_measured").complete !== source.study.complete,
+      chosen = told();
+    if (other || more) { source.renew(); hands = null; }
     if (!other) for (const name of OF_PLACE) delete chosen[name];
-    try { set({ ...chosen, ...(other ? { held: state.held + 1, filter: "", kept: null, row: null, top: null, byClass: null } : {}), ...(other || more ? { measured: state.measured + 1 } : {}) }); } finally { hearing = false; }
+    const emptied = other ? { held: state.held + 1, filter: "", kept: null, row: null, top: null, byClass: null } : {};
+    hearing = true;
+    try { set({ ...chosen, ...emptied, measured: state.measured + (other || more) }); } finally { hearing = false; }
     if (other) $("filter").value = "";
     places();
     said();
@@ -38,25 +44,38 @@ function explorer(model, root) {
   const said = () => { if (!gone) app.say(...(model.get("_said").length ? model.get("_said") : [""])); };
   model.on("change", hear);
   model.on("change:_tried", () => set({ tried: model.get("_tried"), tab: TRY, picture: null }));
-  source.lost = () => { gone = true; app.say("The kernel is gone: run the cell again. What this page knows keeps working."); root.classList.add("ul-gone"); };
+  source.lost = () => {
+    gone = true;
+    app.say("The kernel is gone: run the cell again. What this page knows keeps working.");
+    root.classList.add("ul-gone");
+  };
   app.atHand = () => hands ??= source.work("at_hand", {}).then(() => null, error => error);
   app.onSlot = (name, draw) => on([name], () => state[name] && draw(state[name]));
 
-  source.topAsk = unit => ({ unit, of: state.top_of === "class" && !state.category ? "all" : state.top_of, category: state.top_of === "all" ? "" : state.category });
+  source.topAsk = unit => {
+    const of = state.top_of === "class" && !state.category ? "all" : state.top_of;
+    return { unit, of, category: of === "all" ? "" : state.category };
+  };
   function places() {
-    const held = model.get("_held"), fill = (id, names, chosen) => { $(id).replaceChildren(...names.map(name => element("option", { value: name }, name))); $(id).value = chosen; };
-    fill("study", held.studies, state.study);
-    fill("layer", Object.keys(held.layers), state.layer);
-    fill("ablation", held.layers[state.layer] ?? [state.ablation], state.ablation);
+    const { studies, layers } = model.get("_held");
+    const names = { study: studies, layer: Object.keys(layers), ablation: layers[state.layer] ?? [state.ablation] };
+    for (const name of OF_PLACE) { $(name).replaceChildren(...options(names[name])); $(name).value = state[name]; }
   }
-  on(["held", "study", "layer", "ablation"], places);
+  on(["held", ...OF_PLACE], places);
   for (const name of OF_PLACE) $(name).addEventListener("change", () => app.go({ [name]: $(name).value }));
-  on(["line", "x", "y", "category", "measured"], () => state.line ? app.load("fit", "fit", { x: state.x, y: state.y, category: state.category }) : set({ fit: null }));
+  on(["line", "x", "y", "category", "measured"], () =>
+    state.line ? app.load("fit", "fit", { x: state.x, y: state.y, category: state.category }) : set({ fit: null }));
   on(["line"], () => { $("line").checked = state.line; });
   $("top-of").addEventListener("change", () => set({ top_of: $("top-of").value }));
-  on(["top_of", "category"], () => { $("top-of").value = state.top_of; $("top-of").querySelector("[value=class]").disabled = !state.category; });
-  on(["unit"], () => { const at = app.order.indexOf(state.unit); source.ahead(...[app.order[at + 1], app.order[at - 1]].filter(unit => unit !== undefined)); });
-  app.pressable = ({ image }) => { const open = () => set({ picture: image, tab: TRY }); return { tabindex: 0, role: "button", onclick: open, onkeydown: event => event.key === "Enter" && open() }; };
+  on(["top_of", "category"], () => {
+    $("top-of").value = state.top_of;
+    $("top-of").querySelector("[value=class]").disabled = !state.category;
+  });
+  on(["unit"], () => {
+    const at = app.order.indexOf(state.unit);
+    source.ahead(...[app.order[at + 1], app.order[at - 1]].filter(unit => unit !== undefined));
+  });
+  app.pressable = ({ image }) => ({ tabindex: 0, role: "button", ...pressed(() => set({ picture: image, tab: TRY })) });
   on(["held"], () => set({ picture: null }));
   tabsView(app, TABS);
   app.start();
@@ -67,25 +86,27 @@ function explorer(model, root) {
 const sheetOfStyle = new CSSStyleSheet();
 sheetOfStyle.replaceSync(STYLE);
 export function render({ model, el }) {
-  const host = element("div", { class: "ul-host" }), tree = host.attachShadow({ mode: "open" }), root = element("div", { class: "ul-explorer ul-compact" });
+  const host = h.div({ class: "ul-host" }), tree = host.attachShadow({ mode: "open" }),
+    root = h.div({ class: "ul-explorer ul-compact" });
   tree.adoptedStyleSheets = [sheetOfStyle];
   root.innerHTML = VIEWS;
   tree.append(root);
   el.append(host);
   // JupyterLab takes keys for its own commands, on their way down unless the element says no, and on their way up
   const others = event => event.ctrlKey || event.metaKey || (event.shiftKey && event.key === "Enter");
-  const keys = event => { if (event.composedPath().includes(host)) host.toggleAttribute("data-lm-suppress-shortcuts", !others(event)); };
+  const keys = event => event.composedPath().includes(host)
+    && host.toggleAttribute("data-lm-suppress-shortcuts", !others(event));
   window.addEventListener("keydown", keys, true);
   host.addEventListener("keydown", event => others(event) || event.stopPropagation());
   const close = explorer(model, root);
   // where the explorer lives, the picture that stands for it does not; at first it is in no page yet
   let outputs = null, gone = false;
-  const hide = () => {
+  function hide() {
     const cell = host.closest(".jp-OutputArea, .cell_container, .output_wrapper, .output");
     if (!cell) return gone || requestAnimationFrame(hide);
     for (const still of cell.querySelectorAll(".ul-snapshot")) still.hidden = true;
     if (!outputs) (outputs = new MutationObserver(hide)).observe(cell, { childList: true, subtree: true });
-  };
+  }
   hide();
   return () => { window.removeEventListener("keydown", keys, true); gone = true; outputs?.disconnect(); close(); };
 }

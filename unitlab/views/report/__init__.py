@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
+import numpy as np
 import xarray as xr
 
 from unitlab.analysis.correlations import measures
@@ -20,9 +21,10 @@ from unitlab.catalog import load, with_thumbnails
 from unitlab.errors import UnitlabError
 from unitlab.files import write_whole
 from unitlab.progress import stages
-from unitlab.views.findings import study_finding
+from unitlab.views.explorer.measured_study import MeasuredStudy
+from unitlab.views.findings import study_finding, unit_finding
 from unitlab.views.page import script, text_of
-from unitlab.views.report.content import content, definitions, provenance, table_rows, title
+from unitlab.views.report.content import content, definitions, lead, provenance, table_rows, title
 
 __all__ = ["MOST_UNITS", "page", "report"]
 
@@ -114,15 +116,17 @@ def page(
             f"largest max_class_drop_crossfit"
         )
     places = [unit_position(known, number) for number in numbers]
-    part = known.isel(unit=places)
-    data, first = content(ds.isel(unit=places), part, known, unit, progress or (lambda done, of: None))
+    study = MeasuredStudy(ds.isel(unit=places), known.isel(unit=places))
+    data = content(study, progress or (lambda done, of: None))
+    crossfit = np.nan_to_num(study.measures["max_class_drop_crossfit"].values, nan=-np.inf)
+    first = data["first"] = numbers.index(unit) if unit in numbers else int(crossfit.argmax())
     packed = base64.b64encode(gzip.compress(json.dumps(data, allow_nan=False).encode(), mtime=0)).decode()
     style, template = (resources.files(__name__).joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "html"))
-    style, code = text_of("page.css") + style, script("report")
-    finding = escape("".join(data["findings"][first]))
+    style, code = text_of("page.css") + text_of("explorer.css") + style, script("report")
+    finding = escape(str(unit_finding(study.measures, numbers[first])))
     return Template(template).substitute(
         title=escape(title(ds)),
-        lead=escape(data["lead"]),
+        lead=escape(lead(ds, known)),
         summary=escape(study_finding(known)),
         selection=escape("" if len(numbers) == known.sizes["unit"] else f"This report holds {len(numbers)} of them."),
         style=style,
@@ -131,8 +135,8 @@ def page(
         script_hash=_digest(code),
         data=packed,
         views=Template(text_of("views.html")).substitute(finding=finding),
-        rows=table_rows(part),
-        definitions=definitions(),
+        rows=table_rows(study),
+        definitions=definitions(study),
         provenance=provenance(ds, known),
     )
 

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Callable
 from datetime import UTC, datetime
 from html import escape
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -13,30 +14,14 @@ import xarray as xr
 
 from unitlab.analysis import LEVEL
 from unitlab.analysis.requirements import class_positions
-from unitlab.schema import VARIABLES
 from unitlab.version import __version__
-from unitlab.views.findings import interval, number, points, probability, unit_finding
-from unitlab.views.page.sheets import ACROSS, map_bytes, sheet
-from unitlab.views.words import quantity
+from unitlab.views.explorer.answers import answered
+from unitlab.views.explorer.measured_study import MeasuredStudy
+from unitlab.views.findings import interval, number, points, probability
 
-Array = np.ndarray[Any, Any]
-
-MEASURES = (
-    "overall_drop", "max_class_drop_crossfit", "max_class_drop", "p_specific", "p_margin_specific", "n_damaged",
-    "concentration", "p_concentration", "max_z",
-    "class_selectivity", "class_selectivity_max", "max_class_correlation", "mutual_information", "top_precision",
-    "fraction_active", "mean_activation", "max_activation", "l1_norm", "l1_norm_folded", "first_order_margin_drop_overall",
-    "max_class_drop_crossfit_null", "max_class_drop_null",
-)  # fmt: skip
-CELLS = (
-    "accuracy_drop", "drop_low", "drop_high", "q_value", "n_broken", "n_fixed", "precision_drop", "balanced_accuracy_drop",
-    "margin_drop", "margin_specific", "margin_specific_q_value",
-)  # fmt: skip
-OTHERS = (
-    "overall_drop_low", "overall_drop_bound", "p_overall", "max_class_drop_low", "max_class_drop_crossfit_low",
-    "baseline_accuracy", "n_images", "top_image", "top_activation", "top_map", "reliability",
-)  # fmt: skip
-PICTURES, WIDEST = 12, 80
+WIDEST = 80  # pixels of a picture
+# of the static table, where no script runs: as the page's own
+COLUMNS = ("n_damaged", "class_selectivity", "fraction_active", "mean_activation")
 LABELS = {
     "name": "study", "network": "network", "training": "training", "top1_accuracy": "accuracy of the network",
     "pixel_nearest_neighbour_accuracy": "accuracy of a nearest neighbour on pixels", "images": "images", "labels": "labels",
@@ -53,46 +38,39 @@ def title(ds: xr.Dataset) -> str:
     return " · ".join([*parts, f"{attrs.get('ablation', 'zero')} ablation"])
 
 
-def content(
-    ds: xr.Dataset, part: xr.Dataset, known: xr.Dataset, unit: int | None, progress: Callable[[int, int], None]
-) -> tuple[dict[str, Any], int]:
-    """What the page's script reads, and the position of the unit that is open first."""
-    numbers = [int(value) for value in part["unit"].values]
-    crossfit = np.nan_to_num(part["max_class_drop_crossfit"].values, nan=-np.inf)
-    first = numbers.index(unit) if unit in numbers else int(crossfit.argmax())
-    measured = [_measure(part, name) for name in MEASURES if name in part and np.isfinite(part[name].values).any()]
-    data = {
-        "name": title(ds),
-        "lead": _lead(ds, known),
-        "units": numbers,
-        "first": first,
-        "findings": [list(unit_finding(part, value)) for value in numbers],
-        "measures": measured,
-        # a unit that damages no class has no most damaged one
-        "worst": np.where(part["max_class_drop"].values > 0, part["max_class"].values, -1).tolist(),
-        "worst_low": _hundredths(part["max_class_drop_low"].values),
-        "worst_high": _hundredths(part["max_class_drop_high"].values),
-        "layer": str(ds.attrs.get("layer", "")),
-        "classes": [str(name) for name in part["category"].values],
-        "n": [int(n) for n in part["n_images"].values],
-        "accuracy": [round(float(value), 4) if np.isfinite(value) else None for value in part["baseline_accuracy"].values],
-        "drop": _hundredths(part["accuracy_drop"].values),
-        "low": _hundredths(part["drop_low"].values),
-        "high": _hundredths(part["drop_high"].values),
-        "q": _packed(part["q_value"].values, "<f4"),
-        "precision": _hundredths(part["precision_drop"].values),
-        "balanced": _hundredths(part["balanced_accuracy_drop"].values),
-        # hundredths of a logit
-        "margin": _hundredths(part["margin_drop"].values / 100),
-        "own": _hundredths(part["margin_specific"].values / 100),
-        "own_q": _packed(part["margin_specific_q_value"].values, "<f4"),
-        "level": float(known.attrs.get("level", LEVEL)),
-        "pictures": _pictures(ds, progress),
-    }
-    return data, first
+def content(study: MeasuredStudy, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    """What the page's script reads: what an explorer's kernel would tell of the study and answer of each unit."""
+    held, measured = study.for_page()
+    count = len(study.units)
+    data: dict[str, Any] = {"held": held, "measured": _packed(measured), "units": [], "tops": [], **_images(study)}
+    for done, unit in enumerate(study.units.tolist(), 1):
+        for name, ask in (("units", {"kind": "unit"}), ("tops", {"kind": "top", "most": WIDEST})):
+            answer, buffers = answered(study, ask | {"unit": unit}, hundredths=name == "units")
+            data[name].append({"answer": answer, "buffers": [_packed(buffer) for buffer in buffers]})
+        progress(done, count)
+    return data
 
 
-def _lead(ds: xr.Dataset, known: xr.Dataset) -> str:
+def _images(study: MeasuredStudy) -> dict[str, Any]:
+    """What two units are compared by: classes and ids of the images, and those that each unit loses and wins."""
+    label, right, changed = study.class_position, study.before == study.class_position, []
+    for place in range(len(study.units)):
+        still = class_positions(study.ds, study.ds["prediction"][place].values) == label
+        changed.append({"lost": np.flatnonzero(right & ~still).tolist(), "won": np.flatnonzero(~right & still).tolist()})
+    z = None if "cluster" in study.ds else NormalDist().inv_cdf((1 + study.measures.attrs.get("level", LEVEL)) / 2)
+    place = {"study": str(study.ds.attrs.get("name", "study")), "layer": study.layer, "ablation": study.ablation}
+    return {"label": label.tolist(), "ids": study.ids, "changed": changed, "z": z, "place": place}
+
+
+def _packed(value: Any) -> Any:
+    """As JSON has it, bytes as base64."""
+    if isinstance(value, dict):
+        return {name: _packed(each) for name, each in value.items()}
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else value
+
+
+def lead(ds: xr.Dataset, known: xr.Dataset) -> str:
+    """What was done to what."""
     attrs = ds.attrs
     network = f" of {attrs['network']}" if attrs.get("network") else ""
     images = f" of {attrs['images']}" if attrs.get("images") else ""
@@ -108,87 +86,33 @@ def _lead(ds: xr.Dataset, known: xr.Dataset) -> str:
     )
 
 
-def _measure(part: xr.Dataset, name: str) -> dict[str, Any]:
-    shown = quantity(name)
-    values = part[name].values.astype(float) * shown.factor
-    return {
-        "name": name,
-        "label": shown.title,
-        "values": [float(f"{value:.5g}") if np.isfinite(value) else None for value in values],
-    }
-
-
-def _hundredths(drops: Array) -> str:
-    """Drops in hundredths of a point as 16-bit numbers, −32768 where there is none."""
-    values = np.where(np.isfinite(drops), np.clip(np.nan_to_num(drops) * 1e4, -32767, 32767), -32768)
-    return _packed(values.round(), "<i2")
-
-
-def _packed(values: Array, kind: str) -> str:
-    return base64.b64encode(np.ascontiguousarray(values.astype(kind)).tobytes()).decode()
-
-
-def _pictures(ds: xr.Dataset, progress: Callable[[int, int], None]) -> dict[str, Any] | None:
-    """For each unit one JPEG of its top images and their maps, with class, activation and id of each."""
-    count = ds.sizes["unit"]
-    if "thumbnails" not in ds or "top_image" not in ds:
-        progress(count, count)
-        return None
-    place = class_positions(ds, ds["label"].values)
-    ids = ds["image"].values
-    top, activation = ds["top_image"].values[:, :PICTURES], ds["top_activation"].values[:, :PICTURES]
-    maps = ds["top_map"][:, :PICTURES].values
-    held: dict[str, Any] = {"sheets": [], "maps": [], "shown": [], "mapped": list(maps.shape[2:])}
-    for unit in range(count):
-        ranks = [rank for rank in range(top.shape[1]) if top[unit, rank] >= 0 and activation[unit, rank] > 0]
-        images = top[unit, ranks]
-        jpeg = b""
-        if ranks:
-            jpeg, laid_out = sheet(ds["thumbnails"].isel(image=images).values, WIDEST, 80)
-            held |= laid_out
-        held["sheets"].append(base64.b64encode(jpeg).decode())
-        held["maps"].append(base64.b64encode(map_bytes(maps[unit, ranks])).decode())
-        held["shown"].append(
-            [[int(place[i]), float(f"{activation[unit, r]:.3g}"), str(ids[i])] for r, i in zip(ranks, images, strict=True)]
-        )
-        progress(unit + 1, count)
-    # the last unit may have fewer images than a row has room for
-    return held | {"across": ACROSS}
-
-
-def table_rows(part: xr.Dataset) -> str:
+def table_rows(study: MeasuredStudy) -> str:
     """Body of the table of units; without scripts, ``#unit-37`` leads to its row."""
-    names = part["category"].values
-    low, high, worst = part["max_class_drop_low"].values, part["max_class_drop_high"].values, part["max_class"].values
-    rows = []
-    for place, unit in enumerate(part["unit"].values):
-        row = {name: float(part[name].values[place]) for name in MEASURES if name in part}
-        k = int(worst[place])
+    part, rows = study.measures, []
+    low, high = part["max_class_drop_low"].values, part["max_class_drop_high"].values
+    for place, unit in enumerate(study.units):
+        row = {name: float(part[name].values[place]) for name in study.variables}
+        k = study.max_class[place]
         limits = f" <small>{interval(low[place], high[place])}</small>" if k >= 0 else ""
         cells = [
-            f'<th scope="row"><a href="#unit-{int(unit)}">{int(unit)}</a></th>',
+            f'<th scope="row"><a href="#unit-{unit}">{unit}</a></th>',
             f"<td>{points(row['overall_drop'])}</td>",
-            f'<td class="name" dir="auto">{escape(str(names[k])) if k >= 0 else "–"}</td>',
+            f'<td class="name" dir="auto">{escape(study.names[k]) if k >= 0 else "–"}</td>',
             f"<td>{points(row['max_class_drop'])}{limits}</td>",
             f"<td>{points(row['max_class_drop_crossfit'])}</td>",
             f"<td>{probability('p', row['p_specific']).removeprefix('p ').removeprefix('= ')}</td>",
-            f"<td>{number(row['n_damaged'])}</td>",
-            *(
-                f"<td>{number(row.get(name, np.nan))}</td>"
-                for name in ("class_selectivity", "fraction_active", "mean_activation")
-            ),
+            *(f"<td>{number(row.get(name, np.nan))}</td>" for name in COLUMNS),
         ]
-        rows.append(f'<tr id="unit-{int(unit)}">{"".join(cells)}</tr>')
+        rows.append(f'<tr id="unit-{unit}">{"".join(cells)}</tr>')
     return "\n".join(rows)
 
 
-def definitions() -> str:
+def definitions(study: MeasuredStudy) -> str:
     """Every number of the page and what it means."""
-    rows = []
-    for name in (*CELLS, *MEASURES, *OTHERS):
-        row = VARIABLES[name]
-        rows.append(f"<dt>{escape(quantity(name).title)} <code>{escape(name)}</code></dt><dd>{escape(row.comment)}</dd>")
-    return "\n".join(rows)
+    rows = answered(study, {"kind": "definitions"})[0]["rows"]
+    return "\n".join(
+        f"<dt>{escape(title)} <code>{escape(name)}</code></dt><dd>{escape(text)}</dd>" for name, title, text in rows
+    )
 
 
 def _plain(name: str, value: Any) -> str:

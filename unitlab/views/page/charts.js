@@ -1,0 +1,66 @@
+// What drawings share: scales, grids, paths, and bars in the cells of tables.
+function ticks(from, to, about) {
+  const raw = (to - from) / Math.max(1, about), power = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 5, 10].find(some => some * power >= raw) * power, out = [];
+  for (let i = Math.ceil(from / step - 1e-9); i * step <= to + 1e-9 * step; i++) out.push(Number((i * step).toPrecision(12)));
+  return out;
+}
+function extent(some) {
+  let from = Infinity, to = -Infinity;
+  for (const value of some) if (finite(value)) { from = Math.min(from, value); to = Math.max(to, value); }
+  return from <= to ? [from, to] : [0, 1];
+}
+function wider([from, to], share = .05) {
+  const room = (to - from) * share;
+  return from === to ? [from - 1, to + 1] : [from - room, to + room];
+}
+// values to pixels and back
+function frameOf(width, height, [x0, x1], [y0, y1], { left, right, top, bottom }) {
+  const across = width - left - right, up = height - top - bottom, floor = height - bottom;
+  return {
+    width, height, left, top, across, up, floor, x0, x1, y0, y1,
+    px: v => left + (v - x0) / (x1 - x0) * across, py: v => floor - (v - y0) / (y1 - y0) * up,
+    vx: p => x0 + (p - left) / across * (x1 - x0), vy: p => y0 + (floor - p) / up * (y1 - y0),
+  };
+}
+const mark = (x, y, words, anchor) => h.text({ x, y, "text-anchor": anchor }, words);
+function gridOf({ x0, x1, y0, y1, left, top, across, up, floor, px, py }) {
+  const kind = t => t === 0 ? "zero" : "grid", end = left + across;
+  return [
+    ticks(x0, x1, Math.max(3, across / 100)).map(t => [
+      h.line({ class: kind(t), x1: px(t), x2: px(t), y1: top, y2: floor }), mark(px(t), floor + 16, brief(t), "middle"),
+    ]),
+    ticks(y0, y1, Math.max(3, up / 60)).map(t => [
+      h.line({ class: kind(t), x1: left, x2: end, y1: py(t), y2: py(t) }), mark(left - 6, py(t) + 4, brief(t), "end"),
+    ]),
+  ].flat(2);
+}
+const pathOf = (points, { px, py }) =>
+  points.map(([x, y], i) => `${i ? "L" : "M"}${px(x).toFixed(1)},${py(y).toFixed(1)}`).join("");
+
+function share(from, to) {
+  const span = to - from || 1, part = value => `${(value / span * 100).toFixed(2)}%`;
+  return { at: value => part(Math.min(Math.max(value, from), to) - from), width: value => part(Math.abs(value)) };
+}
+const ends = values => extent([0, ...values]);
+const line = (kind, x1, x2, y1, y2) => h.line({ class: kind, x1, x2, y1: `${y1}%`, y2: `${y2}%` });
+const sides = value => value >= 0 ? "damage" : "help";
+
+// drops with their intervals, below each other in a cell, as [value, low, high, kind, whether it is a dot]; `marks` are lines
+// to hold them against
+function drops(parts, scale, words, marks = [0]) {
+  const tall = 100 / parts.length;
+  return h.svg({ role: "img", "aria-label": words },
+    marks.map(t => line(t === 0 ? "zero" : "grid", scale.at(t), scale.at(t), 0, 100)),
+    parts.map(([value, low, high, kind, dot], row) => {
+      const y = part => (row + part) * tall, rect = { x: scale.at(Math.min(0, value)), width: scale.width(value) };
+      const shape = dot ? h.circle({ class: kind, cx: scale.at(value), cy: `${y(.5)}%`, r: 4 })
+        : h.rect({ class: kind, ...rect, y: `${y(.18)}%`, height: `${.64 * tall}%` });
+      if (!finite(low)) return shape;
+      const [from, to] = [low, high].map(scale.at), limits = line(`limits ${dot ? kind : ""}`, from, to, y(.5), y(.5));
+      return [shape, limits, ...(dot ? [] : [from, to].map(end => line("limits", end, end, y(.34), y(.66))))];
+    }));
+}
+const dropOf = ({ drop, low, high, q }, k) => [drop[k], low[k], high[k], sides(drop[k]) + (q[k] <= .05 ? " sure" : "")];
+const amount = (part, kind) =>
+  h.svg({ height: 7, class: "ul-amount", "aria-hidden": true }, h.rect({ class: kind, height: 6, width: `${100 * part}%` }));
