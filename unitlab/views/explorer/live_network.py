@@ -259,8 +259,8 @@ class PictureNetwork:
             some, started = self.units[len(drops) : len(drops) + at_once], time.monotonic()
             with self.running, torch.no_grad():
                 self.engine.silence_together([[unit] for unit in some])
-                _, margin = self.engine.evaluate(found.baseline, silent)
-            drops = np.append(drops, (found.baseline.margin - margin[:, 0]).double().numpy())
+                margin = self.engine.evaluate(found.baseline, silent)["margin"]
+            drops = np.append(drops, (found.baseline.scores["margin"] - margin[:, 0]).double().numpy())
             progress(drops)
             at_once = at_once * 4 if time.monotonic() - started < QUICK else at_once
         return drops
