@@ -20,7 +20,7 @@ from torch import nn
 import unitlab
 from unitlab import UnitlabError
 from unitlab.compute.engine.ablation import donor_of_image
-from unitlab.compute.engine.bases import powered, random_axes
+from unitlab.compute.engine.directions import powered, random_axes
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.networks import bundled_network
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from unitlab import UnitlabError
-from unitlab.compute.engine.bases import Basis
+from unitlab.compute.engine.directions import Basis
 from unitlab.compute.sweep.request import SweepRequest
 
 

@@ -12,7 +12,7 @@ import xarray as xr
 from torch import nn
 
 from unitlab import catalog
-from unitlab.compute.engine.bases import Basis
+from unitlab.compute.engine.directions import Basis
 from unitlab.compute.engine.layers import Site
 from unitlab.compute.engine.scores import Outcome, Scoring
 from unitlab.compute.engine.torch_state import choose_device, exact_float32

@@ -15,8 +15,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from unitlab.compute.engine.ablation import Engine, Replacement, replacement_of
-from unitlab.compute.engine.bases import Basis, basis_of, directions_of
-from unitlab.compute.engine.directions import RotatedHookEngine, RotatedSuffixEngine
+from unitlab.compute.engine.directions import Basis, RotatedHookEngine, RotatedSuffixEngine, basis_of, directions_of
 from unitlab.compute.engine.hooks import HookEngine
 from unitlab.compute.engine.layers import Site, layer_names
 from unitlab.compute.engine.network import Network

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from unitlab.compute.engine.ablation import Replacement, donor_of_image
-from unitlab.compute.engine.bases import Basis
+from unitlab.compute.engine.directions import Basis
 from unitlab.compute.engine.hooks import recorded_output, replaced_output
 from unitlab.compute.engine.layers import Site
 from unitlab.compute.engine.scores import Scoring

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from unitlab.compute.engine.ablation import ABLATIONS
-from unitlab.compute.engine.bases import Basis
+from unitlab.compute.engine.directions import Basis
 from unitlab.compute.engine.scores import Outcome
 from unitlab.compute.engine.user_network.outputs import Output, function_name
 from unitlab.errors import UnitlabError, check_seed
