@@ -61,7 +61,7 @@ def test_the_wheel_loads_a_study_in_an_environment_of_its_own(wheel: Path, tmp_p
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=clean)
     assert done.returncode == 0, done.stderr
     where, count, damaging = done.stdout.split()
-    assert where.startswith(str(tmp_path)) and int(count) == 4 and damaging == "True"
+    assert where.startswith(str(tmp_path)) and int(count) == 5 and damaging == "True"
     listed = subprocess.run([python.with_name("unitlab"), "list"], capture_output=True, text=True, cwd=tmp_path)
     assert listed.returncode == 0 and "resnet_emoji" in listed.stdout
 

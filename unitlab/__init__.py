@@ -104,6 +104,8 @@ _WHERE = {
     "report": "unitlab.views.report",
     "selective_damage": "unitlab.analysis.agreement",
     "shapley": "unitlab.analysis.accuracies",
+    "stamp_masks": "unitlab.compute.images.stamps",
+    "stamps": "unitlab.compute.images.stamps",
     "studies": "unitlab.catalog",
     "training_choices": "unitlab.analysis.training_choices",
     "training_effects": "unitlab.analysis.training_choices",

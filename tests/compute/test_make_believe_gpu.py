@@ -31,7 +31,8 @@ PHASES = [
 # at most this many a batch and layer, as measured: more is a step back (the goal is in tests/benchmarks/README.md)
 # where numbers are added in no fixed order: in the gradient of the margin, which first_order_margin_drop alone is made of
 UNORDERED_IN = {"network.py"}
-MOST = {"wait": 13, "upload": 10}
+MOST = {"wait": 12, "upload": 10}
+MORE = {Untraceable: 2}  # waits of a network that asks for numbers itself, once an evaluation
 
 
 @pytest.fixture
@@ -114,7 +115,9 @@ def test_what_a_gpu_would_be_asked_for_is_what_it_has(
     np.testing.assert_array_equal(found, expected)
     for event, most in MOST.items():
         number, told = per_batch(gpu, event, len(layers))
-        assert number <= most, f"{number:.1f} of {event} a batch and layer: {told}"
+        assert number <= most + (MORE.get(of, 0) if event == "wait" else 0), (
+            f"{number:.1f} of {event} a batch and layer: {told}"
+        )
 
 
 def test_estimate_waits_for_the_device_that_it_computes_on(images: ImageSource) -> None:

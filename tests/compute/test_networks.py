@@ -20,7 +20,9 @@ SHAPES = {
     "resnet_emoji": ((3, 64, 64), 60, "layer4"),
     "vgg_fashion": ((1, 28, 28), 10, "features.conv3_2"),
     "alexnet_fashion": ((1, 28, 28), 10, "features.conv5"),
+    "squeezenet_imagenet": ((3, 227, 227), 1000, "features.12"),
 }
+TRAINED_HERE = [name for name in SHAPES if not name.endswith("imagenet")]
 
 
 def test_every_network_is_described_here():
@@ -38,11 +40,11 @@ def test_network(name):
     network.get_submodule(layer).register_forward_hook(lambda module, given, out: units.append(out.shape[1]))
     with torch.no_grad():
         assert network(torch.zeros(2, *shape)).shape == (2, categories)
-    assert 64 <= units[0] <= 96
+    assert 64 <= units[0] <= 96 or units == [512]
     assert (WEIGHTS / f"{name}.safetensors").stat().st_size < 5e6
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", TRAINED_HERE)
 def test_recorded_accuracy_is_what_the_weights_reach(name):
     source = unitlab.images("emoji" if name.endswith("emoji") else "fashion_mnist")
     network = bundled_network(name).to(memory_format=torch.channels_last)

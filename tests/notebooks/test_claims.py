@@ -249,3 +249,25 @@ def test_what_predicts_damage() -> None:
     assert (
         max(abs(unitlab.regression(ds, "accuracy_drop", ["class_selectivity"]).attrs["r2"]) for ds in studies.values()) < 0.005
     )
+
+
+def test_what_units_detect_beside_chance_and_beside_a_fixed_limit() -> None:
+    """Counted anew from the IoU and the shuffles; the photographs' kinds and renderings are as the text says."""
+    said, counted = text_of("what_a_unit_is"), {}
+    for name in ("vgg_emoji", "squeezenet_stamps"):
+        found, study = unitlab.concepts.bundled_dissection(name), unitlab.load(name)
+        assert found.attrs["fingerprint_weights"] == study.attrs["fingerprint_weights"]
+        assert found.attrs["fingerprint_images"] == study.attrs["fingerprint_images"]
+        best, limit = found.iou.max("concept").values, np.sort(found.iou_null.values)[189]
+        counted[name] = int((best > limit).sum()), int((best >= 0.04).sum())
+        by_rule = found.n_detectors.sum("detector_category").values.tolist()
+        assert tuple(by_rule) == counted[name]
+    assert "Network Dissection itself takes 0.04" in said and "the 0.5 % of its map" in said
+    # 0.04 is too strict for the one, too lax for the other
+    assert counted == {"vgg_emoji": (9, 0), "squeezenet_stamps": (13, 181)}
+    assert "150 objects, photographed, cut out, and each set on eight plain grounds" in said
+    size, n = np.unique(np.bincount(study.cluster.values), return_counts=True)
+    assert (size.tolist(), n.tolist()) == ([8], [150])
+    objects = {image.rpartition("/")[0] for image in study.image.values}
+    kinds = np.unique([one.partition("/")[0] for one in objects], return_counts=True)[1]
+    assert "some kinds of objects are two or three objects" in said and sorted(kinds)[:2] == [2, 3]

@@ -161,3 +161,29 @@ def test_a_question_during_a_ranking_gives_its_own_numbers(explorer: Any) -> Non
         assert all(one == ranking.result()[0] for one in ranking.result())
         assert all([row[0] for row in one] == [row[0] for row in alone] for one in meanwhile.result())
         assert max(abs(a[2] - b[2]) for one in meanwhile.result() for a, b in zip(one, alone, strict=True)) < 1e-5
+
+
+def test_a_network_without_the_images_of_its_study_takes_pictures_of_the_reader() -> None:
+    from unitlab.views.explorer.live_network import LiveNetwork, NotAtHand, PictureNetwork
+
+    ds = simulated_study().assign_attrs(recipe="squeezenet_imagenet", layer="features.12", site="features.12")
+    with pytest.raises(NotAtHand, match="are not on this machine"):
+        LiveNetwork(ds)
+    network = PictureNetwork(LiveNetwork(ds, images=False))
+    with pytest.raises(NotAtHand, match="try a picture of yours"):
+        network.pixels(str(ds.image.values[0]))
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (240, 300, 3), dtype=np.uint8))
+    before, after, maps = network.without(network.pixels(picture), {4: 0.0, 100: 0.0})
+    model = unitlab.network("squeezenet_imagenet").double()
+    pixels = model.transform(picture)[None].double()
+
+    def silence(_module: Any, _given: Any, out: Any) -> Any:
+        out = out.clone()
+        out[:, [4, 100]] = 0
+        return out
+
+    with torch.no_grad():
+        np.testing.assert_allclose(before, model(pixels).softmax(1)[0].numpy(), atol=1e-5)
+        model.features[12].register_forward_hook(silence)
+        np.testing.assert_allclose(after, model(pixels).softmax(1)[0].numpy(), atol=1e-5)
+    assert maps.shape[0] == 512

@@ -24,9 +24,9 @@ from unitlab.compute.sweep.baseline import Baseline, measured_baseline
 from unitlab.compute.sweep.fingerprints import as_in_store, request_in_store
 from unitlab.compute.sweep.plan import SweepPlan, UnitSums, plan_sweep
 from unitlab.compute.sweep.request import SweepRequest
-from unitlab.compute.sweep.run import plans_left
 from unitlab.compute.sweep.shards import SCORES, ShardComputation, ShardResult, ShardSums, donor_values
 from unitlab.compute.sweep.study_arrays import undefined_attributes
+from unitlab.compute.sweep.units_left import plans_left
 from unitlab.files import bytes_text
 from unitlab.progress import stages
 from unitlab.store.shards import finished_shards
@@ -150,6 +150,9 @@ def estimate(  # noqa: PLR0913  the public call
     unit_dim: int | Mapping[str, int] | None = None,
     ablation: str = "zero",
     basis: str | np.ndarray | torch.Tensor | None = None,
+    power: float | None = None,
+    directions: np.ndarray | torch.Tensor | None = None,
+    subtract: Callable[[torch.Tensor], torch.Tensor] | None = None,
     labels: str = "given",
     store: str | Path | None = None,
     device: str | torch.device | None = None,
@@ -166,8 +169,9 @@ def estimate(  # noqa: PLR0913  the public call
 
     Parameters
     ----------
-    model, images, layer, units, unit_dim, ablation, basis, labels, store, device, precision, batch_size, memory, seed
-    output, top_k, outcome
+    model, images, layer, units, unit_dim, ablation, basis, power, directions, subtract, labels, store, device, precision
+        As for `unitlab.ablate`.
+    batch_size, memory, seed, output, top_k, outcome
         As for `unitlab.ablate`.
 
     progress
@@ -191,8 +195,8 @@ def estimate(  # noqa: PLR0913  the public call
     64
     """
     request = SweepRequest(
-        layer, units=units, ablation=ablation, basis=basis, labels=labels,
-        precision=precision, batch_size=batch_size, memory=memory, seed=seed, output=output, unit_dim=unit_dim,
+        layer, units=units, ablation=ablation, basis=basis, power=power, directions=directions, subtract=subtract,
+        labels=labels, precision=precision, batch_size=batch_size, memory=memory, seed=seed, output=output, unit_dim=unit_dim,
         top_k=top_k, outcome=outcome,
     )  # fmt: skip
     return estimate_of(model, images, request, store=store, device=device, progress=progress)

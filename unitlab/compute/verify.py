@@ -117,6 +117,11 @@ def verify(  # noqa: PLR0913  the public call
             )
     module, _, call = str(ds.attrs["site"]).partition("#")
     site = Site(str(ds.attrs["layer"]), module, int(call or 1) - 1, int(ds.attrs["site_call"]) + 1, unit_dim_of(ds.attrs))
+    if "subtracted" in ds.attrs:
+        raise UnitlabError(
+            "the study's directions were taken away times codes of your own (subtract=), which it does not keep; its "
+            "attributes verified_... say how it was compared with plain hooks while it was computed"
+        )
     if "member" in ds:
         sets = [np.flatnonzero(row).tolist() for row in ds.member.values]
     else:

@@ -121,15 +121,16 @@ def _record(name: str) -> Path:
     return home() / "given" / f"{name}.json"
 
 
-def at_hand(recipe: Recipe, weights_source: str = "") -> bool:
-    """Whether weights and images are on this machine; ``weights_source`` is what a study of the recipe says of them.
+def at_hand(recipe: Recipe, weights_source: str = "", *, images: bool = True) -> bool:
+    """Whether weights and, unless ``images`` is false, images are on this machine; ``weights_source`` is what a study of the
+    recipe says of them.
 
     Needs no torch, and reads none of the files.
     """
     known = remembered_files(recipe.name)
     there = {name: bool(known.get(name)) and Path(known[name]).exists() for name in ("weights", "images")}
     return (there["weights"] or _weights_at_hand(recipe, weights_source)) and (
-        there["images"] or _images_at_hand(recipe.images)
+        not images or there["images"] or _images_at_hand(recipe.images)
     )
 
 

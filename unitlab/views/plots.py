@@ -27,6 +27,7 @@ from unitlab.views.legend import legend_entry
 from unitlab.views.look import BLUE, FIGURE, GREEN, GREY, LEGEND_ABOVE, ORANGE
 from unitlab.views.null_band import null_band
 from unitlab.views.partners import partners as partners
+from unitlab.views.rotation import rotation as rotation
 from unitlab.views.saving import save as save
 from unitlab.views.seeds import seeds as seeds
 from unitlab.views.words import distinct, isolated, quantity, shortened
@@ -43,6 +44,7 @@ __all__ = [
     "important",
     "intervals",
     "partners",
+    "rotation",
     "save",
     "seeds",
     "units",

@@ -28,6 +28,7 @@ MEASURES = (
     "removed_energy", "overall_drop", "max_class_drop", "max_class_drop_crossfit", "max_class_d_prime", "max_class_auc",
 )  # fmt: skip
 CALIPER = 1.25
+POWERS = (0.25, 0.5, 0.75, 1)  # of the bundled comparisons
 
 
 def compare_directions(
@@ -129,7 +130,7 @@ def compare_directions(
     return described(COMPARISON_VARIABLES, values, {**units.attrs, **told})
 
 
-def random_bases(path: str | Path | None = None) -> xr.Dataset:
+def random_bases(path: str | Path | None = None, *, power: float = 1.0) -> xr.Dataset:
     """The units of ``vgg_fashion`` beside the directions of ten random bases of the same layer, on all 10,000 images.
 
     What `compare_directions` gives for them, computed by data/rebuild/random_bases.py. Needs no torch.
@@ -138,6 +139,8 @@ def random_bases(path: str | Path | None = None) -> xr.Dataset:
     ----------
     path
         A file that the script wrote; default the bundled one.
+    power
+        How far the bases are turned: 1, or 0.25, 0.5 or 0.75, of five of them.
 
     Returns
     -------
@@ -155,7 +158,11 @@ def random_bases(path: str | Path | None = None) -> xr.Dataset:
     >>> unitlab.random_bases().difference.dims
     ('comparison', 'measure', 'basis')
     """
-    return read_results(path, "random_bases/vgg_fashion.zarr.zip", COMPARISON_VARIABLES, "data/rebuild/random_bases.py")
+    if power not in POWERS:
+        raise UnitlabError(f"power={power!r} is not bundled; there are {', '.join(map(str, POWERS))}")
+    ending = "" if power == 1 else f"-power-{power:g}"
+    script = "data/rebuild/random_bases.py"
+    return read_results(path, f"random_bases/vgg_fashion{ending}.zarr.zip", COMPARISON_VARIABLES, script)
 
 
 def write_random_bases(path: Path, comparison: xr.Dataset) -> None:
@@ -207,6 +214,11 @@ def _check(units: xr.Dataset, others: list[xr.Dataset]) -> None:
         if "basis" not in ds:
             raise UnitlabError(
                 f"directions holds the study {name!r} of units; unitlab.ablate(..., basis='random') gives others"
+            )
+        if "directions" in ds.attrs:
+            raise UnitlabError(
+                f"the study {name!r} is of directions that are no basis, which do not remove all of the layer's energy once; "
+                "give studies with basis="
             )
         for field in ("fingerprint_weights", "fingerprint_images", "fingerprint_labels", "site"):
             if ds.attrs.get(field) != units.attrs.get(field):

@@ -333,4 +333,4 @@ def _rotated(weight: Tensor, rotation: Tensor | None) -> Tensor:
         return weight
     by_unit = weight.reshape(len(weight), rotation.shape[1], -1)
     # in float64, since it is done once
-    return (rotation.double() @ by_unit.double()).to(weight).reshape(weight.shape)
+    return (rotation.double() @ by_unit.double()).to(weight).reshape(len(weight), -1, *weight.shape[2:])

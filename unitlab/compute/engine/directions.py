@@ -1,4 +1,4 @@
-"""Bases whose directions are ablated in the place of units, and the engines for them."""
+"""Bases and other directions of a layer that are ablated in the place of its units, and the engines for them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 import torch
 import torch.fx
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unitlab.compute.engine.ablation import BatchBaseline, Pairs
-from unitlab.compute.engine.capture import NetworkGraph, Values, module_output
+from unitlab.compute.engine.capture import NetworkGraph, Values
 from unitlab.compute.engine.contributions import (
     Contribution,
     ConvolutionContribution,
@@ -27,34 +27,67 @@ from unitlab.compute.engine.hooks import HookEngine
 from unitlab.compute.engine.layers import Site
 from unitlab.compute.engine.replay import AblatedBatch, Replay
 from unitlab.compute.engine.scores import Scores
-from unitlab.compute.engine.separable import Suffix
+from unitlab.compute.engine.separable import Suffix, commuting
 from unitlab.compute.engine.suffix import SuffixEngine
 from unitlab.errors import UnitlabError, nearest_names
 
 NAMES = ("random", "pca")
+# the codes of a batch: from a site's values (image, channel, …) to (image, direction, …)
+Codes = Callable[[Tensor], Tensor]
 # A basis of hundreds of directions in float32 is orthogonal to about 1e-6.
 TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
 class Basis:
-    """``matrix`` (direction, channel), float64, with orthonormal rows, and the name that the ablation goes by."""
+    """``matrix`` (direction, channel), float64, and the name that the ablation goes by.
+
+    Rows are orthonormal; those of ``directions=`` are of length one, each ablated alone, and need not be ``orthogonal``. With
+    ``codes`` what an ablation takes away along a row is not the values' own component but what the codes say, and rows are of
+    any length. ``note`` says what was done to them.
+    """
 
     name: str
     matrix: np.ndarray
+    orthogonal: bool = True
+    codes: Codes | None = None
+    note: str = ""
 
     @cached_property
     def fingerprint(self) -> str:
-        return hashlib.sha256(np.ascontiguousarray(self.matrix).tobytes()).hexdigest()
+        named = "" if self.codes is None else _name_of(self.codes)
+        return hashlib.sha256(np.ascontiguousarray(self.matrix).tobytes() + named.encode()).hexdigest()
 
     def coordinates(self, value: Tensor) -> Tensor:
         """Coordinates (image, direction, …) of values (image, channel, …)."""
         return over_channels(torch.as_tensor(self.matrix).to(value), value)
 
+    def change(self, value: Tensor, replaced: Tensor) -> Tensor:
+        """What ablating each direction takes away along it, (image, direction, …): (x − y)·v, or the code of x."""
+        if self.codes is None:
+            return self.coordinates(value - replaced)
+        if torch.equal(replaced, value):
+            # replaced by what it is: nothing changes, whatever its code
+            return torch.zeros_like(self.coordinates(value))
+        with torch.no_grad():
+            found = self.codes(value.float())
+        expected = (len(value), len(self.matrix), *value.shape[2:])
+        if not isinstance(found, Tensor) or tuple(found.shape) != expected:
+            given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise UnitlabError(
+                f"subtract gives {given} for the layer's values {tuple(value.shape)}; give a tensor (image, direction, …) "
+                f"with a code for each direction and position: {expected}"
+            )
+        if not torch.isfinite(found).all():
+            raise UnitlabError("subtract gives codes that are NaN or infinite")
+        return found.to(value)
+
     def projected(self, value: Tensor, replaced: Tensor, directions: Iterable[int]) -> Tensor:
         """x − Σ ((x − y)·v) v over some directions v, for the values x and what replaces them, y (image, channel, …)."""
-        some = torch.as_tensor(self.matrix[list(directions)]).to(value)
-        return value - over_channels(some.t(), over_channels(some, value - replaced))
+        chosen = list(directions)
+        some = torch.as_tensor(self.matrix[chosen]).to(value)
+        taken = over_channels(some, value - replaced) if self.codes is None else self.change(value, replaced)[:, chosen]
+        return value - over_channels(some.t(), taken)
 
 
 def over_channels(matrix: Tensor, value: Tensor) -> Tensor:
@@ -64,8 +97,46 @@ def over_channels(matrix: Tensor, value: Tensor) -> Tensor:
     return found.reshape(len(value), -1) if value.dim() == 2 else found.reshape(len(value), len(matrix), *value.shape[2:])
 
 
-def basis_of(given: Any, channels: int, seed: int, layer: str, site_values: Callable[[], Iterable[Tensor]]) -> Basis:
-    """The basis that `unitlab.ablate` was given.
+def _name_of(codes: Codes) -> str:
+    kind = codes if hasattr(codes, "__qualname__") else type(codes)
+    return f"{getattr(kind, '__module__', '')}.{getattr(kind, '__qualname__', '')}"
+
+
+def directions_of(given: Any, channels: int, layer: str, codes: Codes | None) -> Basis:
+    """The directions that `unitlab.ablate` was given, (direction, channel), made one long unless there are codes for them.
+
+    Raises
+    ------
+    UnitlabError
+        No such matrix: another shape, values that are not finite, a row of zeros.
+    """
+    matrix = _matrix(given, "directions")
+    if matrix.ndim != 2 or matrix.shape[1] != channels or not len(matrix):
+        raise UnitlabError(
+            f"directions have the shape {matrix.shape}; layer '{layer}' has {channels} channels, so that they are (direction, "
+            f"{channels}): one in each row"
+        )
+    lengths = np.linalg.norm(matrix, axis=1)
+    if not lengths.all():
+        raise UnitlabError(f"direction {int(lengths.argmin())} is zero in all channels; leave it out")
+    if codes is None:
+        matrix = matrix / lengths[:, None]
+        note = f"lengths were {lengths.min():.4g} to {lengths.max():.4g} and are one"
+        note = "all of length one" if np.allclose(lengths, 1, atol=TOLERANCE) else note
+    else:
+        note = f"times the codes of {_name_of(codes)}"
+    return _named(Basis("", matrix, False, codes, note), "directions")
+
+
+def basis_of(
+    given: Any,
+    channels: int,
+    seed: int,
+    layer: str,
+    site_values: Callable[[], Iterable[Tensor]],
+    power: float | None = None,
+) -> Basis:
+    """The basis that `unitlab.ablate` was given; with ``power``, as far on the way to it from the units' own (`powered`).
 
     Parameters
     ----------
@@ -88,32 +159,74 @@ def basis_of(given: Any, channels: int, seed: int, layer: str, site_values: Call
         if given not in NAMES:
             raise UnitlabError(f"basis={given!r} is not known. {nearest_names(given, NAMES)} Or give a matrix")
         if given == "random":
-            return Basis(f"random-{seed}", _random(channels, seed))
-        return Basis("pca", _principal_axes(channels, site_values()))
-    try:
-        matrix = np.array(given.detach().cpu() if isinstance(given, Tensor) else given, dtype=np.float64, order="C")
-    except (TypeError, ValueError) as error:
-        raise UnitlabError(
-            f"basis is a {type(given).__name__}; give 'random', 'pca' or a matrix (direction, channel)"
-        ) from error
+            return _at_power(Basis(f"random-{seed}", random_axes(channels, seed)), power)
+        return _at_power(Basis("pca", _principal_axes(channels, site_values())), power)
+    matrix = _matrix(given, "basis")
     if matrix.shape != (channels, channels):
         raise UnitlabError(
             f"basis has the shape {matrix.shape}; layer '{layer}' has {channels} channels, so that a basis of it is "
             f"({channels}, {channels}): a direction in each row (`units` picks some of them)"
         )
-    if not np.isfinite(matrix).all():
-        raise UnitlabError("basis holds NaN or infinite values")
     worst = float(np.abs(matrix @ matrix.T - np.eye(channels)).max())
     if worst > TOLERANCE:
         raise UnitlabError(
             f"basis is not orthogonal: rows have products up to {worst:.2g} away from those of unit vectors at right angles; "
-            "numpy.linalg.qr(matrix.T)[0].T makes them so"
+            "numpy.linalg.qr(matrix.T)[0].T makes them so; or give the rows as directions="
         )
-    basis = Basis("", matrix)
-    return Basis(f"basis-{basis.fingerprint[:8]}", matrix)
+    return _at_power(_named(Basis("", matrix), "basis"), power)
 
 
-def _random(channels: int, seed: int) -> np.ndarray:
+def _matrix(given: Any, keyword: str) -> np.ndarray:
+    try:
+        matrix = np.array(given.detach().cpu() if isinstance(given, Tensor) else given, dtype=np.float64, order="C")
+    except (TypeError, ValueError) as error:
+        named = "'random', 'pca' or " if keyword == "basis" else ""
+        raise UnitlabError(f"{keyword} is a {type(given).__name__}; give {named}a matrix (direction, channel)") from error
+    if not np.isfinite(matrix).all():
+        raise UnitlabError(f"{keyword} holds NaN or infinite values")
+    return matrix
+
+
+def _named(basis: Basis, kind: str) -> Basis:
+    return replace(basis, name=f"{kind}-{basis.fingerprint[:8]}")
+
+
+def _at_power(basis: Basis, power: float | None) -> Basis:
+    return basis if power is None else Basis(f"{basis.name}-power-{power:g}", powered(basis.matrix, power))
+
+
+def powered(matrix: np.ndarray, power: float) -> np.ndarray:
+    """R^α of an orthogonal matrix R: its planes turned by α of their angles; α = 0 is the identity, α = 1 is R.
+
+    Where R mirrors, its last row is turned round first: it is then a rotation, and its directions are the same axes. From the
+    real Schur form, as Bau et al. (2017) turn a representation gradually. A turn by 30° in the plane of two channels,
+    ((0.87, −0.5), (0.5, 0.87)), becomes one by 15° for α = ½.
+    """
+    matrix = matrix.copy()
+    if np.linalg.slogdet(matrix)[0] < 0:
+        matrix[-1] *= -1
+    form, axes = scipy.linalg.schur(matrix, output="real")
+    angles, planes, halves = [], [], []
+    place = 0
+    while place < len(form):
+        if place + 1 < len(form) and abs(form[place + 1, place]) > TOLERANCE:
+            angles.append(np.arctan2(form[place + 1, place], form[place, place]))
+            planes.append((place, place + 1))
+            place += 2
+            continue
+        if form[place, place] < 0:
+            halves.append(place)  # half a turn: of a rotation there is an even number of them
+        place += 1
+    planes += zip(halves[::2], halves[1::2], strict=True)
+    angles += [np.pi] * (len(halves) // 2)
+    turned = np.eye(len(form))
+    for (one, other), angle in zip(planes, np.multiply(angles, power), strict=True):
+        turned[[one, other], [one, other]] = np.cos(angle)
+        turned[other, one], turned[one, other] = np.sin(angle), -np.sin(angle)
+    return np.ascontiguousarray(axes @ turned @ axes.T)
+
+
+def random_axes(channels: int, seed: int) -> np.ndarray:
     """Rows of an orthogonal matrix from the uniform distribution (Stewart 1980)."""
     q, r = np.linalg.qr(np.random.default_rng(seed).standard_normal((channels, channels)))
     signs = np.where(np.diag(r) < 0, -1.0, 1.0)
@@ -133,17 +246,6 @@ def _principal_axes(channels: int, batches: Iterable[Tensor]) -> np.ndarray:
     axes = np.linalg.eigh(covariance)[1][:, ::-1].T
     largest = axes[np.arange(channels), np.abs(axes).argmax(1)]
     return np.ascontiguousarray(axes * np.where(largest < 0, -1.0, 1.0)[:, None])
-
-
-# Operations that treat all channels alike and are linear, so that they may come before or after a rotation of the channels.
-COMMUTING_MODULES = (
-    nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
-    nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten,
-)  # fmt: skip
-COMMUTING = {
-    module_output, F.avg_pool2d, F.adaptive_avg_pool2d, F.dropout, torch.flatten, torch.mean, torch.squeeze,
-    "flatten", "mean", "squeeze", "view", "reshape", "contiguous",
-}  # fmt: skip
 
 
 class RotatedSuffixEngine(SuffixEngine):
@@ -169,7 +271,7 @@ class RotatedSuffixEngine(SuffixEngine):
         precision: str,
         basis: Basis,
     ) -> None:
-        self.matrix = torch.as_tensor(basis.matrix).to(sample)
+        self.basis, self.matrix = basis, torch.as_tensor(basis.matrix).to(sample)
         super().__init__(graph, site, sample, units, memory, precision)
 
     @property
@@ -184,19 +286,24 @@ class RotatedSuffixEngine(SuffixEngine):
     def _replay_of(self, graph: NetworkGraph, suffix: Suffix) -> Replay:
         owner = suffix.owners[self.site]
         following = [node for node in suffix.nodes if node in {*suffix.separable, *suffix.mixed}]
-        chain = _commuting(graph, suffix)
+        # what the site's value is made of can be told by the coordinates of a basis alone
+        chain = commuting(graph, suffix) if self.basis.orthogonal else []
         rotated = replace(
             suffix,
             owners={node: suffix.owners[node] for node in [self.site, *chain]},
             separable=chain,
             mixed=[node for node in following if node not in chain],
         )
-        parts = contributions_of(graph, rotated, self.matrix)
-        if all(node in parts for node in rotated.mixed if any(used in rotated.owners for used in node.all_input_nodes)):
+        parts = contributions_of(graph, rotated, self.matrix) if self.basis.orthogonal else {}
+        if self.basis.orthogonal and all(
+            node in parts for node in rotated.mixed if any(used in rotated.owners for used in node.all_input_nodes)
+        ):
             return RotatedReplay(graph, rotated, parts, self.site, self.matrix)
         # a node of its own stands for the coordinates, since the site has a value beside them
         entry = torch.fx.Graph().placeholder("coordinates")
-        shapes = {**suffix.shapes, entry: suffix.shapes[self.site]}
+        _, _, *positions = suffix.shapes[self.site]
+        owner = torch.arange(len(self.matrix)).reshape(1, -1, *[1] * len(positions)).to(owner)
+        shapes = {**suffix.shapes, entry: (1, len(self.matrix), *positions)}
         behind = Suffix(entry, suffix.nodes, {entry: owner}, [], [self.site, *following], shapes)
         parts = contributions_of(graph, replace(behind, owners={self.site: owner}), self.matrix)
         parts = {self.site: _unrotation(self.matrix, entry, owner), **parts}
@@ -206,26 +313,14 @@ class RotatedSuffixEngine(SuffixEngine):
 
     def evaluate(self, base: BatchBaseline, ablated: Tensor) -> Scores:
         """Scores, (direction, image) each; ``ablated`` as for units, y in x − ((x − y)·v) v."""
-        coordinates = over_channels(self.matrix, base.values[self.site])
+        site = base.values[self.site]
+        coordinates = over_channels(self.matrix, site)
         values = {**base.values, **self.exact.separable(coordinates, base)}
-        return super().evaluate(replace(base, values=values), over_channels(self.matrix, ablated.to(coordinates)))
-
-
-def _commuting(graph: NetworkGraph, suffix: Suffix) -> list[torch.fx.Node]:
-    """What follows the site by commuting operations alone and still has its positions channel by channel."""
-    chain = [suffix.entry]
-    for node in suffix.separable:
-        module = graph.modules.get(str(node.target)) if node.op == "call_module" else None
-        touched = [used for used in node.all_input_nodes if used in suffix.owners or used in suffix.mixed]
-        known = isinstance(module, COMMUTING_MODULES) or (module is None and node.target in COMMUTING)
-        owner = suffix.owners[node]
-        if not known or len(touched) != 1 or touched[0] not in chain or not isinstance(owner, Tensor):
-            continue
-        full = owner.expand(1, *suffix.shapes[node][1:]).flatten()
-        by_channel = torch.arange(suffix.channels).repeat_interleave(full.numel() // suffix.channels)
-        if full.shape == by_channel.shape and torch.equal(full, by_channel):
-            chain.append(node)
-    return chain[1:]
+        if self.basis.codes is None:
+            after = over_channels(self.matrix, ablated.to(coordinates))
+        else:
+            after = coordinates - self.basis.change(site, ablated.to(site).expand_as(site))
+        return super().evaluate(replace(base, values=values), after)
 
 
 def _unrotation(matrix: Tensor, entry: torch.fx.Node, owner: Tensor) -> Contribution:
@@ -258,7 +353,13 @@ class RotatedReplay(Replay):
         part = self.contributions.get(node)
         if part is None:
             return super().replayed(node, batch, pairs, values)
-        value = over_channels(self.matrix.t(), self.one_ablated(part.source, batch, pairs))
+        coordinates = self.one_ablated(part.source, batch, pairs)
+        if part.source is self.site or part.source in self.graph.nodes:
+            value = over_channels(self.matrix.t(), coordinates)
+        else:
+            # of coordinates beside the site's value: what is left of it, which directions alone do not tell
+            before = batch.base.values[part.source][pairs.images]
+            value = batch.base.values[self.site][pairs.images] + over_channels(self.matrix.t(), coordinates - before)
         if node is self.site:
             return value
         first, *others = node.all_input_nodes

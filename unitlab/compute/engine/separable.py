@@ -271,3 +271,31 @@ def _moved(graph: NetworkGraph, node: torch.fx.Node, suffix: Suffix, values: dic
     if isinstance(moved, Tensor) and (moved.dim() < 2 or moved.shape[0] != 1):
         return None
     return moved
+
+
+# Operations that treat all channels alike and are linear, so that they may come before or after a rotation of the channels.
+COMMUTING_MODULES = (
+    nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
+    nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten,
+)  # fmt: skip
+COMMUTING = {
+    module_output, F.avg_pool2d, F.adaptive_avg_pool2d, F.dropout, torch.flatten, torch.mean, torch.squeeze,
+    "flatten", "mean", "squeeze", "view", "reshape", "contiguous",
+}  # fmt: skip
+
+
+def commuting(graph: NetworkGraph, suffix: Suffix) -> list[torch.fx.Node]:
+    """What follows the site by commuting operations alone and still has its positions channel by channel."""
+    chain = [suffix.entry]
+    for node in suffix.separable:
+        module = graph.modules.get(str(node.target)) if node.op == "call_module" else None
+        touched = [used for used in node.all_input_nodes if used in suffix.owners or used in suffix.mixed]
+        known = isinstance(module, COMMUTING_MODULES) or (module is None and node.target in COMMUTING)
+        owner = suffix.owners[node]
+        if not known or len(touched) != 1 or touched[0] not in chain or not isinstance(owner, Tensor):
+            continue
+        full = owner.expand(1, *suffix.shapes[node][1:]).flatten()
+        by_channel = torch.arange(suffix.channels).repeat_interleave(full.numel() // suffix.channels)
+        if full.shape == by_channel.shape and torch.equal(full, by_channel):
+            chain.append(node)
+    return chain[1:]

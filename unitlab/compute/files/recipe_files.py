@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 from torchvision import transforms
 
-from unitlab.bundled_images import IMAGE_SETS
+from unitlab.bundled_images import IMAGE_SETS, bundled_images
 from unitlab.compute.files.archives import is_archive, unpacked
 from unitlab.compute.files.checkpoints import load_parameters, read_state_dict
 from unitlab.compute.files.downloads import check_digest, download
@@ -86,13 +86,35 @@ class RecipeFiles:
         if self.given_images is None and recipe.images.address in IMAGE_SETS:
             return images(recipe.images.address)
         folder = self._images_folder()
-        names = self._class_names()
+        if recipe.images.made_by:
+            made: ImageSource = _function(recipe.images.made_by)(folder, transform=self.transform())
+            return made
+        names = self.categories()
         found = labelled_files(
             folder, folders=recipe.images.folders or names, count=recipe.images.categories, name=recipe.images.name
         )
-        source = picture_files(recipe.images.name, found, names or found.folders, _transform(recipe), None)
+        source = picture_files(recipe.images.name, found, names or found.folders, self.transform(), None)
         # published networks are measured as they were published
         return source.as_before() if recipe.name in RECIPES else source
+
+    def categories(self) -> list[str]:
+        """Class names in the order of the logits; empty where the folders' names are the classes."""
+        names = self.recipe.images.class_names
+        if self.recipe.images.address in IMAGE_SETS:
+            return list(bundled_images(self.recipe.images.address).categories)
+        if isinstance(names, str) and names.startswith("torchvision:"):
+            return list(needs.torchvision_weights(names).meta["categories"])  # type: ignore[attr-defined]
+        return list(names)
+
+    def transform(self) -> Callable[[Any], Any] | None:
+        """From a picture to what the network sees; None where the recipe has none."""
+        if self.recipe.images.address not in IMAGE_SETS:
+            return _transform(self.recipe)
+        like = bundled_images(self.recipe.images.address)
+        *size, channels = like.pictures[:1].shape[1:]
+        shown = [transforms.Grayscale(channels)] if channels == 1 else []
+        steps = [*shown, transforms.Resize(size), transforms.ToTensor(), transforms.Normalize(like.mean, like.deviation)]
+        return transforms.Compose(steps)
 
     def attrs(self) -> dict[str, Any]:
         """What the study says of the files: call it after `model` and `images`."""
@@ -166,12 +188,6 @@ class RecipeFiles:
         unpacked(archive, folder)
         archive.unlink(missing_ok=True)
         return folder
-
-    def _class_names(self) -> list[str]:
-        names = self.recipe.images.class_names
-        if isinstance(names, str) and names.startswith("torchvision:"):
-            return list(needs.torchvision_weights(names).meta["categories"])  # type: ignore[attr-defined]
-        return list(names)
 
 
 def untrained_network(recipe: Recipe) -> nn.Module:

@@ -1,4 +1,5 @@
-"""The bundled networks: small classifiers of the AlexNet, VGG and ResNet kind, with weights trained by data/rebuild."""
+"""The bundled networks: small classifiers of the AlexNet, VGG and ResNet kind, with weights trained by data/rebuild, and
+SqueezeNet 1.1 with its authors' weights for ImageNet."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torchvision.models import squeezenet1_1
 
 from unitlab.errors import UnitlabError, nearest_names
 
@@ -174,6 +176,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "vgg_fashion": lambda: VGG(
         [(32, 32), (64, 64), (96, 64)], channels=1, categories=10, size=28, dense=96, batch_norm=False, dropout=0.2
     ),
+    "squeezenet_imagenet": squeezenet1_1,
 }
 
 
@@ -183,7 +186,7 @@ def bundled_network(name: str, weights: str | Path | None = None) -> nn.Module:
     Parameters
     ----------
     name
-        "vgg_emoji", "resnet_emoji", "alexnet_fashion" or "vgg_fashion".
+        "vgg_emoji", "resnet_emoji", "alexnet_fashion", "vgg_fashion" or "squeezenet_imagenet".
     weights
         A safetensors file; default the bundled one.
 

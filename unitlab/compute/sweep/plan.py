@@ -15,7 +15,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from unitlab.compute.engine.ablation import Engine, Replacement, replacement_of
-from unitlab.compute.engine.directions import Basis, RotatedHookEngine, RotatedSuffixEngine, basis_of
+from unitlab.compute.engine.directions import Basis, RotatedHookEngine, RotatedSuffixEngine, basis_of, directions_of
 from unitlab.compute.engine.hooks import HookEngine
 from unitlab.compute.engine.layers import Site, layer_names
 from unitlab.compute.engine.network import Network
@@ -57,6 +57,11 @@ class LayerPlan:
     units: list[int]
     basis: Basis | None
     engine: Engine
+
+    @property
+    def channels(self) -> list[int]:
+        """What stands beside the units in the layer's own group: of more directions than channels, the last over and over."""
+        return [min(unit, self.layout.shape[1] - 1) for unit in self.units]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -271,12 +276,23 @@ def _layers(network: Network, source: ImageSource, request: SweepRequest) -> lis
     if repeated:
         raise UnitlabError(f"layer={request.layer!r} names {sorted(repeated)} more than once")
     located = network.located(sites, [request.dimension(site.layer) for site in sites])
-    asked = [(site, layout, _units(request.units, layout.shape[1], site)) for site, layout in located]
-    axes = request.axes or [_basis(network, source, request, site, layout.shape[1]) for site, layout, _ in asked]
+    given = request.axes or [_directions(request, site, layout.shape[1]) for site, layout in located]
+    asked = [
+        (site, layout, _units(request.units, layout.shape[1] if basis is None else len(basis.matrix), site))
+        for (site, layout), basis in zip(located, given, strict=True)
+    ]
+    axes = given if any(given) else [_basis(network, source, request, site, layout.shape[1]) for site, layout, _ in asked]
     return [
         LayerPlan(site.layer, site, layout, units, basis, _engine(network, request, site, units, basis))
         for (site, layout, units), basis in zip(asked, axes, strict=True)
     ]
+
+
+def _directions(request: SweepRequest, site: Site, channels: int) -> Basis | None:
+    """The directions for one layer, or None where none are given."""
+    if request.directions is None:
+        return None
+    return directions_of(request.directions, channels, site.layer, request.subtract)
 
 
 def _basis(network: Network, source: ImageSource, request: SweepRequest, site: Site, channels: int) -> Basis | None:
@@ -288,7 +304,7 @@ def _basis(network: Network, source: ImageSource, request: SweepRequest, site: S
         for batch, _ in source.batches(0, len(source), PRINCIPAL_AXES_BATCH):
             yield network.site_values(batch, [site])[0]
 
-    return basis_of(request.basis, channels, request.seed, site.layer, site_values)
+    return basis_of(request.basis, channels, request.seed, site.layer, site_values, request.power)
 
 
 def _engine(network: Network, request: SweepRequest, site: Site, units: list[int], basis: Basis | None) -> Engine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -35,6 +35,9 @@ class SweepRequest:
     units: Sequence[int] | None = None
     ablation: str = "zero"
     basis: Any = None
+    power: float | None = None
+    directions: Any = None
+    subtract: Any = None
     labels: str = "given"
     precision: str = "float32"
     batch_size: int | None = None
@@ -51,6 +54,7 @@ class SweepRequest:
             value = getattr(self, name)
             if value not in valid:
                 raise UnitlabError(f"{name}={value!r} is not known; valid: {', '.join(map(repr, valid))}")
+        self._check_directions()
         if self.batch_size is not None and (not isinstance(self.batch_size, int) or self.batch_size < 1):
             raise UnitlabError(f"batch_size={self.batch_size!r} must be a positive number of images")
         check_seed(self.seed)
@@ -67,6 +71,29 @@ class SweepRequest:
         object.__setattr__(self, "units", _numbers(self.units))
         object.__setattr__(self, "unit_dim", _dimension(self.unit_dim))
         _ = self.budget
+
+    def with_axes(self, axes: Iterable[Basis | None]) -> SweepRequest:
+        """The same with the axes of the layers worked out, if they are not the units' own."""
+        found = tuple(axes)
+        return replace(self, basis=None, power=None, directions=None, subtract=None, axes=found if any(found) else None)
+
+    def _check_directions(self) -> None:
+        if self.basis is not None and self.directions is not None:
+            raise UnitlabError("basis= and directions= exclude each other; give an orthogonal basis, or any directions")
+        if self.power is not None:
+            number = isinstance(self.power, int | float) and not isinstance(self.power, bool)
+            if not number or not 0 <= self.power <= 1:
+                raise UnitlabError(f"power={self.power!r} is no part of a rotation; give a number from 0 (none) to 1 (all)")
+            if self.basis is None:
+                raise UnitlabError("power= tells how far a basis is turned; give basis='random' with it")
+        if self.subtract is not None:
+            if self.directions is None or not callable(self.subtract):
+                raise UnitlabError(
+                    "subtract= is a function from the layer's values (image, channel, …) to the codes (image, direction, …) of "
+                    "directions=; give both"
+                )
+            if self.ablation != "zero":
+                raise UnitlabError(f"subtract= takes codes away, which ablation={self.ablation!r} does not do; leave it out")
 
     def __str__(self) -> str:
         """What is not left at its default."""

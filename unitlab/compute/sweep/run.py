@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,16 +20,17 @@ from unitlab.compute.engine.user_network.outputs import Output
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.baseline import measured_baseline, say_baseline
-from unitlab.compute.sweep.fingerprints import as_in_store, request_in_store, unit_dim_of
-from unitlab.compute.sweep.plan import LayerPlan, SweepPlan, plan_sweep
+from unitlab.compute.sweep.fingerprints import as_in_store, request_in_store
+from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
 from unitlab.compute.sweep.progress import within_one_bar
 from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, compared_with_hooks, pairs_to_verify, stored_outcomes
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.shards import HeldShards, ShardResult, Shards, compute_shards
-from unitlab.compute.sweep.study_arrays import ROOT_FINGERPRINTS, Group, layer_groups, root_group, undefined_attributes
-from unitlab.errors import UnitlabError, before_and_now, units_named
+from unitlab.compute.sweep.study_arrays import Group, layer_groups, root_group, undefined_attributes
+from unitlab.compute.sweep.units_left import plans_left
+from unitlab.errors import UnitlabError
 from unitlab.store.shards import PartialStudy, remove_left_shards
-from unitlab.store.study import assemble, open_study, study_summary
+from unitlab.store.study import assemble, open_study
 from unitlab.store.writing import write_study
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ def ablate(  # noqa: PLR0913  the public call
     unit_dim: int | Mapping[str, int] | None = None,
     ablation: str = "zero",
     basis: str | np.ndarray | torch.Tensor | None = None,
+    power: float | None = None,
+    directions: np.ndarray | torch.Tensor | None = None,
+    subtract: Callable[[torch.Tensor], torch.Tensor] | None = None,
     labels: str = "given",
     store: str | Path | None = None,
     device: str | torch.device | None = None,
@@ -88,6 +92,16 @@ def ablate(  # noqa: PLR0913  the public call
         the activations, by descending variance) or an orthogonal matrix (direction, channel) whose rows are the
         directions. At every position x becomes x − ((x − y)·v) v, with y what ``ablation`` replaces units by: 0, their
         mean, their map on another image. ``units`` then picks directions.
+    power
+        How far the basis is turned from the units' own axes: R^α with α from 0 (the units) to 1 (the basis), each plane of
+        the rotation R by α of its angle. ``basis="random", power=0.3`` is called "random-0-power-0.3".
+    directions
+        Any directions (direction, channel), as of a dictionary, concept activation vectors or a class's weights: each is
+        ablated alone, as those of a basis are. They need not be at right angles, and may be more than channels; they are
+        divided by their lengths, which the log and the attribute "directions" say. What they remove need not sum to one.
+    subtract
+        Codes of your own for ``directions``, (image, direction, …), from the layer's values (image, channel, …) in float32,
+        such as an autoencoder's: without direction i, x then becomes x − zᵢ vᵢ, with the direction as long as it is given.
     labels
         "given", or "predicted": the network's own predictions serve as labels.
     store
@@ -151,8 +165,8 @@ def ablate(  # noqa: PLR0913  the public call
     2
     """
     request = SweepRequest(
-        layer, units=units, ablation=ablation, basis=basis, labels=labels,
-        precision=precision, batch_size=batch_size, memory=memory, seed=seed, output=output, unit_dim=unit_dim,
+        layer, units=units, ablation=ablation, basis=basis, power=power, directions=directions, subtract=subtract,
+        labels=labels, precision=precision, batch_size=batch_size, memory=memory, seed=seed, output=output, unit_dim=unit_dim,
         top_k=top_k, outcome=outcome,
     )  # fmt: skip
     found = run_sweep(model, images, request, store=store, device=device, progress=progress, attrs=attrs, client=client)
@@ -232,7 +246,7 @@ class _Sweep:
                 compute_shards(plan, source, study, self.progress)
             else:
                 # workers take the axes as they are
-                request = replace(plan.request, basis=None, axes=tuple(layer.basis for layer in plan.layers))
+                request = plan.request.with_axes(layer.basis for layer in plan.layers)
                 pool.compute(plan, self.model, source, request, study, self.progress)
             write_study(store, self._groups(study))
             study.remove()
@@ -253,6 +267,8 @@ class _Sweep:
                 "%s (%s), %d units: %s; %s", layer.name, layer.site.text, len(layer.units), layer.layout.text,
                 layer.engine.strategy,
             )  # fmt: skip
+            if layer.basis is not None and layer.basis.note:
+                log.info("  %d directions: %s", len(layer.basis.matrix), layer.basis.note)
             undefined = undefined_attributes(plan, layer)
             if undefined:
                 log.info("  undefined for %s: %s", layer.name, undefined)
@@ -325,76 +341,3 @@ def _device_here(device: str | torch.device | None) -> torch.device:
     """What this process checks the results on, where workers compute on ``device``."""
     wanted = torch.device("cuda" if device is None else device)
     return torch.device(wanted.type if wanted.type != "cuda" or torch.cuda.is_available() else "cpu")
-
-
-def plans_left(plan: SweepPlan, model: nn.Module, source: ImageSource, store: str | Path) -> list[SweepPlan]:
-    """What of a plan a store does not have: one plan for all layers that lack the same units.
-
-    Raises
-    ------
-    UnitlabError
-        The store is of something else.
-    """
-    if not Path(store).exists():
-        return [plan]
-    there = _stored_units(Path(store), plan)
-    lacking: dict[tuple[int, ...], list[LayerPlan]] = {}
-    for layer in plan.layers:
-        units = tuple(unit for unit in layer.units if unit not in there[layer.name])
-        if units:
-            lacking.setdefault(units, []).append(layer)
-    if all(layer.units == list(units) for units, layers in lacking.items() for layer in layers) and len(plan.layers) == sum(
-        map(len, lacking.values())
-    ):
-        return [plan]
-    return [
-        plan_sweep(
-            model,
-            source,
-            replace(
-                plan.request,
-                layer=[layer.name for layer in layers],
-                units=units,
-                basis=None,
-                axes=None if plan.request.basis is None else tuple(layer.basis for layer in layers),
-            ),
-            plan.network.device,
-        )
-        for units, layers in lacking.items()
-    ]
-
-
-def _stored_units(store: Path, plan: SweepPlan) -> dict[str, set[int]]:
-    """The units of each layer that a store has under this ablation; a store of something else is refused."""
-    summary = study_summary(store)
-    if (result := summary.attrs.get("result")) is not None:
-        raise UnitlabError(f"{store} holds {result}, no study; give another store, or remove this one")
-    for field in ROOT_FINGERPRINTS:
-        if summary.attrs.get(f"fingerprint_{field}") != plan.fingerprint.get(field):
-            raise UnitlabError(
-                f"{store} was computed with other {field}: with {ROOT_FINGERPRINTS[field]} than given now. It holds "
-                f"{summary.n_images:,} images of {summary.images} in {summary.categories:,} classes, computed "
-                f"{summary.attrs.get('created', 'earlier')}; give another store, or remove this one"
-            )
-    for layer in plan.layers:
-        stored = summary.layers.get(layer.name)
-        there = unit_dim_of(open_study(store, layer.name, stored[0]).attrs) if stored else layer.site.unit_dim
-        if there != layer.site.unit_dim:
-            raise UnitlabError(
-                f"{store} has {layer.name} with its units along dimension {there}, here they are along dimension "
-                f"{layer.site.unit_dim}; give unit_dim={there}, or another store"
-            )
-    found: dict[str, set[int]] = {layer.name: set() for layer in plan.layers}
-    for layer in plan.layers:
-        if plan.ablation_name not in summary.layers.get(layer.name, ()):
-            continue
-        ds = open_study(store, layer.name, plan.ablation_name)
-        for field, asked in plan.layer_fingerprint(layer).items():
-            if field != "unit_dim" and str(ds.attrs.get(f"fingerprint_{field}")) != asked:
-                held = units_named(ds.unit.values, int(ds.attrs["channels"]))
-                raise UnitlabError(
-                    f"{store} holds {layer.name}/{plan.ablation_name} of {held} with other {field}"
-                    f"{before_and_now(ds.attrs.get(f'fingerprint_{field}'), asked)}; give another store, or remove this one"
-                )
-        found[layer.name] = set(ds.unit.values.tolist())
-    return found

@@ -107,9 +107,9 @@ class LayerSums:
     def __init__(self, layer: LayerPlan, plan: SweepPlan) -> None:
         self.layer = layer
         self.dtype = torch.int16 if plan.prediction_dtype is np.int16 else torch.int32
-        what = (layer.units, plan.network.categories, layer.layout.patches)
-        self.units = ActivationStatistics(*what)
-        self.directions = None if layer.basis is None else ActivationStatistics(*what)
+        known = (plan.network.categories, layer.layout.patches)
+        self.units = ActivationStatistics(layer.channels, *known)
+        self.directions = None if layer.basis is None else ActivationStatistics(layer.units, *known)
         self.scores: dict[str, list[np.ndarray]] = defaultdict(list)
         self.removed, self.energy = np.zeros(len(layer.units)), np.zeros(())
 
@@ -134,15 +134,25 @@ class LayerSums:
         self.units.add(value, first_order, *known, host=host)
         if basis is not None and self.directions is not None:
             self.directions.add(basis.coordinates(value), None, *known, host=host)
-            change = basis.coordinates(change)
+            whole, change = change, basis.change(value, value - change)
+            if not basis.orthogonal:
+                host.then(self._add_energy_of_all, whole.square().sum(dtype=torch.float64))
+                change = change * torch.as_tensor(np.linalg.norm(basis.matrix, axis=1)).to(change).reshape(
+                    -1, *[1] * (change.dim() - 2)
+                )
         # map by map in the values' own precision, in float64 over the images
         squares = change.square()
         by_image = squares.flatten(2).sum(2) if squares.dim() > 2 else squares
-        host.then(self._add_energy, by_image.sum(0, dtype=torch.float64))
+        host.then(self._add_removed, by_image.sum(0, dtype=torch.float64))
 
-    def _add_energy(self, square: Tensor) -> None:
-        self.energy = self.energy + square.numpy().sum()
-        self.removed += square.numpy()[self.layer.units]
+    def _add_removed(self, square: Tensor) -> None:
+        basis, found = self.layer.basis, square.numpy()
+        if basis is None or basis.orthogonal:
+            self.energy = self.energy + found.sum()
+        self.removed += found[self.layer.units]
+
+    def _add_energy_of_all(self, square: Tensor) -> None:
+        self.energy = self.energy + square.numpy()
 
     def result(self) -> LayerShard:
         scores = {name: np.concatenate(parts, 1) for name, parts in self.scores.items()}

@@ -117,7 +117,7 @@ def layer_groups(
     filters = filter_attributes(plan.network.graph, site, channels)
     of_units = {
         **_activations([shard.units for shard in shards], first_order=plan.first_order),
-        **{name: values[layer.units] for name, values in filters.items()},
+        **{name: values[layer.channels] for name, values in filters.items()},
     }
     units = np.array(layer.units, dtype=np.int32)
     prediction = UnitRows([shard.ablation["prediction"] for shard in shards])
@@ -140,6 +140,8 @@ def layer_groups(
     attrs = {
         "ablation": plan.ablation_name,
         **({} if basis is None else {"replacement": request.ablation}),
+        **({} if basis is None or not basis.note else {"directions": basis.note}),
+        **({} if basis is None or basis.codes is None else {"subtracted": "codes"}),
         "precision": request.precision,
         "strategy": layer.engine.strategy,
         "capture": plan.network.capture,

@@ -51,7 +51,7 @@ class NotAtHand(UnitlabError):
 
 
 class LiveNetwork:
-    """Network and images of the recipe that a study names.
+    """Network and images of the recipe that a study names; without ``images`` the network may be there alone.
 
     Raises
     ------
@@ -59,7 +59,7 @@ class LiveNetwork:
         torch, the recipe, its weights or its images are not there. Nothing is downloaded.
     """
 
-    def __init__(self, ds: xr.Dataset) -> None:
+    def __init__(self, ds: xr.Dataset, *, images: bool = True) -> None:
         self.ds, self.layer = ds, str(ds.attrs.get("layer", ""))
         if importlib.util.find_spec("torch") is None or importlib.util.find_spec("torchvision") is None:
             raise NotAtHand(
@@ -74,12 +74,17 @@ class LiveNetwork:
             )
         try:
             self.recipe = recipe(name)
-            there = at_hand(self.recipe, str(ds.attrs.get("weights_source", "")))
+            there = at_hand(self.recipe, str(ds.attrs.get("weights_source", "")), images=images)
+            self.has_images = images or at_hand(self.recipe, str(ds.attrs.get("weights_source", "")))
         except UnitlabError as error:
             raise NotAtHand(str(error), "unitlab list") from error
         if not there:
-            folder = "" if self.recipe.images.address else " --images FOLDER"
-            raise NotAtHand(f"Weights or images of '{name}' are not on this machine.", f"unitlab compute {name}{folder}")
+            raise NotAtHand(f"Weights or images of '{name}' are not on this machine.", self.command)
+
+    @property
+    def command(self) -> str:
+        """What gets weights and images."""
+        return f"unitlab compute {self.recipe.name}{'' if self.recipe.images.address else ' --images FOLDER'}"
 
     def together(self, units: Sequence[int], progress: Progress) -> xr.Dataset:
         """`unitlab.damage` of silencing ``units`` together, as a study of one unit."""
@@ -142,6 +147,21 @@ class LiveNetwork:
         source = as_in_study(files.images(), self.ds.attrs)
         return files.model(), source.watched(_counter(progress, passes * len(source)))
 
+    def for_pictures(self) -> tuple[Any, Any]:
+        """The network, and a source of one blank picture, for the reader's own in its place."""
+        from PIL import Image
+
+        from unitlab.compute.files.recipe_files import RecipeFiles
+        from unitlab.compute.images.pictures import READING
+        from unitlab.compute.images.source import ImageSource
+
+        files, blank = RecipeFiles(self.recipe, network_only=True), Image.new("RGB", (256, 256))
+        source = ImageSource(
+            "pictures", ["picture"], np.zeros(1, np.int64), ["a class"], lambda position: blank,
+            transform_text="", transform=files.transform(), reading=READING,
+        )  # fmt: skip
+        return files.model(), source
+
     def _check(self, found: xr.Dataset, *, images: bool = True) -> None:
         """Refuse a network or images that are not the study's."""
         for name, what in (("fingerprint_weights", "weights"), ("fingerprint_images", "images"))[: 1 + images]:
@@ -166,7 +186,8 @@ class PictureNetwork:
     """A study's network on one picture at a time: units are scaled by a hook at the study's site, and ranked by the engine."""
 
     def __init__(self, live: LiveNetwork) -> None:
-        model, self.source = live._built(lambda done, of: None, 1)
+        self.live = live
+        model, self.source = live._built(lambda done, of: None, 1) if live.has_images else live.for_pictures()
         self.images, self.places = live.recipe.images.address, map_places(live.ds)
         given = live._options
         units = live.ds["unit"].values.tolist()
@@ -194,6 +215,10 @@ class PictureNetwork:
         """What the network sees of a study's image (its id) or of a picture of the reader's (of Pillow)."""
         import torch
 
+        if not self.live.has_images and (picture is None or isinstance(picture, str)):
+            raise NotAtHand(
+                "The study's images are not on this machine; its network is: try a picture of yours.", self.live.command
+            )
         if isinstance(picture, str):
             return self.source.at([list(self.source.ids).index(picture)])
         from unitlab.bundled_images import IMAGE_SETS, bundled_images

@@ -41,7 +41,7 @@ class TriedImage:
 
     def _network(self, study: MeasuredStudy) -> tuple[PictureNetwork, Any]:
         if self._of is not study:
-            self.network, self._of, self._pixels = PictureNetwork(LiveNetwork(study.ds)), study, None
+            self.network, self._of, self._pixels = PictureNetwork(LiveNetwork(study.ds, images=False)), study, None
         if self._pixels is None:
             self._pixels = self.network.pixels(self.picture)
         return self.network, self._pixels
