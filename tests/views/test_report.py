@@ -162,3 +162,15 @@ def test_findings_say_what_is_sure(known: xr.Dataset) -> None:
     assert known.attrs["tested"] in study_finding(known)
     assert points(-0.05) == "−5.0" and points(0.0) == "0.0" and points(-1e-9) == "0.0" and points(0.0004) == "0.04"
     assert points(float("nan")) == "–" and probability("q", 0.0004) == "q < 0.001"
+
+
+def test_scripts_and_styles_are_no_wider_than_the_python() -> None:
+    from unitlab.views import page as shared
+    from unitlab.views import report as written
+
+    files = [path for module in (shared, written) for path in Path(module.__file__).parent.glob("*.[jc]s*")]
+    assert len(files) > 20
+    wide = [
+        f"{path.name}:{n}" for path in files for n, line in enumerate(path.read_text("utf-8").split("\n"), 1) if len(line) > 128
+    ]
+    assert wide == []
