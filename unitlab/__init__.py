@@ -23,16 +23,18 @@ if TYPE_CHECKING:
     from unitlab.analysis.agreement import reliability as _reliability
     from unitlab.analysis.agreement import selective_damage as _selective_damage
     from unitlab.analysis.attributes import attributes as _attributes
+    from unitlab.analysis.comparisons.across_layers import damage_across_layers as _damage_across_layers
     from unitlab.analysis.comparisons.direction_comparison import compare_directions as _compare_directions
     from unitlab.analysis.comparisons.direction_comparison import random_bases as random_bases
     from unitlab.analysis.comparisons.interaction import interaction as _interaction
+    from unitlab.analysis.comparisons.training_choices import training_choices as training_choices
+    from unitlab.analysis.comparisons.training_choices import training_effects as training_effects
     from unitlab.analysis.comparisons.two_ablations import compare as _compare
     from unitlab.analysis.correlations import correlations as _correlations
     from unitlab.analysis.damage import damage as _damage
     from unitlab.analysis.discrimination import discrimination as _discrimination
     from unitlab.analysis.regression import regression as _regression
-    from unitlab.analysis.training_choices import training_choices as training_choices
-    from unitlab.analysis.training_choices import training_effects as training_effects
+    from unitlab.analysis.variance_components import variance_components as _variance_components
     from unitlab.catalog import load as load
     from unitlab.catalog import studies as studies
     from unitlab.compute.cumulative import cumulative as cumulative
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     confusion = takes_names(_confusion)
     correlations = takes_names(_correlations)
     damage = takes_names(_damage)
+    damage_across_layers = takes_names(_damage_across_layers)
     describe = takes_names(_describe)
     discrimination = takes_names(_discrimination)
     important_to = takes_names(_important_to)
@@ -70,6 +73,7 @@ if TYPE_CHECKING:
     reliability = takes_names(_reliability)
     selective_damage = takes_names(_selective_damage)
     units_of = takes_names(_units_of)
+    variance_components = takes_names(_variance_components)
 
 from unitlab.version import __version__ as __version__
 
@@ -87,6 +91,7 @@ _WHERE = {
     "correlations": "unitlab.analysis.correlations",
     "cumulative": "unitlab.compute.cumulative",
     "damage": "unitlab.analysis.damage",
+    "damage_across_layers": "unitlab.analysis.comparisons.across_layers",
     "describe": "unitlab.views.description",
     "discrimination": "unitlab.analysis.discrimination",
     "dissect": "unitlab.compute.dissect",
@@ -107,9 +112,10 @@ _WHERE = {
     "stamp_masks": "unitlab.compute.images.stamps",
     "stamps": "unitlab.compute.images.stamps",
     "studies": "unitlab.catalog",
-    "training_choices": "unitlab.analysis.training_choices",
-    "training_effects": "unitlab.analysis.training_choices",
+    "training_choices": "unitlab.analysis.comparisons.training_choices",
+    "training_effects": "unitlab.analysis.comparisons.training_choices",
     "units_of": "unitlab.concepts.class_dependence",
+    "variance_components": "unitlab.analysis.variance_components",
     "verify": "unitlab.compute.verify",
 }
 _MODULES = {"concepts": "unitlab.concepts", "plots": "unitlab.views.plots", "recipes": "unitlab.recipes"}

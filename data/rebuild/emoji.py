@@ -226,6 +226,7 @@ def main() -> None:
         images=np.stack(pictures),
         label=np.array([categories.index(row["class"]) for row in rows]),
         validation=validation,
+        cluster=np.array([clusters.index(row["cluster"]) for row in rows]),
         categories=np.array(categories),
     )
     path = Path(__file__).parents[1] / "images" / "emoji.zip"

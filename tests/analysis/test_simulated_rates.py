@@ -26,7 +26,7 @@ from unitlab.analysis.specificity import Specificity
 STUDIES = int(os.environ.get("UNITLAB_SIMULATE", "0"))
 UNEQUAL = tuple(np.geomspace(1, 1000, 24).astype(int))
 EMOJI, PLACES, IMAGENET = (74,) * 60, (100,) * 365, (50,) * 1000
-LARGE = pytest.mark.skipif(STUDIES < 20, reason="UNITLAB_SIMULATE=20 or more")
+LARGE = pytest.mark.skipif(STUDIES < 4, reason="UNITLAB_SIMULATE=4 or more")
 
 
 class Drawn(NamedTuple):

@@ -100,14 +100,15 @@ def test_units_are_hopeless_where_not_even_the_lower_limits_of_their_p_suffice()
     assert _hopeless(np.array([19, 0, 0, 0, 0]), np.full(5, 199)).tolist() == [False] * 5
 
 
-def test_ten_sure_units_are_found_among_many() -> None:
+@pytest.mark.parametrize("n_units", [512, 2048])
+def test_ten_sure_units_are_found_among_many(n_units: int) -> None:
     random = np.random.default_rng(2)
-    n_units, label = 512, np.repeat(np.arange(8), 30)
+    label = np.repeat(np.arange(8), 30)
     prediction = np.where(random.random((n_units, 240)) < 0.04, (label + 1) % 8, label)
-    sure = np.arange(10) * 51
+    sure = np.arange(10) * (n_units // 10)
     for unit in sure:
         prediction[unit, np.flatnonzero(label == unit % 8)[:14]] = (unit + 1) % 8
-    p = unitlab.damage(study_of_predictions(label, label, prediction, 8)).p_specific.values
+    p = Specificity(PairedImages(study_of_predictions(label, label, prediction, 8), "damage"), 0).p_value
     q = false_discovery_control(p)
     assert (q[sure] <= 0.05).all() and (q <= 0.05).sum() <= 11
     assert p.min() >= 1 / (20 * n_units)

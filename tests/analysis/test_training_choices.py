@@ -11,10 +11,21 @@ from scipy import stats
 from simulated_study import simulated_study
 
 import unitlab
+from unitlab.analysis.comparisons.bundled_results import read_results
+from unitlab.analysis.comparisons.training_choices import (
+    ARMS,
+    MEMORISING_ARMS,
+    effects,
+    memorising_measures,
+    over_live_units,
+    per_removed_energy,
+    student_t_interval,
+    write_memorising,
+    write_training_choices,
+)
 from unitlab.analysis.correlations import measures
-from unitlab.analysis.training_choices import ARMS, effects, over_live_units, student_t_interval, write_training_choices
 from unitlab.files import bundled_folder
-from unitlab.schema import TRAINING_VARIABLES
+from unitlab.schema import MEMORISING_VARIABLES, TRAINING_VARIABLES
 
 BUNDLED = bundled_folder() / "training_choices" / "fashion.zarr.zip"
 
@@ -24,16 +35,26 @@ def bundled() -> xr.Dataset:
     return unitlab.training_choices()
 
 
-def test_twenty_networks_that_differ_in_two_choices(bundled: xr.Dataset) -> None:
-    assert bundled.sizes["arm"] == 4 and bundled.sizes["seed"] == 5
-    pairs = zip(bundled.batch_norm.values.tolist(), bundled.dropout.values.tolist(), strict=True)
-    assert dict(zip(bundled.arm.values, pairs, strict=True)) == ARMS
-    assert len(set(bundled.weights_sha256.values.ravel())) == 20
-    assert (bundled.test_accuracy > 0.88).all() and (bundled.live_units <= bundled.sizes["unit"]).all()
-    assert BUNDLED.stat().st_size < 600_000
-    for name, variable in bundled.variables.items():
-        row = TRAINING_VARIABLES[str(name)]
+@pytest.mark.parametrize(("name", "n_seeds", "target", "apart"), [("fashion", 5, 0.89, 0.01), ("emoji", 3, 0.33, 0.03)])
+def test_networks_that_differ_in_how_they_are_trained_alone(name: str, n_seeds: int, target: float, apart: float) -> None:
+    ds = unitlab.training_choices(name)
+    assert ds.sizes["arm"] == 5 and ds.sizes["seed"] == n_seeds
+    pairs = zip(ds.batch_norm.values.tolist(), ds.dropout.values.tolist(), strict=True)
+    assert dict(zip(ds.arm.values, pairs, strict=True)) == ARMS
+    assert len(set(ds.weights_sha256.values.ravel())) == 5 * n_seeds
+    # matched: each stopped at the first look at which it was right for the target, none before
+    assert (ds.validation_accuracy >= target).all() and (ds.validation_accuracy < target + apart).all()
+    of_arms = ds.test_accuracy.mean("seed")
+    assert float(of_arms.max() - of_arms.min()) < apart
+    assert (ds.live_units <= ds.sizes["unit"]).all()
+    np.testing.assert_allclose(ds.removed_energy.sum("unit"), 1, atol=1e-5)
+    for one, variable in ds.variables.items():
+        row = TRAINING_VARIABLES[str(one)]
         assert variable.dims == row.dims and variable.attrs["comment"] == row.comment
+
+
+def test_bundled_files_are_small() -> None:
+    assert sum(path.stat().st_size for path in BUNDLED.parent.glob("*.zip")) < 1_500_000
 
 
 def test_bundled_drops_belong_together(bundled: xr.Dataset) -> None:
@@ -47,9 +68,11 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     some = [(arm, seed) for arm in ARMS for seed in (3, 5)]
     studies = {key: simulated_study(6, 3, 60, place, dead_units=(2,)) for place, key in enumerate(some)}
     path = tmp_path / "choices.zarr.zip"
-    write_training_choices(path, studies, dict.fromkeys(some, 0.5), {"epochs": 1})
+    record = {"train_accuracy": 0.5, "validation_accuracy": 0.4, "steps": 300, "learning_rate": 0.1}
+    studies = {key: ds.assign(removed_energy=("unit", np.arange(6.0))) for key, ds in studies.items()}
+    write_training_choices(path, studies, dict.fromkeys(some, record), {"epochs": 1})
     first = path.read_bytes()
-    write_training_choices(path, studies, dict.fromkeys(some, 0.5), {"epochs": 1})
+    write_training_choices(path, studies, dict.fromkeys(some, record), {"epochs": 1})
     assert path.read_bytes() == first
     found = unitlab.training_choices(path)
     assert found.attrs == {"epochs": 1} and (found.live_units == 5).all()
@@ -58,7 +81,9 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one.max_class_drop_crossfit, measures(ds).max_class_drop_crossfit)
         assert float(one.test_accuracy) == (ds.label == ds.baseline_prediction).values.mean()
     live = np.delete(np.arange(6), 2)
-    np.testing.assert_allclose(over_live_units(found, "overall_drop"), found.overall_drop.values[:, :, live].mean(2))
+    drops = found.overall_drop.values[:, :, live]
+    np.testing.assert_allclose(over_live_units(found, "overall_drop"), drops.mean(2))
+    np.testing.assert_allclose(per_removed_energy(found, "overall_drop"), drops.sum(2) / live.sum())
 
 
 def test_intervals_are_scipys() -> None:
@@ -74,11 +99,61 @@ def test_intervals_are_scipys() -> None:
 
 def test_effects_are_differences_of_the_arms(bundled: xr.Dataset) -> None:
     values = over_live_units(bundled, "max_class_drop_crossfit")
-    plain, norm, dropout, both = (values.sel(arm=arm).values for arm in ("plain", "batch norm", "dropout", "both"))
+    arms = ("plain", "batch norm", "dropout", "both", "channel dropout")
+    plain, norm, dropout, both, channels = (values.sel(arm=arm).values for arm in arms)
     found = effects(values[::-1])
     np.testing.assert_allclose(found.sel(choice="batch norm"), (norm + both - plain - dropout) / 2)
     np.testing.assert_allclose(found.sel(choice="dropout"), (dropout + both - plain - norm) / 2)
     np.testing.assert_allclose(found.sel(choice="batch norm × dropout"), both - dropout - norm + plain)
+    np.testing.assert_allclose(found.sel(choice="channel dropout"), channels - plain)
+    told = unitlab.training_effects(bundled, "max_class_drop_crossfit")
+    xr.testing.assert_allclose(told.drop_vars("without"), student_t_interval(found))
+    assert float(told.without) == pytest.approx(plain.mean())
+    of_energy = unitlab.training_effects(bundled, "overall_drop", per_energy=True)
+    xr.testing.assert_allclose(of_energy["mean"], effects(per_removed_energy(bundled, "overall_drop")).mean("seed"))
+    of_networks = unitlab.training_effects(bundled, "test_accuracy")
+    xr.testing.assert_allclose(of_networks["mean"], effects(bundled.test_accuracy).mean("seed"))
+
+
+def test_networks_that_know_random_labels() -> None:
+    ds = unitlab.training_choices("memorising")
+    assert ds.random_labels.values.tolist() == [0, 0.2, 0.5, 1] and ds.sizes["seed"] == 5
+    assert ds.measured_on.values.tolist() == ["training images", "test images"]
+    whole = ds.accuracy.sel(k=0)
+    # every label is known; on test images only those trained on true labels know anything
+    assert (whole.sel(measured_on="training images") == 1).all()
+    tested = whole.sel(measured_on="test images").mean("seed").values
+    assert (np.diff(tested) < 0).all() and tested[-1] < 0.15
+    area = np.trapezoid(ds.accuracy, ds.k / ds.sizes["unit"])
+    np.testing.assert_allclose(ds.curve_area, area)
+    np.testing.assert_allclose(ds.relative_area, area / whole)
+    chosen = ds.sel(measured_on="training images")
+    assert over_live_units(chosen, "overall_drop").dims == ("arm", "seed")
+    told = unitlab.training_effects(chosen, "curve_area")
+    assert told.choice.values.tolist() == ds.arm.values[1:].tolist() and told.attrs["covers"] == "seeds"
+    change = (chosen.curve_area[1:] - chosen.curve_area[0].values).mean("seed")
+    np.testing.assert_allclose(told["mean"], change)
+    for name in ("overall_drop", "curve_area"):
+        with pytest.raises(unitlab.UnitlabError, match="choose the images first"):
+            unitlab.training_effects(ds, name)
+
+
+def test_what_is_written_of_memorising_is_read(tmp_path: Path) -> None:
+    k, path = np.array([0, 3, 6]), tmp_path / "memorising.zarr.zip"
+    order = np.random.default_rng(0).random((4, 3))
+    curve = xr.Dataset({"accuracy": (("order", "k"), order), "k": k})
+    found, records = {}, {}
+    for place, key in enumerate((arm, seed) for arm in MEMORISING_ARMS for seed in (0, 1)):
+        study = simulated_study(6, 3, 60, place).assign(removed_energy=("unit", np.arange(6.0)))
+        found[key] = {name: memorising_measures(study, curve) for name in ("training images", "test images")}
+        records[key] = {"epochs": place, "weights_sha256": f"{place}"}
+    write_memorising(path, found, records, {"layer": "one"})
+    written = read_results(path, "", MEMORISING_VARIABLES, "")
+    assert written.attrs == {"layer": "one"} and written.epochs.values.tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    mean = order.mean(0)
+    np.testing.assert_allclose(written.accuracy[0, 0, 0], mean)
+    np.testing.assert_allclose(written.curve_area, (mean[0] + 2 * mean[1] + mean[2]) / 4)
+    np.testing.assert_array_equal(written.overall_drop[3, 1, 1], study.overall_drop)
 
 
 def test_a_file_with_a_flipped_or_a_missing_byte_is_no_number(tmp_path: Path, bundled: xr.Dataset) -> None:
@@ -100,6 +175,8 @@ def test_a_file_with_a_flipped_or_a_missing_byte_is_no_number(tmp_path: Path, bu
         unitlab.training_choices(path)
     with pytest.raises(unitlab.UnitlabError, match=r"data/rebuild/training_choices\.py"):
         unitlab.training_choices(tmp_path / "nothing.zip")
+    with pytest.raises(unitlab.UnitlabError, match="no such comparison"):
+        unitlab.training_choices(BUNDLED.with_name("memorising.zarr.zip"))
 
 
 def test_bad_input_is_refused(bundled: xr.Dataset) -> None:
@@ -109,5 +186,5 @@ def test_bad_input_is_refused(bundled: xr.Dataset) -> None:
         student_t_interval(bundled.test_accuracy, level=95)
     with pytest.raises(unitlab.UnitlabError, match="no dimension 'fold'"):
         student_t_interval(bundled.test_accuracy, "fold")
-    with pytest.raises(unitlab.UnitlabError, match="four combinations"):
+    with pytest.raises(unitlab.UnitlabError, match="the arms are to be"):
         effects(bundled.test_accuracy[:3])

@@ -13,7 +13,6 @@ import xarray as xr
 import unitlab
 from unitlab.analysis import ALPHA
 from unitlab.analysis.paired_tests import benjamini_hochberg
-from unitlab.analysis.training_choices import effects, over_live_units, student_t_interval
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
@@ -173,19 +172,42 @@ def test_directions_hurt_single_classes_less_than_units() -> None:
 
 
 def test_training_choices() -> None:
-    choices, said = unitlab.training_choices(), text_of("directions_batch_norm_dropout")
+    said = text_of("directions_batch_norm_dropout")
 
-    def change(name: str, choice: str) -> tuple[float, float]:
-        one = student_t_interval(effects(over_live_units(choices, name))).sel(choice=choice)
+    def change(images: str, name: str, choice: str, *, per_energy: bool = False) -> tuple[float, float]:
+        one = unitlab.training_effects(unitlab.training_choices(images), name, per_energy=per_energy).sel(choice=choice)
         return one.low.item(), one.high.item()
 
-    assert "Dropout makes single units matter less, to all images and to the class they hurt most" in said
-    assert change("overall_drop", "dropout")[1] < 0 and change("max_class_drop_crossfit", "dropout")[1] < 0
-    assert "Batch norm makes them matter more to specific classes" in said
-    assert change("max_class_drop_crossfit", "batch norm")[0] > 0
-    low, high = change("overall_drop", "batch norm")
-    assert "what it does to the overall drop five seeds do not tell" in said and low < 0 < high
-    assert change("class_selectivity", "batch norm")[1] < 0 < change("class_selectivity", "dropout")[0]
+    assert "On both sets of images, at the same accuracy, dropout makes single units matter less to the class that they" in said
+    assert "whether it drops positions or whole units, and for each part of the energy that is removed, too" in said
+    assert "What batch norm does to that class is open in the mean over dropout" in said
+    assert "on the emoji dropout takes more away with it than without it" in said
+    assert change("emoji", "max_class_drop_crossfit", "batch norm × dropout")[1] < 0
+    assert "batch norm lowers it, and dropout raises it while the damage falls" in said
+    for images in ("fashion", "emoji"):
+        for choice in ("dropout", "channel dropout"):
+            for per_energy in (False, True):
+                assert change(images, "max_class_drop_crossfit", choice, per_energy=per_energy)[1] < 0
+        low, high = change(images, "max_class_drop_crossfit", "batch norm")
+        assert low < 0 < high
+        assert change(images, "class_selectivity", "batch norm")[1] < 0 < change(images, "class_selectivity", "dropout")[0]
+    assert "they recognise a third of the images" in said
+    assert abs(float(unitlab.training_choices("emoji").test_accuracy.mean()) - 1 / 3) < 0.01
+
+
+def test_networks_that_memorise() -> None:
+    ds, said = unitlab.training_choices("memorising"), text_of("directions_batch_norm_dropout")
+    assert "the more labels were random the sooner" in said and "also in proportion to what the network can do there" in said
+    on = {name: ds.sel(measured_on=name) for name in ds.measured_on.values}
+    areas = {
+        "training images": unitlab.training_effects(on["training images"], "curve_area"),
+        "test images": unitlab.training_effects(on["test images"], "curve_area"),
+        "in proportion": unitlab.training_effects(on["test images"], "relative_area").isel(choice=slice(0, 2)),
+    }
+    for area in areas.values():
+        assert (area.high < 0).all() and (np.diff(area["mean"]) < 0).all()
+    selectivity = unitlab.training_effects(on["training images"], "class_selectivity").isel(choice=slice(1, 3))
+    assert "Their units are less selective for the labels that they know" in said and (selectivity.high < 0).all()
 
 
 def test_what_predicts_damage() -> None:

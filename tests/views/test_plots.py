@@ -157,7 +157,7 @@ def test_seeds_are_all_drawn_with_their_interval() -> None:
     ds = unitlab.training_choices()
     figure = plots.seeds(ds, "max_class_drop_crossfit")
     dots, bars, middle = list(figure)
-    assert len(dots) == 20 and len(bars) == len(middle) == 4
+    assert len(dots) == 25 and len(bars) == len(middle) == 5
     values = 100 * ds.max_class_drop_crossfit.where(ds.fraction_active > 0).mean("unit").values
     np.testing.assert_allclose(dots["max_class_drop_crossfit"], values.ravel())
     for place, one in enumerate(values):

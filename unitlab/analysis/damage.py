@@ -102,7 +102,7 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0, progress: boo
         of_margins = beside.submit(margin_damage, images, level, seed, progress)
         drop = ds["accuracy_drop"].values
         broken, fixed = (ds[name].values.astype(np.int64) for name in ("n_broken", "n_fixed"))
-        cells = (ClusterCells if images.clustered else ImageCells)(images, broken, fixed)
+        cells = tested_cells(images, broken, fixed)
         tests, largest = exact_tests(cells), largest_drop(drop)
         begin("cross-fitted drops")
         crossfit, reliability = crossfit_and_reliability(images, seed, level)
@@ -157,6 +157,11 @@ def enough_images(n_tested: int, n_cells: int, *, cells: str = "unit–class pai
     )
 
 
+def tested_cells(images: PairedImages, broken: Array, fixed: Array) -> Cells:
+    """What is tested of every cell: single images, or clusters of them."""
+    return (ClusterCells if images.clustered else ImageCells)(images, broken, fixed)
+
+
 def margin_damage(images: PairedImages, level: float, seed: int, progress: bool) -> dict[str, Array]:
     """What is told by margins."""
     contrasts = MarginContrasts(images)
@@ -197,7 +202,7 @@ def overall_intervals(images: PairedImages, broken: Array, fixed: Array, level: 
     """The exact test and the intervals of the overall drops, a class as a cell of its own: all images are one."""
     whole = images.of_one_class()
     counts = broken.sum(1, keepdims=True), fixed.sum(1, keepdims=True)
-    cells = (ClusterCells if images.clustered else ImageCells)(whole, *counts)
+    cells = tested_cells(whole, *counts)
     effect = cells.design_effect
     of_each = (cells.broken / effect, cells.fixed / effect, cells.n_images / effect)
     low, high = bonett_price(*of_each, simultaneous(level, len(broken)), cells.degrees)

@@ -52,7 +52,7 @@ def outcome_drops(images: PairedImages, level: float) -> dict[str, Array]:
 
 def mean_drops(images: PairedImages, drops: Callable[[slice], Array], level: float) -> dict[str, Array]:
     """Mean of drops (unit, image) in each class with the paired t interval and test, under what their names end in."""
-    moments = _ClassMoments(images)
+    moments = ClassMoments(images)
     shape = (images.ds.sizes["unit"], images.n_categories)
     mean, variance = np.full(shape, np.nan), np.full(shape, np.nan)
     for units in images.unit_blocks(images.order.size):
@@ -70,7 +70,7 @@ class MarginContrasts:
 
     def __init__(self, images: PairedImages) -> None:
         self.images = images
-        self.moments = _ClassMoments(images, LEAST_BLOCKS)
+        self.moments = ClassMoments(images, LEAST_BLOCKS)
         self.n_units = images.ds.sizes["unit"]
         self.total = np.zeros(len(images.order))
         means = np.full((self.n_units, images.n_categories), np.nan)
@@ -224,7 +224,7 @@ class MarginContrasts:
         return mean, 1 / np.sqrt(np.maximum(variance, 1e-12))
 
 
-class _ClassMoments:
+class ClassMoments:
     """Means of values (unit, image) by class, and the variances of these means over clusters."""
 
     def __init__(self, images: PairedImages, least: int = 2) -> None:

@@ -35,12 +35,25 @@ class PairedImages:
         self.baseline_margin = ds["baseline_margin"].values[self.order].astype(np.float64)
         self.n_images = np.bincount(position, minlength=self.n_categories)
         require_all_images(ds, self.n_images, what)
-        new = np.ones(len(position), bool)
+        self._find_blocks()
+        self.clustered = bool((self.block_size > 1).any()) or len(np.unique(self.cluster)) < len(position)
+
+    def _find_blocks(self) -> None:
+        new = np.ones(len(self.order), bool)
         new[1:] = (np.diff(self.position) != 0) | (np.diff(self.cluster) != 0)
         self.block_start = np.flatnonzero(new)
-        self.block_size = np.diff(np.append(self.block_start, len(position)))
+        self.block_size = np.diff(np.append(self.block_start, len(self.order)))
         self.block_position = self.position[self.block_start]
-        self.clustered = bool((self.block_size > 1).any()) or len(np.unique(self.cluster)) < len(position)
+
+    def only(self, some: Array) -> PairedImages:
+        """Those of the images for which ``some``, in the same order, is true; whole clusters."""
+        one = copy(self)
+        one.order, one.in_order = self.order[some], False
+        one.label, one.position, one.cluster = self.label[some], self.position[some], self.cluster[some]
+        one.right, one.baseline_margin = self.right[some], self.baseline_margin[some]
+        one.n_images = np.bincount(one.position, minlength=one.n_categories)
+        one._find_blocks()
+        return one
 
     def of_one_class(self) -> PairedImages:
         """The same images as if all were of one class, in the order of the clusters, which are whole."""

@@ -12,14 +12,15 @@ from unitlab.errors import UnitlabError
 from unitlab.schema.comparisons import COMPARISON, PAIR, PARTNERS
 from unitlab.schema.concepts import CONCEPTS, DISSECTION
 from unitlab.schema.outcomes import INTERACTION, OUTCOMES, SHAPLEY
-from unitlab.schema.results import ATTRIBUTES, CURVES, DAMAGE, GROUPS, TRAINING
+from unitlab.schema.results import ATTRIBUTES, CURVES, DAMAGE, GROUPS, VARIANCE
 from unitlab.schema.stored import ABLATION, LAYER, STUDY
+from unitlab.schema.training import MEMORISING, TRAINING
 from unitlab.schema.variable import Variable
 
 __all__ = [
     "COMPARISON_VARIABLES", "CURVE_VARIABLES", "DISSECTION_VARIABLES", "GROUP_VARIABLES", "INTERACTION_VARIABLES",
-    "PAIR_VARIABLES", "PARTNER_VARIABLES", "RESULTS", "SCHEMA_VERSION", "SHAPLEY_VARIABLES", "TRAINING_VARIABLES", "VARIABLES",
-    "Variable", "check", "describe", "described", "described_like", "variable_attrs",
+    "MEMORISING_VARIABLES", "PAIR_VARIABLES", "PARTNER_VARIABLES", "RESULTS", "SCHEMA_VERSION", "SHAPLEY_VARIABLES",
+    "TRAINING_VARIABLES", "VARIABLES", "Variable", "check", "describe", "described", "described_like", "variable_attrs",
 ]  # fmt: skip
 
 SCHEMA_VERSION = 1
@@ -29,11 +30,11 @@ def _by_name(*rows: Variable) -> dict[str, Variable]:
     return {row.name: row for row in rows}
 
 
-VARIABLES = _by_name(*STUDY, *LAYER, *ABLATION, *DAMAGE, *OUTCOMES, *ATTRIBUTES, *CONCEPTS)
+VARIABLES = _by_name(*STUDY, *LAYER, *ABLATION, *DAMAGE, *OUTCOMES, *ATTRIBUTES, *CONCEPTS, *VARIANCE)
 # results whose dimensions are other than a study's have tables of their own
 GROUP_VARIABLES, CURVE_VARIABLES = _by_name(*GROUPS), _by_name(*CURVES)
 COMPARISON_VARIABLES, PAIR_VARIABLES, TRAINING_VARIABLES = _by_name(*COMPARISON), _by_name(*PAIR), _by_name(*TRAINING)
-PARTNER_VARIABLES = _by_name(*PARTNERS)
+PARTNER_VARIABLES, MEMORISING_VARIABLES = _by_name(*PARTNERS), _by_name(*MEMORISING)
 INTERACTION_VARIABLES, SHAPLEY_VARIABLES = _by_name(*INTERACTION), _by_name(*SHAPLEY)
 RESULTS = {"groups": GROUP_VARIABLES, "curves": CURVE_VARIABLES}  # kept in a store beside studies
 DISSECTION_VARIABLES = {name: VARIABLES[name] for name in ("unit", *DISSECTION)}

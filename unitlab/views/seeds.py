@@ -7,9 +7,8 @@ import numpy as np
 import xarray as xr
 
 from unitlab.analysis import LEVEL
-from unitlab.analysis.training_choices import over_live_units, student_t_interval
+from unitlab.analysis.comparisons.training_choices import over_live_units, student_t_interval
 from unitlab.errors import UnitlabError
-from unitlab.schema import TRAINING_VARIABLES
 from unitlab.views.look import BLUE, FIGURE, ORANGE
 
 
@@ -19,7 +18,7 @@ def seeds(ds: xr.Dataset, name: str, *, level: float = LEVEL) -> hv.Overlay:
     Parameters
     ----------
     ds
-        What `unitlab.training_choices` gives.
+        What `unitlab.training_choices` gives; of "memorising" with ``measured_on`` chosen.
     name
         A variable of it over ``arm, seed``, or over ``arm, seed, unit``: then the mean over the network's live units.
     level
@@ -44,12 +43,12 @@ def seeds(ds: xr.Dataset, name: str, *, level: float = LEVEL) -> hv.Overlay:
     if not {"arm", "seed", "fraction_active"} <= set(ds.variables):
         raise UnitlabError("plots.seeds takes the comparison that unitlab.training_choices() gives")
     values = ds[name] if name in ds.data_vars and ds[name].dims == ("arm", "seed") else over_live_units(ds, name)
-    row = TRAINING_VARIABLES[name]
-    scale, unit = 1.0, "" if row.units == "1" else row.units
-    if row.units == "1" and ("drop" in name or name.endswith("_accuracy")):
+    units = str(ds[name].attrs["units"])
+    scale, unit = 1.0, "" if units == "1" else units
+    if units == "1" and ("drop" in name or name.endswith("_accuracy")):
         scale, unit = 100.0, "points" if "drop" in name else "%"
     what = "" if ds[name].dims == ("arm", "seed") else "mean of live units, "
-    up = hv.Dimension(name, label=row.long_name, unit=unit or None)
+    up = hv.Dimension(name, label=str(ds[name].attrs["long_name"]), unit=unit or None)
     arms = [str(arm) for arm in ds["arm"].values]
     numbers = ds["seed"].values
     # seeds side by side, in the same order in every arm
