@@ -17,7 +17,8 @@ import xarray as xr
 from unitlab import catalog
 from unitlab.analysis.attributes import undefined_attributes
 from unitlab.analysis.damage import damage
-from unitlab.analysis.requirements import units_in
+from unitlab.analysis.requirements import is_screened, units_in
+from unitlab.analysis.undefined import leading
 from unitlab.errors import UnitlabError, units_named
 from unitlab.files import bundled_folder, bytes_text, folder_bytes
 from unitlab.lab import copy_notebooks, default_folder, open_lab
@@ -80,6 +81,15 @@ def _parser() -> argparse.ArgumentParser:
     compute.add_argument("--device", help="cpu, cuda, cuda:1 (default: CUDA where it is present)")
     compute.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
     compute.add_argument("--memory", default="2 GB", help="memory for the sweep besides the network (default: 2 GB)")
+    compute.add_argument(
+        "--screen",
+        type=float,
+        nargs="?",
+        const=0.01,
+        metavar="SHARE",
+        help="evaluate those pairs (unit, image) alone that may change a prediction, as gradients say; no more than this share "
+        "of the changed predictions is missed (default where it is given: 0.01)",
+    )
     compute.add_argument("--store", type=Path, help="where to write (default: unitlab's data folder)")
     _add_file_arguments(compute)
     compute.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler whose workers compute, tcp://HOST:PORT")
@@ -150,6 +160,11 @@ def _described(path: str | Path) -> Iterator[str]:
             undefined = undefined_attributes(ds)
             at = f"{ds.attrs.get('site')}{where}"
             yield f"  {layer}{default}, {ablation}: {units} at {at}, {ds.attrs.get('precision')}; {proof}"
+            if is_screened(ds):
+                share, missed = (
+                    float(ds.attrs.get(f"screen_{name}", np.nan)) for name in ("evaluated_share", "missed_share_limit")
+                )
+                yield f"    screened: {share:.1%} of the live pairs evaluated, changed predictions missed: {missed:.2%} at most"
             if undefined:
                 yield f"    undefined: {undefined}"
     for name, value in sorted(found.attrs.items()):
@@ -196,7 +211,13 @@ def _compute(given: argparse.Namespace) -> int:
     layers = given.layer or list(recipe.layers)
     units = None if given.units is None else units_in(given.units, "--units")
     request = SweepRequest(
-        layers, units=units, ablation=given.ablation, precision=given.precision, memory=given.memory, unit_dim=given.unit_dim
+        layers,
+        units=units,
+        ablation=given.ablation,
+        precision=given.precision,
+        memory=given.memory,
+        unit_dim=given.unit_dim,
+        screen=given.screen,
     )
     model, images = files.model(), files.images()
     if given.dry_run:
@@ -255,6 +276,8 @@ def _lab(given: argparse.Namespace) -> int:
 
 def _table(ds: xr.Dataset) -> str:
     """The most damaging units, their worst classes, overall against max class drop, in points of accuracy."""
+    if is_screened(ds):
+        return _screened_table(ds)
     found = damage(ds)
     overall, top, worst = (found[name].values for name in ("overall_drop", "max_class_drop", "max_class"))
     fair, p = found.max_class_drop_crossfit.values, found.p_specific.values
@@ -281,4 +304,28 @@ def _table(ds: xr.Dataset) -> str:
         "p specific: chance of such damage if the same lost and won images fell on classes at random.",
         str(found.attrs["tested"]),
     ]
+    return "\n".join(lines)
+
+
+def _screened_table(ds: xr.Dataset) -> str:
+    """The same of a study of which pairs were left out: what is known of it."""
+    top, worst = leading(ds.accuracy_drop.values)
+    overall, error, missed = (ds[name].values for name in ("overall_drop", "overall_drop_error", "accuracy_drop_missed"))
+    names = [str(name) for name in ds.category.values]
+    width = max(12, *(len(names[k]) for k in worst))
+    lines = [
+        f"{ds.attrs['name']}, {ds.attrs['layer']}, {ds.attrs['ablation']} ablation: {len(overall)} units, "
+        f"{ds.sizes['image']} images, {len(names)} classes, baseline accuracy {ds.attrs['baseline_overall_accuracy']:.1%}",
+        f"screened: {ds.attrs['screen_evaluated_share']:.1%} of the live pairs evaluated, no more than "
+        f"{ds.attrs['screen_missed_share_limit']:.2%} of the changed predictions missed (95 %)",
+        "",
+        f"{'unit':>5}  {'worst class':<{width}}  {'class drop':>10}  {'missed at most':>14}  {'overall drop':>12}  points of "
+        "accuracy",
+    ]
+    for row in np.argsort(-overall, kind="stable")[:SHOWN_UNITS]:
+        lines.append(
+            f"{int(ds.unit[row]):>5}  {names[worst[row]]:<{width}}  {100 * top[row]:>10.1f}  "
+            f"{100 * missed[row, worst[row]]:>14.1f}  {100 * overall[row]:>12.2f} ± {100 * error[row]:.2f}"
+        )
+    lines += ["", f"mean over units: overall drop {100 * overall.mean():.2f}. Class drops are of the pairs evaluated."]
     return "\n".join(lines)

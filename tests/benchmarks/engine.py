@@ -32,9 +32,10 @@ from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.networks.bundled import bundled_network, initialise
 from unitlab.compute.networks.places import named_vgg16
+from unitlab.compute.sweep.passes import compute_shards
 from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
 from unitlab.compute.sweep.request import SweepRequest
-from unitlab.compute.sweep.shards import HeldShards, compute_shards
+from unitlab.store.shards import HeldShards
 
 REPEATS = 3
 

@@ -36,12 +36,13 @@ from unitlab import UnitlabError
 from unitlab.cli import main
 from unitlab.compute.files.recipe_files import RecipeFiles
 from unitlab.compute.images.source import ImageSource
-from unitlab.compute.sweep import baseline
+from unitlab.compute.sweep import baseline, passes
 from unitlab.compute.sweep import cluster as clusters
 from unitlab.compute.sweep import plan as planning
 from unitlab.compute.sweep import worker as workers
 from unitlab.compute.sweep.fingerprints import SAMPLED_IMAGES
 from unitlab.compute.sweep.request import SweepRequest
+from unitlab.compute.sweep.screening import Rule
 from unitlab.store.shards import JoinedStudy, PartialStudy
 
 # no dashboard, and every port chosen by the system
@@ -117,6 +118,29 @@ def test_workers_compute_an_outcome_that_refers_to_numbers_here(tmp_path: Path, 
     ablate(tmp_path, tmp_path / "many.zarr", client=client, **options)
     assert data_files(tmp_path / "many.zarr") == data_files(tmp_path / "one.zarr")
     assert "conv2/zero/outcome_drop/c/0/0" in data_files(tmp_path / "many.zarr")
+
+
+def test_workers_screen_as_one_process_does(tmp_path: Path, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pilot, first attempt and second one, which a rule that leaves out too much asks for."""
+    bad = Rule(threshold=230, probability=0.3)
+    monkeypatch.setattr(passes, "calibrated_rules", lambda counts, *_: dict.fromkeys(counts, bad))
+    torch.manual_seed(3)
+    pictures = torch.utils.data.TensorDataset(torch.randn(400, 3, 17, 17), torch.arange(400) % 7)
+    images = unitlab.images(pictures, categories=[f"class {k}" for k in range(7)])
+    options = {"screen": 0.15, "batch_size": 80, "memory": "64 MB", "progress": False, "device": "cpu"}
+    for name, by in (("one", None), ("many", client)):
+        ds = unitlab.ablate(close_calls(), images, "conv1", store=tmp_path / f"{name}.zarr", client=by, **options)
+        assert ds.attrs["screen_attempts"] == 2
+    assert data_files(tmp_path / "many.zarr") == data_files(tmp_path / "one.zarr")
+    assert attributes(tmp_path / "many.zarr", "conv1", "zero") == attributes(tmp_path / "one.zarr", "conv1", "zero")
+
+
+def close_calls() -> torch.nn.Module:
+    """A network that many ablations change the predictions of."""
+    model = network()
+    with torch.no_grad():
+        model.fc2.bias.zero_()
+    return model
 
 
 def test_workers_read_the_network_as_it_was_given(tmp_path: Path, client: Any) -> None:

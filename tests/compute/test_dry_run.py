@@ -13,9 +13,9 @@ from small_networks import FunctionalReLU, Untraceable
 import unitlab
 from unitlab.cli import main
 from unitlab.compute.sweep import plan as planning
+from unitlab.compute.sweep.passes import compute_shards
 from unitlab.compute.sweep.plan import plan_sweep
 from unitlab.compute.sweep.request import SweepRequest
-from unitlab.compute.sweep.shards import compute_shards
 from unitlab.store.shards import PartialStudy
 
 

@@ -87,7 +87,8 @@ def prefix_calls(layer: Any) -> tuple[int, Counter[int]]:
     first = plan.network.graph.modules["features.conv1_1"]
     assert dataset.reads == IN_FINGERPRINT
     dataset.reads.clear()
-    from unitlab.compute.sweep.shards import HeldShards, compute_shards
+    from unitlab.compute.sweep.passes import compute_shards
+    from unitlab.store.shards import HeldShards
 
     with CountedCalls() as calls:
         compute_shards(plan, source, HeldShards(), progress=False)

@@ -17,7 +17,7 @@ from unitlab.analysis.jackknife import correlation_interval, fisher_z, image_gro
 from unitlab.analysis.left_out_images import MEASURED, LeftOutImages
 from unitlab.analysis.paired_images import PairedImages
 from unitlab.analysis.paired_tests import benjamini_hochberg, student_quantile
-from unitlab.analysis.requirements import require
+from unitlab.analysis.requirements import require, require_all_pairs
 from unitlab.analysis.splits import crossfit
 from unitlab.analysis.undefined import ratio
 from unitlab.errors import UnitlabError, check_seed, nearest_names
@@ -60,6 +60,7 @@ def measures(
     With ``damage_alone``, a study that lacks what attributes are computed from is measured without them. ``only`` names what
     is wanted: where that needs no tests and no attributes, they are not computed.
     """
+    require_all_pairs(ds, "the comparison of units")
     quickly = None if only is None else set(only)
     known = xr.Dataset()
     with stages("measures", 2, progress) as begin:

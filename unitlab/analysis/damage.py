@@ -23,13 +23,14 @@ from unitlab.analysis.paired_tests import (
     sign_flip_p_values,
     simultaneous,
 )
-from unitlab.analysis.requirements import check_level, class_positions, require
+from unitlab.analysis.requirements import check_level, class_positions, is_screened, require
 from unitlab.analysis.specificity import Specificity, concentration
 from unitlab.analysis.splits import SPLITS, crossfit_and_reliability
 from unitlab.analysis.undefined import leading, ratio
 from unitlab.errors import check_seed
 from unitlab.progress import stages
 from unitlab.schema import described_like
+from unitlab.schema.results import DAMAGE
 
 Array = np.ndarray[Any, Any]
 
@@ -94,7 +95,9 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0, progress: boo
     """
     check_level(level)
     check_seed(seed)
-    require(ds, [*KEPT, "n_predicted", "label_margin_drop"], "damage")
+    require(ds, [*KEPT, "n_predicted", "label_margin_drop"], "damage", screened=True)
+    if is_screened(ds):
+        return _of_screened(ds, level)
     # NumPy leaves Python's lock free while it works: what is told by flips and what by margins, on two processors
     with stages("damage", 4, progress) as begin, ThreadPoolExecutor(1) as beside:
         begin("exact tests")
@@ -139,6 +142,29 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0, progress: boo
     observations = "clusters of images" if images.clustered else "images"
     told = {"n_tested": n_tested, "n_cells": n_cells, "tested": enough_images(n_tested, n_cells, observations=observations)}
     return described_like(ds, values, {"level": level, "seed": seed, "n_splits": SPLITS, **told})
+
+
+def _of_screened(ds: xr.Dataset, level: float) -> xr.Dataset:
+    """What is known of a study of which pairs were left out: the rest is NaN, or not there where it would be a count."""
+    require(ds, ["evaluated", "overall_drop_error", "n_unevaluated", "accuracy_drop_missed"], "damage", screened=True)
+    images = PairedImages(ds, "damage", screened=True)
+    broken, fixed = (ds[name].values.astype(np.int64) for name in ("n_broken", "n_fixed"))
+    cells = (ClusterCells if images.clustered else ImageCells)(images, broken, fixed)
+    known = (ds["n_unevaluated"].values == 0) & (images.n_images > 0)
+    largest = largest_drop(ds["accuracy_drop"].values)
+    intervals = paired_intervals(cells, largest["max_class"], level)
+    of_cells = {"p_value": cells.p_value, **{name: intervals[name] for name in ("drop_low", "drop_high")}}
+    values = {
+        **{name: ds[name].values for name in (*KEPT, "overall_drop_error", "n_unevaluated", "accuracy_drop_missed")},
+        **largest,
+        **{name: np.where(known, found, np.nan) for name, found in of_cells.items()},
+    }
+    for row in DAMAGE:
+        if row.kind == "f" and row.name not in values:
+            values[row.name] = np.full([ds.sizes[dim] for dim in row.dims], np.nan)
+    some = int(known.sum())
+    told = f"The study is screened: of {some:,} of {known.size:,} unit–class pairs every image was evaluated; others have no p."
+    return described_like(ds, values, {"level": level, "n_cells": some, "tested": told})
 
 
 def enough_images(n_tested: int, n_cells: int, *, cells: str = "unit–class pairs", observations: str = "images") -> str:

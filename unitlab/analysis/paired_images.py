@@ -20,8 +20,9 @@ class PairedImages:
     +1 for an image that an ablation breaks, −1 for one that it fixes.
     """
 
-    def __init__(self, ds: xr.Dataset, what: str) -> None:
-        require(ds, ["category", "unit", "label", "baseline_prediction", "baseline_margin", "prediction"], what)
+    def __init__(self, ds: xr.Dataset, what: str, *, screened: bool = False) -> None:
+        needed = ["category", "unit", "label", "baseline_prediction", "baseline_margin", "prediction"]
+        require(ds, needed, what, screened=screened)
         self.ds = ds
         self.n_categories = ds.sizes["category"]
         position = class_positions(ds, ds["label"].values)

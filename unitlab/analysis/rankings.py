@@ -12,6 +12,7 @@ import xarray as xr
 from unitlab.analysis.attributes import attributes
 from unitlab.analysis.damage import damage
 from unitlab.analysis.discrimination import discrimination
+from unitlab.analysis.requirements import require_all_pairs
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.schema import VARIABLES
 from unitlab.schema.variable import CELL, UNIT
@@ -65,6 +66,8 @@ def ranking(study: xr.Dataset, name: str, *, ascending: bool = False, category: 
         No such variable or class, or a study that lacks what it is computed from.
     """
     dims = rankable(name)
+    if VARIABLES[name].level in ("ablation", "damage") and name not in ("overall_drop", "removed_energy"):
+        require_all_pairs(study, f"an order by {name}")
     if name in ("accuracy_drop", "overall_drop") and name in study:
         found = study
     elif VARIABLES[name].level == "discrimination":

@@ -11,11 +11,33 @@ import xarray as xr
 
 from unitlab.errors import UnitlabError, nearest_names, units_in_ranges
 
+# what of a screened study is not that of all pairs
+OF_ALL_PAIRS = {
+    "prediction", "label_margin_drop", "n_broken", "n_fixed", "n_predicted", "accuracy_drop", "overall_drop",
+}  # fmt: skip
 
-def require(ds: xr.Dataset, names: Iterable[str], what: str) -> None:
-    """Refuse a dataset that lacks a variable."""
+
+def is_screened(ds: xr.Dataset) -> bool:
+    """Whether pairs (unit, image) were left out (`unitlab.ablate` with ``screen``)."""
+    return "evaluated" in ds.variables or "screen_evaluated_share" in ds.attrs
+
+
+def require_all_pairs(ds: xr.Dataset, what: str) -> None:
+    """Refuse a study of which pairs were left out."""
+    if is_screened(ds):
+        share = float(ds.attrs.get("screen_evaluated_share", np.nan))
+        raise UnitlabError(
+            f"{what} needs every pair (unit, image), and this study is screened: {share:.1%} of them were evaluated. "
+            "ds.overall_drop with ds.overall_drop_error, unitlab.damage, unitlab.attributes, unitlab.discrimination, "
+            "unitlab.plots.images and unitlab.verify take it; unitlab.ablate without screen= gives one of every pair"
+        )
+
+
+def require(ds: xr.Dataset, names: Iterable[str], what: str, *, screened: bool = False) -> None:
+    """Refuse a dataset that lacks a variable, or in which one is not of all pairs, unless ``screened`` ones will do."""
     if not isinstance(ds, xr.Dataset):
         raise UnitlabError(f"{what} takes a study (xarray.Dataset); given: {type(ds).__name__}. unitlab.load(name) opens one")
+    names = list(names)
     if "group" in ds.dims or "curve_prediction" in ds.variables:
         raise UnitlabError(
             f"{what} takes a study of single units, and these are curves"
@@ -32,6 +54,8 @@ def require(ds: xr.Dataset, names: Iterable[str], what: str) -> None:
     empty = [name for name in ("unit", "category", "image") if ds.sizes.get(name) == 0]
     if empty:
         raise UnitlabError(f"{what} needs one {empty[0]} or more; this dataset has none")
+    if not screened and OF_ALL_PAIRS & set(names):
+        require_all_pairs(ds, what)
 
 
 def require_all_images(ds: xr.Dataset, n_images: np.ndarray[Any, Any], what: str) -> None:

@@ -14,6 +14,7 @@ import torch
 from numcodecs.zstd import Zstd
 from torch import nn
 
+from unitlab.compute.engine.ablation import Replacement
 from unitlab.compute.engine.scores import Outcome
 from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.engine.user_network.outputs import Output
@@ -22,8 +23,10 @@ from unitlab.compute.images.source import ImageBatch, ImageSource
 from unitlab.compute.sweep.activations import BY_IMAGE, TOP, TOP_IMAGES
 from unitlab.compute.sweep.baseline import Baseline, measured_baseline
 from unitlab.compute.sweep.fingerprints import as_in_store, request_in_store
-from unitlab.compute.sweep.plan import SweepPlan, UnitSums, plan_sweep
+from unitlab.compute.sweep.passes import Counts, calibrated_rules, counts_of, pilot_positions, replacements_of
+from unitlab.compute.sweep.plan import LayerPlan, SweepPlan, UnitSums, plan_sweep
 from unitlab.compute.sweep.request import SweepRequest
+from unitlab.compute.sweep.screening import Rule
 from unitlab.compute.sweep.shards import SCORES, ShardComputation, ShardResult, ShardSums, donor_values
 from unitlab.compute.sweep.study_arrays import undefined_attributes
 from unitlab.compute.sweep.units_left import plans_left
@@ -72,7 +75,8 @@ class SweepEstimate:
     seconds_per_pass
         Time of one plain evaluation of one image.
     seconds
-        Time for the images that are left, reading them included, by this process.
+        Time for the images that are left, reading them included, by this process; of a screened sweep with its pilot, and as if
+        the first attempt were enough.
     memory
         Bytes that the sweep keeps within, besides the network's.
     network_bytes
@@ -161,6 +165,7 @@ def estimate(  # noqa: PLR0913  the public call
     memory: str | int = "2 GB",
     seed: int = 0,
     output: Output = None,
+    screen: float | None = None,
     top_k: int | None = None,
     outcome: Outcome | tuple[str, Outcome] | None = None,
     progress: bool = True,
@@ -171,7 +176,7 @@ def estimate(  # noqa: PLR0913  the public call
     ----------
     model, images, layer, units, unit_dim, ablation, basis, power, directions, subtract, labels, store, device, precision
         As for `unitlab.ablate`.
-    batch_size, memory, seed, output, top_k, outcome
+    batch_size, memory, seed, output, top_k, outcome, screen
         As for `unitlab.ablate`.
 
     progress
@@ -197,6 +202,7 @@ def estimate(  # noqa: PLR0913  the public call
     request = SweepRequest(
         layer, units=units, ablation=ablation, basis=basis, power=power, directions=directions, subtract=subtract,
         labels=labels, precision=precision, batch_size=batch_size, memory=memory, seed=seed, output=output, unit_dim=unit_dim,
+        screen=screen,
         top_k=top_k, outcome=outcome,
     )  # fmt: skip
     return estimate_of(model, images, request, store=store, device=device, progress=progress)
@@ -234,7 +240,7 @@ def estimate_of(
         description=plan.description, request=request,
         layers=tuple(
             LayerEstimate(
-                layer.name, layer.site.text, len(layer.units), layer.engine.strategy, layer.site.unit_dim, layer.layout.text,
+                layer.name, layer.site.text, len(layer.units), measured.strategy(layer), layer.site.unit_dim, layer.layout.text,
                 undefined_attributes(plan, layer),
             )
             for layer in plan.layers
@@ -243,7 +249,8 @@ def estimate_of(
         images=len(source), finished_images=len(source) - left, image_shape=tuple(plan.network.sample.shape[1:]),
         categories=len(plan.categories), batch_size=plan.batch_size, shards=len(plan.shard_bounds),
         sample=measured.images, passes=measured.sweep / measured.plain, seconds_per_pass=measured.plain,
-        seconds_per_read=measured.read, seconds=left * (measured.sweep + measured.read),
+        seconds_per_read=measured.read,
+        seconds=left * (measured.sweep + measured.read) + (0 if done or complete else measured.pilot),
         memory=request.budget, network_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
         disk_while_computing=len(source) * measured.shard_bytes_per_image + len(plan.shard_bounds) * measured.shard_bytes,
         disk_finished=measured.study_bytes, complete=complete,
@@ -259,6 +266,7 @@ class _Measured:
         few = self._read(FEWEST_IMAGES)
         replacements = plan.replacements(self._replacement_values(few.pixels), len(source))
         self.computation = ShardComputation(plan, source, replacements)
+        self.pilot, self.rules, self.counts = 0.0, dict[str, Rule](), Counts()
         self._sweep(few)  # the first evaluation allocates and packs
         once = _seconds(plan, lambda: self._sweep(few)) / len(few.positions)
         alone = _seconds(plan, lambda: self._plain(few.pixels, len(few.pixels))) / len(few.positions)
@@ -267,6 +275,9 @@ class _Measured:
         count = int(min(plan.batch_size, len(source), max(FEWEST_IMAGES, MEASURED_SECONDS / expected)))
         batch = self._read(count)
         self.images = len(batch.positions)
+        if plan.screened:
+            self._screen(batch.positions, replacements)
+            self._sweep(few)
         several = range(1 + int(expected * count < MEASURED_SECONDS / 4) * 2)
         found: list[ShardResult] = []
         taken = [_seconds(plan, lambda: found.append(self._sweep(batch))) for _ in several]
@@ -277,6 +288,25 @@ class _Measured:
         if plan.request.ablation == "mean":
             self.sweep += _seconds(plan, lambda: plan.network.site_values(batch.pixels, plan.sites)) / count + self.read
         self._measure_bytes(found[0])
+
+    def _screen(self, positions: np.ndarray, replacements: list[Replacement]) -> None:
+        """From now on pairs are left out, by the rules that these images give; ``pilot``: seconds of the real one."""
+        plan, images, share = self.plan, len(self.source), self.plan.request.screen
+        assert share is not None
+        part = plan.of_layers(layer.name for layer in plan.screened)
+        own = replacements_of(plan, part, replacements)
+        begin = time.perf_counter()
+        self.counts = counts_of(part, self.source, own, positions, lambda _: None)
+        self.pilot = (time.perf_counter() - begin) / len(positions) * len(pilot_positions(images))
+        self.rules = calibrated_rules(self.counts, share, images / len(positions))
+        self.computation = ShardComputation(plan, self.source, replacements, rules=self.rules)
+
+    def strategy(self, layer: LayerPlan) -> str:
+        """What the engine does, and what a screen leaves of the pairs."""
+        rule, text = self.rules.get(layer.name), layer.engine.strategy
+        if rule is None or rule.exact:
+            return text if rule is None else f"{text}; screened: every pair, as far as {self.images} images show"
+        return f"{text}; screened: about {rule.evaluated(self.counts[layer.name]):.0%} of the pairs"
 
     def _read(self, count: int) -> ImageBatch:
         """So many images; ``read`` is then the time that one takes as many threads as a sweep has for it."""

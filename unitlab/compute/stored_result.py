@@ -8,9 +8,8 @@ from pathlib import Path
 
 import xarray as xr
 
-from unitlab.compute.sweep.shards import HeldShards, Shards
 from unitlab.errors import UnitlabError, before_and_now
-from unitlab.store.shards import PartialStudy, differing_field, remove_left_shards
+from unitlab.store.shards import HeldShards, PartialStudy, Shards, differing_field, remove_left_shards
 from unitlab.store.study import open_study
 from unitlab.store.writing import write_result
 

@@ -21,10 +21,11 @@ from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.stored_result import StoredResult
 from unitlab.compute.sweep.fingerprints import text_fingerprint
+from unitlab.compute.sweep.passes import compute_shards
 from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
 from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, compared_with_hooks, pairs_to_verify, stored_outcomes
 from unitlab.compute.sweep.request import SweepRequest
-from unitlab.compute.sweep.shards import SCORES, Arrays, ImageFacts, ShardResult, compute_shards
+from unitlab.compute.sweep.shards import SCORES, Arrays, ImageFacts, ShardResult
 from unitlab.compute.sweep.study_arrays import (
     ROOT_FINGERPRINTS,
     counts_and_rates,

@@ -59,7 +59,7 @@ def verify(  # noqa: PLR0913  the public call
     model, images
         The network and the images; for a study with a recipe they are found by name.
     sample
-        How many (unit, image) pairs to compare.
+        How many (unit, image) pairs to compare; of a screened study, of the pairs that were evaluated.
     seed
         Of the sample.
     device
@@ -142,5 +142,7 @@ def verify(  # noqa: PLR0913  the public call
             f"the study's logits are {ds.attrs['output']}, and here they would be {reading.text}; give output= as for the study"
         )
     plain = PlainAblation(PlainNetworks(model, choose_device(device), reading), source, site, request, basis)
-    outcomes = stored_outcomes(scoring, ds, ds.label.values)
-    return compared_with_hooks(plain, sets, ds.prediction, sample=sample, seed=seed, outcomes=outcomes, progress=progress)
+    outcomes, share = stored_outcomes(scoring, ds, ds.label.values), float(ds.attrs.get("screen_evaluated_share", 1.0))
+    return compared_with_hooks(
+        plain, sets, ds.prediction, sample=sample, seed=seed, outcomes=outcomes, progress=progress, evaluated=share
+    )

@@ -7,7 +7,7 @@ import scipy
 import xarray as xr
 
 from unitlab.analysis.damage import damage
-from unitlab.analysis.requirements import require
+from unitlab.analysis.requirements import require, require_all_pairs
 from unitlab.errors import UnitlabError
 from unitlab.schema import described_like
 
@@ -53,6 +53,7 @@ def important_to(ds: xr.Dataset, *, most: int = 4) -> xr.Dataset:
     if isinstance(most, bool) or not isinstance(most, int | np.integer) or most < 1:
         raise UnitlabError(f"most is {most!r}; expected a whole number, 1 or more, such as 4")
     require(ds, ["unit", "category"], "important_to")
+    require_all_pairs(ds, "important_to")
     known = ds if set(OF_DAMAGE) <= set(ds.variables) else damage(ds)
     drop = known["balanced_accuracy_drop"].values
     some = np.isfinite(drop)

@@ -71,10 +71,11 @@ LAYER = (
 
 _ablation = partial(Variable, "ablation")
 ABLATION = (
-    _ablation("prediction", _UNIT_IMAGE, "i", "class index", "prediction", "Top-1 class after the ablation of the unit."),
+    _ablation("prediction", _UNIT_IMAGE, "i", "class index", "prediction",
+         "Top-1 class after the ablation of the unit; −1 where that was not evaluated, in a screened layer."),
     _ablation("label_margin_drop", _UNIT_IMAGE, "f", "logit", "margin drop",
          "Drop of the margin (logit of the label minus the largest other logit); positive = damage. Kept in 16 bits; beyond "
-         "±65,504 it reads ±inf."),
+         "±65,504 it reads ±inf. A first-order estimate where a screened layer's pair was not evaluated."),
     _ablation("n_broken", CELL, "i", "images", "broken",
          "Images of the class that were right before the ablation and are wrong after it."),
     _ablation("n_fixed", CELL, "i", "images", "fixed",
@@ -85,7 +86,23 @@ ABLATION = (
          "Class accuracy before minus after, (n_broken − n_fixed)/n_images; positive = damage. NaN for a class without "
          "images."),
     _ablation("overall_drop", UNIT, "f", "1", "overall drop",
-         "Accuracy over all images before minus after; positive = damage."),
+         "Accuracy over all images before minus after; positive = damage. Of a screened layer an estimate, with "
+         "overall_drop_error."),
+    _ablation("evaluated", _UNIT_IMAGE, "u", "1", "evaluated",
+         "Of a screened layer: 0 for a pair that was not evaluated, whose prediction is −1 and whose margin drop is a "
+         "first-order estimate; 1 for one that was for sure, or in which the ablation changes nothing; 2 for one of the random "
+         "sample of the rest, drawn with the probability in the attribute screen_probability.", required=False),
+    _ablation("overall_drop_error", UNIT, "f", "1", "standard error of the overall drop",
+         "Of a screened layer, whose overall_drop is a Horvitz–Thompson estimate: its standard error over draws of the sample, "
+         "not over images. 0 where the sample found no image that changes, which does not say that none does.",
+         required=False),
+    _ablation("n_unevaluated", CELL, "i", "images", "not evaluated",
+         "Of a screened layer: images of the class that were not evaluated for the unit; n_broken, n_fixed and n_predicted "
+         "leave them out.", required=False),
+    _ablation("accuracy_drop_missed", CELL, "f", "1", "accuracy drop, missed at most",
+         "Of a screened layer, whose accuracy_drop is of the evaluated pairs (as if the others changed nothing): how far that "
+         "of all images can be from it, all cells at once, 95 %: the smaller of the class's unevaluated images and the "
+         "layer's limit of missed changes, over n_images.", required=False),
     _ablation("removed_energy", UNIT, "f", "1", "removed energy",
          "Sum of the squares of what the ablation takes away, over images and positions, as a share of the sum over all the "
          "layer's units (or directions).", required=False),

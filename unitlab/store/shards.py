@@ -22,6 +22,7 @@ from unitlab.files import write_whole
 FINGERPRINT = "fingerprint.json"
 PARTIAL = ".partial"
 REPLACEMENTS = "replacements.safetensors"
+RULES = "screen-{}.safetensors"
 # in the place of a file's SHA-256 while that is taken
 UNKNOWN = b"0" * 64
 
@@ -112,6 +113,15 @@ class JoinedStudy:
         path = self.folder / REPLACEMENTS
         return read_shard(path, check=True) if path.exists() else None
 
+    def write_rules(self, attempt: int, arrays: Mapping[str, Any]) -> None:
+        """Keep which pairs an attempt of a screened sweep evaluates, so that every shard is computed by the same rules."""
+        write_shard(self.folder / RULES.format(attempt), arrays)
+
+    def read_rules(self, attempt: int) -> dict[str, ShardArray] | None:
+        """What `write_rules` wrote; None where there is nothing yet."""
+        path = self.folder / RULES.format(attempt)
+        return read_shard(path, check=True) if path.exists() else None
+
 
 class PartialStudy(JoinedStudy):
     """Shards beside a store, in ``STORE.partial/``, held by one process at a time.
@@ -169,6 +179,39 @@ class PartialStudy(JoinedStudy):
     def close(self) -> None:
         """Let another process go on with the shards."""
         self._lock.release()
+
+
+class HeldShards:
+    """Shards of a sweep without a store, in memory; as `PartialStudy` has them on disk."""
+
+    def __init__(self) -> None:
+        self.held: dict[int, dict[str, Any]] = {}
+        self.replacements: dict[str, Any] | None = None
+        self.rules: dict[int, dict[str, Any]] = {}
+
+    def finished(self) -> list[int]:
+        return sorted(self.held)
+
+    def write(self, index: int, arrays: dict[str, Any]) -> None:
+        self.held[index] = arrays
+
+    def read(self, index: int) -> dict[str, Any]:
+        return self.held[index]
+
+    def write_replacements(self, arrays: dict[str, Any]) -> None:
+        self.replacements = arrays
+
+    def read_replacements(self) -> dict[str, Any] | None:
+        return self.replacements
+
+    def write_rules(self, attempt: int, arrays: dict[str, Any]) -> None:
+        self.rules[attempt] = arrays
+
+    def read_rules(self, attempt: int) -> dict[str, Any] | None:
+        return self.rules.get(attempt)
+
+
+Shards = JoinedStudy | HeldShards
 
 
 def finished_shards(store: str | Path, fingerprint: Mapping[str, str]) -> list[int]:

@@ -12,7 +12,7 @@ from unitlab.analysis import ALPHA
 from unitlab.analysis.accuracies import confusion as moved_images
 from unitlab.analysis.correlations import chosen, fitted_line, measures
 from unitlab.analysis.damage import damage
-from unitlab.analysis.requirements import unit_position
+from unitlab.analysis.requirements import require_all_pairs, unit_position
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.named_studies import takes_names
 from unitlab.views import notebook as notebook
@@ -72,6 +72,7 @@ def _titled(ds: xr.Dataset, text: str) -> str:
 
 def _known(ds: xr.Dataset) -> xr.Dataset:
     """Measures of a study; a dataset that has them already is taken as it is."""
+    require_all_pairs(ds, "the plot")
     return ds if "p_specific" in ds and "class_selectivity" in ds else measures(ds, progress=True)
 
 
@@ -175,6 +176,7 @@ def classes(ds: xr.Dataset, unit: int, *, n_damaged: int = 10, n_helped: int = 3
     >>> from unitlab import plots
     >>> figure = plots.classes(unitlab.load("vgg_fashion"), 3)
     """
+    require_all_pairs(ds, "plots.classes")
     found = ds if "q_value" in ds else damage(ds)
     row = found.isel(unit=unit_position(found, unit))
     drop = 100 * row["accuracy_drop"].values
@@ -235,6 +237,7 @@ def accuracies(ds: xr.Dataset, *, unit: int | None = None) -> hv.Overlay:
     >>> from unitlab import plots
     >>> figure = plots.accuracies(unitlab.load("vgg_fashion"))
     """
+    require_all_pairs(ds, "plots.accuracies")
     found = ds if "q_value" in ds else damage(ds)
     names = ["accuracy_drop", "precision_drop", "balanced_accuracy_drop", "margin_drop", "q_value"]
     some = found["damaged"].values & True

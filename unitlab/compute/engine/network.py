@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -20,6 +21,7 @@ from unitlab.compute.engine.capture import CannotCapture, NetworkGraph, Noise, V
 from unitlab.compute.engine.exported import exported
 from unitlab.compute.engine.hooks import recorded_output, replaced_output, seen_output
 from unitlab.compute.engine.layers import Site, called_modules, find_site
+from unitlab.compute.engine.rivals import Rivals
 from unitlab.compute.engine.scores import Scoring
 from unitlab.compute.engine.unit_dimension import UnitDimensions, UnitLayout
 from unitlab.compute.engine.user_network.outputs import Output
@@ -44,6 +46,7 @@ class Evaluation:
     logits: Tensor
     site_values: list[Tensor]
     first_order: list[Tensor] | None
+    rivals: Rivals | None = None
 
 
 class Network:
@@ -187,10 +190,12 @@ class Network:
         first_order: bool,
         scoring: Scoring = PLAIN,
         positions: np.ndarray | None = None,
+        meeting: Sequence[torch.fx.Node] = (),
     ) -> Evaluation:
         """One batch: ``images`` (image, channel, row, column), ``labels`` (image) or None for the network's own.
 
-        ``positions`` (image) tells outcomes which images they are.
+        ``positions`` (image) tells outcomes which images they are. With ``meeting``, `Rivals` are told at these nodes, which
+        must be among those to ``keep``.
         """
         images = self.ready(images)
         if self.graph is None:
@@ -198,8 +203,9 @@ class Network:
             logits, site_values = self._by_hooks(images, sites)
             gradients = None
         else:
-            with torch.set_grad_enabled(first_order):
-                values, logits, site_values = self._by_graph(self.graph, images, sites, keep, first_order)
+            gradient = first_order or bool(meeting)
+            with torch.set_grad_enabled(gradient):
+                values, logits, site_values = self._by_graph(self.graph, images, sites, keep, gradient)
                 gradients = None
         if not torch.isfinite(logits).all():
             raise UnitlabError("the network gives NaN or infinite logits; check its weights and the images' normalisation")
@@ -208,11 +214,12 @@ class Network:
             labels = detached.argmax(1) if labels is None else labels.to(self.device)
             where = self._on_device(np.arange(len(images)) if positions is None else positions)
             scores = scoring.of(detached, labels, where, self.dtype)
+        rivals = Rivals.of(logits, labels, values, meeting) if meeting else None
         if first_order and self.graph is not None:
             gradients = self._first_order(logits, labels, site_values)
         values = {node: value.detach() if isinstance(value, Tensor) else value for node, value in values.items()}
         baseline = BatchBaseline(images, values, labels, where, scoring, scores)
-        return Evaluation(baseline, detached, [value.detach() for value in site_values], gradients)
+        return Evaluation(baseline, detached, [value.detach() for value in site_values], gradients, rivals)
 
     def _on_device(self, positions: np.ndarray) -> Tensor:
         """Positions of images; those of a batch in the order of the source need no upload."""

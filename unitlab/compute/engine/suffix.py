@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +11,12 @@ from torch import Tensor
 
 from unitlab.compute.engine.ablation import BatchBaseline, Pairs, UnitSets
 from unitlab.compute.engine.bfloat16 import BFloat16Replay
-from unitlab.compute.engine.capture import NetworkGraph
+from unitlab.compute.engine.capture import NetworkGraph, Values
 from unitlab.compute.engine.closed_form import closed_form_of
 from unitlab.compute.engine.contributions import Contributed, contributions_of
 from unitlab.compute.engine.host_copies import on_host
 from unitlab.compute.engine.replay import AblatedBatch, Replay
+from unitlab.compute.engine.rivals import NOT_EVALUATED, Rivals
 from unitlab.compute.engine.scores import Scores
 from unitlab.compute.engine.separable import NO_OWNER, Suffix, divide
 
@@ -129,9 +130,36 @@ class SuffixEngine:
 
         ``ablated`` is what the site's value, (image, unit, …), becomes where a unit is ablated.
         """
-        after = self.exact.separable(ablated.expand_as(base.values[self.suffix.entry]), base)
-        deltas = {node: base.values[node] - after[node] for node in self.meeting}
+        after, deltas = self._changed(base, ablated)
+        return self._evaluated(base, after, deltas, self.sets.added_any(self._live(deltas)))
+
+    @property
+    def screenable(self) -> bool:
+        """Whether pairs can be told apart by what they may change, and are worth it: a closed form evaluates all at once."""
+        return self.closed_form is None and bool(self.suffix.mixed)
+
+    def screened(
+        self, base: BatchBaseline, ablated: Tensor, rivals: Rivals, choose: Callable[[Tensor, Tensor], Tensor]
+    ) -> Scores:
+        """The same for those pairs that ``choose`` takes by whether they are live and by their scores, both (set, image).
+
+        The others have the prediction `NOT_EVALUATED`, and of the margin a first-order estimate.
+        """
+        after, deltas = self._changed(base, ablated)
         live = self.sets.added_any(self._live(deltas))
+        score, drop = (self.sets.totals(found).t() for found in rivals.scores(deltas, self._by_unit))
+        left = live & ~choose(live, score)
+        scores = self._evaluated(base, after, deltas, live & ~left)
+        scores["prediction"][left] = NOT_EVALUATED
+        return {**scores, "margin": torch.where(left, base.scores["margin"] - drop, scores["margin"])}
+
+    def _changed(self, base: BatchBaseline, ablated: Tensor) -> tuple[Values, Values]:
+        """The separable values with all units ablated at once, and what that takes away where the channels meet."""
+        after = self.exact.separable(ablated.expand_as(base.values[self.suffix.entry]), base)
+        return after, {node: base.values[node] - after[node] for node in self.meeting}
+
+    def _evaluated(self, base: BatchBaseline, after: Values, deltas: Values, live: Tensor) -> Scores:
+        """Scores, those of the baseline where a pair is not ``live``."""
         scores = {name: values.expand(len(self.sets), -1).clone() for name, values in base.scores.items()}
         if self.closed_form is not None:
             source = self.closed_form.source
@@ -172,6 +200,16 @@ class SuffixEngine:
             count = torch.zeros(live.shape, dtype=torch.int32, device=self.device)
             live |= count.scatter_add_(1, owner, changed.to(torch.int32)) > 0
         return live[:, :units]
+
+    def _by_unit(self, node: torch.fx.Node, value: Tensor) -> Tensor:
+        """(image, unit): sums of a value over the positions that each unit owns."""
+        owner, units = self.suffix.owners[node].to(self.device), self.suffix.channels
+        if owner.dim() > 2 and owner.shape[2:].numel() == 1:
+            value, owner = value.flatten(2).sum(2), owner.flatten(1)
+        else:
+            value, owner = value.flatten(1), owner.expand(1, *value.shape[1:]).flatten(1)
+        owner = torch.where(owner == NO_OWNER, units, owner).expand(len(value), -1)
+        return value.new_zeros(len(value), units + 1).scatter_add_(1, owner, value)[:, :units]
 
 
 def _moved(owner: Any, device: torch.device) -> Any:

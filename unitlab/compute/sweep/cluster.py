@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from unitlab.compute.engine.user_network.working_copy import working_copy
 from unitlab.compute.images.source import ImageSource
+from unitlab.compute.sweep.passes import Counts, first_rules, left_again
 from unitlab.compute.sweep.plan import SweepPlan
 from unitlab.compute.sweep.progress import InterruptRequest, images_bar, interrupt_after_shard
 from unitlab.compute.sweep.request import SweepRequest
@@ -138,7 +139,7 @@ class WorkerPool:
         """
         done = set(study.finished())
         left = [index for index in range(len(plan.shard_bounds)) if index not in done]
-        if not left:
+        if not left and not plan.screened:
             return
         with self._sent(plan, model, source, request, study) as name, interrupt_after_shard(True) as stop:
             if plan.request.ablation == "mean" and study.read_replacements() is None:
@@ -148,8 +149,22 @@ class WorkerPool:
                 stop.heed()
                 study.write_replacements(plan.means(sums[index] for index in sorted(sums)))
             unit_replacements(plan, source, study, stop, progress)
-            with images_bar(len(source), finished=plan.images_in(done), description=plan.description, shown=progress) as bar:
+            pilot: dict[int, Counts] = {}
+
+            def measured() -> Counts:
+                with images_bar(len(source), description=f"pilot of {plan.layers_text}", shown=False) as bar:
+                    self._spread(plan, name, SweepPlugin.pilot, [0], pilot.__setitem__, bar, stop)
+                stop.heed()
+                return pilot[0]
+
+            first_rules(plan, len(source), study, measured)
+            finished = len(source) - plan.images_in(left)
+            with images_bar(len(source), finished=finished, description=plan.description, shown=progress) as bar:
                 self._spread(plan, name, SweepPlugin.shard, left, lambda index, _: _see(study, index), bar, stop)
+            stop.heed()
+            left = left_again(plan, study)
+            with images_bar(plan.images_in(left), description="second attempt", shown=progress and bool(left)) as bar:
+                self._spread(plan, name, SweepPlugin.shard_again, left, lambda index, _: _see(study, index), bar, stop)
             stop.heed()
 
     @contextmanager
@@ -194,7 +209,7 @@ class WorkerPool:
                 while left and not stop.made and len(begun) < max(1, workers):
                     index = left.popleft()
                     begun[self.client.submit(
-                        on_worker, name, work, index, plan.shard_bounds[index],
+                        on_worker, name, work, index, plan.shard_bounds[index % len(plan.shard_bounds)],
                         key=f"{name}-{work.__name__}-{index}", pure=False, resources={self.resource: 1},
                     )] = index  # fmt: skip
                 for index, result in ended.items():
@@ -221,7 +236,7 @@ def _result(future: distributed.Future, plan: SweepPlan, index: int) -> Any:
     error = future.exception()
     if isinstance(error, UnitlabError):
         raise error
-    start, stop = plan.shard_bounds[index]
+    start, stop = plan.shard_bounds[index % len(plan.shard_bounds)]
     if isinstance(error, distributed.KilledWorker):
         raise UnitlabError(
             f"{error.allowed_failures + 1} Dask workers in turn were lost while computing images {start} to {stop}, as happens "

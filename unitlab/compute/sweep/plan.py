@@ -26,6 +26,7 @@ from unitlab.compute.engine.unit_dimension import UnitLayout
 from unitlab.compute.engine.user_network.outputs import as_returned, output_text
 from unitlab.compute.engine.user_network.working_copy import preparation
 from unitlab.compute.images.source import ImageSource
+from unitlab.compute.sweep.batches import images_at_once
 from unitlab.compute.sweep.fingerprints import (
     few_positions,
     sampled_images,
@@ -41,7 +42,6 @@ log = logging.getLogger("unitlab")
 
 # An interruption costs a shard at most; each is a file, and its part of the sums over units and classes.
 SHARD_IMAGES = 512
-MOST_BATCH = 128
 # what ImageNet and Places are told in beside top-1; of fewer classes five are no small part
 TOP_K, TOP_K_CATEGORIES = 5, 100
 PRINCIPAL_AXES_BATCH = 32
@@ -57,6 +57,11 @@ class LayerPlan:
     units: list[int]
     basis: Basis | None
     engine: Engine
+
+    @property
+    def screenable(self) -> bool:
+        """Whether some of its pairs can be left out: what closed forms and hooks evaluate costs no less without them."""
+        return isinstance(self.engine, SuffixEngine) and self.basis is None and self.engine.screenable
 
     @property
     def channels(self) -> list[int]:
@@ -100,16 +105,19 @@ class SweepPlan:
     scoring: Scoring
     prepared: str  # what was changed of the network to compute with it
     described_as: str = ""  # in place of the ablation and its layers
-    # what every batch asks for
     sites: list[Site] = field(init=False)
     needed: set[torch.fx.Node] = field(init=False)  # whose values the engines read
     first_order: bool = field(init=False)  # whether gradients can be had
     prediction_dtype: type[np.signedinteger[Any]] = field(init=False)
+    screened: list[LayerPlan] = field(init=False)  # of which pairs may be left out
+    meeting: list[torch.fx.Node] = field(init=False)  # where the channels of these meet
 
     def __post_init__(self) -> None:
         self.sites = [layer.site for layer in self.layers]
         self.needed = {node for layer in self.layers for node in layer.engine.needed}
         self.first_order = self.network.graph is not None
+        self.screened = [layer for layer in self.layers if self.request.screen is not None and layer.screenable]
+        self.meeting = list(dict.fromkeys(node for engine in _suffix_engines(self.screened) for node in engine.meeting))
         self.prediction_dtype = np.int16 if self.network.categories <= np.iinfo(np.int16).max else np.int32
 
     @property
@@ -141,12 +149,16 @@ class SweepPlan:
         return basis.name if ablation == "zero" else f"{basis.name}-{ablation}"
 
     def images_in(self, shards: Iterable[int]) -> int:
-        """How many images some shards have."""
-        return sum(self.shard_bounds[index][1] - self.shard_bounds[index][0] for index in shards)
+        """How many images some shards have; numbers from the last one on are those of a second attempt."""
+        return sum(int(np.ptp(self.shard_bounds[index % len(self.shard_bounds)])) for index in shards)
 
     def for_images(self, count: int) -> SweepPlan:
         """The same for so many images: those that it was made for, or some of them."""
         return replace(self, shard_bounds=_shard_bounds(count, self.batch_size))
+
+    def of_layers(self, names: Iterable[str]) -> SweepPlan:
+        """The same for some of the layers."""
+        return replace(self, layers=[layer for name in names for layer in self.layers if layer.name == name])
 
     def means(self, sums: Iterable[list[UnitSums]]) -> dict[str, np.ndarray]:
         """Means of the units of each layer, from the sums of all shards in their order."""
@@ -175,6 +187,7 @@ class SweepPlan:
             "unit_dim": str(layer.site.unit_dim),
             "precision": self.request.precision,
             "seed": str(self.request.seed) if self.request.ablation == "resample" else "none",
+            **({} if self.request.screen is None else {"screen": str(self.request.screen)}),
             **self.scores_fingerprint,
         }
 
@@ -214,7 +227,9 @@ def plan_sweep(
             f"memory={request.memory!r} leaves half of that for them; give memory='{2 * sums / 1e9:.1f} GB' or more, or fewer "
             "layers at a time"
         )
-    size = request.batch_size or _batch_size(network, _suffix_engines(layers), request.budget - sums)
+    size = request.batch_size or images_at_once(
+        network, _suffix_engines(layers), request.budget - sums, request.screen is not None
+    )
     bounds = _shard_bounds(len(source), size)
     fingerprint = {
         "weights": weights_fingerprint(model),
@@ -231,6 +246,7 @@ def plan_sweep(
         "units": "; ".join(units_in_ranges(layer.units) for layer in layers),
         "count": str(len(source)),
         "precision": request.precision,
+        **({} if request.screen is None else {"screen": str(request.screen)}),
         "basis": ", ".join("none" if layer.basis is None else layer.basis.fingerprint for layer in layers),
         "device": network.device.type,
         "memory": str(request.budget),
@@ -251,7 +267,8 @@ def _scoring(network: Network, source: ImageSource, request: SweepRequest, few: 
     """What is kept of logits; the outcome is tried on a few images."""
     top_k = request.top_k
     if top_k is None:
-        top_k = TOP_K if network.categories >= TOP_K_CATEGORIES else 0
+        # of pairs that a screen leaves out it could not be told
+        top_k = TOP_K if network.categories >= TOP_K_CATEGORIES and request.screen is None else 0
     if top_k and not 2 <= top_k < network.categories:
         raise UnitlabError(
             f"top_k={top_k}: the network tells {network.categories} classes apart; give 2 to {network.categories - 1}, "
@@ -329,27 +346,6 @@ def _images_per_shard(batch_size: int) -> int:
 def _shard_bounds(images: int, batch_size: int) -> list[tuple[int, int]]:
     step = _images_per_shard(batch_size)
     return [(start, min(start + step, images)) for start in range(0, images, step)]
-
-
-def _batch_size(network: Network, engines: list[SuffixEngine], budget: int) -> int:
-    """How many images at a time.
-
-    What one evaluation holds of an image is counted in elements, and may fill half of ``budget``; the other half is the
-    engines'. In the suffix that is every value, twice, since the gradient of the margin keeps it and has one as large. In the
-    prefix, which has no gradient and frees what nobody reads any more, it is about the three widest values: what an
-    operation reads and gives, and a branch that waits to be added. Without a graph nothing is known of the values, and 64
-    times the image is taken for them.
-    """
-    image, element = network.sample.numel(), network.sample.element_size()
-    if network.graph is None:
-        return max(1, min(32, budget // (64 * image * element)))
-    elements = {node: int(np.prod(shape)) for engine in engines for node, shape in engine.suffix.shapes.items()}
-    in_suffix = {node for engine in engines for node in engine.suffix.nodes}
-    prefix = sorted(
-        (elements[node] for node in network.graph.nodes if node in elements and node not in in_suffix), reverse=True
-    )
-    held = 2 * sum(elements.get(node, 0) for node in in_suffix) + sum(prefix[:3]) + image
-    return int(max(1, min(MOST_BATCH, budget // 2 // max(1, held * element))))
 
 
 def _categories(source: ImageSource, logits: int, labels: str) -> list[str]:

@@ -18,6 +18,7 @@ from unitlab.compute.engine.ablation import Replacement, donor_of_image
 from unitlab.compute.engine.directions import Basis
 from unitlab.compute.engine.hooks import recorded_output, replaced_output
 from unitlab.compute.engine.layers import Site
+from unitlab.compute.engine.rivals import NOT_EVALUATED
 from unitlab.compute.engine.scores import Scoring
 from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.engine.user_network.outputs import Reading
@@ -131,15 +132,22 @@ def compared_with_hooks(
     seed: int,
     outcomes: StoredOutcomes | None = None,
     progress: bool = False,
+    evaluated: float = 1.0,
 ) -> Proof:
     """Compare ``sample`` pairs of ``prediction`` (set, image) with hooks that silence sets of units: in float32, and in
     float64 where that is close. Outcomes differ where no logits within float noise of the hooks' give them. With ``progress``
-    what it takes is said first, and a bar shows how far it is.
+    what it takes is said first, and a bar shows how far it is. Where a share of the pairs alone is ``evaluated``, they are of
+    those.
     """
     networks, source = plain.networks, plain.source
     random = np.random.default_rng(seed)
-    pairs = min(sample, len(sets) * len(source))
-    flat = np.sort(random.choice(len(sets) * len(source), size=pairs, replace=False))
+    pairs = min(int(sample / evaluated), len(sets) * len(source))
+    flat = random.choice(len(sets) * len(source), size=pairs, replace=False)
+    if evaluated < 1:
+        known = _stored(prediction, flat % len(sets), flat // len(sets)) != NOT_EVALUATED
+        flat = flat[known][:sample]
+        pairs = len(flat)
+    flat = np.sort(flat)
     images, rows = flat // len(sets), flat % len(sets)
     silenced = [list(sets[row]) for row in rows]
     stored = torch.as_tensor(_stored(prediction, rows, images), device=networks.device).long()

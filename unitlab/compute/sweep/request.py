@@ -17,6 +17,7 @@ from unitlab.errors import UnitlabError, check_seed
 
 LABELS = ("given", "predicted")
 PRECISIONS = ("float32", "bfloat16")
+MOST_MISSED = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,7 @@ class SweepRequest:
     unit_dim: int | Mapping[str, int] | None = None
     top_k: int | None = None
     outcome: Outcome | tuple[str, Outcome] | None = None
+    screen: float | None = None
 
     def __post_init__(self) -> None:
         for name, valid in (("ablation", ABLATIONS), ("labels", LABELS), ("precision", PRECISIONS)):
@@ -66,6 +68,7 @@ class SweepRequest:
         if self.top_k is not None and (isinstance(self.top_k, bool) or not isinstance(self.top_k, int) or self.top_k < 0):
             raise UnitlabError(f"top_k={self.top_k!r} must be a number of classes such as 5, or 0 for none")
         self._check_outcome()
+        _check_screen(self)
         # what the caller does to its lists later does not change what was checked
         object.__setattr__(self, "layer", _names(self.layer))
         object.__setattr__(self, "units", _numbers(self.units))
@@ -144,6 +147,21 @@ class SweepRequest:
         if amount < 64 * 10**6:
             raise UnitlabError(f"memory={self.memory!r} is too little; give '64 MB' or more")
         return amount
+
+
+def _check_screen(request: SweepRequest) -> None:
+    screen = request.screen
+    if screen is None:
+        return
+    if isinstance(screen, bool) or not isinstance(screen, int | float) or not 0 < screen <= MOST_MISSED:
+        raise UnitlabError(
+            f"screen={screen!r:.40} is no share of changed predictions that may be missed; give 0.01 for 1 %, {MOST_MISSED} at "
+            "most, or leave it out to evaluate every pair"
+        )
+    for name in ("basis", "directions", "outcome", "top_k"):
+        given = getattr(request, name)
+        if given is not None and not (name == "top_k" and given == 0):
+            raise UnitlabError(f"screen= leaves pairs out, and {name}= needs every pair evaluated; leave one of the two out")
 
 
 def _names(layer: str | Sequence[str]) -> str | list[str]:

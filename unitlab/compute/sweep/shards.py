@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unitlab.compute.engine.ablation import BatchBaseline, Replacement, donor_of_image
+from unitlab.compute.engine.ablation import BatchBaseline, Engine, Replacement, donor_of_image
 from unitlab.compute.engine.host_copies import HostCopies
 from unitlab.compute.engine.network import Evaluation
 from unitlab.compute.engine.scores import Scores
@@ -27,9 +27,10 @@ from unitlab.compute.images.source import ImageBatch, ImageSource
 from unitlab.compute.images.thumbnails import padded
 from unitlab.compute.sweep.activations import ActivationStatistics
 from unitlab.compute.sweep.plan import LayerPlan, SweepPlan, UnitSums
-from unitlab.compute.sweep.progress import InterruptRequest, images_bar, interrupt_after_shard
+from unitlab.compute.sweep.progress import InterruptRequest, images_bar
+from unitlab.compute.sweep.screening import PairChoice, Rule
 from unitlab.errors import UnitlabError
-from unitlab.store.shards import PartialStudy
+from unitlab.store.shards import Shards
 
 log = logging.getLogger("unitlab")
 
@@ -92,13 +93,14 @@ class ShardResult:
 class ScoredPart:
     """Images that were evaluated together: a batch, or as much of it as a GPU's memory takes.
 
-    For each layer, what its units are replaced by, and scores (set, image).
+    For each layer, what its units are replaced by, scores (set, image) and, where it is screened, which pairs were chosen.
     """
 
     images: ImageBatch
     evaluation: Evaluation
     replaced: list[Tensor]
     scored: list[Scores]
+    chosen: list[PairChoice | None]
 
 
 class LayerSums:
@@ -111,10 +113,11 @@ class LayerSums:
         self.units = ActivationStatistics(layer.channels, *known)
         self.directions = None if layer.basis is None else ActivationStatistics(layer.units, *known)
         self.scores: dict[str, list[np.ndarray]] = defaultdict(list)
+        self.screen_counts: np.ndarray | None = None
         self.removed, self.energy = np.zeros(len(layer.units)), np.zeros(())
 
-    def add_scores(self, scores: Scores, base: BatchBaseline, host: HostCopies) -> None:
-        """Scores (set, image) of a batch."""
+    def add_scores(self, scores: Scores, base: BatchBaseline, host: HostCopies, choice: PairChoice | None = None) -> None:
+        """Scores (set, image) of a batch, and which pairs were chosen."""
         kept = {
             "prediction": scores["prediction"].to(self.dtype),
             "label_margin_drop": (base.scores["margin"] - scores["margin"]).half(),
@@ -123,6 +126,10 @@ class LayerSums:
             kept["among_top"] = scores["among_top"]
         if "outcome" in scores:
             kept["outcome_drop"] = (base.scores["outcome"] - scores["outcome"]).float()
+        if choice is not None:
+            kept["evaluated"] = choice.kept
+            counts = choice.counts(scores["prediction"] != base.scores["prediction"])
+            self.screen_counts = counts if self.screen_counts is None else self.screen_counts + counts
         for name, values in kept.items():
             host.then(partial(_keep, self.scores[name]), values)
 
@@ -155,7 +162,9 @@ class LayerSums:
         self.energy = self.energy + square.numpy()
 
     def result(self) -> LayerShard:
-        scores = {name: np.concatenate(parts, 1) for name, parts in self.scores.items()}
+        scores: Arrays = {name: np.concatenate(parts, 1) for name, parts in self.scores.items()}
+        if self.screen_counts is not None:
+            scores["screen_counts"] = self.screen_counts
         return LayerShard(
             {**scores, "removed": self.removed, "energy": self.energy},
             self.units.arrays(),
@@ -186,10 +195,10 @@ class ShardSums:
         self.digest.update(images.pixels.contiguous().numpy().data)
         known = (base.positions, base.labels, evaluation.logits.softmax(1))
         first_order: Sequence[Tensor | None] = evaluation.first_order or [None] * len(self.layers)
-        for sums, value, effect, replaced, scores in zip(
-            self.layers, evaluation.site_values, first_order, part.replaced, part.scored, strict=True
+        for sums, value, effect, replaced, scores, choice in zip(
+            self.layers, evaluation.site_values, first_order, part.replaced, part.scored, part.chosen, strict=True
         ):
-            sums.add_scores(scores, base, host)
+            sums.add_scores(scores, base, host, choice)
             sums.add_values(value, value - replaced, effect, known, host)
         host.deliver()
 
@@ -203,10 +212,16 @@ class ShardComputation:
     """Computes shards of a plan: the same plan, images and replacements give the same bytes, wherever and in any order."""
 
     def __init__(
-        self, plan: SweepPlan, source: ImageSource, replacements: list[Replacement], *, for_study: bool = True
-    ) -> None:
+        self, plan: SweepPlan, source: ImageSource, replacements: list[Replacement], *, for_study: bool = True,
+        rules: Mapping[str, Rule] | None = None, attempt: int = 1,
+    ) -> None:  # fmt: skip
         self.plan, self.source, self.replacements = plan, source, replacements
         self.for_study = for_study  # which has first-order effects and thumbnails
+        self.attempt = attempt
+        self.rules = {name: rule for name, rule in (rules or {}).items() if attempt != 1 or not rule.exact}
+        self.known: dict[str, np.ndarray] = {}  # pairs of the shard that an earlier attempt has evaluated, by layer
+        self.first = 0  # image of the shard
+        self.meeting = plan.meeting if self.rules else []
 
     def shards(self, bounds: Sequence[tuple[int, int]], advance: Advance) -> Generator[ShardResult, None, None]:
         """What the images within each pair of bounds give.
@@ -240,22 +255,41 @@ class ShardComputation:
     def _scored(self, images: ImageBatch) -> ScoredPart:
         plan, positions = self.plan, images.positions
         labels = None if plan.request.labels == "predicted" else torch.as_tensor(self.source.labels[positions])
-        first_order, replaced, scored = self.for_study and plan.first_order, [], []
+        first_order, replaced = self.for_study and plan.first_order, list[Tensor]()
+        scored, chosen = list[Scores](), list[PairChoice | None]()
         try:
             found = plan.network.evaluate(
                 images.pixels, labels, plan.sites, plan.needed,
-                first_order=first_order, scoring=plan.scoring, positions=positions,
+                first_order=first_order, scoring=plan.scoring, positions=positions, meeting=self.meeting,
             )  # fmt: skip
             with torch.no_grad():
                 for layer, value, replacement in zip(plan.layers, found.site_values, self.replacements, strict=True):
                     replaced.append(replacement.of(positions, value))
-                    scored.append(layer.engine.evaluate(found.baseline, replaced[-1]))
+                    choice = self._choice(layer, positions)
+                    chosen.append(choice)
+                    scored.append(_scores(layer.engine, found, replaced[-1], choice))
         except RuntimeError as error:
             for layer in plan.layers if out_of_memory(error) else ():
                 if isinstance(layer.engine, SuffixEngine):
                     layer.engine.memory //= 2  # smaller bites, beside half as many images
             raise
-        return ScoredPart(images, found, replaced, scored)
+        return ScoredPart(images, found, replaced, scored, chosen)
+
+    def _choice(self, layer: LayerPlan, positions: np.ndarray) -> PairChoice | None:
+        """What chooses the pairs of a layer for these images; None where all are evaluated."""
+        rule = self.rules.get(layer.name)
+        if rule is None:
+            return None
+        known = self.known[layer.name][:, positions - self.first] if self.known else None
+        return PairChoice(layer, self.plan.request.seed, self.attempt, rule, positions, known)
+
+
+def _scores(engine: Engine, found: Evaluation, replaced: Tensor, choice: PairChoice | None) -> Scores:
+    """Scores of the pairs that are chosen, (set, image)."""
+    if choice is None:
+        return engine.evaluate(found.baseline, replaced)
+    assert isinstance(engine, SuffixEngine) and found.rivals is not None
+    return engine.screened(found.baseline, replaced, found.rivals, choice)
 
 
 def in_halves(work: Callable[[ImageBatch], T], batch: ImageBatch, source: ImageSource) -> Iterator[T]:
@@ -325,54 +359,6 @@ def donor_values(plan: SweepPlan, source: ImageSource) -> dict[str, np.ndarray]:
     donors = donor_of_image(len(source), plan.request.seed)[0]
     found = [next(in_halves(of_images, batch, source)) for batch in source.stream([donor] for donor in donors)]
     return {layer.name: np.concatenate(values) for layer, values in zip(plan.layers, zip(*found, strict=True), strict=True)}
-
-
-class HeldShards:
-    """Shards of a sweep without a store, in memory; as `PartialStudy` has them on disk."""
-
-    def __init__(self) -> None:
-        self.held: dict[int, Arrays] = {}
-        self.replacements: Arrays | None = None
-
-    def finished(self) -> list[int]:
-        return sorted(self.held)
-
-    def write(self, index: int, arrays: Arrays) -> None:
-        self.held[index] = arrays
-
-    def read(self, index: int) -> Arrays:
-        return self.held[index]
-
-    def write_replacements(self, arrays: Arrays) -> None:
-        self.replacements = arrays
-
-    def read_replacements(self) -> Arrays | None:
-        return self.replacements
-
-
-Shards = PartialStudy | HeldShards
-
-
-def compute_shards(plan: SweepPlan, source: ImageSource, shards: Shards, progress: bool, *, for_study: bool = True) -> None:
-    """Compute the shards that are not finished yet, as a study wants them or with scores alone.
-
-    Where they are kept on disk, the first Ctrl-C lets the shard end that is being computed.
-    """
-    done = set(shards.finished())
-    left = [index for index in range(len(plan.shard_bounds)) if index not in done]
-    if not left:
-        return
-    with interrupt_after_shard(kept=isinstance(shards, PartialStudy)) as interrupt:
-        replacements = unit_replacements(plan, source, shards, interrupt, progress)
-        interrupt.heed()
-        computation = ShardComputation(plan, source, replacements, for_study=for_study)
-        with (
-            images_bar(len(source), finished=plan.images_in(done), description=plan.description, shown=progress) as bar,
-            closing(computation.shards([plan.shard_bounds[index] for index in left], bar.update)) as computed,
-        ):
-            for index, result in zip(left, computed, strict=True):
-                shards.write(index, result.to_arrays())
-                interrupt.heed()
 
 
 def unit_replacements(

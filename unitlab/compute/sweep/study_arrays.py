@@ -14,10 +14,12 @@ import torch
 from unitlab.compute.engine.filters import filter_attributes
 from unitlab.compute.engine.maps.receptive_field import receptive_field
 from unitlab.compute.engine.network import Network
+from unitlab.compute.engine.rivals import NOT_EVALUATED
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.images.thumbnails import PaddedThumbnails, common_shape
 from unitlab.compute.sweep.activations import BY_IMAGE, reduced_statistics
 from unitlab.compute.sweep.plan import LayerPlan, SweepPlan
+from unitlab.compute.sweep.screening import SAMPLED, Certificate
 from unitlab.compute.sweep.shards import Arrays, ImageFacts, ShardResult
 from unitlab.schema import SCHEMA_VERSION
 from unitlab.schema.stored import why_undefined
@@ -109,9 +111,13 @@ def root_group(plan: SweepPlan, source: ImageSource, facts: Sequence[ImageFacts]
 
 
 def layer_groups(
-    plan: SweepPlan, layer: LayerPlan, results: Sequence[ShardResult], root: Mapping[str, Any]
+    plan: SweepPlan,
+    layer: LayerPlan,
+    results: Sequence[ShardResult],
+    root: Mapping[str, Any],
+    certificate: Certificate | None = None,
 ) -> tuple[Group, Group]:
-    """Groups "<layer>" and "<layer>/<ablation>" of one layer."""
+    """Groups "<layer>" and "<layer>/<ablation>" of one layer; ``certificate`` is that of a screened one."""
     shards, facts = [result.layers[layer.name] for result in results], [result.images for result in results]
     site, channels, basis = layer.site, layer.shape[1], layer.basis
     filters = filter_attributes(plan.network.graph, site, channels)
@@ -131,6 +137,14 @@ def layer_groups(
         "removed_energy": removed / max(float(energy), 1e-300),
         **further_scores([shard.ablation for shard in shards], facts, root),
     }
+    screen: dict[str, Any] = {}
+    if certificate is not None:
+        evaluated = UnitRows([shard.ablation["evaluated"] for shard in shards])
+        found, screen = screened_estimates(prediction, evaluated, root, certificate)
+        ablation.update(found, evaluated=evaluated)
+    elif plan.request.screen is not None:
+        why = "no cheaper way to a bound" if layer in plan.screened else "every pair costs no more than some"
+        screen = {"screen_exact": why}
     if basis is not None:
         # what the layer's group tells of units, told of directions: they have no filters, and no gradient is kept of them
         found = _activations([shard.directions for shard in shards], first_order=False)
@@ -148,6 +162,7 @@ def layer_groups(
         "seed": request.seed,
         "batch_size": plan.batch_size,
         **scores_attrs(plan),
+        **screen,
         **{f"fingerprint_{name}": value for name, value in plan.layer_fingerprint(layer).items()},
     }
     layer_attrs = {"layer": layer.name, "site": site.text, "site_call": site.call, "channels": channels, **units_attrs(layer)}
@@ -218,8 +233,47 @@ def _activations(shards: Sequence[Arrays], *, first_order: bool) -> dict[str, An
     return {**found, **{name: UnitRows([shard[name] for shard in shards]) for name in BY_IMAGE}}
 
 
+def screened_estimates(
+    prediction: UnitRows, evaluated: UnitRows, root: Mapping[str, Any], certificate: Certificate
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Of a screened layer: estimates of all images from the pairs evaluated, and what the classes may have beside.
+
+    Variables, and attributes with the layer's totals.
+    """
+    label, before = root["label"].astype(np.int64), root["baseline_prediction"]
+    categories, (units, images) = len(root["category"]), prediction.shape
+    probability = certificate.rule.probability or 1.0
+    left = np.zeros((units, categories), np.int32)
+    # of changed predictions, and of images lost, (unit): found for sure, in the sample, and the sample's squares
+    sums = np.zeros((2, 3, units))
+    for start in range(0, units, UNITS_AT_ONCE):
+        rows = slice(start, start + UNITS_AT_ONCE)
+        for place, (row, kept) in enumerate(zip(prediction[rows], evaluated[rows], strict=True), start):
+            left[place] = np.bincount(label[kept == 0], minlength=categories)
+            changed = ((row != before) & (kept > 0)).astype(float)
+            lost = np.where(kept > 0, (before == label).astype(float) - (row == label), 0.0)
+            for number, what in enumerate((changed, lost)):
+                in_sample = what[kept == SAMPLED]
+                sums[number, :, place] = what.sum() - in_sample.sum(), in_sample.sum(), np.square(in_sample).sum()
+    value = sums[:, 0] + sums[:, 1] / probability
+    variance = sums[:, 2] * (1 - probability) / probability**2
+    found = {
+        "overall_drop": value[1] / images,
+        "overall_drop_error": np.sqrt(variance[1]) / images,
+        "n_unevaluated": left,
+        "accuracy_drop_missed": np.where(
+            root["n_images"] > 0, np.minimum(left, certificate.limit) / np.maximum(root["n_images"], 1), np.nan
+        ),
+    }
+    (flips, lost), (flips_error, lost_error) = value.sum(1), np.sqrt(variance.sum(1))
+    totals = {
+        "screen_flips": flips, "screen_flips_error": flips_error, "screen_lost": lost, "screen_lost_error": lost_error,
+    }  # fmt: skip
+    return found, {**certificate.attrs(), **{name: float(total) for name, total in totals.items()}}
+
+
 def counts_and_rates(prediction: UnitRows | np.ndarray, root: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Exact counts by class, and the rates that follow from them."""
+    """Exact counts by class, of the pairs that are evaluated, and the rates that follow from them."""
     label, before = root["label"].astype(np.int64), root["baseline_prediction"]
     categories, units = len(root["category"]), prediction.shape[0]
     broken, fixed, predicted = (np.zeros((units, categories), np.int32) for _ in range(3))
@@ -228,9 +282,9 @@ def counts_and_rates(prediction: UnitRows | np.ndarray, root: Mapping[str, Any])
         rows = prediction[start : start + UNITS_AT_ONCE]
         for place, row in enumerate(rows, start):
             after = row == label
-            broken[place] = np.bincount(label[right & ~after], minlength=categories)
+            broken[place] = np.bincount(label[right & ~after & (row != NOT_EVALUATED)], minlength=categories)
             fixed[place] = np.bincount(label[~right & after], minlength=categories)
-            predicted[place] = np.bincount(row, minlength=categories)
+            predicted[place] = np.bincount(row[row != NOT_EVALUATED], minlength=categories)
     lost = broken.astype(np.float64) - fixed
     with np.errstate(invalid="ignore", divide="ignore"):
         drop = lost / root["n_images"]

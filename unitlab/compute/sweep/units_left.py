@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import xarray as xr
 from torch import nn
 
 from unitlab.compute.images.source import ImageSource
@@ -73,8 +74,10 @@ def _stored_units(store: Path, plan: SweepPlan) -> dict[str, set[int]]:
         if plan.ablation_name not in summary.layers.get(layer.name, ()):
             continue
         ds = open_study(store, layer.name, plan.ablation_name)
+        lacking = set(layer.units) - set(ds.unit.values.tolist())
+        _refuse_other_screen(store, f"{layer.name}/{plan.ablation_name}", ds, plan.request.screen, bool(lacking))
         for field, asked in plan.layer_fingerprint(layer).items():
-            if field != "unit_dim" and str(ds.attrs.get(f"fingerprint_{field}")) != asked:
+            if field not in ("unit_dim", "screen") and str(ds.attrs.get(f"fingerprint_{field}")) != asked:
                 held = units_named(ds.unit.values, int(ds.attrs["channels"]))
                 raise UnitlabError(
                     f"{store} holds {layer.name}/{plan.ablation_name} of {held} with other {field}"
@@ -82,3 +85,21 @@ def _stored_units(store: Path, plan: SweepPlan) -> dict[str, set[int]]:
                 )
         found[layer.name] = set(ds.unit.values.tolist())
     return found
+
+
+def _refuse_other_screen(store: Path, name: str, ds: xr.Dataset, screen: float | None, lacking: bool) -> None:
+    """Refuse to take what is stored for what is asked, or to add units to it, where one of both is screened.
+
+    Of a layer of which every pair is evaluated more is known than any screen asks.
+    """
+    there = ds.attrs.get("fingerprint_screen")
+    if screen is None and there is not None:
+        raise UnitlabError(
+            f"{store} holds {name} with screen={there}, and every pair is asked for now; give another store, or remove this one"
+        )
+    if screen is not None and (lacking or there not in (None, str(screen))):
+        held = "every pair evaluated" if there is None else f"screen={there}"
+        raise UnitlabError(
+            f"{store} holds {name} with {held}, and screen={screen} {'of further units ' if lacking else ''}is asked for: a "
+            "layer is screened as a whole; give another store, or remove this one"
+        )

@@ -17,8 +17,10 @@ from distributed import Status, Worker, WorkerPlugin, get_worker
 from filelock import FileLock, Timeout
 
 from unitlab.compute.engine.torch_state import exact_float32
+from unitlab.compute.sweep.passes import Counts, SecondAttempt, pilot_counts
 from unitlab.compute.sweep.plan import SweepPlan, UnitSums, plan_sweep
 from unitlab.compute.sweep.request import SweepRequest
+from unitlab.compute.sweep.screening import rules_from_arrays
 from unitlab.compute.sweep.shards import ShardComputation, activation_sums
 from unitlab.errors import UnitlabError, before_and_now
 from unitlab.store.shards import JoinedStudy, differing_field
@@ -78,6 +80,7 @@ class SweepPlugin(WorkerPlugin):
         self.ended, self.threads = False, worker.state.nthreads
         self.plan: SweepPlan | None = None
         self.computation: ShardComputation | None = None
+        self.second: SecondAttempt | None = None
         self.turn: AbstractContextManager[Any] = nullcontext()
         self.held = ExitStack()
         if self.unitlab != __version__:
@@ -129,14 +132,28 @@ class SweepPlugin(WorkerPlugin):
         self.payload = b""
         return plan, source
 
+    def pilot(self, _index: int, _bounds: tuple[int, int]) -> Counts:
+        """The pilot of a screened sweep."""
+        with self._prepared() as (plan, source, study):
+            return pilot_counts(plan, source, plan.replacements(study.read_replacements(), len(source)), progress=False)
+
     def shard(self, index: int, bounds: tuple[int, int]) -> None:
         """Compute a shard and write it to the sweep's folder."""
         with self._prepared() as (plan, source, study):
             if self.computation is None:
                 replacements = plan.replacements(study.read_replacements(), len(source))
-                self.computation = ShardComputation(plan, source, replacements)
+                rules = rules_from_arrays(study.read_rules(1) or {})
+                self.computation = ShardComputation(plan, source, replacements, rules=rules)
             with closing(self.computation.shards([bounds], self._go_on)) as computed:
                 study.write(index, next(computed).to_arrays())
+
+    def shard_again(self, index: int, bounds: tuple[int, int]) -> None:
+        """Compute a shard of the second attempt, whose number follows those of the first."""
+        with self._prepared() as (plan, source, study):
+            if self.second is None:
+                replacements = plan.replacements(study.read_replacements(), len(source))
+                self.second = SecondAttempt(plan, source, replacements, study)
+            study.write(index, self.second.shard(index, bounds, self._go_on))
 
     def sums(self, index: int, bounds: tuple[int, int]) -> list[UnitSums]:
         """A shard's part of the means that units are replaced by."""
