@@ -16,7 +16,7 @@ import torch
 
 import unitlab
 from unitlab import catalog
-from unitlab.compute.engine.rivals import Rivals
+from unitlab.compute.engine.scores import Rivals
 from unitlab.compute.engine.suffix import SuffixEngine
 from unitlab.compute.files.recipe_files import RecipeFiles
 

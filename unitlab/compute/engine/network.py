@@ -21,8 +21,7 @@ from unitlab.compute.engine.capture import CannotCapture, NetworkGraph, Noise, V
 from unitlab.compute.engine.exported import exported
 from unitlab.compute.engine.hooks import recorded_output, replaced_output, seen_output
 from unitlab.compute.engine.layers import Site, called_modules, find_site
-from unitlab.compute.engine.rivals import Rivals
-from unitlab.compute.engine.scores import Scoring
+from unitlab.compute.engine.scores import Rivals, Scoring
 from unitlab.compute.engine.unit_dimension import UnitDimensions, UnitLayout
 from unitlab.compute.engine.user_network.outputs import Output
 from unitlab.compute.engine.user_network.read_network import read_network

@@ -16,8 +16,7 @@ from unitlab.compute.engine.closed_form import closed_form_of
 from unitlab.compute.engine.contributions import Contributed, contributions_of
 from unitlab.compute.engine.host_copies import on_host
 from unitlab.compute.engine.replay import AblatedBatch, Replay
-from unitlab.compute.engine.rivals import NOT_EVALUATED, Rivals
-from unitlab.compute.engine.scores import Scores
+from unitlab.compute.engine.scores import NOT_EVALUATED, Rivals, Scores
 from unitlab.compute.engine.separable import NO_OWNER, Suffix, divide
 
 # Stays near the cache of a core while matrix products are still large: AlexNet conv5, alexnet_fashion conv3, vgg_emoji conv3_2

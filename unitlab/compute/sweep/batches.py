@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from unitlab.compute.engine.network import Network
-from unitlab.compute.engine.rivals import RIVALS
+from unitlab.compute.engine.scores import RIVALS
 from unitlab.compute.engine.suffix import SuffixEngine
 
 MOST_BATCH = 128

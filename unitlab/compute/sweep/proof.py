@@ -18,8 +18,7 @@ from unitlab.compute.engine.ablation import Replacement, donor_of_image
 from unitlab.compute.engine.directions import Basis
 from unitlab.compute.engine.hooks import recorded_output, replaced_output
 from unitlab.compute.engine.layers import Site
-from unitlab.compute.engine.rivals import NOT_EVALUATED
-from unitlab.compute.engine.scores import Scoring
+from unitlab.compute.engine.scores import NOT_EVALUATED, Scoring
 from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.engine.user_network.outputs import Reading
 from unitlab.compute.engine.user_network.working_copy import floating_dtype, working_copy

@@ -14,7 +14,7 @@ import torch
 from unitlab.compute.engine.filters import filter_attributes
 from unitlab.compute.engine.maps.receptive_field import receptive_field
 from unitlab.compute.engine.network import Network
-from unitlab.compute.engine.rivals import NOT_EVALUATED
+from unitlab.compute.engine.scores import NOT_EVALUATED
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.images.thumbnails import PaddedThumbnails, common_shape
 from unitlab.compute.sweep.activations import BY_IMAGE, reduced_statistics
