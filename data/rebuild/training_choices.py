@@ -3,11 +3,13 @@
     python data/rebuild/training_choices.py choose SET DATA SCRATCH
     python data/rebuild/training_choices.py train SET DATA SCRATCH [--arm ARM --seed N]
     python data/rebuild/training_choices.py collect SET SCRATCH
+    python data/rebuild/training_choices.py partners fashion SCRATCH
 
 SET is "fashion", with DATA the folder of Fashion-MNIST's four .gz files, or "emoji", with DATA the emoji.npz that
 data/rebuild/emoji.py writes. ``choose`` finds each arm's learning rate on validation images taken from the training images,
 ``train`` trains until the validation accuracy is reached and leaves the weights and the study of each network in SCRATCH
-(both skip what is there); ``collect`` measures the studies and writes data/training_choices.
+(both skip what is there); ``collect`` measures the studies and writes data/training_choices,
+and ``partners`` matches the units of each pair of seeds.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import json
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Protocol
 
@@ -29,8 +32,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from train import Emoji, Fashion, accuracy
 
 import unitlab
+from unitlab.analysis.comparisons.bundled_results import write_results
 from unitlab.analysis.comparisons.training_choices import ARMS, write_training_choices
 from unitlab.compute.networks.bundled import VGG
+from unitlab.schema import SEED_PARTNER_VARIABLES
 
 BLOCKS = [(16,), (32,), (64,)]
 DENSE = 128
@@ -283,9 +288,31 @@ def collect(name: str, scratch: Path) -> None:
     write_training_choices(Path(__file__).parents[1] / "training_choices" / f"{name}.zarr.zip", studies, records, training)
 
 
+def match_seeds(name: str, scratch: Path) -> None:
+    """Write what `unitlab.match` gives of each pair of seeds, arm by arm."""
+    of, found = SETS[name], []
+    pairs = list(combinations(of.seeds, 2))
+    for arm in ARMS:
+        studies = {seed: unitlab.load(scratch / f"{name}-{arm.replace(' ', '_')}-{seed}.zarr").load() for seed in of.seeds}
+        for a, b in pairs:
+            ds = unitlab.match(studies[a], studies[b])
+            found.append({
+                "n_partners": int((ds.partner >= 0).sum()), "n_above_chance": int((ds.partner_excess > 0).sum()),
+                "partner_correlation": float(ds.partner_correlation.median()),
+                "partner_damage_correlation": float(ds.mean_partner_damage_correlation),
+                "other_damage_correlation": float(ds.mean_other_damage_correlation),
+                "partner_damage_p": float(ds.partner_damage_p),
+            })  # fmt: skip
+    shape = (len(ARMS), len(pairs))
+    values = {key: np.array([one[key] for one in found]).reshape(shape) for key in found[0]}
+    values |= {"arm": np.array(list(ARMS), dtype=object), "seed_a": np.array(pairs)[:, 0], "seed_b": np.array(pairs)[:, 1]}
+    path = Path(__file__).parents[1] / "training_choices" / "partners.zarr.zip"
+    write_results(path, SEED_PARTNER_VARIABLES, values, {"networks": name, "layer": LAYER})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=["choose", "train", "collect"])
+    parser.add_argument("step", choices=["choose", "train", "collect", "partners"])
     parser.add_argument("set", choices=list(SETS))
     parser.add_argument("paths", type=Path, nargs="+")
     parser.add_argument("--arm", choices=list(ARMS))
@@ -293,8 +320,8 @@ def main() -> None:
     given = parser.parse_args()
     scratch = given.paths[-1]
     scratch.mkdir(parents=True, exist_ok=True)
-    if given.step == "collect":
-        collect(given.set, scratch)
+    if given.step in ("collect", "partners"):
+        {"collect": collect, "partners": match_seeds}[given.step](given.set, scratch)
         return
     of = SETS[given.set]
     data = of.data(given.paths[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,19 @@ def test_networks_that_differ_in_how_they_are_trained_alone(name: str, n_seeds: 
     for one, variable in ds.variables.items():
         row = TRAINING_VARIABLES[str(one)]
         assert variable.dims == row.dims and variable.attrs["comment"] == row.comment
+
+
+def test_units_of_networks_that_differ_in_their_seed_alone() -> None:
+    ds = unitlab.training_choices("partners")
+    assert list(ds.arm.values) == list(ARMS) and ds.sizes["pair"] == 10
+    assert sorted(zip(ds.seed_a.values.tolist(), ds.seed_b.values.tolist(), strict=True)) == list(combinations(range(5), 2))
+    networks = unitlab.training_choices()
+    for place, (a, b) in enumerate(zip(ds.seed_a.values, ds.seed_b.values, strict=True)):
+        fewest = np.minimum(networks.live_units.sel(seed=a), networks.live_units.sel(seed=b))
+        assert (ds.n_partners.isel(pair=place) <= fewest).all()
+    assert (ds.n_above_chance <= ds.n_partners).all()
+    # what the notebook says of them
+    assert (ds.partner_damage_p <= 0.05).all() and (ds.partner_damage_correlation > ds.other_damage_correlation).all()
 
 
 def test_bundled_files_are_small() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from unitlab.errors import UnitlabError
-from unitlab.schema.comparisons import COMPARISON, PAIR, PARTNERS
+from unitlab.schema.comparisons import COMPARISON, PAIR, PARTNERS, PARTNERS_OF_SEEDS
 from unitlab.schema.concepts import CONCEPTS, DISSECTION
 from unitlab.schema.outcomes import INTERACTION, OUTCOMES, SHAPLEY
 from unitlab.schema.results import ATTRIBUTES, CURVES, DAMAGE, GROUPS, VARIANCE
@@ -19,8 +19,9 @@ from unitlab.schema.variable import Variable
 
 __all__ = [
     "COMPARISON_VARIABLES", "CURVE_VARIABLES", "DISSECTION_VARIABLES", "GROUP_VARIABLES", "INTERACTION_VARIABLES",
-    "MEMORISING_VARIABLES", "PAIR_VARIABLES", "PARTNER_VARIABLES", "RESULTS", "SCHEMA_VERSION", "SHAPLEY_VARIABLES",
-    "TRAINING_VARIABLES", "VARIABLES", "Variable", "check", "describe", "described", "described_like", "variable_attrs",
+    "MEMORISING_VARIABLES", "PAIR_VARIABLES", "PARTNER_VARIABLES", "RESULTS", "SCHEMA_VERSION", "SEED_PARTNER_VARIABLES",
+    "SHAPLEY_VARIABLES", "TRAINING_VARIABLES", "VARIABLES", "Variable", "check", "describe", "described", "described_like",
+    "variable_attrs",
 ]  # fmt: skip
 
 SCHEMA_VERSION = 1
@@ -35,6 +36,7 @@ VARIABLES = _by_name(*STUDY, *LAYER, *ABLATION, *DAMAGE, *OUTCOMES, *ATTRIBUTES,
 GROUP_VARIABLES, CURVE_VARIABLES = _by_name(*GROUPS), _by_name(*CURVES)
 COMPARISON_VARIABLES, PAIR_VARIABLES, TRAINING_VARIABLES = _by_name(*COMPARISON), _by_name(*PAIR), _by_name(*TRAINING)
 PARTNER_VARIABLES, MEMORISING_VARIABLES = _by_name(*PARTNERS), _by_name(*MEMORISING)
+SEED_PARTNER_VARIABLES = _by_name(*PARTNERS_OF_SEEDS)
 INTERACTION_VARIABLES, SHAPLEY_VARIABLES = _by_name(*INTERACTION), _by_name(*SHAPLEY)
 RESULTS = {"groups": GROUP_VARIABLES, "curves": CURVE_VARIABLES}  # kept in a store beside studies
 DISSECTION_VARIABLES = {name: VARIABLES[name] for name in ("unit", *DISSECTION)}

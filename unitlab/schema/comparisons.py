@@ -140,3 +140,20 @@ PARTNERS = (
          "Chance of a mean correlation of damage as large if the partners are dealt to the units anew (999 permutations, "
          "one-sided)."),
 )  # fmt: skip
+
+_seeds = partial(Variable, "partners of seeds")
+_ARM_PAIR = ("arm", "pair")
+# each a number of `PARTNERS` of two networks that differ in their seed alone
+PARTNERS_OF_SEEDS = (
+    _seeds("arm", ("arm",), "T", "1", "arm", "How the networks were trained.", coordinate=True),
+    _seeds("seed_a", ("pair",), "i", "1", "first seed", "Seed of the network whose units are given partners.", coordinate=True),
+    _seeds("seed_b", ("pair",), "i", "1", "second seed", "Seed of the network that the partners are of.", coordinate=True),
+    _seeds("n_partners", _ARM_PAIR, "i", "units", "units with a partner", "Units that are active in both networks, paired."),
+    _seeds("n_above_chance", _ARM_PAIR, "i", "units", "partners above chance",
+         "Pairs whose partner_excess is above zero: their activations correlate more than 95 % of the best do by chance."),
+    _seeds("partner_correlation", _ARM_PAIR, "f", "1", "correlation with the partner", "Median over the units."),
+    _seeds("partner_damage_correlation", _ARM_PAIR, "f", "1", "correlation of damage, partners", "Mean over the pairs."),
+    _seeds("other_damage_correlation", _ARM_PAIR, "f", "1", "correlation of damage, others", "Mean over all other pairs."),
+    _seeds("partner_damage_p", _ARM_PAIR, "f", "1", "p, partners damage the same classes",
+         "Chance of such a mean if partners are dealt to the units anew (999 permutations, one-sided)."),
+)  # fmt: skip

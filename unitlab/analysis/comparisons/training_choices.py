@@ -16,7 +16,7 @@ from unitlab.analysis.correlations import QUICK, measures
 from unitlab.analysis.paired_tests import student_quantile
 from unitlab.analysis.requirements import check_level
 from unitlab.errors import UnitlabError, nearest_names
-from unitlab.schema import MEMORISING_VARIABLES, TRAINING_VARIABLES, Variable
+from unitlab.schema import MEMORISING_VARIABLES, SEED_PARTNER_VARIABLES, TRAINING_VARIABLES, Variable
 
 Array = np.ndarray[Any, Any]
 
@@ -30,7 +30,11 @@ ARMS = {
 
 # arm: share of the training labels that are random
 MEMORISING_ARMS = {"0 % random": 0.0, "20 % random": 0.2, "50 % random": 0.5, "100 % random": 1.0}
-BUNDLED = ("fashion", "emoji", "memorising")
+# table, and the script of data/rebuild that wrote the file
+BUNDLED = {
+    "fashion": (TRAINING_VARIABLES, "training_choices"), "emoji": (TRAINING_VARIABLES, "training_choices"),
+    "memorising": (MEMORISING_VARIABLES, "memorising"), "partners": (SEED_PARTNER_VARIABLES, "training_choices"),
+}  # fmt: skip
 
 
 def training_choices(of: str | Path = "fashion") -> xr.Dataset:
@@ -39,12 +43,14 @@ def training_choices(of: str | Path = "fashion") -> xr.Dataset:
     "fashion" and "emoji": with and without batch norm, dropout of positions, dropout of channels, on two data sets, all
     trained to the same accuracy on validation images, each arm at its best learning rate. "memorising": a share of the
     training labels is random, and the network is trained until it knows them all (Zhang et al. 2017; Morcos et al. 2018).
-    Measured at the last convolution after its ReLU, several seeds each. Trained by data/rebuild. Needs no torch.
+    Measured at the last convolution after its ReLU, several seeds each. "partners": which units of two of the networks of
+    "fashion", alike but for their seed, answer to the same images, and whether they damage the same classes (`unitlab.match`
+    of each pair of seeds). Trained by data/rebuild. Needs no torch.
 
     Parameters
     ----------
     of
-        "fashion", "emoji" or "memorising"; or the path of a file that data/rebuild/training_choices.py wrote.
+        "fashion", "emoji", "memorising" or "partners"; or the path of a file that data/rebuild/training_choices.py wrote.
 
     Returns
     -------
@@ -54,7 +60,8 @@ def training_choices(of: str | Path = "fashion") -> xr.Dataset:
         ``accuracy_drop(arm, seed, unit, category)``; per network ``test_accuracy``, ``train_accuracy``, ``live_units``,
         ``weights_sha256`` … For "memorising" also over ``measured_on``, training or test images, which is chosen with
         ``.sel(measured_on="training images")``; ``accuracy`` over ``k`` silenced units, its ``curve_area`` and
-        ``relative_area``. Attributes say how the networks were trained.
+        ``relative_area``. For "partners" over ``arm`` and ``pair`` (of ``seed_a`` and ``seed_b``) alone. Attributes say how the
+        networks were trained.
 
     Raises
     ------
@@ -75,9 +82,8 @@ def training_choices(of: str | Path = "fashion") -> xr.Dataset:
     >>> unitlab.training_choices("memorising").curve_area.dims
     ('arm', 'seed', 'measured_on')
     """
-    bundled = of in BUNDLED
-    table, script = (MEMORISING_VARIABLES, "memorising") if of == "memorising" else (TRAINING_VARIABLES, "training_choices")
-    path, name = (None, f"training_choices/{of}.zarr.zip") if bundled else (of, "")
+    table, script = BUNDLED.get(str(of), BUNDLED["fashion"])
+    path, name = (None, f"training_choices/{of}.zarr.zip") if of in BUNDLED else (of, "")
     return read_results(path, name, table, f"data/rebuild/{script}.py")
 
 
