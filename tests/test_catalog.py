@@ -25,7 +25,7 @@ def test_bundled_studies_load_by_name() -> None:
         assert ds.attrs["layer"] == recipe.layers[-1] and ds.attrs["verified_different"] == 0
         assert ds.attrs["top1_accuracy"] == pytest.approx(ds.attrs["baseline_overall_accuracy"], abs=2e-3)
         assert (ds.label == ds.baseline_prediction).values.mean() == pytest.approx(ds.attrs["baseline_overall_accuracy"])
-    assert list(unitlab.load("alexnet_fashion").attrs["layers"]) == ["conv1", "conv2", "conv3", "conv4", "conv5"]
+    assert list(unitlab.load("alexnet_fashion").attrs["layers"]) == ["conv1", "conv2", "conv3", "conv5"]
 
 
 def test_thumbnails_come_from_the_bundled_images() -> None:
