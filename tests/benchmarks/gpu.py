@@ -1,0 +1,283 @@
+"""What unitlab does on a GPU, in one run of at most eight minutes: exactness, passes, memory, waits, where the time goes.
+
+    python tests/benchmarks/gpu.py [--out FOLDER] [--seconds 440]
+    python tests/benchmarks/gpu.py --device cpu --tiny     # the same where there is no GPU: a trial of the script
+
+Everything is printed as it is found, and kept in FOLDER/report.md. Sections have deadlines, and what is left out for want of
+time is named; no section's failure ends the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import sys
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import TensorDataset
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "compute"), str(HERE.parents[1])]
+
+import engine  # noqa: E402
+from oracle import Oracle  # noqa: E402
+
+import unitlab  # noqa: E402
+from unitlab.compute.engine.ablation import ABLATIONS, donor_of_image  # noqa: E402
+from unitlab.compute.engine.torch_state import exact_float32  # noqa: E402
+from unitlab.compute.images.source import ImageSource  # noqa: E402
+from unitlab.compute.sweep.passes import compute_shards  # noqa: E402
+from unitlab.compute.sweep.plan import SweepPlan, plan_sweep  # noqa: E402
+from unitlab.compute.sweep.request import SweepRequest  # noqa: E402
+from unitlab.store.shards import HeldShards  # noqa: E402
+
+UNITS = [0, 7, 11, 19]
+PRECISIONS = ("float32", "bfloat16")
+# network, layers, pixels, classes: compared with forward hooks in float64 on the CPU
+EXACT = [
+    ("resnet18", ["layer3", "layer4"], 64), ("alexnet", ["conv3", "conv5"], 64), ("vgg16", ["conv4_3", "conv5_3"], 32),
+    ("resnet50", ["layer3.5.bn3", "layer4"], 64), ("efficientnet_b0", ["features.5.1.block.1", "features.8"], 64),
+    ("densenet121", ["features.denseblock4.denselayer16.conv1", "features.norm5"], 64),
+]  # fmt: skip
+# rows of engine.py, with so many images; what the goal is on an H100, in passes
+PASSES = [
+    ("vgg16_places-bfloat16", 1024, "1.3"), ("vgg16_places-float32", 1024, "1.7"), ("resnet50-layer4", 2048, "1.1"),
+    ("resnet18-layer4", 2048, ""), ("alexnet-bfloat16", 2048, ""), ("resnet18-layer3", 64, "1.3 × its floor"),
+]  # fmt: skip
+TINY = [("resnet18", "layer4", "float32", 8)]
+PROFILED = [
+    ("vgg16", "conv5_3", "bfloat16", 256),
+    ("resnet50", "layer4", "float32", 512),
+    ("resnet18", "layer3", "float32", 64),
+]
+
+
+@dataclass
+class Run:
+    """The device, how much time there is, and what was said."""
+
+    device: torch.device
+    tiny: bool
+    seconds: float
+    out: Path
+    began: float = field(default_factory=time.perf_counter)
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+        print(text, flush=True)
+        (self.out / "report.md").write_text("\n".join(self.lines) + "\n")
+
+    def over(self, share: float) -> bool:
+        """Whether more than this share of the time is gone."""
+        return time.perf_counter() - self.began > share * self.seconds
+
+    def section(self, name: str, work: Callable[[Run, float], None], until: float) -> None:
+        if self.over(until):
+            self.say(f"\n## {name}: left out for want of time")
+            return
+        self.say(f"\n## {name} (at {time.perf_counter() - self.began:.0f} s)")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                work(self, until)
+        except Exception as error:
+            self.say(f"FAILED: {type(error).__name__}: {error}\n{''.join(traceback.format_exc().splitlines(True)[-10:])}")
+        if self.on_gpu:
+            torch.cuda.empty_cache()
+
+
+def source_of(pixels: Tensor, classes: int = 1000) -> ImageSource:
+    labels = torch.arange(len(pixels)) % classes
+    return unitlab.images(TensorDataset(pixels, labels), categories=[f"class {k}" for k in range(classes)])
+
+
+def small(name: str, pixels: int) -> nn.Module:
+    """A torchvision network of twenty classes whose batch norms have seen such images."""
+    torch.manual_seed(0)
+    model = getattr(torchvision.models, name)(weights=None, num_classes=20).train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.eval()
+    with torch.no_grad():
+        for _ in range(3):
+            model(torch.randn(8, 3, pixels, pixels))
+    return model.eval()
+
+
+def machine(run: Run, _: float) -> None:
+    name = torch.cuda.get_device_name() if run.on_gpu else "no GPU"
+    run.say(f"{name}; torch {torch.__version__}, torchvision {torchvision.__version__}, {torch.get_num_threads()} threads")
+    if run.on_gpu:
+        run.say(f"free {torch.cuda.mem_get_info()[0] / 1e9:.1f} GB; cuDNN {torch.backends.cudnn.version()}")
+    if run.tiny:
+        return
+    with exact_float32():
+        rates = {kind: engine.matrix_rate(getattr(torch, kind), run.device) for kind in (*PRECISIONS, "float64")}
+    run.say("matrix products, TFLOP/s: " + ", ".join(f"{kind} {rate / 1e12:.1f}" for kind, rate in rates.items()))
+
+
+def exactness(run: Run, until: float) -> None:
+    """Predictions that differ from float64 hooks on the CPU: within the noise of float32 hooks, and beyond it."""
+    cases = pairs = excused = wrong = hooked = 0
+    for name, layers, size in EXACT[:1] if run.tiny else EXACT:
+        if run.over(until):
+            run.say(f"  {name}: left out for want of time")
+            continue
+        model, pixels = small(name, size), torch.randn(6, 3, size, size, generator=torch.Generator().manual_seed(1))
+        donors, chosen = donor_of_image(len(pixels), 0)
+        for ablation in ABLATIONS[:1] if run.tiny else ABLATIONS:
+            for precision in PRECISIONS:
+                found = unitlab.ablate(
+                    model, source_of(pixels, 20), layers, units=UNITS, ablation=ablation, precision=precision,
+                    device=run.device, progress=False,
+                )  # fmt: skip
+                for layer, ds in found.items():
+                    site = (ds.attrs["site"].partition("#")[0], int(ds.attrs["site_call"]))
+                    given = donors[chosen] if ablation == "resample" else None
+                    exact, plain = Oracle(model, pixels, [site]).logits(site, UNITS, ablation=ablation, donors=given)
+                    close, far = differing(ds.prediction.values, exact, plain)
+                    cases, pairs = cases + 1, pairs + ds.prediction.size
+                    excused, wrong, hooked = excused + close, wrong + far, hooked + ("hooks" in ds.attrs["strategy"])
+                    if far or ds.attrs["verified_different"]:
+                        run.say(f"  {name} {layer} {ablation} {precision}: {far} wrong, proof {ds.attrs['verified_different']}")
+    run.say(f"{cases} cases, {pairs} pairs: {wrong} wrong, {excused} differ within noise; {hooked} by forward hooks")
+
+
+def differing(prediction: np.ndarray, exact: Tensor, plain: Tensor) -> tuple[int, int]:
+    top = exact.topk(2, dim=2)
+    noise = torch.maximum(1e-4 * (exact.amax(2) - exact.amin(2)), 4 * (exact - plain).abs().amax(2))
+    differs = exact.gather(2, torch.as_tensor(prediction).long().unsqueeze(2)).squeeze(2) < top.values[..., 0]
+    close = top.values[..., 0] - top.values[..., 1] < noise
+    return int((differs & close).sum()), int((differs & ~close).sum())
+
+
+def repeated(run: Run, until: float) -> None:
+    """The same sweep twice on the device: what is not the same to the bit, and by how much; and beside the CPU."""
+    model, pixels = small("resnet18", 64), torch.randn(64, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    for layer in ("layer4", "layer3"):
+        if run.over(until):
+            run.say(f"  {layer}: left out for want of time")
+            continue
+        ablate = partial(unitlab.ablate, model, source_of(pixels, 20), layer, units=UNITS, progress=False)
+        first, second, host = ablate(device=run.device), ablate(device=run.device), ablate(device="cpu")
+        for name, other in (("again", second), ("on the CPU", host)):
+            changed = {
+                str(one): float(np.nanmax(np.abs(first[one].values.astype(float) - other[one].values.astype(float))))
+                for one in first.data_vars
+                if first[one].dtype.kind in "if" and not np.array_equal(first[one].values, other[one].values, equal_nan=True)
+            }
+            run.say(
+                f"{layer}, {name}: " + (", ".join(f"{one} {by:.2g}" for one, by in changed.items()) or "the same to the bit")
+            )
+
+
+def passes(run: Run, until: float) -> None:
+    with exact_float32():
+        rates = {kind: 1e12 if run.tiny else engine.matrix_rate(getattr(torch, kind), run.device) for kind in PRECISIONS}
+    run.say(
+        "| row | units | precision | live | passes | must / aim on a CPU | floor | one pass | matrix rate | goal | peak GB |"
+    )
+    run.say("| --- " * 11 + "|")
+    for name, images, goal in PASSES[3:4] if run.tiny else PASSES:
+        if run.over(until):
+            run.say(f"| {name} | left out for want of time |")
+            continue
+        if run.on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        row = replace(engine.ROWS[name], images=4 if run.tiny else images)
+        line = engine.measure(name, row, run.device, rates, with_peers=False)
+        peak = torch.cuda.max_memory_allocated() / 1e9 if run.on_gpu else 0.0
+        run.say(f"{line} {goal} | {peak:.1f} |")
+
+
+def planned(run: Run, name: str, layer: str, precision: str, images: int) -> tuple[SweepPlan, ImageSource]:
+    size = 64 if run.tiny else 224
+    torch.manual_seed(0)
+    model = small(name, 64) if run.tiny else engine.run_in(name)
+    source = source_of(torch.randn(images, 3, size, size), 20 if run.tiny else 1000)
+    return plan_sweep(model, source, SweepRequest(layer, precision=precision), run.device), source
+
+
+def waits(run: Run, until: float) -> None:
+    """How often the host waits for a batch, as CUDA counts it."""
+    for name, layer, precision, images in TINY if run.tiny else PROFILED:
+        if run.over(until):
+            run.say(f"  {name} {layer}: left out for want of time")
+            continue
+        with exact_float32():
+            plan, source = planned(run, name, layer, precision, images)
+            few = source.subset(range(min(len(source), plan.batch_size)))
+            compute_shards(plan.for_images(len(few)), few, HeldShards(), False)
+            with warnings.catch_warnings(record=True) as caught, contextlib.ExitStack() as stack:
+                warnings.simplefilter("always")
+                if run.on_gpu:
+                    torch.cuda.set_sync_debug_mode("warn")
+                    stack.callback(torch.cuda.set_sync_debug_mode, "default")
+                compute_shards(plan.for_images(len(few)), few, HeldShards(), False)
+        found = Counter(f"{Path(one.filename).name}:{one.lineno}" for one in caught if "synchroniz" in str(one.message))
+        lines = ", ".join(f"{place} ×{count}" for place, count in found.most_common(12))
+        run.say(f"{name} {layer} {precision}: {sum(found.values())} waits a batch of {len(few)}: {lines}")
+
+
+def profiles(run: Run, until: float) -> None:
+    for name, layer, precision, images in TINY if run.tiny else PROFILED:
+        if run.over(until):
+            run.say(f"  {name} {layer}: left out for want of time")
+            continue
+        with exact_float32():
+            plan, source = planned(run, name, layer, precision, images)
+            work = engine.sweep(plan, source)
+            work()
+            whole = engine.seconds(work, run.device)
+            with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if run.on_gpu else [])]) as seen:
+                engine.seconds(work, run.device)
+        events = seen.key_averages()
+        busy = sum(event.self_device_time_total for event in events) / 1e6
+        launches = sum(event.count for event in events if "LaunchKernel" in event.key)
+        run.say(f"{name} {layer} {precision}: {whole:.2f} s, the device busy for {busy:.2f} s of it, {launches} kernels")
+        order = "self_device_time_total" if run.on_gpu else "self_cpu_time_total"
+        for event in sorted(events, key=lambda one: -getattr(one, order))[:10]:
+            run.say(f"    {getattr(event, order) / 1e3:9.2f} ms {event.count:>7} ×  {event.key[:90]}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="small sizes, to try the script itself")
+    parser.add_argument("--out", type=Path, default=Path())
+    parser.add_argument("--seconds", type=float, default=440, help="nothing new begins after this many")
+    given = parser.parse_args()
+    if given.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error("torch sees no GPU; --device cpu --tiny tries the script")
+    given.out.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("unitlab").setLevel(logging.ERROR)  # random weights recognise nothing
+    run = Run(torch.device(given.device), given.tiny, given.seconds, given.out)
+    # what is worth most first; a section that ends early gives its time to the next ones
+    for name, work, until in (
+        ("The machine", machine, 0.1), ("Passes, images in memory", passes, 0.5), ("Exactness", exactness, 0.75),
+        ("A repetition, and the CPU", repeated, 0.8), ("Waits", waits, 0.9), ("Profiles", profiles, 1.0),
+    ):  # fmt: skip
+        run.section(name, work, until)
+    run.say(f"\nended after {time.perf_counter() - run.began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
