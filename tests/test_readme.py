@@ -114,6 +114,7 @@ def test_what_it_means_and_how_sure_that_is(here: Path) -> None:
     given = {
         "unitlab": unitlab, "ds": ds, "other": ds, "iou": np.random.default_rng(0).random(16), "model": SmallResNet(),
         "images": images, "names": names, "f": lambda logits, labels: logits.max(1).values,
+        "decoder": np.random.default_rng(1).normal(size=(3, 16)),
         "pairs": unitlab.ablate_groups(network, emoji, "conv5_2", [[3, 5], [5, 9]], progress=False),
     }  # fmt: skip
     found = run(block_with("unitlab.damage(ds)"), given)

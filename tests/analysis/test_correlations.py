@@ -226,7 +226,7 @@ def test_bad_input_is_refused(study: xr.Dataset) -> None:
         unitlab.correlations(simulated_study(1, 3, 30))
     with pytest.raises(unitlab.UnitlabError, match="not y"):
         unitlab.regression(study, "overall_drop", ["overall_drop"])
-    with pytest.raises(unitlab.UnitlabError, match="over \\('unit',\\)"):
+    with pytest.raises(unitlab.UnitlabError, match="a value for each unit and class"):
         unitlab.regression(study, "overall_drop", ["class_correlation"])
     with pytest.raises(unitlab.UnitlabError, match="folds is 1"):
         unitlab.regression(study, "overall_drop", ["l1_norm"], folds=1)

@@ -68,7 +68,7 @@ def test_a_click_changes_sentence_bars_and_images(notebook: NotebookPage, study:
         # the ring is around the point
         across, down = shown.point(unit)
         ring = pixels_of(notebook.page.screenshot(clip={"x": across - 12, "y": down - 12, "width": 24, "height": 24}))
-        assert share_near(ring, "#b54c00") > 0.05
+        assert share_near(ring, "#1d2430") > 0.05
     expect(shown.root.locator(".ul-message")).to_be_hidden()
 
 

@@ -25,7 +25,7 @@ def text_of(name: str) -> str:
 
 # what a reader meets in figures and tables → what has to be said by then
 EXPLAINED = {
-    "cross-?fit": r"chosen on one half of the images.{0,40} measured on the other",
+    "cross-?fit": r"chosen on one half of the (images|objects).{0,40} measured on the other",
     "95 % of chance": r"95 % of (the )?units would stay below if the same lost and won images fell on (the )?classes at random",
     r"\bspecific\b": r"\*specific\* (classes|hurts)",
 }

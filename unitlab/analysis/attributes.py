@@ -154,7 +154,7 @@ def own_attributes(ds: xr.Dataset) -> dict[str, xr.DataArray]:
     known = {dim for row in VARIABLES.values() for dim in row.dims}
     for name, variable in ds.data_vars.items():
         dims = variable.dims
-        if name not in VARIABLES and len(dims) == 1 and dims[0] not in known and len(variable) == ds.sizes["unit"]:
+        if len(dims) == 1 and dims[0] not in known and len(variable) == ds.sizes["unit"]:
             raise UnitlabError(
                 f"'{name}' has a number for each unit, but along '{dims[0]}'; say that they are the units: "
                 f"ds.assign({name}=('unit', values))"

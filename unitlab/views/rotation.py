@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import holoviews as hv
 import numpy as np
-import xarray as xr
 
 from unitlab.analysis.comparisons.direction_comparison import POWERS, random_bases
 from unitlab.errors import UnitlabError
@@ -14,7 +14,7 @@ from unitlab.schema import VARIABLES
 from unitlab.views.look import BLUE, FIGURE, ORANGE
 
 
-def rotation(measure: str = "max_class_drop_crossfit", found: Mapping[float, xr.Dataset] | None = None) -> hv.Overlay:
+def rotation(measure: str = "max_class_drop_crossfit", found: Mapping[float, Any] | None = None) -> hv.Overlay:
     """What removing a direction costs, from the units (α = 0) to the directions of random bases (α = 1): R^α.
 
     A dot is a basis, the mean over its directions; the line is the mean over bases, and its band the interval of the difference

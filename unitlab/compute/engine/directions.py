@@ -58,9 +58,23 @@ class Basis:
         named = "" if self.codes is None else _name_of(self.codes)
         return hashlib.sha256(np.ascontiguousarray(self.matrix).tobytes() + named.encode()).hexdigest()
 
+    @cached_property
+    def _moved(self) -> dict[tuple[torch.device, torch.dtype], Tensor]:
+        return {}
+
+    def _matrix_like(self, value: Tensor) -> Tensor:
+        """The matrix where a value is, brought there once."""
+        place = (value.device, value.dtype)
+        if place not in self._moved:
+            self._moved[place] = torch.as_tensor(self.matrix).to(value)
+        return self._moved[place]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: one for name, one in vars(self).items() if name != "_moved"}
+
     def coordinates(self, value: Tensor) -> Tensor:
         """Coordinates (image, direction, …) of values (image, channel, …)."""
-        return over_channels(torch.as_tensor(self.matrix).to(value), value)
+        return over_channels(self._matrix_like(value), value)
 
     def change(self, value: Tensor, replaced: Tensor) -> Tensor:
         """What ablating each direction takes away along it, (image, direction, …): (x − y)·v, or the code of x."""
@@ -85,7 +99,8 @@ class Basis:
     def projected(self, value: Tensor, replaced: Tensor, directions: Iterable[int]) -> Tensor:
         """x − Σ ((x − y)·v) v over some directions v, for the values x and what replaces them, y (image, channel, …)."""
         chosen = list(directions)
-        some = torch.as_tensor(self.matrix[chosen]).to(value)
+        matrix = self._matrix_like(value)
+        some = torch.stack([matrix[direction] for direction in chosen]) if chosen else matrix[:0]
         taken = over_channels(some, value - replaced) if self.codes is None else self.change(value, replaced)[:, chosen]
         return value - over_channels(some.t(), taken)
 

@@ -236,7 +236,7 @@ def _existing(given: str | Path | None, what: str) -> Path | None:
     fits = path.is_file() if what == "weights" else path.is_dir() or (path.is_file() and is_archive(path))
     if not fits:
         kind = "file" if what == "weights" else "folder, zip or tar archive"
-        raise UnitlabError(f"there is no {kind} {path}; give another one ({what})")
+        raise UnitlabError(f"there is no {kind} {path}; give another one with --{what} (in Python {what}=)")
     return Path(os.path.abspath(path))
 
 
