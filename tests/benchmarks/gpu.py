@@ -17,7 +17,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -216,12 +216,17 @@ def planned(run: Run, name: str, layer: str, precision: str, images: int) -> tup
     return plan_sweep(model, source, SweepRequest(layer, precision=precision), run.device), source
 
 
+def cases(run: Run, until: float) -> Iterator[tuple[str, str, str, int]]:
+    for case in TINY if run.tiny else PROFILED:
+        if run.over(until):
+            run.say(f"  {case[0]} {case[1]}: left out for want of time")
+        else:
+            yield case
+
+
 def waits(run: Run, until: float) -> None:
     """How often the host waits for a batch, as CUDA counts it."""
-    for name, layer, precision, images in TINY if run.tiny else PROFILED:
-        if run.over(until):
-            run.say(f"  {name} {layer}: left out for want of time")
-            continue
+    for name, layer, precision, images in cases(run, until):
         with exact_float32():
             plan, source = planned(run, name, layer, precision, images)
             few = source.subset(range(min(len(source), plan.batch_size)))
@@ -238,10 +243,7 @@ def waits(run: Run, until: float) -> None:
 
 
 def profiles(run: Run, until: float) -> None:
-    for name, layer, precision, images in TINY if run.tiny else PROFILED:
-        if run.over(until):
-            run.say(f"  {name} {layer}: left out for want of time")
-            continue
+    for name, layer, precision, images in cases(run, until):
         with exact_float32():
             plan, source = planned(run, name, layer, precision, images)
             work = engine.sweep(plan, source)

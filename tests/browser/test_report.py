@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from playwright.sync_api import expect
 from simulated_study import simulated_study
 
+import unitlab
 from unitlab.analysis.correlations import measures
 from unitlab.views.findings import points, unit_finding
 from unitlab.views.report import report
@@ -47,6 +49,21 @@ def tab(chromium: Any) -> Iterator[Any]:
 
 def shown_bars(tab: Any) -> list[str]:
     return tab.locator("#bars td:nth-child(3)").all_inner_texts()
+
+
+def test_names_of_units_are_in_sentence_and_table_and_are_found(tab: Any, study: xr.Dataset, tmp_path: Path) -> None:
+    names = pd.DataFrame({"label": ["eyes", BAD], "score": [0.5, 0.2]}, index=pd.Index([11, 20], name="unit"))
+    named = unitlab.concepts.labelled(study, names, source="looked at")
+    tab.goto(report(named, tmp_path / "report.html").as_uri() + "#unit-11")
+    expect(tab.locator("#finding")).to_contain_text("eyes")
+    tab.get_by_placeholder("a class or name").fill("eyes")
+    rows = tab.locator(".ul-table tbody tr")
+    expect(rows).to_have_count(1)
+    expect(rows).to_have_attribute("data-unit", "11")
+    expect(rows).to_contain_text("eyes")
+    tab.goto(tab.url.replace("#unit-11", "#unit-20"))
+    expect(tab.locator("#finding")).to_contain_text(BAD)
+    assert tab.title() not in ("taken", "1")
 
 
 def test_a_click_on_a_unit_changes_sentence_bars_and_pictures(tab: Any, written: str, study: xr.Dataset) -> None:
