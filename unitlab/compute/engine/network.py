@@ -17,8 +17,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from unitlab.compute.engine.ablation import BatchBaseline
-from unitlab.compute.engine.capture import CannotCapture, NetworkGraph, Noise, Values, capture
-from unitlab.compute.engine.exported import exported
+from unitlab.compute.engine.capture import CannotCapture, NetworkGraph, Noise, Values, capture, exported
 from unitlab.compute.engine.hooks import recorded_output, replaced_output, seen_output
 from unitlab.compute.engine.layers import Site, called_modules, find_site
 from unitlab.compute.engine.scores import Rivals, Scoring
