@@ -16,6 +16,7 @@ What is noted, each with the line of unitlab that asked for it:
 - ``async copy``: from or into pinned memory, without a wait;
 - ``launch``: a kernel or more (views and metadata are none);
 - ``bfloat16 product``: a convolution or matrix product of bfloat16 tensors;
+- ``tf32 product``: one of float32 tensors where torch is set to TF32, whose operands are then rounded as TF32 has them;
 - ``unordered sum``: floating-point numbers are added by atomic operations, in no fixed order: a repetition may differ.
 
 Copies into pinned memory arrive when it is known that they have.
@@ -179,6 +180,9 @@ class MakeBelieveGPU:
             return self._copied(name, func, args, kwargs, device)
         self._check(name, func, args, on, [x for x in given if not isinstance(x, OnDevice)])
         inner_args, inner_kwargs = tree_map(_inner, (args, kwargs))
+        if name in PRODUCTS and _in_tf32(name) and any(x.inner.dtype == torch.float32 for x in on):
+            self.note("tf32 product", name)
+            inner_args = tree_map(_rounded_to_tf32, inner_args)
         if device is not None and device.type == "cpu" and self.asked_for_host:
             return func(*inner_args, **inner_kwargs)
         out = func(*inner_args, **inner_kwargs)
@@ -347,6 +351,18 @@ def _inner(x: Any) -> Any:
     if isinstance(x, torch.device) and x.type == "cuda":
         return HOST
     return x.inner if isinstance(x, OnDevice) else x
+
+
+def _in_tf32(name: str) -> bool:
+    backends: Any = torch.backends
+    return (backends.cudnn.conv if name == "convolution" else backends.cuda.matmul).fp32_precision == "tf32"
+
+
+def _rounded_to_tf32(x: Any) -> Any:
+    """Float32 to 10 bits of mantissa, to the nearest."""
+    if not isinstance(x, Tensor) or x.dtype != torch.float32:
+        return x
+    return (x.detach().view(torch.int32) + 0x1000).bitwise_and_(-0x2000).view(torch.float32)
 
 
 def _numbered(x: Any) -> Any:

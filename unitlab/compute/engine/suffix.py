@@ -11,11 +11,11 @@ import torch.fx
 from torch import Tensor
 
 from unitlab.compute.engine.ablation import BatchBaseline, Pairs, UnitSets, refuse_not_finite
-from unitlab.compute.engine.bfloat16 import BFloat16Replay
 from unitlab.compute.engine.capture import NetworkGraph, Values
 from unitlab.compute.engine.closed_form import closed_form_of
 from unitlab.compute.engine.contributions import Contributed, contributions_of
 from unitlab.compute.engine.host_copies import on_host
+from unitlab.compute.engine.reduced_precision import ReducedReplay
 from unitlab.compute.engine.replay import AblatedBatch, Replay
 from unitlab.compute.engine.scores import NOT_EVALUATED, Rivals, Scores
 from unitlab.compute.engine.separable import NO_OWNER, Suffix, divide
@@ -50,7 +50,7 @@ class SuffixEngine:
     memory
         Bytes that one evaluation may use.
     precision
-        "float32", or "bfloat16": products of the replay in bfloat16, close calls in float32 again.
+        "float32", or "bfloat16" or "tf32": products of the replay in that, close calls in float32 again.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class SuffixEngine:
         self.suffix = self.exact.suffix
         self.sets = UnitSets([[unit] for unit in units], self.suffix.channels, self.device)
         self.closed_form = closed_form_of(graph, self.suffix, self.exact.contributions)
-        reduced = precision == "bfloat16" and self.closed_form is None and self.suffix.mixed
-        self.replay = BFloat16Replay(self.exact) if reduced else self.exact
+        reduced = precision != "float32" and self.closed_form is None and self.suffix.mixed
+        self.replay = ReducedReplay(self.exact, precision) if reduced else self.exact
         self.meeting = self._where_channels_meet()
         self.needed = self._needed()
         if self.device.type != "cpu":
@@ -116,8 +116,7 @@ class SuffixEngine:
         for node in [*suffix.separable, *suffix.mixed]:
             if node is not self.site:
                 wanted.update(used for used in node.all_input_nodes if used not in touched and used not in constants)
-        # changes are taken against the baseline of every operation
-        return wanted if self.replay is self.exact else wanted | set(suffix.mixed)
+        return wanted | self.replay.needed if isinstance(self.replay, ReducedReplay) else wanted
 
     def rows_at_once(self) -> int:
         """How many (unit, image) pairs are replayed together."""
