@@ -97,7 +97,7 @@ def counts_of(
     """`pilot_counts` of a plan whose layers can all be screened, on these images."""
     every = {layer.name: Rule() for layer in plan.layers}
     computation = ShardComputation(plan, source, replacements, for_study=False, rules=every, attempt=0)
-    sums, size = ShardSums(plan), plan.batch_size
+    sums, size = ShardSums(plan, for_study=False), plan.batch_size
     with closing(source.stream(positions[first : first + size] for first in range(0, len(positions), size))) as stream:
         for batch in stream:
             computation.add(batch, sums)
