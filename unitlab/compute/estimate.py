@@ -24,6 +24,7 @@ from unitlab.compute.images.source import ImageBatch, ImageSource
 from unitlab.compute.sweep.activations import BY_IMAGE, TOP, TOP_IMAGES, eight_bits
 from unitlab.compute.sweep.baseline import Baseline, measured_baseline
 from unitlab.compute.sweep.fingerprints import as_in_store, request_in_store
+from unitlab.compute.sweep.memory import resolved_memory
 from unitlab.compute.sweep.passes import Counts, calibrated_rules, counts_of, pilot_positions, replacements_of
 from unitlab.compute.sweep.plan import LayerPlan, SweepPlan, UnitSums, plan_sweep
 from unitlab.compute.sweep.request import SweepRequest
@@ -33,7 +34,7 @@ from unitlab.compute.sweep.study_arrays import undefined_attributes
 from unitlab.compute.sweep.units_left import plans_left
 from unitlab.files import bytes_text
 from unitlab.progress import stages
-from unitlab.store.shards import finished_shards
+from unitlab.store.shards import finished_shards, unfinished_fingerprint
 
 FEWEST_IMAGES = 4
 FEWEST_OF_BASELINE, MOST_OF_BASELINE = 16, 64  # images; as many as take no longer than what is timed
@@ -222,13 +223,14 @@ def estimate_of(
     """`estimate`, of a request."""
     source = as_in_store(images if isinstance(images, ImageSource) else image_source(images), store)
     source.refuse_damaged()
-    request = request_in_store(request, store)
+    request = resolved_memory(request_in_store(request, store), store, device)
     with exact_float32(), stages("estimate", 3, progress) as begin:
         begin("network")
         plan = plan_sweep(model, source, request, device)
         parts = [plan] if store is None else plans_left(plan, model, source, store)
         # what is stored already is left out; where nothing is left, or layers lack different units, all that is asked is told
         plan, complete = parts[0] if len(parts) == 1 else plan, not parts
+        plan = plan if store is None else plan.as_begun(unfinished_fingerprint(store))
         done = finished_shards(store, plan.fingerprint) if store is not None and not complete else []
         begin("times of a few images")
         measured = _Measured(plan, source)
@@ -358,7 +360,8 @@ class _Measured:
         of_shard = everything - measured - thumbnails - maps + others * (more - 1)
         of_images = images * (thumbnails // self.images)
         # of k shards the maps are about 1 + ½ + … + 1/k times those of one
-        self.shard_bytes = int(images * measured / self.images + of_images + shards * of_shard + maps * more * (1 + log(shards)))
+        of_maps = maps * more * (1 + log(shards))
+        self.shard_bytes = int(images * measured / self.images + of_images + shards * of_shard + of_maps)
         self.study_bytes = int(packed * images / self.images + (maps + others) * more + by_class + of_images)
 
 

@@ -84,10 +84,12 @@ class ActivationStatistics:
         assert self.top is not None
         scores, places, maps = (values.cpu().numpy() for values in (self.top[0].float(), self.top[1].int(), self.top[2].half()))
         kept = np.ones(scores.shape, bool)
-        if len(best) and best["places"].shape[1] == TOP_IMAGES:
+        if best and best["places"].shape[1] == TOP_IMAGES:
             last, at = best["scores"][:, -1:], best["places"][:, -1:]
             kept = (scores > last) | ((scores == last) & (places < at))
-        known = [np.concatenate([best[name], new], 1) if best else new for name, new in (("scores", scores), ("places", places))]
+        known = [scores, places]
+        if best:
+            known = [np.concatenate([best["scores"], scores], 1), np.concatenate([best["places"], places], 1)]
         order = np.lexsort((known[1], -known[0]))[:, :TOP_IMAGES]
         best["scores"], best["places"] = (np.take_along_axis(values, order, 1) for values in known)
         by_image = {name: np.ascontiguousarray(np.concatenate(parts).T) for name, parts in self.by_image.items()}
