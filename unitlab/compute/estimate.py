@@ -351,18 +351,17 @@ class _Measured:
         thumbnails = 0 if facts.thumbnails is None else facts.thumbnails.nbytes
         measured = sum(array.nbytes for array in in_shard)
         # a small sample has fewer top images than a shard
-        more = TOP_IMAGES / min(self.images, TOP_IMAGES)
-        maps, others = (sum(found[name].nbytes for found in statistics for name in names) for names in (TOP[2:], TOP[:2]))
+        top = sum(found[name].nbytes for found in statistics for name in TOP) * TOP_IMAGES / min(self.images, TOP_IMAGES)
         everything = sum(array.nbytes for array in result.to_arrays().values())
         packed = sum(len(Zstd(5).encode(np.ascontiguousarray(array))) for array in in_study)
         by_class = BYTES_BY_CLASS * len(plan.categories) * sum(len(layer.units) for layer in plan.layers)
         shards = len(plan.shard_bounds)
-        of_shard = everything - measured - thumbnails - maps + others * (more - 1)
+        of_shard = everything - measured - thumbnails - sum(found[name].nbytes for found in statistics for name in TOP)
         of_images = images * (thumbnails // self.images)
-        # of k shards the maps are about 1 + ½ + … + 1/k times those of one
-        of_maps = maps * more * (1 + log(shards))
-        self.shard_bytes = int(images * measured / self.images + of_images + shards * of_shard + of_maps)
-        self.study_bytes = int(packed * images / self.images + (maps + others) * more + by_class + of_images)
+        # k shards have about 1 + ½ + … + 1/k times the top images of one
+        in_shards = shards * of_shard + top * (1 + log(shards))
+        self.shard_bytes = int(images * measured / self.images + of_images + in_shards)
+        self.study_bytes = int(packed * images / self.images + top + by_class + of_images)
 
 
 def _seconds(plan: SweepPlan, action: Callable[[], object]) -> float:

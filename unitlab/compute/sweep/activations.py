@@ -15,7 +15,7 @@ from unitlab.compute.engine.host_copies import HostCopies
 
 TOP_IMAGES = 20
 BY_IMAGE = ("activation_mean", "activation_max")  # (unit, image): what of a shard grows with its images
-TOP = ("top_activation", "top_image", "top_map")  # (unit, top_rank, …); of maps those that may be among the last ones
+TOP = ("top_activation", "top_image", "top_map")  # (unit, top_rank, …); of a shard where "top_kept" says so, one after another
 SUMS = {
     "active": ("unit",), "total": ("unit",), "positions": (), "maximum": ("unit",),
     "by_class": ("category", "unit"), "first_order_by_class": ("category", "unit"), "images_by_class": ("category",),
@@ -78,8 +78,8 @@ class ActivationStatistics:
     def arrays(self, best: Best) -> dict[str, np.ndarray]:
         """What a shard keeps; ``best`` has the largest activations of those before it, (unit, top_rank), and gets its own.
 
-        Maps are kept of images that are not behind twenty of these, whichever shards they are in: one of the largest of all
-        never is. With k shards that is about 1 + ½ + … + 1/k times the maps of one.
+        Images that are behind twenty of these are left out with their maps, whichever shards those are in: one of the largest
+        of all never is. With k shards about 1 + ½ + … + 1/k times those of one are kept.
         """
         assert self.top is not None
         scores, places, maps = (values.cpu().numpy() for values in (self.top[0].float(), self.top[1].int(), self.top[2].half()))
@@ -93,7 +93,7 @@ class ActivationStatistics:
         order = np.lexsort((known[1], -known[0]))[:, :TOP_IMAGES]
         best["scores"], best["places"] = (np.take_along_axis(values, order, 1) for values in known)
         by_image = {name: np.ascontiguousarray(np.concatenate(parts).T) for name, parts in self.by_image.items()}
-        return {**by_image, **dict(zip(TOP, (scores, places, maps[kept]), strict=True)), "top_kept": kept}
+        return {**by_image, **dict(zip(TOP, (scores[kept], places[kept], maps[kept]), strict=True)), "top_kept": kept}
 
 
 def eight_bits(values: np.ndarray) -> np.ndarray:
@@ -182,13 +182,16 @@ def _sums(shard: Mapping[str, Any], labels: Any, probabilities: Any, batch: int,
 
 
 def _top(shard: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
-    """A shard's largest activations, their images and maps; without a map is what is not among the largest of all."""
-    scores, places, maps = (np.asarray(shard[name]) for name in TOP)
-    if "top_kept" in shard:
-        kept, found = np.asarray(shard["top_kept"]), maps
-        maps = np.full((*kept.shape, *found.shape[1:]), np.nan, found.dtype)
-        maps[kept] = found
-    return scores, places, maps
+    """A shard's largest activations, their images and maps; −∞ where one is not among the largest of all."""
+    found = tuple(np.asarray(shard[name]) for name in TOP)
+    if "top_kept" not in shard:  # an older version wrote it
+        return found
+    kept = np.asarray(shard["top_kept"])
+    whole = []
+    for values, fill in zip(found, (-np.inf, -1, 0), strict=True):
+        whole.append(np.full((*kept.shape, *values.shape[1:]), fill, values.dtype))
+        whole[-1][kept] = values
+    return tuple(whole)
 
 
 def _correlation(sums: Mapping[str, np.ndarray], count: float) -> np.ndarray:

@@ -26,7 +26,7 @@ from unitlab.compute.engine.unit_dimension import UnitLayout
 from unitlab.compute.engine.user_network.outputs import as_returned, output_text
 from unitlab.compute.engine.user_network.working_copy import preparation
 from unitlab.compute.images.source import ImageSource
-from unitlab.compute.sweep.batches import images_at_once
+from unitlab.compute.sweep.batches import MOST_ELEMENTS, images_at_once
 from unitlab.compute.sweep.fingerprints import (
     few_positions,
     sampled_images,
@@ -42,9 +42,8 @@ from unitlab.errors import UnitlabError, units_in_ranges
 log = logging.getLogger("unitlab")
 
 SHARD_IMAGES = 8192  # of a shard at most, however little is computed of each
-# values have fewer elements than kernels count in 32 bits; of a row that is replayed the most that is held at a time, twice
-# over, is taken from a quarter of the memory
-MOST_ENGINE_MEMORY = 2 * 4 * (2**31 - 1)
+# Bytes of an element: a quarter of the memory takes twice what the rows of a replay hold at most.
+MOST_ENGINE_MEMORY = 4 * 2 * MOST_ELEMENTS
 # what ImageNet and Places are told in beside top-1; of fewer classes five are no small part
 TOP_K, TOP_K_CATEGORIES = 5, 100
 PRINCIPAL_AXES_BATCH = 32
