@@ -17,11 +17,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import unitlab
 from unitlab import UnitlabError
+from unitlab.compute.engine.host_copies import HostCopies
 from unitlab.compute.engine.suffix import SuffixEngine
 from unitlab.compute.sweep import batches
 from unitlab.compute.sweep import memory as memories
 from unitlab.compute.sweep import plan as planning
-from unitlab.compute.sweep.activations import BY_IMAGE, TOP, TOP_IMAGES, _sums, _top, eight_bits
+from unitlab.compute.sweep.activations import (
+    BY_IMAGE,
+    TOP,
+    TOP_IMAGES,
+    ActivationStatistics,
+    _sums,
+    _top,
+    eight_bits,
+    reduced_statistics,
+)
 from unitlab.compute.sweep.batches import MOST_ELEMENTS
 from unitlab.compute.sweep.memory import free_memory
 from unitlab.compute.sweep.passes import WrittenMeanwhile, compute_shards
@@ -129,6 +139,28 @@ def test_maps_are_kept_of_what_may_be_among_the_largest_of_all(monkeypatch: pyte
         np.testing.assert_array_equal(found, whole[name].values)
     interrupted(monkeypatch, 2, store=tmp_path / "cut.zarr")
     xr.testing.assert_equal(ablate(store=tmp_path / "cut.zarr").load(), whole)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_largest_activations_are_those_of_all_images_whichever_shards_come_first(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    values = random.integers(0, 9, (200, 16)).astype(np.float32)  # (image, unit); most are ties
+    values[:, 0] = 0
+    best: dict[str, np.ndarray] = {}
+    shards: dict[int, dict[str, np.ndarray]] = {}
+    for number in random.permutation(20):
+        places = np.arange(10 * number, 10 * number + 10)
+        statistics, host = ActivationStatistics(list(range(16))), HostCopies()
+        statistics.add(torch.from_numpy(values[places]), None, torch.from_numpy(places), host)
+        host.deliver()
+        shards[number] = statistics.arrays(best)
+    known = [(np.zeros(10, int), np.ones((10, 1), np.float32))] * 20
+    found = reduced_statistics([shards[number] for number in range(20)], known, 10, 1, first_order=False)
+    order = np.argsort(-values.T, axis=1, kind="stable")[:, :TOP_IMAGES]
+    np.testing.assert_array_equal(found["top_image"], order)
+    np.testing.assert_array_equal(found["top_activation"], np.take_along_axis(values.T, order, 1))
+    np.testing.assert_array_equal(found["top_map"][:, :, 0, 0], found["top_activation"])
+    assert sum(len(shard["top_map"]) for shard in shards.values()) < 0.7 * 16 * 200
 
 
 def test_a_sweep_that_an_older_version_began_is_ended_in_its_shards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
