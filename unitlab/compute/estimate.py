@@ -17,7 +17,7 @@ from torch import nn
 
 from unitlab.compute.engine.ablation import Replacement
 from unitlab.compute.engine.scores import Outcome
-from unitlab.compute.engine.torch_state import exact_float32
+from unitlab.compute.engine.torch_state import choose_device, exact_float32
 from unitlab.compute.engine.user_network.outputs import Output
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageBatch, ImageSource
@@ -27,9 +27,10 @@ from unitlab.compute.sweep.fingerprints import as_in_store, request_in_store
 from unitlab.compute.sweep.memory import resolved_memory
 from unitlab.compute.sweep.passes import Counts, calibrated_rules, counts_of, pilot_positions, replacements_of
 from unitlab.compute.sweep.plan import LayerPlan, SweepPlan, UnitSums, plan_sweep
+from unitlab.compute.sweep.replacements import donor_values
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.screening import Rule
-from unitlab.compute.sweep.shards import SCORES, ShardComputation, ShardResult, ShardSums, donor_values
+from unitlab.compute.sweep.shards import SCORES, ShardComputation, ShardResult, ShardSums
 from unitlab.compute.sweep.study_arrays import undefined_attributes
 from unitlab.compute.sweep.units_left import plans_left
 from unitlab.files import bytes_text
@@ -226,7 +227,7 @@ def estimate_of(
     request = resolved_memory(request_in_store(request, store), store, device)
     with exact_float32(), stages("estimate", 3, progress) as begin:
         begin("network")
-        plan = plan_sweep(model, source, request, device)
+        plan = plan_sweep(model, source, request, choose_device(device, request.precision))
         parts = [plan] if store is None else plans_left(plan, model, source, store)
         # what is stored already is left out; where nothing is left, or layers lack different units, all that is asked is told
         plan, complete = parts[0] if len(parts) == 1 else plan, not parts
@@ -332,6 +333,7 @@ class _Measured:
     def _sweep(self, batch: ImageBatch) -> ShardResult:
         sums = ShardSums(self.plan)
         self.computation.add(batch, sums)
+        sums.end()
         return sums.result()
 
     def _plain(self, batch: torch.Tensor, size: int) -> None:

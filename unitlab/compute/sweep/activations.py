@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unitlab.compute.engine.host_copies import HostCopies
+from unitlab.compute.engine.host_copies import HostCopies, on_device
 
 TOP_IMAGES = 20
 BY_IMAGE = ("activation_mean", "activation_max")  # (unit, image): what of a shard grows with its images
@@ -41,15 +41,18 @@ class ActivationStatistics:
 
         ``first_order`` is the sum over positions of activation × gradient of the label margin, (image, unit).
         """
-        value = value if value.shape[1] == len(self.units) else value[:, self.units.to(value.device)]
+        if self.units.device != value.device:
+            self.units = on_device(self.units, value.device)
+        value = value if value.shape[1] == len(self.units) else value[:, self.units]
         flat = value.flatten(2) if value.dim() > 2 else value.unsqueeze(2)
         mean, maximum = flat.mean(2), flat.amax(2)
         self._keep_top(value, maximum, positions)
+        if first_order is not None and first_order.shape[1] != len(self.units):
+            first_order = first_order[:, self.units]
         host.then(self._keep, mean, maximum, *(() if first_order is None else (first_order,)))
 
     def _keep(self, mean: Tensor, maximum: Tensor, first_order: Tensor | None = None) -> None:
         if first_order is not None:
-            first_order = first_order if first_order.shape[1] == len(self.units) else first_order[:, self.units]
             self.by_image["first_order"].append(first_order.numpy())
         for name, values in zip(BY_IMAGE, (mean, maximum), strict=True):
             self.by_image[name].append(values.numpy())
@@ -75,6 +78,14 @@ class ActivationStatistics:
             found, maps = found.gather(1, order), maps[rows, order]
         self.top = (scores, found, maps)
 
+    def end(self, host: HostCopies) -> None:
+        """Have the top images come to the host with the rest."""
+        assert self.top is not None
+        host.then(self._bring_top, *self.top)
+
+    def _bring_top(self, *top: Tensor) -> None:
+        self.top = (top[0], top[1], top[2])
+
     def arrays(self, best: Best) -> dict[str, np.ndarray]:
         """What a shard keeps; ``best`` has the largest activations of those before it, (unit, top_rank), and gets its own.
 
@@ -82,7 +93,7 @@ class ActivationStatistics:
         of all never is. With k shards about 1 + ½ + … + 1/k times those of one are kept.
         """
         assert self.top is not None
-        scores, places, maps = (values.cpu().numpy() for values in (self.top[0].float(), self.top[1].int(), self.top[2].half()))
+        scores, places, maps = (values.numpy() for values in (self.top[0].float(), self.top[1].int(), self.top[2].half()))
         kept = np.ones(scores.shape, bool)
         if best and best["places"].shape[1] == TOP_IMAGES:
             last, at = best["scores"][:, -1:], best["places"][:, -1:]

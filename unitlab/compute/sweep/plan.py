@@ -161,10 +161,12 @@ class SweepPlan:
     def sized_for(self, device: str) -> SweepPlan:
         """The same in the batches and shards of a "cpu" or "cuda" that is to compute it."""
         request, classes = self.request, len(self.categories)
-        shard = images_of_shard(self.network, self.layers, classes, device, request.budget, SHARD_IMAGES)
-        held = COPIES * shard * bytes_of_image(self.layers, classes) if device == "cpu" else 0
-        engines, screened = _suffix_engines(self.layers), request.screen is not None
-        size = request.batch_size or images_at_once(self.network, engines, request.budget - held, screened)
+        engines = [(layer.engine, len(layer.units)) for layer in self.layers]
+        shard = images_of_shard(self.network, engines, classes, device, request.budget, SHARD_IMAGES)
+        held = COPIES * shard * bytes_of_image(sum(units for _, units in engines), classes) if device == "cpu" else 0
+        size = request.batch_size or images_at_once(
+            self.network, _suffix_engines(self.layers), request.budget - held, request.screen is not None
+        )
         return self._in(size, whole_batches(shard, size), {"device": device})
 
     def as_begun(self, known: Mapping[str, str]) -> SweepPlan:
@@ -245,7 +247,7 @@ def plan_sweep(
     categories = _categories(source, network.categories, request.labels)
     scoring = _scoring(network, source, request, few)
     layers = _layers(network, source, request)
-    refuse_large_sums(request, layers, len(categories))
+    refuse_large_sums(request, {layer.name: len(layer.units) for layer in layers}, len(categories))
     fingerprint = {
         "weights": weights_fingerprint(model),
         **source_fingerprints(source, few),

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.fx
 from torch.utils.flop_counter import FlopCounterMode
 
+from unitlab.compute.engine.ablation import Engine
 from unitlab.compute.engine.network import Network
 from unitlab.compute.engine.suffix import SuffixEngine
 from unitlab.compute.images.thumbnails import THUMBNAIL
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.errors import UnitlabError
-
-if TYPE_CHECKING:
-    from unitlab.compute.sweep.plan import LayerPlan
 
 # An interruption costs a shard at most, and each worker has one at a time.
 SECONDS = 30.0
@@ -32,28 +30,34 @@ BYTES_OF_PAIR, COPIES = 20, 3
 SHARE_OF_MEMORY = 1 / 16
 
 
-def bytes_of_image(layers: Sequence[LayerPlan], categories: int) -> int:
+def bytes_of_image(units: int, categories: int) -> int:
     """What a shard keeps of one image, with its thumbnail and its probabilities."""
-    return BYTES_OF_PAIR * sum(len(layer.units) for layer in layers) + 4 * categories + 3 * THUMBNAIL**2
+    return BYTES_OF_PAIR * units + 4 * categories + 3 * THUMBNAIL**2
 
 
-def refuse_large_sums(request: SweepRequest, layers: Sequence[LayerPlan], categories: int) -> None:
-    """Layer by layer three sums of float64 by unit and class are taken in the end, of all shards and of one more."""
-    widest = max(layers, key=lambda layer: len(layer.units))
-    sums = 2 * 3 * 8 * categories * len(widest.units)
+def refuse_large_sums(request: SweepRequest, units: Mapping[str, int], categories: int) -> None:
+    """Layer by layer three sums of float64 by unit and class are taken in the end, of all shards and of one more.
+
+    ``units`` has how many each layer has.
+    """
+    widest = max(units, key=units.__getitem__)
+    sums = 2 * 3 * 8 * categories * units[widest]
     if sums > request.budget:
         raise UnitlabError(
-            f"the sums over units and classes of {widest.name} take {sums / 1e9:.1f} GB, and memory={request.memory!r} is "
+            f"the sums over units and classes of {widest} take {sums / 1e9:.1f} GB, and memory={request.memory!r} is "
             f"less; give memory='{sums / 1e9 + 0.1:.1f} GB' or more, or fewer units at a time"
         )
 
 
 def images_of_shard(
-    network: Network, layers: Sequence[LayerPlan], categories: int, device: str, budget: int, most: int
+    network: Network, layers: Sequence[tuple[Engine, int]], categories: int, device: str, budget: int, most: int
 ) -> int:
-    """How many images a shard should have on a "cpu" or "cuda"; it gets as many whole batches as there is room for."""
+    """How many images a shard should have on a "cpu" or "cuda"; it gets as many whole batches as there is room for.
+
+    ``layers`` has each layer's engine and how many units it ablates.
+    """
     seconds = SECONDS_OF_IMAGE + _operations(network, layers) / RATES[device]
-    held = int(budget * SHARE_OF_MEMORY) // bytes_of_image(layers, categories)
+    held = int(budget * SHARE_OF_MEMORY) // bytes_of_image(sum(units for _, units in layers), categories)
     return max(1, min(most, int(SECONDS / seconds), held))
 
 
@@ -67,13 +71,13 @@ def bounds(images: int, shard: int) -> list[tuple[int, int]]:
     return [(start, min(start + shard, images)) for start in range(0, images, shard)]
 
 
-def _operations(network: Network, layers: Sequence[LayerPlan]) -> float:
+def _operations(network: Network, layers: Sequence[tuple[Engine, int]]) -> float:
     """Of one image, with its gradient and all ablations, as if every unit were live."""
     graph = network.graph
     if graph is None:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             network.module(network.sample)
-        return float(counter.get_total_flops()) * (1 + sum(len(layer.units) for layer in layers))
+        return float(counter.get_total_flops()) * (1 + sum(units for _, units in layers))
 
     def of(nodes: Iterable[torch.fx.Node], shapes: Mapping[torch.fx.Node, Sequence[int]], apart: Container[Any] = ()) -> float:
         """Of nodes; what is told ``apart`` is added to a whole output alone."""
@@ -85,8 +89,7 @@ def _operations(network: Network, layers: Sequence[LayerPlan]) -> float:
         return total
 
     total = 3 * of(graph.nodes, graph.shapes)
-    for layer in layers:
-        engine = layer.engine
+    for engine, units in layers:
         if isinstance(engine, SuffixEngine) and engine.closed_form is None:
-            total += len(layer.units) * of(engine.suffix.mixed, engine.suffix.shapes, engine.exact.contributions)
+            total += units * of(engine.suffix.mixed, engine.suffix.shapes, engine.exact.contributions)
     return total
