@@ -19,7 +19,6 @@ import unitlab
 from unitlab import UnitlabError
 from unitlab.compute.engine.host_copies import HostCopies
 from unitlab.compute.engine.suffix import SuffixEngine
-from unitlab.compute.sweep import batches
 from unitlab.compute.sweep import memory as memories
 from unitlab.compute.sweep import plan as planning
 from unitlab.compute.sweep.activations import (
@@ -32,12 +31,11 @@ from unitlab.compute.sweep.activations import (
     eight_bits,
     reduced_statistics,
 )
-from unitlab.compute.sweep.batches import MOST_ELEMENTS
 from unitlab.compute.sweep.memory import free_memory
 from unitlab.compute.sweep.passes import WrittenMeanwhile, compute_shards
 from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
 from unitlab.compute.sweep.request import SweepRequest
-from unitlab.compute.sweep.shard_bounds import RATES, SECONDS, SHARE_OF_MEMORY, bytes_of_image
+from unitlab.compute.sweep.shard_bounds import MOST_ELEMENTS, RATES, SECONDS, SHARE_OF_MEMORY, bytes_of_image
 from unitlab.compute.sweep.shards import ShardResult
 from unitlab.store.shards import HeldShards, PartialStudy, read_shard, unfinished_fingerprint, write_shard
 
@@ -69,7 +67,7 @@ def flops(model: nn.Module, images: torch.Tensor) -> float:
 
 def test_shards_have_the_images_that_take_some_time_and_fit_in_memory() -> None:
     small = planned(memory="64 MB")
-    held = int(64e6 * SHARE_OF_MEMORY) // bytes_of_image(12, CLASSES)
+    held = int(64e6 * SHARE_OF_MEMORY) // bytes_of_image(small.layers, CLASSES)
     assert int(small.fingerprint["shard"]) == max(1, held // small.batch_size) * small.batch_size
     assert int(planned(batch_size=5).fingerprint["shard"]) == planning.SHARD_IMAGES // 5 * 5
     torch.manual_seed(0)
@@ -94,7 +92,7 @@ def test_no_value_has_more_elements_than_kernels_count(monkeypatch: pytest.Monke
     engine.device = torch.device("cuda")  # where what fits into the memory is replayed at once
     assert MOST_ELEMENTS // 3 < engine.rows_at_once() * engine.row_bytes // 8 <= MOST_ELEMENTS
     assert planned("conv1").batch_size == 128
-    monkeypatch.setattr(batches, "MOST_ELEMENTS", 50 * widest)
+    monkeypatch.setattr("unitlab.compute.sweep.shard_bounds.MOST_ELEMENTS", 50 * widest)
     assert planned("conv1").batch_size == 50
 
 

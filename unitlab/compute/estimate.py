@@ -24,9 +24,10 @@ from unitlab.compute.images.source import ImageBatch, ImageSource
 from unitlab.compute.sweep.activations import BY_IMAGE, TOP, TOP_IMAGES, eight_bits
 from unitlab.compute.sweep.baseline import Baseline, measured_baseline
 from unitlab.compute.sweep.fingerprints import as_in_store, request_in_store
+from unitlab.compute.sweep.layer_plan import LayerPlan
 from unitlab.compute.sweep.memory import resolved_memory
 from unitlab.compute.sweep.passes import Counts, calibrated_rules, counts_of, pilot_positions, replacements_of
-from unitlab.compute.sweep.plan import LayerPlan, SweepPlan, UnitSums, plan_sweep
+from unitlab.compute.sweep.plan import SweepPlan, UnitSums, plan_sweep
 from unitlab.compute.sweep.replacements import donor_values
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.screening import Rule

@@ -22,11 +22,9 @@ from unitlab.compute.engine.network import Network
 from unitlab.compute.engine.scores import Scoring
 from unitlab.compute.engine.suffix import SuffixEngine
 from unitlab.compute.engine.torch_state import choose_device
-from unitlab.compute.engine.unit_dimension import UnitLayout
 from unitlab.compute.engine.user_network.outputs import as_returned, output_text
 from unitlab.compute.engine.user_network.working_copy import preparation
 from unitlab.compute.images.source import ImageSource
-from unitlab.compute.sweep.batches import MOST_ELEMENTS, images_at_once
 from unitlab.compute.sweep.fingerprints import (
     few_positions,
     sampled_images,
@@ -35,8 +33,18 @@ from unitlab.compute.sweep.fingerprints import (
     unit_dim_field,
     weights_fingerprint,
 )
+from unitlab.compute.sweep.layer_plan import LayerPlan
 from unitlab.compute.sweep.request import SweepRequest
-from unitlab.compute.sweep.shard_bounds import COPIES, bounds, bytes_of_image, images_of_shard, refuse_large_sums, whole_batches
+from unitlab.compute.sweep.shard_bounds import (
+    COPIES,
+    MOST_ELEMENTS,
+    bounds,
+    bytes_of_image,
+    images_at_once,
+    images_of_shard,
+    refuse_large_sums,
+    whole_batches,
+)
 from unitlab.errors import UnitlabError, units_in_ranges
 
 log = logging.getLogger("unitlab")
@@ -47,33 +55,6 @@ MOST_ENGINE_MEMORY = 4 * 2 * MOST_ELEMENTS
 # what ImageNet and Places are told in beside top-1; of fewer classes five are no small part
 TOP_K, TOP_K_CATEGORIES = 5, 100
 PRINCIPAL_AXES_BATCH = 32
-
-
-@dataclass(frozen=True)
-class LayerPlan:
-    """One layer: its site and where in the value there the units are; what is ablated, in which basis, and how."""
-
-    name: str
-    site: Site
-    layout: UnitLayout
-    units: list[int]
-    basis: Basis | None
-    engine: Engine
-
-    @property
-    def screenable(self) -> bool:
-        """Whether some of its pairs can be left out: what closed forms and hooks evaluate costs no less without them."""
-        return isinstance(self.engine, SuffixEngine) and self.basis is None and self.engine.screenable
-
-    @property
-    def channels(self) -> list[int]:
-        """What stands beside the units in the layer's own group: of more directions than channels, the last over and over."""
-        return [min(unit, self.layout.shape[1] - 1) for unit in self.units]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the site's value for one image, its units first: (image=1, unit, …)."""
-        return self.layout.shape
 
 
 @dataclass
@@ -161,12 +142,10 @@ class SweepPlan:
     def sized_for(self, device: str) -> SweepPlan:
         """The same in the batches and shards of a "cpu" or "cuda" that is to compute it."""
         request, classes = self.request, len(self.categories)
-        engines = [(layer.engine, len(layer.units)) for layer in self.layers]
-        shard = images_of_shard(self.network, engines, classes, device, request.budget, SHARD_IMAGES)
-        held = COPIES * shard * bytes_of_image(sum(units for _, units in engines), classes) if device == "cpu" else 0
-        size = request.batch_size or images_at_once(
-            self.network, _suffix_engines(self.layers), request.budget - held, request.screen is not None
-        )
+        shard = images_of_shard(self.network, self.layers, classes, device, request.budget, SHARD_IMAGES)
+        held = COPIES * shard * bytes_of_image(self.layers, classes) if device == "cpu" else 0
+        engines, screened = _suffix_engines(self.layers), request.screen is not None
+        size = request.batch_size or images_at_once(self.network, engines, request.budget - held, screened)
         return self._in(size, whole_batches(shard, size), {"device": device})
 
     def as_begun(self, known: Mapping[str, str]) -> SweepPlan:
@@ -180,9 +159,7 @@ class SweepPlan:
 
     def _in(self, size: int, shard: int, fields: dict[str, str]) -> SweepPlan:
         fingerprint = {**self.fingerprint, **fields, "batch": str(size), "shard": str(shard)}
-        return replace(
-            self, batch_size=size, shard_bounds=bounds(int(fingerprint["count"]), shard), fingerprint=fingerprint
-        )
+        return replace(self, batch_size=size, shard_bounds=bounds(int(fingerprint["count"]), shard), fingerprint=fingerprint)
 
     def of_layers(self, names: Iterable[str]) -> SweepPlan:
         """The same for some of the layers."""
@@ -247,7 +224,7 @@ def plan_sweep(
     categories = _categories(source, network.categories, request.labels)
     scoring = _scoring(network, source, request, few)
     layers = _layers(network, source, request)
-    refuse_large_sums(request, {layer.name: len(layer.units) for layer in layers}, len(categories))
+    refuse_large_sums(request, layers, len(categories))
     fingerprint = {
         "weights": weights_fingerprint(model),
         **source_fingerprints(source, few),

@@ -25,7 +25,8 @@ from unitlab.compute.engine.torch_state import out_of_memory
 from unitlab.compute.images.source import ImageBatch, ImageSource
 from unitlab.compute.images.thumbnails import padded
 from unitlab.compute.sweep.activations import ActivationStatistics, Best
-from unitlab.compute.sweep.plan import LayerPlan, SweepPlan
+from unitlab.compute.sweep.layer_plan import LayerPlan
+from unitlab.compute.sweep.plan import SweepPlan
 from unitlab.compute.sweep.screening import PairChoice, Rule
 from unitlab.errors import UnitlabError
 
@@ -225,11 +226,12 @@ class ShardSums:
             self.coming.popleft().deliver()
 
     def end(self) -> None:
-        """There are no more images."""
-        host = HostCopies()
-        for sums in self.layers if self.for_study else ():
-            sums.end(host)
-        self._send(host)
+        """There are no more images: what is still on the device of a study comes to the host."""
+        if self.for_study:
+            host = HostCopies()
+            for sums in self.layers:
+                sums.end(host)
+            self._send(host)
 
     def result(self, best: Mapping[str, Mapping[str, Best]] | None = None) -> ShardResult:
         """What is kept; ``best`` are the largest activations of the shards before, by layer, and those of units alone."""

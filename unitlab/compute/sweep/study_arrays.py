@@ -19,7 +19,8 @@ from unitlab.compute.engine.scores import NOT_EVALUATED
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.images.thumbnails import PaddedThumbnails, common_shape
 from unitlab.compute.sweep.activations import BY_IMAGE, eight_bits, reduced_statistics
-from unitlab.compute.sweep.plan import LayerPlan, SweepPlan
+from unitlab.compute.sweep.layer_plan import LayerPlan
+from unitlab.compute.sweep.plan import SweepPlan
 from unitlab.compute.sweep.screening import SAMPLED, Certificate
 from unitlab.compute.sweep.shards import Arrays, ImageFacts, ShardResult
 from unitlab.schema import SCHEMA_VERSION
