@@ -274,7 +274,7 @@ def test_a_graph_that_is_not_the_network_at_a_layer_is_not_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from unitlab.compute.engine import network as module
-    from unitlab.compute.engine.exported import exported
+    from unitlab.compute.engine.capture import exported
 
     torch.manual_seed(0)
     model, pixels = settled(Flagged(), 17), torch.randn(12, 3, 17, 17)

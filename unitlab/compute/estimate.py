@@ -330,6 +330,7 @@ class _Measured:
     def _sweep(self, batch: ImageBatch) -> ShardResult:
         sums = ShardSums(self.plan)
         self.computation.add(batch, sums)
+        sums.end()
         return sums.result()
 
     def _plain(self, batch: torch.Tensor, size: int) -> None:

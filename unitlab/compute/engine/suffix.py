@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.fx
 from torch import Tensor
 
-from unitlab.compute.engine.ablation import BatchBaseline, Pairs, UnitSets
+from unitlab.compute.engine.ablation import BatchBaseline, Pairs, UnitSets, refuse_not_finite
 from unitlab.compute.engine.capture import NetworkGraph, Values
 from unitlab.compute.engine.closed_form import closed_form_of
 from unitlab.compute.engine.contributions import Contributed, contributions_of
@@ -167,12 +168,19 @@ class SuffixEngine:
                 node: Contributed.of(part, base.values[node], deltas[part.source], self.sets)
                 for node, part in self.exact.contributions.items()
             }
-            batch = AblatedBatch(base, after, contributed, self.sets, scores)
-            subtracted = [part for part in contributed.values() if not self.sets.chained]
-            live_here, *doubts = on_host([live, *(part.suspicious() for part in subtracted)])
-            for part, doubt in zip(subtracted, doubts, strict=True):
-                part.doubtful = doubt
+            batch = AblatedBatch(base, after, contributed, self.sets, scores, torch.ones_like(live))
+            live_here, *doubts = on_host([live, *(part.suspicious() for part in contributed.values())])
+            for part, doubt in zip(contributed.values(), doubts, strict=True):
+                part.suspect(doubt)
             self.replay.evaluate(batch, Pairs.of(live_here, self.device), self.rows_at_once())
+            cancelled = [part for part in contributed.values() if part.compared]
+            if cancelled:
+                # they are few, and known after all others, so that a GPU is waited for once
+                for part, where in zip(cancelled, on_host([part.cancelled for part in cancelled]), strict=True):
+                    part.direct = where
+                again = torch.stack([part.direct for part in cancelled]).any(0)
+                self.exact.evaluate(batch, Pairs.of(again, self.device), self.rows_at_once())
+            base.host.then(partial(refuse_not_finite, self.sets.sets), batch.finite)
         # where a set adds nothing that is live, what holds for the set that it follows
         for number, follows in enumerate(self.sets.follows):
             for values in scores.values() if follows else ():

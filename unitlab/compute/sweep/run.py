@@ -348,6 +348,7 @@ class _Sweep:
         for layer, value in zip(plan.layers, evaluation.site_values, strict=True):
             with torch.no_grad():
                 scores = layer.engine.evaluate(base, value)
+            base.host.deliver()
             if not all(torch.equal(values, base.scores[name].expand_as(values)) for name, values in scores.items()):
                 raise UnitlabError(
                     f"replacing the units of {layer.name} by themselves changes the logits: the network does not give "
