@@ -23,7 +23,7 @@ from unitlab.views.findings import unit_finding
 pytest.importorskip("anywidget")
 
 from unitlab.views.explorer.measured_study import measures_of
-from unitlab.views.explorer.opening import StudySource
+from unitlab.views.explorer.opened_study import OpenedStudy
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_another_study_is_opened_by_its_name(store: Path) -> None:
         explorer.study = "vgg_fashon"
     assert explorer.study == "vgg_fashion"
     explorer.study = "simulated"
-    assert explorer.source.path == store and len(explorer.ds.unit) == 5
+    assert explorer.source.path == str(store) and len(explorer.ds.unit) == 5
     assert eval(explorer.code()).layer == explorer.layer
 
 
@@ -317,6 +317,6 @@ def test_what_goes_to_the_page_is_small() -> None:
 def test_layers_of_all_stores_of_a_name_open_from_a_dataset_too(own_home: Path) -> None:
     write_study(own_home / "studies" / "vgg_emoji.zarr", simulated_groups(layer="conv5_3"))
     for given in ("vgg_emoji", unitlab.load("vgg_emoji")):
-        source, ds = StudySource.of(given)
-        assert source.layers == {"conv5_2": ["zero"], "conv5_3": ["zero"]} and ds.sizes["image"] == 4428
-        assert source.open("conv5_3", "zero").sizes["image"] == 60
+        source = OpenedStudy(given)
+        assert source.layers == {"conv5_2": ["zero"], "conv5_3": ["zero"]}
+        assert source.at(*source.first).ds.sizes["image"] == 4428 and source.at("conv5_3", "zero").ds.sizes["image"] == 60
