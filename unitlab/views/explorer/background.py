@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from typing import Any
 
 import xarray as xr
 
 from unitlab.catalog import load
 from unitlab.errors import UnitlabError
-from unitlab.views.explorer.measured_study import MeasuredStudy, measures_of
+from unitlab.views.explorer.measured_study import COUNTED, MeasuredStudy, measures_of
 
 Progress = Callable[..., None]  # done, of how many, and what is known so far
 
@@ -111,11 +112,12 @@ def measure_beside(study: MeasuredStudy, stored: Any, told: Callable[[Exception 
         if stored is not None and not study.is_quick:
             # another process, which steps back: the kernel keeps its memory, its interpreter lock and its processor
             nicer: Any = {"initializer": getattr(os, "nice", None), "initargs": (10,)}
-            try:
-                with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), **nicer) as processes:
-                    return processes.submit(_measures_of_store, stored, study.layer, study.ablation).result()
-            except BrokenProcessPool:
-                pass  # no second process here
+            spawn = multiprocessing.get_context("spawn")
+            with suppress(BrokenProcessPool), ProcessPoolExecutor(1, spawn, **nicer) as processes:
+                found = processes.submit(_measures_of_store, stored, study.layer, study.ablation).result()
+                # the dataset that was given may be a part of what is stored, or another
+                if all(found[name].variable.equals(study.measures[name].variable) for name in (*COUNTED, "unit", "category")):
+                    return found
         return measures_of(study.ds)
 
     def ended(measures: xr.Dataset | None, error: Exception | None = None) -> None:

@@ -123,8 +123,8 @@ class Explorer(PageWidget):
             study = "ds" if in_hand else f"unitlab.load({study}, {self.layer!r}, {self.ablation!r})"
         usual = {"category": "", **_usual_axes(self._measured_study, self.category), "group": (), **LOOKS}
         given = {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
-        named = {"group": "selection"}
-        options = [f"{named.get(name, name)}={value!r}" for name, value in {"unit": self.unit, **given}.items()]
+        given = {"unit": self.unit} | {"selection" if name == "group" else name: value for name, value in given.items()}
+        options = [f"{name}={value!r}" for name, value in given.items()]
         return f"unitlab.explore({', '.join([study, *options])})"
 
     @T.validate("unit", "group", "category", "x", "y", "color", "image")

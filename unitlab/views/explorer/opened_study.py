@@ -77,6 +77,5 @@ class OpenedStudy:
 
     def code(self) -> str:
         """How the study is written in a line of Python."""
-        if isinstance(self.given, xr.Dataset):
-            return "ds" if self.path is None else repr(str(self.path))
-        return repr(str(self.given))
+        given = self.path if isinstance(self.given, xr.Dataset) else self.given
+        return "ds" if given is None else repr(str(given))

@@ -30,8 +30,7 @@ def sheet(pictures: Array, most: int | None = None) -> dict[str, Any]:
         whole.paste(tile, (column * width, row * height))
     held = io.BytesIO()
     whole.save(held, "JPEG", quality=85)
-    laid_out = {"width": width, "height": height, "across": across}
-    return {"sheet": np.frombuffer(held.getvalue(), np.uint8), "laid_out": laid_out}
+    return {"sheet": np.frombuffer(held.getvalue(), np.uint8), "laid_out": {"width": width, "height": height, "across": across}}
 
 
 def maps_over(ds: xr.Dataset, maps: Array) -> dict[str, Any]:
