@@ -120,8 +120,8 @@ class SweepPlugin(WorkerPlugin):
                 f"the worker on {socket.gethostname()} cannot load network or images ({type(error).__name__}: {error}); "
                 "what they are made of must be installed there, or be on its PYTHONPATH"
             ) from error
-        plan = plan_sweep(model, source, self.request, choose_device(self.device, self.request.precision))
-        plan.fingerprint["shard"] = self.fingerprint["shard"]  # bounds come with every task
+        device = choose_device(self.device, self.request.precision)
+        plan = plan_sweep(model, source, self.request, device).as_begun(self.fingerprint)
         differing = differing_field(self.fingerprint, plan.fingerprint)
         if differing is not None:
             values = before_and_now(self.fingerprint.get(differing), plan.fingerprint.get(differing))
