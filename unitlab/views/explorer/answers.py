@@ -71,8 +71,9 @@ def finding(study: MeasuredStudy, unit: int) -> Finding:
     """What silencing a unit does; of a study whose tests are still being computed, what the counts say."""
     if study.complete:
         return unit_finding(study.measures, unit)
-    row = study.measures.isel(unit=study.position(unit))
-    k = int(study.max_class[study.position(unit)])
+    place = study.position(unit)
+    row = {name: study.measures[name].values[place] for name in ("overall_drop", "drop_low", "drop_high", "max_class_drop")}
+    k = int(study.max_class[place])
     overall = f"overall {points(float(row['overall_drop']))}"
     if k < 0:
         return Finding(f"Unit {unit} costs no class anything; {overall}.")
@@ -126,8 +127,8 @@ def _top(study: MeasuredStudy, ask: Ask) -> Ask:
         return {"tiles": []}
     # maps are kept of the top images over all classes
     ranks = [int(np.flatnonzero(kept == image)[0]) if image in kept else -1 for image in images]
-    maps = study.ds["top_map"][place].values
-    ids = study.ds["image"].values[images]
+    maps = study.ds["top_map"].variable[place].values
+    ids = [study.ids[image] for image in images]
     [threshold], said = study.thresholds([place])
     tiles = [
         {"k": int(study.class_position[image]), "activation": float(value), "id": str(name), "image": int(image),
@@ -199,10 +200,8 @@ def _losers(study: MeasuredStudy, ask: Ask) -> Ask:
     after = study.after((slice(None), image))
     label, before = study.class_position[image], study.before[image]
     changed = np.flatnonzero(after != before)
-    margin = np.zeros(len(after))
     if "label_margin_drop" in study.ds:
-        margin = study.ds["label_margin_drop"][:, image].values.astype(float)
-    changed = changed[np.argsort(-margin[changed], kind="stable")]
+        changed = changed[np.argsort(-study.ds["label_margin_drop"][:, image].values[changed], kind="stable")]
     units = [[int(study.units[at]), int(after[at])] for at in changed]
     return {"label": int(label), "before": int(before), "units": units, "image": str(study.ds["image"].values[image])}
 

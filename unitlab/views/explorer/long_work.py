@@ -135,8 +135,7 @@ class TriedImage:
         before, after, maps = network.without(pixels, strengths, ask.get("region"))
         order = np.argsort(-before, kind="stable")
         some = [int(k) for k in order if k in {*order[:TOP], *np.argsort(-after, kind="stable")[:TOP]}]
-        index = study.ds["category_index"].values
-        names = {int(k): name for k, name in zip(index, study.names, strict=True)}
+        names = dict(zip(study.ds["category_index"].values.tolist(), study.names, strict=True))
         classes: list[Any] = [[names.get(k, f"output {k}"), float(before[k]), float(after[k])] for k in some]
         now = max(classes, key=lambda row: row[2])[0]
         own = np.maximum(maps[int(ask["unit"])], 0).reshape(1, *(maps.shape[1:] if maps.ndim == 3 else (1, 1)))

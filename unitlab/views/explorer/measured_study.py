@@ -16,7 +16,7 @@ from unitlab.analysis.damage import largest_drop
 from unitlab.analysis.paired_tests import bonett_price
 from unitlab.analysis.requirements import class_positions, require, unit_position
 from unitlab.errors import UnitlabError, nearest_names
-from unitlab.schema import VARIABLES, described_like
+from unitlab.schema import VARIABLES
 from unitlab.views.gallery import own_thresholds
 from unitlab.views.words import quantity
 
@@ -49,7 +49,9 @@ def counted_measures(ds: xr.Dataset) -> xr.Dataset:
     known = [name for name in stored if name in VARIABLES and VARIABLES[name].dims == ("unit",)]
     values = {name: ds[name].values for name in (*COUNTED, *known)}
     values |= {"drop_low": low, "drop_high": high, **largest_drop(ds["accuracy_drop"].values)}
-    return described_like(ds, values, {}).assign(own_attributes(ds))
+    # not asked whether they are arrays of dask, which xarray would import for it
+    found = {name: xr.Variable(row.dims, values[name], fastpath=True) for name, row in VARIABLES.items() if name in values}
+    return xr.Dataset(found, ds[["unit", "category", "category_index"]].coords, ds.attrs).assign(own_attributes(ds))
 
 
 class MeasuredStudy:
@@ -207,4 +209,4 @@ class MeasuredStudy:
         """(image, row, column, channel), 8-bit, of the images at these positions."""
         if "thumbnails" not in self.ds:
             raise UnitlabError("the study keeps no thumbnails; compute it from images that have them to see its images")
-        return self.ds["thumbnails"][images].values
+        return self.ds["thumbnails"][images.tolist()].values
