@@ -37,14 +37,18 @@ function gridOf({ x0, x1, y0, y1, left, top, across, up, floor, px, py }) {
 }
 const pathOf = (points, { px, py }) =>
   points.map(([x, y], i) => `${i ? "L" : "M"}${px(x).toFixed(1)},${py(y).toFixed(1)}`).join("");
+// a small drawing inside a frame
+const plot = (kind, frame, words, ...marks) =>
+  h.svg({ class: kind, viewBox: `0 0 ${frame.width} ${frame.height}`, role: "img", "aria-label": words }, gridOf(frame), marks);
 
 function share(from, to) {
   const span = to - from || 1, part = value => `${(value / span * 100).toFixed(2)}%`;
-  return { at: value => part(Math.min(Math.max(value, from), to) - from), width: value => part(Math.abs(value)) };
+  return { from, to, at: value => part(Math.min(Math.max(value, from), to) - from), width: value => part(Math.abs(value)) };
 }
-const ends = values => extent([0, ...values]);
 const line = (kind, x1, x2, y1, y2) => h.line({ class: kind, x1, x2, y1: `${y1}%`, y2: `${y2}%` });
 const sides = value => value >= 0 ? "damage" : "help";
+const amount = (part, kind) =>
+  h.svg({ height: 7, class: "ul-amount", "aria-hidden": true }, h.rect({ class: kind, height: 6, width: `${100 * part}%` }));
 
 // drops with their intervals, below each other in a cell, as [value, low, high, kind, whether it is a dot]; `marks` are lines
 // to hold them against
@@ -62,5 +66,16 @@ function drops(parts, scale, words, marks = [0]) {
     }));
 }
 const dropOf = ({ drop, low, high, q }, k) => [drop[k], low[k], high[k], sides(drop[k]) + (q[k] <= .05 ? " sure" : "")];
-const amount = (part, kind) =>
-  h.svg({ height: 7, class: "ul-amount", "aria-hidden": true }, h.rect({ class: kind, height: 6, width: `${100 * part}%` }));
+const saidOf = ({ drop, low, high, q }, k) => `${limited(drop[k], low[k], high[k])}, ${probability("q", q[k])}`;
+const scaleOf = rows => share(...extent([0, ...rows.flatMap(({ parts }) => parts.flatMap(part => part.slice(0, 3)))]));
+
+// rows of bars on one scale: what each is of, the bars, and cells of words beside them
+function barRows(rows, scale = scaleOf(rows), marks = [0]) {
+  return rows.map(({ name, parts, words, cells, ...attributes }) =>
+    h.tr(attributes, h.th({ scope: "row" }, name), h.td(drops(parts, scale, words, marks)), cells.map(cell => h.td(cell))));
+}
+function barTable(kind, rows, { scale, heads = [] } = {}) {
+  const body = h.tbody(barRows(rows, scale)), head = h.thead(h.tr(heads.map(words => h.th({ scope: "col" }, words))));
+  roving(body, "tr[tabindex]");
+  return h.table({ class: `ul-bars ${kind}` }, heads.length > 0 && head, body);
+}

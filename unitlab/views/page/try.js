@@ -1,31 +1,29 @@
 // Try an image: a picture that was clicked or a file, through the network with units silenced; and the units that lose it.
 function tryTab(app, panel) {
-  const { state, set, source } = app, work = workView(app), said = h.p({ class: "ul-sentence" }), loses = note(),
-    bars = h.div();
-  const shown = h.div({ class: "ul-try-picture" }), ranked = h.div({ class: "ul-chips" }), chips = h.div({ class: "ul-chips" });
+  const { state, set, source } = app, work = workView(app), said = h.p({ class: "ul-sentence" }), loses = note();
+  const bars = h.div(), shown = h.div(), ranked = h.div({ class: "ul-chips" }), chips = h.div({ class: "ul-chips" });
   const file = h.input({ type: "file", accept: "image/*", "aria-label": "a picture of your own",
-    onchange: () => own(file.files[0]) });
-  const range = { type: "range", min: 0, max: 2, step: .1, value: 0, "aria-label": "strength of the chosen units" };
-  const strength = h.input({ ...range, oninput: run }), amount = h.span(), everywhere = button("Everywhere", () => limit(null));
+    onchange: () => own(file.files) });
+  const strength = h.input({ type: "range", min: 0, max: 2, step: .1, value: 0, "aria-label": "strength of the chosen units",
+    oninput: run });
+  const times = h.span(), everywhere = button("Everywhere", () => limit(null)), fresh = newest();
   const live = h.div({ class: "ul-split" }, h.div({ class: "ul-narrow" }, shown, everywhere),
     h.div(said, bars, note("One picture: no interval.")),
     h.div({ class: "ul-narrow" }, h.h3("What silencing each unit takes from the margin, logits"), work.holder, ranked));
-  const bar = controls(h.label("Strength ", strength), amount, button("Silence the group", () => choose(state.group)),
+  const bar = controls(h.label("Strength ", strength), times, button("Silence the group", () => choose(state.group)),
     button("Solo", () => choose([state.unit])), button("Reset", () => { strength.value = 0; region = null; choose([]); }));
-  let chosen = [], order = [], tried = null, turn = null, ranking = [], region = null;
+  let chosen = [], order = [], tried = null, ranking = [], region = null;
   panel.classList.add("ul-try");
   panel.append(controls(h.label("Your picture ", file), "or click one in any view, paste, or drop it here"), work.said, live,
     bar, chips, loses);
-  const ofImage = files => [...files].find(each => each.type.startsWith("image/"));
   panel.addEventListener("dragover", event => event.preventDefault());
-  panel.addEventListener("drop", event => { event.preventDefault(); own(ofImage(event.dataTransfer.files)); });
-  app.root.addEventListener("paste", event => own(ofImage(event.clipboardData.files)));
+  panel.addEventListener("drop", event => { event.preventDefault(); own(event.dataTransfer.files); });
+  app.root.addEventListener("paste", event => own(event.clipboardData.files));
 
-  function own(given) {
-    if (!given) return;
-    const reader = new FileReader();
+  function own(files) {
+    const given = [...files].find(each => each.type.startsWith("image/")), reader = new FileReader();
     reader.onload = () => { set({ tab: TRY, picture: null }); open(reader.result); };
-    reader.readAsDataURL(given);
+    if (given) reader.readAsDataURL(given);
   }
   async function open(given) {
     [tried, order, ranking, region] = [given, [], [], null];
@@ -39,25 +37,23 @@ function tryTab(app, panel) {
   const toggle = unit => choose(chosen.includes(unit) ? chosen.filter(each => each !== unit) : [...chosen, unit]);
   const limit = part => { region = part; run(); };
   function list() {
-    const chip = (unit, words) =>
-      button(words, () => toggle(unit), { "data-unit": unit, "aria-pressed": String(chosen.includes(unit)) });
-    ranked.replaceChildren(...ranking.map(([unit, drop]) => chip(unit, `${unit}  ${text(drop, 2)}`)));
+    const chip = ([unit, drop]) => button(drop === undefined ? String(unit) : `${unit}  ${text(drop, 2)}`, () => toggle(unit),
+      { "data-unit": unit, "aria-pressed": String(chosen.includes(unit)) });
     const others = chosen.filter(unit => !ranking.some(([each]) => each === unit));
-    chips.replaceChildren(...others.map(unit => chip(unit, String(unit))));
+    ranked.replaceChildren(...ranking.map(chip));
+    chips.replaceChildren(...others.map(unit => chip([unit])));
   }
   async function run() {
-    amount.textContent = `${Number(strength.value).toFixed(1)}×`;
+    times.textContent = `${Number(strength.value).toFixed(1)}×`;
     everywhere.hidden = !region;
     list();
     if (tried === null) return;
-    const mine = turn = {}, strengths = chosen.map(unit => [unit, Number(strength.value)]);
+    const strengths = chosen.map(unit => [unit, Number(strength.value)]);
     bars.classList.add("ul-stale");
     try {
-      const found = await withPictures(await source.work("try", { unit: state.unit, strengths, region }));
-      if (mine !== turn) return; // the newest request wins
+      draw(await fresh(source.work("try", { unit: state.unit, strengths, region }).then(withPictures)));
       live.hidden = bar.hidden = false;
-      draw(found);
-    } catch (error) { if (mine === turn) { work.fail(error); live.hidden = bar.hidden = true; } }
+    } catch (error) { work.fail(error); live.hidden = bar.hidden = true; }
   }
   function draw({ classes, now, sheet, tiles }) {
     const how = Number(strength.value) === 0 ? "silenced" : `at ${strength.value}×`, percent = value => text(100 * value, 0);
@@ -67,47 +63,39 @@ function tryTab(app, panel) {
       bold(first[0]), ` ${percent(first[1])} %`);
     // rows never jump: who is there stays where it is
     const names = classes.map(([name]) => name);
-    order = [...order.filter(name => names.includes(name)), ...names.filter(name => !order.includes(name))];
+    order = [...new Set([...order, ...names])].filter(name => names.includes(name));
     bars.classList.remove("ul-stale");
-    bars.replaceChildren(h.table({ class: "ul-bars ul-unit-bars" }, h.tbody(order.map(name => {
+    bars.replaceChildren(barTable("ul-unit-bars", order.map(name => {
       const [, was, is] = classes[names.indexOf(name)], words = `${text(100 * was)} → ${text(100 * is)} %`;
       const parts = [[was, NaN, NaN, "sum"], [is, NaN, NaN, `${is < was ? "damage" : "help"} sure`]];
-      return h.tr(h.th({ scope: "row", title: name }, h.bdi(name)), h.td(drops(parts, share(0, 1), words)), h.td(words));
-    }))));
-    const map = tiles[0].map, canvas = picture(sheet, 0, `the picture with the map of unit ${state.unit}`, map, state);
-    const brushed = h.div({ class: "ul-region" });
-    const place = ([left, top, right, bottom]) => Object.entries({ left, top, width: right - left, height: bottom - top })
-      .forEach(([name, value]) => { brushed.style[name] = `${100 * value}%`; });
-    if (region) place(region);
-    brushed.hidden = !region;
-    const spatial = map.length > 1;
-    shown.replaceChildren(h.div({ class: "ul-brush", onpointerdown: event => spatial && brush(event, canvas, part => {
+      return { title: name, name: h.bdi(name), parts, words, cells: [words] };
+    }), { scale: share(0, 1) }));
+    const [{ map }] = tiles, spatial = map.length > 1, brushed = h.div({ class: "ul-region", hidden: true });
+    const place = ([left, top, right, bottom]) => {
       brushed.hidden = false;
-      place(part);
-    }) }, canvas, brushed), note(`map of unit ${state.unit}`, spatial ? "; draw on it to silence there alone" : ""));
+      brushed.style.inset = [top, 1 - right, 1 - bottom, left].map(side => `${100 * side}%`).join(" ");
+    };
+    if (region) place(region);
+    shown.replaceChildren(h.div({ class: "ul-brush", onpointerdown: event => spatial && brush(event, place) },
+      picture(sheet, 0, `the picture with the map of unit ${state.unit}`, map, state), brushed),
+    note(`map of unit ${state.unit}`, spatial ? "; draw on it to silence there alone" : ""));
   }
-  function brush(event, canvas, place) {
-    const box = canvas.getBoundingClientRect(), inside = value => Math.min(Math.max(value, 0), 1);
+  function brush(down, place) {
+    const holder = down.currentTarget, box = holder.getBoundingClientRect(), inside = value => Math.min(Math.max(value, 0), 1);
     const spot = ({ clientX, clientY }) => [inside((clientX - box.left) / box.width), inside((clientY - box.top) / box.height)];
-    const [x, y] = spot(event), between = (u, v) => [Math.min(x, u), Math.min(y, v), Math.max(x, u), Math.max(y, v)];
-    const to = at => between(...spot(at));
-    const move = at => place(to(at)), holder = event.currentTarget;
-    holder.setPointerCapture(event.pointerId);
-    holder.addEventListener("pointermove", move);
-    holder.addEventListener("pointerup", at => {
-      const part = to(at);
-      holder.removeEventListener("pointermove", move);
+    const [x, y] = spot(down), between = ([u, v]) => [Math.min(x, u), Math.min(y, v), Math.max(x, u), Math.max(y, v)];
+    down.preventDefault();
+    dragged(down, holder, event => place(between(spot(event))), event => {
+      const part = between(spot(event));
       limit(part[2] - part[0] > .02 && part[3] - part[1] > .02 ? part : null);
-    }, { once: true });
-    event.preventDefault();
+    });
   }
   async function losers(image) {
-    const found = await source.row("losers", { image }), { classes, units } = source.study,
-      right = found.before === found.label;
+    const found = await source.row("losers", { image }), { classes, units } = source.study;
+    const right = found.before === found.label, before = right ? "right" : classes[found.before];
     const changed = found.units.filter(([, after]) => (after === found.label) !== right), verb = right ? "lose" : "win";
     const one = ([unit, after]) =>
       [button(`${unit} → ${shortened(classes[after], 20)}`, () => set({ unit }), { "data-loser": unit }), " "];
-    const before = right ? "right" : classes[found.before];
     loses.replaceChildren(`${found.image}, ${classes[found.label]}, is predicted ${before} before; `
       + `${count(changed.length, "unit")} of ${units.length} ${verb} it when silenced: `, ...changed.slice(0, 60).flatMap(one));
     return found.image;
