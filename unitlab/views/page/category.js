@@ -1,72 +1,52 @@
 // Class: its baseline accuracy, its most important units, the curve of their removal, its images.
 const MOST_UNITS = 10;
 
-function categoryTab(app, panel) {
-  const { state, source } = app, curves = new Map(), work = workView(app), fresh = newest();
-  const worst = () => app.worst(source.study.place.get(state.unit)), key = () => source.study.key + state.category;
-  const sentence = h.p({ class: "ul-sentence" }), open = button("", () => app.chooseClass(worst()));
-  const hurts = h.div(), curve = h.div(), images = pagedTiles(app, 20, about);
-  const compute = button("Compute the curve", run, { class: "ul-compute-curve" });
-  const content = h.div(h.div({ class: "ul-split" }, hurts, h.div({ class: "ul-narrow" },
-    h.h3("Its accuracy while its most important units are silenced, one after the other"),
-    compute, work.holder, work.said, curve)), images.holder);
-  let found = null;
-  panel.append(sentence, open, content);
-
-  function about(at) {
-    const { classes, classPlace } = source.study, k = found.before[at], right = k === classPlace.get(found.category);
-    const small = found.margin ? `margin ${text(found.margin[at])}` : "";
-    const words = `predicted ${classes[k]}, ${right ? "right" : "wrong"}. ${small}`;
-    return { lines: [right ? "✓ right" : `✗ ${classes[k]}`], small, kind: right ? "ul-won" : "ul-lost", words };
-  }
-  async function run() {
+function categoryTab(app, again) {
+  const { state, source } = app, curves = new Map(), work = workView(app), key = () => source.study.key + state.category;
+  const compute = button("Compute the curve", async () => {
     const mine = key();
     compute.hidden = true;
     const answer = await work.run("Silencing units …", "curve", { category: state.category });
     if (answer) curves.set(mine, answer);
-    if (key() === mine) showCurve();
-  }
-  async function showCurve() {
+    again();
+  }, { class: "ul-compute-curve" });
+
+  function curve() {
     const known = curves.get(key()), waits = !known && work.holder.hidden;
     compute.hidden = !waits;
-    const words = "Runs the network: the units are ranked by their drop on one half of the images, silenced and measured on "
-      + "the other.";
-    curve.replaceChildren(...(known ? drawCurve(known) : [note(words)]));
-    const missing = waits && await app.atHand();
-    if (missing) { compute.hidden = true; work.fail(missing); }
+    if (waits) app.atHand().then(missing => { if (missing) { compute.hidden = true; work.fail(missing); } });
+    return [h.h3("Its accuracy while its most important units are silenced, one after the other"), compute, work.holder,
+      work.said, known ? drawCurve(known) : note("Runs the network: the units are ranked by their drop on one half of the ",
+        "images, silenced and measured on the other.")];
   }
-  function units(rows) {
+  function importantUnits(rows) {
     const { units } = source.study, order = descending(rows.drop), most = order.splice(0, MOST_UNITS);
-    const some = [...most, ...order.slice(-3).filter(i => rows.drop[i] < 0)];
-    const bars = some.map((i, at) => ({
+    const bars = [...most, ...order.slice(-3).filter(i => rows.drop[i] < 0)].map((i, at) => ({
       ...app.opensUnit(units[i], at === 0), class: at === MOST_UNITS ? "gap" : "", title: app.called(i, true),
       name: `unit ${units[i]}`, parts: [dropOf(rows, i)], words: saidOf(rows, i), cells: [saidOf(rows, i)],
     }));
-    const warning = "Filled: q ≤ 0.05. The largest of many drops are biased upward; the intervals are of each unit by "
-      + "itself.";
-    hurts.replaceChildren(h.h3("Its most important units: accuracy drop of the class, points (95 % interval)"),
-      barTable("ul-unit-bars", bars), note(warning, rows.tested ? ` ${rows.tested}` : ""));
+    return h.div(h.h3("Its most important units: accuracy drop of the class, points (95 % interval)"),
+      barTable("ul-unit-bars", bars),
+      note("Filled: q ≤ 0.05. The largest of many drops are biased upward; the intervals are of each unit by itself. ",
+        rows.tested));
   }
   return async changed => {
-    const category = state.category, rows = state.byClass;
+    const { unit, category, byClass } = state, { classes, place } = source.study, worst = app.worst(place.get(unit));
     if (changed.has("category")) { work.stop(); work.clear(); }
-    open.hidden = Boolean(category) || !worst();
-    open.textContent = `Open ${worst()}, the class that unit ${state.unit} damages most`;
-    if (!category) {
-      content.hidden = true;
-      return sentence.replaceChildren("No class is chosen: find one in the field Class above, or click a bar.");
-    }
-    found = { category, ...await fresh(source.row("class_images", { category })) };
-    content.hidden = !found.of;
-    const all = count(found.of, "image"), percent = share => text(100 * share), name = bold(category);
-    if (!found.of) return sentence.replaceChildren("The study has no image of ", name, ", so there is nothing to measure.");
-    sentence.replaceChildren("Before any ablation, ", h.b(`${whole(found.right)} of the ${all}`), " of ", name,
-      " are predicted right: ", h.b(`${percent(found.right / found.of)} %`),
-      ` (95 % interval ${percent(found.low)} to ${percent(found.high)}).`,
-      found.of < 20 ? ` Only ${all}: every number of this class is coarse.` : "");
-    if (rows) units(rows);
-    showCurve();
-    images.fill(`Its ${all}, the least sure first`, found.images);
+    if (!category) return [sentence("No class is chosen: find one in the field Class above, or click a bar."),
+      worst && button(`Open ${worst}, the class that unit ${unit} damages most`, () => app.chooseClass(worst))];
+    const { of, right, low, high, before, margin, images } = await source.row("class_images", { category });
+    if (!of) return sentence("The study has no image of ", bold(category), ", so there is nothing to measure.");
+    const all = count(of, "image"), percent = share => text(100 * share);
+    const tiles = await pagedTiles(app, `Its ${all}, the least sure first`, images, 20, at => {
+      const name = classes[before[at]], right = name === category, small = margin ? `margin ${text(margin[at])}` : "";
+      const words = `predicted ${name}, ${right ? "right" : "wrong"}. ${small}`;
+      return { lines: [right ? "✓ right" : `✗ ${name}`], small, kind: right ? "ul-won" : "ul-lost", words };
+    });
+    return [sentence("Before any ablation, ", h.b(`${whole(right)} of the ${all}`), " of ", bold(category),
+      " are predicted right: ", h.b(`${percent(right / of)} %`), ` (95 % interval ${percent(low)} to ${percent(high)}).`,
+      of < 20 && ` Only ${all}: every number of this class is coarse.`),
+    h.div({ class: "ul-split" }, byClass ? importantUnits(byClass) : h.div(), h.div({ class: "ul-narrow" }, curve())), tiles];
   };
 }
 categoryTab.keys = ["category", "held", "byClass", "unit"];

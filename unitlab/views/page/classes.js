@@ -19,28 +19,23 @@ function classesView(app) {
     shownFor = key;
     draw();
   }
-  function where(shown) {
-    if (!order.length) return "no class has images";
-    if (order.length <= PER_PAGE) return `all ${order.length}`;
-    const start = pages.at * PER_PAGE - MOST_HELPED;
-    if (pages.at) return `${start + 1}–${start + shown.length} of ${order.length}`;
-    // no change is no help
-    return `${MOST_DAMAGED} most damaged, ${MOST_HELPED} ${state.row.drop[shown.at(-1)] < 0 ? "most helped" : "least damaged"}`;
-  }
   function draw() {
     const { study } = source, row = state.row, shown = pages.part(order, PER_PAGE);
     const open = study.classPlace.get(state.category), gap = order.length > PER_PAGE && !pages.at && MOST_DAMAGED;
-    pages.where.textContent = where(shown);
+    // no change is no help
+    const start = pages.at * PER_PAGE - MOST_HELPED, last = row.drop[shown.at(-1)] < 0 ? "most helped" : "least damaged";
+    pages.where.textContent = order.length <= PER_PAGE ? `all ${order.length}`
+      : pages.at ? `${start + 1}–${start + shown.length} of ${order.length}`
+        : `${MOST_DAMAGED} most damaged, ${MOST_HELPED} ${last}`;
     const rows = shown.map((k, at) => bar(k, row, k === open, at === gap)), scale = scaleOf(rows), { from, to } = scale;
     const marks = ticks(from, to === from ? from + 1 : to, 4);
-    $("axis").replaceChildren(...marks.map(t => mark(scale.at(t), 16, brief(t), "middle")));
-    body.replaceChildren(...barRows(rows, scale, marks));
+    fill($("axis"), marks.map(t => mark(scale.at(t), 16, brief(t), "middle")));
+    refill(body, barRows(rows, scale, marks));
     body.querySelectorAll("[role=button]")[Math.max(0, shown.indexOf(open))]?.setAttribute("tabindex", 0);
-    body.classList.remove("ul-stale");
     set({ shown });
   }
   function bar(k, row, open, gap) {
-    const { study } = source, name = study.classes[k], kind = [open && "open", gap && "gap"].filter(Boolean).join(" ");
+    const { study } = source, name = study.classes[k], kind = joined(" ", open && "open", gap && "gap");
     const words = `${name}: ${count(study.n[k], "image")}, accuracy ${text(100 * study.accuracy[k])} %, drop of `
       + `${limited(row.drop[k], row.low[k], row.high[k])} points, ${probability("q", row.q[k])}`
       + (row.lost ? `, ${row.lost[k]} lost, ${row.won[k]} won` : "");
@@ -52,5 +47,4 @@ function classesView(app) {
     };
   }
   on(["row", "category"], sort);
-  on(["unit", "held"], () => body.classList.add("ul-stale"));
 }

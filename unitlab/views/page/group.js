@@ -15,17 +15,16 @@ function unitsIn(words, { place }) {
   return [...out];
 }
 
-function groupTab(app, panel) {
+function groupTab(app, _, panel) {
   const { state, set, source } = app, known = new Map(), before = [], work = workView(app), fresh = newest();
   let last = state.group, undoing = false;
   const placeholder = "lasso points above, or type 3, 5, 10-20";
-  const field = h.input({ class: "ul-group-units", placeholder, size: 38, onchange: read });
-  const without = () => state.group.filter(unit => unit !== state.unit);
-  const add = button("", () => set({ group: state.group.includes(state.unit) ? without() : [...state.group, state.unit] }));
+  const field = h.input({ class: "ul-group-units", placeholder, size: 38, onchange: read }), result = h.div();
+  const add = button("", () => set({ group: toggled(state.group, state.unit) }));
   const undo = button("Undo", () => { undoing = true; set({ group: before.pop() }); undoing = false; draw(); });
-  const clear = button("Clear", () => set({ group: [] })), sentence = h.p({ class: "ul-sentence" }), result = h.div();
+  const clear = button("Clear", () => set({ group: [] }));
   const measure = button("Silence them together", run, { title: "run the network with all units of the group silenced" });
-  panel.append(controls(h.label("Units ", field), add, undo, clear, measure, work.holder), sentence, work.said, result);
+  panel.append(controls(h.label("Units ", field), add, undo, clear, measure, work.holder), result);
 
   const key = () => source.study.key + [...state.group].sort((a, b) => a - b).join();
   function read() {
@@ -48,18 +47,16 @@ function groupTab(app, panel) {
     clear.disabled = !number;
     if (work.holder.hidden) measure.hidden = true;
     const rows = await fresh(Promise.all(group.map(unit => source.row("unit", { unit }))));
-    if (!number) {
-      sentence.textContent = "The group is empty: lasso points above, add the open unit, or type numbers.";
-      return result.replaceChildren();
-    }
+    const none = "The group is empty: lasso points above, add the open unit, or type numbers.";
+    if (!number) return fill(result, sentence(none), work.said);
     const summed = study.classes.map((_, k) => rows.reduce((sum, row) => sum + row.drop[k], 0)), joint = known.get(key());
     const overall = group.reduce((sum, unit) => sum + app.valueOf("overall_drop", unit), 0);
-    sentence.replaceChildren(`One at a time, ${one ? `unit ${group[0]} costs` : `the ${number} units cost`} `,
-      h.b(text(overall)), ` points of overall accuracy${one ? "" : " in sum"}`, ...(joint
-        ? ["; silenced together ", h.b(text(joint.overall)), ` (${count(joint.lost, "image")} lost, ${whole(joint.won)} won).`]
-        : ["."]));
     const line = `unitlab.ablate_groups(model, images, ${JSON.stringify(study.layer)}, [units])`;
-    result.replaceChildren(classes(summed, joint), note(joint
+    fill(result, sentence(`One at a time, ${one ? `unit ${group[0]} costs` : `the ${number} units cost`} `,
+      h.b(text(overall)), ` points of overall accuracy${one ? "" : " in sum"}`,
+      joint && ["; silenced together ", h.b(text(joint.overall))],
+      joint ? ` (${count(joint.lost, "image")} lost, ${whole(joint.won)} won).` : "."),
+    work.said, classes(summed, joint), note(joint
       ? "Upper bar: the single drops in sum; lower bar: all of them together, filled where q ≤ 0.05."
       : "Bars: the single drops in sum. What the units cost together is not known yet."),
     codeBlock(`units = [${group.join(", ")}]\n${line}`));

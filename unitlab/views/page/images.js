@@ -7,17 +7,15 @@ function imagesView(app) {
     if (!top) return;
     $("opacity").firstChild.textContent = image_style === "heat" ? "Opacity " : "Threshold ";
     $("strength").disabled = image_style === "none";
-    holder.classList.remove("ul-stale");
     const none = top.missing ?? (top.tiles.length ? "" : `No image activates unit ${top.unit}.`);
-    if (none) return holder.replaceChildren(h.p({ class: "ul-note-message" }, none));
-    holder.replaceChildren(...top.tiles.map((each, rank) => {
+    if (none) return fill(holder, h.p({ class: "ul-note-message" }, none));
+    fill(holder, top.tiles.map((each, rank) => {
       const name = study.classes[each.k], number = brief(each.activation), title = `${name} · ${each.id}`;
       const words = `${top.category ? "in the class" : "top"} image ${rank + 1}: ${name}, activation ${number}, ${each.id}`;
       return tile({ title, ...app.opensImage(each.id, each.image) }, each, words, state,
         h.figcaption(h.span({ dir: "auto" }, name), " ", number));
     }));
-    $("note").textContent = [top.note, image_style === "outline" && top.threshold].filter(Boolean).join(" ");
+    $("note").textContent = joined(" ", top.note, image_style === "outline" && top.threshold);
   }
   on(["top", "image_style", "image_strength"], draw);
-  on(["unit", "held"], () => holder.classList.add("ul-stale"));
 }

@@ -5,10 +5,10 @@ const USUAL_Y = "max_class_drop_crossfit";
 
 function linkedViews(root, source, given, rows = 8) {
   const $ = id => root.querySelector(`#${id}`);
-  const app = { root, $, source, rows, order: [], resized: [], ahead: () => {} };
+  const app = { root, $, source, rows, order: [], ahead: () => {} };
   app.say = (sentence, command = "") => {
     $("message").hidden = !sentence;
-    $("message").replaceChildren(sentence, ...(command ? [" ", h.code(command)] : []));
+    fill($("message"), sentence, command && [" ", h.code(command)]);
   };
   Object.assign(app, makeState({
     category: "", x: "overall_drop", y: USUAL_Y, color: "", line: false, group: [], image_style: "outline", image_strength: .5,
@@ -28,8 +28,7 @@ function linkedViews(root, source, given, rows = 8) {
   // what the unit is called, and, if asked for, who says so and how well it fits
   app.called = (i, inFull = false) => {
     const [name, score, from] = source.study.names?.[i] ?? [""];
-    return name && inFull ? [name, from && `from ${from}`, finite(score) && `score ${brief(score)}`].filter(Boolean).join(", ")
-      : name;
+    return name && inFull ? joined(", ", name, from && `from ${from}`, finite(score) && `score ${brief(score)}`) : name;
   };
   app.go = set;
 
@@ -55,8 +54,9 @@ function linkedViews(root, source, given, rows = 8) {
     "data-unit": unit, tabindex: first ? 0 : -1, "aria-current": unit === state.unit ? "true" : null,
     ...pressed(() => set({ unit })),
   });
-  app.opensClass = name =>
-    ({ "data-category": name, ...pressed(() => app.chooseClass(name === state.category ? "" : name)) });
+  app.opensClass = name => ({
+    "data-category": name, ...pressed(() => app.chooseClass(name === state.category ? "" : name)),
+  });
   app.opensImage = id => ({ "data-image": id });
 
   on(["held", "measured", "unit"], () => app.load("row", "unit", { unit: state.unit }));
@@ -72,9 +72,8 @@ function linkedViews(root, source, given, rows = 8) {
     const { study } = source, row = state.row, k = study.classPlace.get(state.category);
     if (!row) return;
     const [first, name, rest] = row.finding, called = app.called(study.place.get(state.unit), true);
-    const words = k !== undefined && study.classes[k] !== name ? aboutClass(k, row)
-      : [first, ...(name ? [bold(name)] : []), rest];
-    $("finding").replaceChildren(...words, ...(called ? [" Its name: ", h.bdi(called), "."] : []));
+    const words = k !== undefined && study.classes[k] !== name ? aboutClass(k, row) : [first, name && bold(name), rest];
+    fill($("finding"), words, called && [" Its name: ", h.bdi(called), "."]);
   });
   function aboutClass(k, row) {
     const { study } = source, name = bold(study.classes[k]), drop = row.drop[k], unit = `Unit ${state.unit}`;
@@ -83,15 +82,15 @@ function linkedViews(root, source, given, rows = 8) {
     const [least, most] = drop < 0 ? [-row.high[k], -row.low[k]] : [row.low[k], row.high[k]];
     const level = `${Math.round(1000 * study.level) / 10} % interval ${text(least)} to ${text(most)}`;
     const sure = probability("q", row.q[k]) + (row.q[k] > .05 ? ", not significant by itself" : "");
-    const verb = drop > 0 ? [`${unit} costs `, name, ` ${text(drop)} points`]
-      : drop < 0 ? [`${unit} holds `, name, ` back by ${text(-drop)} points`] : [`${unit} changes `, name, " by 0.0 points"];
-    const few = study.n[k] < 20 ? ` The class has only ${count(study.n[k], "image")}.` : "";
-    return [...verb, ` (${finite(row.low[k]) ? `${level}, ` : ""}${sure}); ${overall}.${few}`];
+    const [verb, by] = drop > 0 ? ["costs ", ""] : drop < 0 ? ["holds ", " back by"] : ["changes ", " by"];
+    const limits = joined(", ", finite(row.low[k]) && level, sure);
+    return [`${unit} ${verb}`, name, `${by} ${text(Math.abs(drop))} points (${limits}); ${overall}.`,
+      study.n[k] < 20 && ` The class has only ${count(study.n[k], "image")}.`];
   }
 
   // a control with a name shows and sets that part of the state
-  app.offer = (name, values, label) => {
-    $(name).replaceChildren(...options(values, label));
+  app.offer = (name, values, label = value => value) => {
+    fill($(name), values.map(value => h.option({ value }, label(value))));
     $(name).value = state[name];
   };
   for (const control of root.querySelectorAll("[name]")) {
@@ -106,7 +105,7 @@ function linkedViews(root, source, given, rows = 8) {
     $("found").textContent = "";
   }
   on(["unit", "category", "held"], header);
-  on(["held"], () => $("classes").replaceChildren(...options(source.study.classes)));
+  on(["held"], () => app.offer("classes", source.study.classes));
   function openUnit(number) {
     const units = [...source.study.units].sort((a, b) => a - b);
     // a study of some units has gaps: over them
@@ -123,12 +122,7 @@ function linkedViews(root, source, given, rows = 8) {
   app.listen("previous", step(-1));
   app.listen("next", step(1));
   app.listen("unit", ({ target }) => openUnit(parseInt(target.value)), "change");
-  app.listen("unit", event => {
-    const by = { ArrowUp: 1, ArrowDown: -1 }[event.key];
-    if (!by || event.altKey) return;
-    event.preventDefault();
-    openUnit(state.unit + by);
-  }, "keydown");
+  app.listen("unit", keyed({ ArrowUp: 1, ArrowDown: -1 }, by => openUnit(state.unit + by)), "keydown");
   app.listen("class", () => {
     const wanted = $("class").value.trim().toLowerCase();
     const near = source.study.classes.filter(name => name.toLowerCase().includes(wanted));
@@ -139,33 +133,11 @@ function linkedViews(root, source, given, rows = 8) {
   }, "change");
   app.listen("every", () => app.chooseClass(""));
 
-  const history = makeHistory(app, values => app.go(values), () => {
-    $("backward").disabled = !history.past.length;
-    $("forward").disabled = !history.future.length;
+  for (const view of [historyView, unitsView, classesView, imagesView, tableView]) view(app);
+  on(["held", "unit", "row", "top"], () => {
+    $("bars").classList.toggle("ul-stale", state.row?.unit !== state.unit);
+    $("pictures").classList.toggle("ul-stale", state.top?.unit !== state.unit);
   });
-  app.listen("backward", history.back);
-  app.listen("forward", history.forward);
-  root.addEventListener("keydown", event => {
-    const go = event.altKey && { ArrowLeft: history.back, ArrowRight: history.forward }[event.key];
-    if (!go || app.hash) return;
-    event.preventDefault();
-    go();
-  });
-  // in Chromium a place's own theme comes from its page, not from the system
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  function paint() {
-    const { jpThemeLight: light, vscodeThemeKind: kind } = document.body.dataset;
-    const isDark = kind ? kind.includes("dark") || kind === "vscode-high-contrast" : light ? light === "false" : dark.matches;
-    root.dataset.theme = isDark ? "dark" : "light";
-  }
-  const watch = new MutationObserver(paint);
-  watch.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-vscode-theme-kind"] });
-  dark.addEventListener("change", paint);
-  paint();
-  for (const view of [unitsView, classesView, imagesView, tableView]) view(app);
-  const seen = new ResizeObserver(() => { for (const [where, draw] of app.resized) if (where.clientWidth) draw(); });
-  for (const [where] of app.resized) seen.observe(where);
-  app.close = () => { watch.disconnect(); seen.disconnect(); dark.removeEventListener("change", paint); };
   // everyone draws what there is
   app.start = () => {
     root.classList.add("live");

@@ -50,8 +50,6 @@ function liveSource(model) {
   source.close = () => {
     model.off("msg:custom", hear);
     model.off("comm_live_update", live);
-    kept.clear();
-    waiting.clear();
   };
   source.read();
   return source;

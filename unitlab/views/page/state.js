@@ -26,24 +26,27 @@ function makeState(first, failed) {
 }
 
 // Back and Forward over what was open; where another layer has to be opened for it, it arrives later
-function makeHistory({ state, on }, go, changed) {
-  const here = () => Object.fromEntries(OPENED.map(name => [name, state[name]])), past = [], future = [];
-  let now = here(), moving = false;
+function historyView(app) {
+  const { $, root, state, on, listen } = app, visited = [];
+  let at = -1;
+  function move(by) {
+    if (visited[at + by]) app.go(visited[at += by]);
+    $("backward").disabled = at <= 0;
+    $("forward").disabled = at === visited.length - 1;
+  }
   on(OPENED, () => {
-    const before = now;
-    now = here();
+    const here = Object.fromEntries(OPENED.map(name => [name, state[name]]));
     // an axis alone is no other place, but goes with one
-    if (sameIn(OPENED.slice(0, -1), now, before)) return;
-    if (!moving) { past.push(before); future.length = 0; }
-    moving = false;
-    changed();
+    if (at >= 0 && sameIn(OPENED.slice(0, -1), here, visited[at])) visited[at] = here;
+    else visited.splice(++at, Infinity, here);
+    move(0);
   });
-  const move = (from, to) => () => {
-    if (!from.length) return;
-    to.push(now);
-    moving = true;
-    go(from.pop());
-    changed();
-  };
-  return { back: move(past, future), forward: move(future, past), past, future };
+  listen("backward", () => move(-1));
+  listen("forward", () => move(1));
+  root.addEventListener("keydown", event => {
+    const by = event.altKey && !app.hash && { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    move(by);
+  });
 }

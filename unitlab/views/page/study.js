@@ -12,11 +12,9 @@ const unpacked = (answer, buffers) =>
 
 function studyOf(held, measured) {
   const U = held.units.length, values = typed(measured.values, "f");
-  const measures = measured.measures.map(([name, label], at) =>
-    ({ name, label, values: values.subarray(at * U, (at + 1) * U) }));
+  const named = measured.measures.map(([name, label], at) => [name, { label, values: values.subarray(at * U, (at + 1) * U) }]);
   return {
-    ...held, complete: measured.complete, variables: measures.map(each => each.name),
-    measure: Object.fromEntries(measures.map(each => [each.name, each])),
+    ...held, complete: measured.complete, variables: named.map(([name]) => name), measure: Object.fromEntries(named),
     worst: typed(measured.worst, "i"), worstLow: typed(measured.worst_low, "f"), worstHigh: typed(measured.worst_high, "f"),
     place: new Map(held.units.map((unit, i) => [unit, i])), classPlace: new Map(held.classes.map((name, k) => [name, k])),
   };
@@ -49,7 +47,7 @@ function comparisons({ label, ids, changed, z }, { n, place, units }, rows) {
     const limit = side => broken.map((value, k) => {
       const [p, q] = [value, fixed[k]].map(some => (some + 1) / (n[k] + 2));
       const error = Math.sqrt((p + q - (p - q) ** 2) / (n[k] + 2));
-      return z === null || !n[k] ? NaN : 100 * Math.min(Math.max(p - q + side * z * error, -1), 1);
+      return z === null || !n[k] ? NaN : 100 * clamped(p - q + side * z * error, -1, 1);
     });
     const any = one.lost.union(other.lost).size;
     return {
@@ -72,18 +70,14 @@ function reportSource(data) {
   const bytes = packed => new DataView(Uint8Array.from(atob(packed), letter => letter.charCodeAt(0)).buffer);
   const opened = ({ answer, buffers }) => unpacked(answer, buffers.map(bytes));
   const packed = Object.entries(data.measured).map(([name, value]) => [name, typeof value === "string" ? bytes(value) : value]);
-  const study = studyOf(data.held, Object.fromEntries(packed)), rows = data.units.map(opened), tops = new Map();
+  const study = studyOf(data.held, Object.fromEntries(packed)), rows = data.units.map(opened), tops = {};
   const kinds = {
     unit: ({ unit }) => rows[study.place.get(unit)],
     class: ({ category }) => {
-      const k = study.classPlace.get(category);
-      const values = name => [name, Float32Array.from(rows, row => row[name][k])];
+      const k = study.classPlace.get(category), values = name => [name, Float32Array.from(rows, row => row[name][k])];
       return Object.fromEntries(["drop", "low", "high", "q"].map(values));
     },
-    top: ({ unit }) => {
-      if (!tops.has(unit)) tops.set(unit, withPictures(opened(data.tops[study.place.get(unit)])));
-      return tops.get(unit);
-    },
+    top: ({ unit }) => tops[unit] ??= withPictures(opened(data.tops[study.place.get(unit)])),
     best: async ({ units }) => {
       const found = await Promise.all(units.map(unit => kinds.top({ unit })));
       return { tiles: found.map(row => row.tiles?.[0] ?? null) };

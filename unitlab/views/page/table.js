@@ -8,22 +8,20 @@ const HEADS = {
   fraction_active: "share of images active",
 };
 const OF_WORDS = ["worst", "name"], UPWARD = ["unit", ...OF_WORDS, "p_specific", "p_any"];
-const NUMBER = "[-+]?(?:\\d+\\.?\\d*|\\.\\d+)(?:e[-+]?\\d+)?";
-const COMPARISONS = {
-  "<=": (a, b) => a <= b, ">=": (a, b) => a >= b, "<": (a, b) => a < b, ">": (a, b) => a > b, "=": (a, b) => a === b,
-};
+const passes = (a, sign, b) => ({ "<=": a <= b, ">=": a >= b, "<": a < b, ">": a > b, "=": a === b })[sign];
 
 // a text like `class_selectivity>0.5 max>10 animal`: conditions, and words in a unit's name or that of its most damaged class
 function readFilter(words, known) {
-  const conditions = [], pattern = new RegExp(`(\\w+)\\s*(<=|>=|<|>|=)\\s*(${NUMBER})(?![^\\s,])`, "gi");
-  const rest = words.replace(pattern, (_, name, sign, number) => {
-    conditions.push([SHORT[name.toLowerCase()] ?? name, sign, Number(number)]);
-    return "";
-  }).replace(/^[\s,]+|[\s,]+$/g, "");
-  const unknown = conditions.find(([name]) => name !== "unit" && !known.includes(name));
-  if (unknown) throw new Error(`the table has no numbers called “${unknown[0]}”`);
-  if (/[<>=]/.test(rest)) throw new Error(`“${rest}” compares with no number; write conditions like p<0.05 max>10`);
-  return { conditions, rest: rest.toLowerCase() };
+  const parts = words.toLowerCase().replace(/\s*(<=|>=|<|>|=)\s*/g, "$1").split(/[\s,]+/).filter(Boolean);
+  const compares = part => /[<>=]/.test(part), rest = parts.filter(part => !compares(part)).join(" ");
+  const conditions = parts.filter(compares).map(part => {
+    const [, short, sign, number] = /^(\w+)(<=|>=|<|>|=)(\S+)$/.exec(part) ?? [];
+    const name = known.find(each => each.toLowerCase() === (SHORT[short] ?? short));
+    if (!finite(Number(number))) throw new Error(`“${part}” compares with no number; write conditions like p<0.05 max>10`);
+    if (!name) throw new Error(`the table has no numbers called “${short}”`);
+    return [name, sign, Number(number)];
+  });
+  return { conditions, rest };
 }
 
 function tableView(app) {
@@ -39,8 +37,8 @@ function tableView(app) {
     $("wrong").textContent = "";
     if (!state.filter.trim()) return null;
     try {
-      const { conditions, rest } = readFilter(state.filter, [OWN_DROP, ...study.variables]);
-      const compared = (i, [name, sign, number]) => finite(value(name, i)) && COMPARISONS[sign](value(name, i), number);
+      const { conditions, rest } = readFilter(state.filter, ["unit", OWN_DROP, ...study.variables]);
+      const compared = (i, [name, sign, number]) => finite(value(name, i)) && passes(value(name, i), sign, number);
       const named = i => !rest || String(study.units[i]) === rest
         || OF_WORDS.some(name => value(name, i).toLowerCase().includes(rest));
       return new Set(study.units.filter((_, i) => named(i) && conditions.every(one => compared(i, one))));
@@ -66,15 +64,11 @@ function tableView(app) {
     draw();
   }
   const title = name => name === OWN_DROP ? `drop of ${shortened(state.category, 22)}` : HEADS[name] ?? app.label(name);
-  function columns() {
-    const known = name => name !== OWN_DROP && (name !== "name" || source.study.names);
-    const [unit, ...rest] = state.columns.filter(known);
-    return [unit, ...(state.category ? [OWN_DROP] : []), ...rest];
-  }
+  const columns = () => state.columns.toSpliced(1, 0, ...(state.category ? [OWN_DROP] : []));
   function heads() {
     const sortBy = name => () => set({ up: name === state.sort ? !state.up : UPWARD.includes(name), sort: name });
     const sorted = name => name === state.sort ? (state.up ? "ascending" : "descending") : null;
-    $("heads").replaceChildren(...columns().map(name =>
+    fill($("heads"), columns().map(name =>
       h.th({ scope: "col", class: OF_WORDS.includes(name) ? "name" : "", "data-sort": name, "aria-sort": sorted(name) },
         button(title(name), sortBy(name), { title: `sort by ${app.label(name)}` }))));
   }
@@ -82,13 +76,10 @@ function tableView(app) {
     const { study } = source, shown = value(name, i), waiting = study.complete ? "–" : "…";
     const limits = (low, high) => [text(shown), " ", finite(low) && h.small(`${text(low)} to ${text(high)}`)];
     if (name === "unit") return h.th({ scope: "row" }, h.a({ tabindex: -1 }, String(shown)));
-    if (OF_WORDS.includes(name)) {
-      return h.td({ class: "name", dir: "auto", title: name === "name" ? app.called(i, true) : shown }, shown || "–");
-    }
-    if (name === OWN_DROP && state.byClass) {
-      const { low, high } = state.byClass;
-      return h.td({ class: shown > 0 ? "hurts" : shown < 0 ? "helps" : "" }, limits(low[i], high[i]));
-    }
+    const title = name === "name" ? app.called(i, true) : shown, { low, high } = state.byClass ?? {};
+    if (OF_WORDS.includes(name)) return h.td({ class: "name", dir: "auto", title }, shown || "–");
+    const way = shown > 0 ? "hurts" : shown < 0 ? "helps" : "";
+    if (name === OWN_DROP && low) return h.td({ class: way }, limits(low[i], high[i]));
     if (!study.measure[name]) return h.td(waiting);
     if (name === "max_class_drop") return h.td(limits(study.worstLow[i], study.worstHigh[i]));
     if (name === "p_specific") return h.td(finite(shown) ? (shown <= .05 ? "● " : "○ ") + quotient(shown) : waiting);
@@ -97,7 +88,7 @@ function tableView(app) {
   function draw() {
     const on = pages.part(app.order, perPage), names = columns(), stop = on.includes(state.unit) ? state.unit : on[0];
     const focused = body.matches(":focus-within");
-    body.replaceChildren(...on.map(unit => h.tr({
+    fill(body, on.map(unit => h.tr({
       ...app.opensUnit(unit, unit === stop), "aria-label": `unit ${unit}`, class: state.group.includes(unit) ? "in-group" : "",
       onpointerenter: () => app.ahead(unit),
     }, names.map(name => cell(name, source.study.place.get(unit))))));
@@ -121,32 +112,28 @@ function tableView(app) {
     return offered;
   }
   function choose() {
-    const without = name => state.columns.filter(each => each !== name);
-    $("columns").replaceChildren(...recall().map(name => h.label(h.input({
+    fill($("columns"), recall().map(name => h.label(h.input({
       type: "checkbox", checked: state.columns.includes(name), disabled: name === "unit",
-      onchange: event => remember(event.target.checked ? [...without(name), name] : without(name)),
+      onchange: () => remember(toggled(state.columns, name)),
     }), " ", title(name))));
   }
   app.wholeTable = whole => { perPage = whole ? Math.max(1, app.order.length) : app.rows; follow(); };
-  listen("rows-of-units", event => {
-    const by = { ArrowDown: 1, ArrowUp: -1 }[event.key], here = Number(event.target.closest("tr").dataset.unit);
-    const unit = app.order[app.order.indexOf(here) + by];
-    if (event.altKey || unit === undefined) return;
-    event.preventDefault();
-    set({ unit });
-  }, "keydown");
+  listen("rows-of-units", keyed({ ArrowDown: 1, ArrowUp: -1 }, (by, { target }) => {
+    const here = Number(target.closest("tr").dataset.unit), unit = app.order[app.order.indexOf(here) + by];
+    set({ unit: unit ?? here });
+  }), "keydown");
   listen("make-group", () => set({ group: [...state.kept].sort((a, b) => a - b) }));
   listen("hurt", () => set({ sort: OWN_DROP, up: false }));
   listen("help", () => set({ sort: OWN_DROP, up: true }));
   listen("choose", () => $("choose").open && choose(), "toggle");
   // as many rows as the pictures beside leave room for
   const beside = $("pictures").closest(".ul-panel"), panel = body.closest(".ul-panel"), table = $("table");
-  app.resized.push([beside, () => {
+  new ResizeObserver(() => {
     const row = body.rows[0]?.offsetHeight, room = panel.clientHeight - table.offsetTop - table.tHead.offsetHeight - 8;
     const fitting = row && beside.offsetTop === panel.offsetTop ? Math.floor(room / row) : 0;
     const wanted = Math.min(24, Math.max(app.rows, fitting));
-    if (wanted !== perPage) { perPage = wanted; follow(); }
-  }]);
+    if (beside.clientWidth && wanted !== perPage) { perPage = wanted; follow(); }
+  }).observe(beside);
   on(["held"], recall);
   on(["held", "measured", "byClass", "sort", "up", "filter"], arrange);
   on(["held", "measured", "category", "sort", "up", "columns"], heads);

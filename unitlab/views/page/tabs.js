@@ -1,15 +1,16 @@
 // Tabs below the fold, built when they are first opened; a tab hears of changes only while it is open.
 function tabsView(app, tabs) {
   const { $, state, set, on } = app, heads = $("tab-heads"), built = {}, missed = {};
+  function build(title) {
+    const panel = h.div({ role: "tabpanel", class: "ul-tab", "data-title": title, "aria-label": title });
+    $("tab-panels").append(panel);
+    return { panel, fresh: newest(), show: tabs[title](app, () => open(title), panel) };
+  }
+  // a tab gives what is in it, or keeps that itself
   function open(title) {
-    const changed = missed[title] ?? new Set();
+    const { panel, fresh, show } = built[title] ??= build(title), changed = missed[title] ?? new Set();
     delete missed[title];
-    if (!built[title]) {
-      const panel = h.div({ role: "tabpanel", class: "ul-tab", "data-title": title, "aria-label": title });
-      $("tab-panels").append(panel);
-      built[title] = { panel, show: tabs[title](app, panel) };
-    }
-    Promise.resolve(changed).then(built[title].show).catch(app.fail);
+    fresh(Promise.resolve(changed).then(show)).then(parts => parts && refill(panel, parts)).catch(app.fail);
   }
   heads.append(...Object.keys(tabs).map((title, at) => button(title, () => set({ tab: state.tab === title ? "" : title }),
     { role: "tab", "data-title": title, "aria-selected": "false", tabindex: at ? -1 : 0 })));

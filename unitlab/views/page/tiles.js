@@ -3,29 +3,21 @@ function tile(attributes, { sheet, place, map }, words, looks, ...below) {
   const shown = sheet ? picture(sheet, place, words, map, looks) : h.p({ class: "ul-no-picture" }, words);
   return h.figure(attributes, shown, ...below);
 }
-function pagedTiles(app, onPage, about) {
-  let images = [];
-  const heading = h.h3(), grid = h.div({ class: "ul-tiles" }), fresh = newest();
-  const pages = pager("The images before these", "The next images", draw);
-  const holder = h.div(controls(heading, pages.holder), grid);
+async function pagedTiles(app, title, images, onPage, about) {
+  const grid = h.div({ class: "ul-tiles" }), fresh = newest();
+  const pages = pager("The images before these", "The next images", () => draw().catch(app.fail));
   async function draw() {
     const some = [...pages.part(images, onPage)], start = pages.at * onPage;
-    pages.holder.hidden = images.length <= onPage;
-    const { ids, sheet } = await fresh(some.length ? app.source.row("tiles", { images: some }) : {});
-    grid.replaceChildren(...some.map((image, place) => {
+    const { ids, sheet } = await fresh(app.source.row("tiles", { images: some }));
+    fill(grid, some.map((image, place) => {
       const { lines, small, kind, words } = about(start + place), id = ids[place], title = `${words}, ${id}`;
       return tile({ class: kind, title, ...app.opensImage(id, image) }, { sheet, place }, sheet ? title : id, {},
         h.figcaption(lines.map(line => h.span({ dir: "auto" }, line)), small));
     }));
   }
-  function fill(title, some) {
-    heading.textContent = title;
-    images = some;
-    pages.at = 0;
-    holder.hidden = !some.length;
-    return draw();
-  }
-  return { holder, fill };
+  if (!images.length) return null;
+  await draw();
+  return h.div(controls(h.h3(title), images.length > onPage && pages.holder), grid);
 }
 
 // a piece of work beside the kernel: what is done, a bar, and Stop
@@ -34,8 +26,8 @@ function workView(app) {
   let running = null;
   const stop = () => running && app.source.stop(running.kind);
   const holder = h.span({ class: "ul-work", hidden: true }, label, bar, button("Stop", stop));
-  const show = (kind, ...words) => { said.className = kind; said.replaceChildren(...words); };
-  const fail = ({ message, command }) => show("ul-note-message", message, ...(command ? [" ", h.code(command)] : []));
+  const show = (kind, ...words) => { said.className = kind; fill(said, words); };
+  const fail = ({ message, command }) => show("ul-note-message", message, command && [" ", h.code(command)]);
   async function run(words, kind, ask, told = () => {}) {
     const mine = running = { kind };
     label.textContent = words;

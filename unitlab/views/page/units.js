@@ -4,28 +4,20 @@ const VIRIDIS = [[70, 49, 126], [54, 91, 141], [39, 127, 142], [31, 161, 135], [
 
 function shade(share) {
   if (!finite(share)) return "#767676";
-  const at = Math.min(Math.max(share, 0), 1) * (VIRIDIS.length - 1), k = Math.min(Math.floor(at), VIRIDIS.length - 2);
+  const at = clamped(share, 0, 1) * (VIRIDIS.length - 1), k = Math.min(Math.floor(at), VIRIDIS.length - 2);
   return `rgb(${VIRIDIS[k].map((value, c) => Math.round(value + (VIRIDIS[k + 1][c] - value) * (at - k)))})`;
 }
 // what 95 % of chance stays below, along the horizontal variable: the mean of neighbouring units
 function nullBand(xs, limits) {
   const order = [...xs.keys()].filter(i => finite(xs[i]) && finite(limits[i])).sort((a, b) => xs[a] - xs[b]);
   const size = Math.max(3, Math.floor(order.length / 8)), before = Math.floor(size / 2);
-  const at = place => limits[order[Math.min(Math.max(place, 0), order.length - 1)]];
+  const at = place => limits[order[clamped(place, 0, order.length - 1)]];
   const mean = place => Array.from({ length: size }, (_, k) => at(place - before + k)).reduce((a, b) => a + b) / size;
   return order.map((i, place) => [xs[i], mean(place)]);
 }
-function within(polygon, x, y) {
-  let inside = false;
-  polygon.forEach(([xi, yi], i) => {
-    const [xj, yj] = polygon.at(i - 1);
-    if ((yi > y) !== (yj > y) && x < (xj - xi) * (y - yi) / (yj - yi) + xi) inside = !inside;
-  });
-  return inside;
-}
 
 function unitsView(app) {
-  const { $, state, on, set, source } = app, svg = $("scatter"), tip = $("tip"), zooming = $("zoom");
+  const { $, state, on, set, source, listen } = app, svg = $("scatter"), tip = $("tip"), zooming = $("zoom");
   let plotted = [], frame = null, zoom = null, marks = h.g();
   const at = unit => plotted.find(point => point.unit === unit);
   const clipped = (kind, d) => h.path({ class: kind, "clip-path": "url(#frame)", d });
@@ -38,9 +30,9 @@ function unitsView(app) {
     app.offer("color", ["", ...variables], named);
   }
   function titles({ width, height, left, across }) {
-    const words = name => shortened(app.label(name), Math.floor(width / 7.5));
-    return [h.text({ class: "title", x: 4, y: 13 }, `↑ ${words(state.y)}`),
-      h.text({ class: "title", x: left + across, y: height - 6, "text-anchor": "end" }, `${words(state.x)} →`)];
+    const [up, right] = [state.y, state.x].map(name => shortened(app.label(name), Math.floor(width / 7.5)));
+    return [h.text({ class: "title", x: 4, y: 13 }, `↑ ${up}`),
+      h.text({ class: "title", x: left + across, y: height - 6, "text-anchor": "end" }, `${right} →`)];
   }
   function scaleOfColours([from, to]) {
     const { width, top, up, floor } = frame, x = width - 40, step = (up - 20) / 24;
@@ -57,19 +49,15 @@ function unitsView(app) {
     const points = values => x.map((value, i) => [value, values[i]]);
     return [area("band", points(high), points(low)), clipped("fit", pathOf(points(fit), frame))];
   }
-  // whether a variable has no values to draw, and why
-  function lacks(name) {
-    const { study } = source, none = ![...app.values(name) ?? []].some(finite), label = app.label(name);
-    const pending = name === OWN_DROP || (!study.measure[name] && !study.complete);
-    $("instead").hidden = !none;
-    $("instead").textContent = pending ? `${label}: being computed …`
-      : `No unit of ${study.layer} has a value of “${label}”; choose another variable.`;
-    return none;
-  }
   function draw() {
     const { study } = source, [xs, ys] = [state.x, state.y].map(app.values);
+    const lacking = [state.x, state.y].find(name => ![...app.values(name) ?? []].some(finite)), label = app.label(lacking);
+    const pending = lacking === OWN_DROP || (!study.measure[lacking] && !study.complete);
+    $("instead").hidden = !lacking;
+    $("instead").textContent = pending ? `${label}: being computed …`
+      : `No unit of ${study.layer} has a value of “${label}”; choose another variable.`;
     plotted = [];
-    if ([state.x, state.y].some(lacks)) return;
+    if (lacking) return;
     const limits = NULLS.includes(state.y) && study.measure[`${state.y}_null`];
     const band = limits ? nullBand(xs, limits.values) : [], p = study.measure.p_specific?.values;
     const colors = state.color && app.values(state.color), [least, most] = extent(colors || []);
@@ -86,10 +74,9 @@ function unitsView(app) {
     });
     svg.setAttribute("viewBox", `0 0 ${frame.width} ${frame.height}`);
     marks = h.g();
-    svg.replaceChildren(...gridOf(frame), ...titles(frame),
-      h.clipPath({ id: "frame" }, h.rect({ x: left, y: top, width: across, height: up })),
-      ...(band.length > 1 ? [chance(band)] : []), ...(state.line && state.fit?.x.length ? fitted(state.fit) : []),
-      ...plotted.map(point => point.dot), ...(colors ? scaleOfColours([least, most]) : []), marks);
+    fill(svg, gridOf(frame), titles(frame), h.clipPath({ id: "frame" }, h.rect({ x: left, y: top, width: across, height: up })),
+      band.length > 1 && chance(band), state.line && state.fit?.x.length && fitted(state.fit),
+      plotted.map(point => point.dot), colors && scaleOfColours([least, most]), marks);
     caption(band.length > 1, xs, ys);
     markOpen();
     dim();
@@ -97,41 +84,38 @@ function unitsView(app) {
   function markOpen() {
     const { pinned } = state, a = pinned && sameIn(PLACE, pinned, state) && at(pinned.unit), b = at(state.unit);
     const squares = state.group.map(at).filter(Boolean);
-    marks.replaceChildren(...squares.map(({ x, y }) => h.rect({ class: "grouped", x: x - 7, y: y - 7, width: 14, height: 14 })),
-      ...(a ? [h.circle({ class: "pin", cx: a.x, cy: a.y, r: 12 })] : []),
-      ...(b ? [h.circle({ class: "mark", cx: b.x, cy: b.y, r: 9 })] : []));
+    fill(marks, squares.map(({ x, y }) => h.rect({ class: "grouped", x: x - 7, y: y - 7, width: 14, height: 14 })),
+      a && h.circle({ class: "pin", cx: a.x, cy: a.y, r: 12 }), b && h.circle({ class: "mark", cx: b.x, cy: b.y, r: 9 }));
   }
   const dim = () => {
     for (const { unit, dot } of plotted) dot.classList.toggle("dimmed", Boolean(state.kept) && !state.kept.has(unit));
   };
   function caption(withChance, xs, ys) {
     const lacking = source.study.units.filter((_, i) => !finite(xs[i]) || !finite(ys[i])).length, { fit } = state;
-    $("chance").textContent = [
+    $("chance").textContent = joined(" · ", " ",
       !source.study.complete && "tests and cross-fitted drops are being computed …",
       withChance && "shaded: 95 % of what chance gives", lacking && `${count(lacking, "unit")} without a value`,
       state.color && `colour: ${app.label(state.color)}`,
-      state.line && fit && (fit.said ?? `Spearman ${fit.spearman}, Pearson ${fit.pearson}`),
-    ].filter(Boolean).map(part => " · " + part).join("");
+      state.line && fit && (fit.said ?? `Spearman ${fit.spearman}, Pearson ${fit.pearson}`));
   }
   function spot({ clientX, clientY }) {
     const { left, top } = svg.getBoundingClientRect();
     return [clientX - left, clientY - top];
   }
-  function near(event, reach = 8) {
+  function near(event, reach) {
     const [x, y] = spot(event), far = point => Math.hypot(point.x - x, point.y - y);
     return plotted.filter(point => far(point) <= reach).sort((a, b) => far(a) - far(b)).map(point => point.unit);
   }
   function hint(event) {
-    const stack = near(event), { clientX, clientY } = event, [unit] = stack;
+    const stack = near(event, 8), { clientX, clientY } = event, [unit] = stack, i = source.study.place.get(unit);
     tip.hidden = event.buttons || !stack.length;
     if (tip.hidden) return;
     app.ahead(unit);
-    const i = source.study.place.get(unit), names = new Set([state.x, state.y, state.color].filter(Boolean));
-    tip.textContent = [
-      `unit ${unit}: ${app.worst(i) || "no class damaged"}`, app.called(i, true),
-      ...[...names].map(name => `${app.label(name)} ${brief(app.valueOf(name, unit))}`),
-      stack.length > 1 && `${stack.length} units here: click again for the next`,
-    ].filter(Boolean).join("\n");
+    const numbers = [...new Set([state.x, state.y, state.color])].map(name =>
+      name && `${app.label(name)} ${brief(app.valueOf(name, unit))}`);
+    const here = stack.length > 1 && `${stack.length} units here: click again for the next`;
+    const first = `unit ${unit}: ${app.worst(i) || "no class damaged"}`;
+    tip.textContent = joined("\n", first, app.called(i, true), ...numbers, here);
     const left = clientX > innerWidth - 320 ? "auto" : `${clientX + 14}px`, right = `${innerWidth - clientX + 14}px`;
     tip.style.inset = `${Math.min(clientY + 14, innerHeight - 110)}px ${left === "auto" ? right : "auto"} auto ${left}`;
   }
@@ -146,56 +130,51 @@ function unitsView(app) {
       const shape = zooms ? [start, [here[0], start[1]], here, [start[0], here[1]]] : line;
       drawn.setAttribute("d", `M${shape.join("L")}Z`);
     }, up => {
-      if (!drawn.parentNode) return press(up);
+      const stack = near(up, 12), next = stack[(stack.indexOf(state.unit) + 1) % stack.length];
+      if (!drawn.parentNode) return set({ unit: next ?? state.unit });
+      const inside = plotted.filter(({ x, y }) => drawn.isPointInFill(new DOMPoint(x, y))).map(point => point.unit);
       drawn.remove();
-      if (zooms) return zoomTo(start, line.at(-1));
-      const some = plotted.filter(({ x, y }) => within(line, x, y)).map(point => point.unit);
-      set({ group: some.sort((a, b) => a - b) });
+      if (zooms) zoomInto(start, line.at(-1));
+      else set({ group: inside.sort((a, b) => a - b) });
     });
   }
-  function press(event) {
-    const stack = near(event, 12);
-    if (stack.length) set({ unit: stack[(stack.indexOf(state.unit) + 1) % stack.length] });
-  }
-  const zoomed = limits => { zoom = limits; draw(); };
-  function zoomTo([ax, ay], [bx, by]) {
-    const rising = (a, b) => [Math.min(a, b), Math.max(a, b)];
+  function zoomInto([ax, ay], [bx, by]) {
+    const rising = (a, b) => a < b ? [a, b] : [b, a];
     if (Math.abs(ax - bx) < 4 || Math.abs(ay - by) < 4) return;
-    zoomed([...rising(frame.vx(ax), frame.vx(bx)), ...rising(frame.vy(ay), frame.vy(by))]);
+    zoom = [...rising(frame.vx(ax), frame.vx(bx)), ...rising(frame.vy(ay), frame.vy(by))];
+    draw();
   }
   function zoomBy(factor, x = frame.left + frame.across / 2, y = frame.top + frame.up / 2) {
-    const { x0, x1, y0, y1, vx, vy } = frame, to = (value, centre) => centre + (value - centre) * factor;
-    zoomed([to(x0, vx(x)), to(x1, vx(x)), to(y0, vy(y)), to(y1, vy(y))]);
+    const { left, top, across, floor } = frame, to = (edge, centre) => centre + (edge - centre) * factor;
+    zoomInto([to(left, x), to(floor, y)], [to(left + across, x), to(top, y)]);
   }
-  function step(event) {
-    const way = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+  function step(way) {
     const here = at(state.unit) ?? plotted[0];
-    if (!way || !here || event.altKey) return;
-    event.preventDefault();
     const cost = point => {
       const x = point.x - here.x, y = point.y - here.y, along = x * way[0] + y * way[1];
       return along > .5 ? along + 2 * Math.abs(x * way[1] + y * way[0]) : Infinity;
     };
-    const best = plotted.reduce((a, b) => cost(b) < cost(a) ? b : a);
-    if (cost(best) < Infinity) set({ unit: best.unit });
+    const best = plotted.reduce((a, b) => cost(b) < cost(a) ? b : a, here);
+    if (here) set({ unit: best.unit });
   }
   function wheel(event) {
     if (!event.ctrlKey) return;
     event.preventDefault();
     zoomBy(event.deltaY > 0 ? 1.2 : .83, ...spot(event));
   }
-  app.listen("zoom", () => { zooming.ariaPressed = zooming.ariaPressed !== "true"; });
-  app.listen("closer", () => zoomBy(.7));
-  app.listen("whole", () => zoomed(null));
-  app.listen("scatter", event => event.button === 0 && drag(event), "pointerdown");
-  app.listen("scatter", hint, "pointermove");
-  app.listen("scatter", () => { tip.hidden = true; }, "pointerleave");
-  svg.addEventListener("wheel", wheel, { passive: false });
-  app.listen("scatter", step, "keydown");
+  listen("zoom", () => { zooming.ariaPressed = zooming.ariaPressed !== "true"; });
+  listen("closer", () => zoomBy(.7));
+  listen("whole", () => { zoom = null; draw(); });
+  listen("scatter", event => event.button === 0 && drag(event), "pointerdown");
+  listen("scatter", hint, "pointermove");
+  listen("scatter", () => { tip.hidden = true; }, "pointerleave");
+  listen("scatter", wheel, "wheel");
+  const ways = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  listen("scatter", keyed(ways, step), "keydown");
   on(["held", "measured", "category", "x", "y", "color"], axes);
   on(["held", "x", "y"], () => { zoom = null; });
   on(["held", "measured", "x", "y", "color", "line", "fit", "byClass"], draw);
   on(["unit", "group", "pinned"], markOpen);
   on(["kept"], dim);
-  app.resized.push([svg, draw]);
+  new ResizeObserver(() => svg.clientWidth && draw()).observe(svg);
 }

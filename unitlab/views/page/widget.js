@@ -9,19 +9,18 @@ function explorer(model, root) {
   const source = liveSource(model), told = () => Object.fromEntries(TRAITS.map(name => [name, model.get(name)]));
   const columns = [...USUAL_COLUMNS, "class_selectivity"], top_of = model.get("category") ? "class" : "all";
   const app = linkedViews(root, source, { ...told(), columns, top_of }), { $, state, set, on } = app;
-  let hearing = false, gone = false, hands = null, waiting = false;
+  let gone = false, hands = null;
 
-  // what the page chooses goes to the kernel in one message; what the kernel says is drawn
+  // what the page chooses goes to the kernel in one message; what the kernel says is drawn, and not said back
   function tell(values) {
     for (const [name, value] of values) model.set(name, value);
     if (values.length) model.save_changes();
   }
   app.flush = () => {
-    waiting = false;
-    const own = Object.entries(state).filter(([name]) => TRAITS.includes(name) && !PLACE.includes(name));
-    if (!gone) tell(own.filter(([name, value]) => !same(value, model.get(name))));
+    const own = TRAITS.filter(name => !PLACE.includes(name) && !same(state[name], model.get(name)));
+    if (!gone) tell(own.map(name => [name, state[name]]));
   };
-  on(TRAITS, () => { if (!hearing && !waiting) { waiting = true; queueMicrotask(app.flush); } });
+  on(TRAITS, () => queueMicrotask(app.flush));
   // another layer is there when the kernel has opened it
   app.go = values => sameIn(PLACE, { ...state, ...values }, state) ? set(values) : tell(Object.entries(values));
   function hear() {
@@ -32,12 +31,11 @@ function explorer(model, root) {
     if (other || more) { source.read(); hands = null; }
     if (!other) for (const name of PLACE) delete chosen[name];
     const emptied = other ? { held: state.held + 1, filter: "", kept: null, row: null, top: null, byClass: null } : {};
-    hearing = true;
-    try { set({ ...chosen, ...emptied, measured: state.measured + (other || more) }); } finally { hearing = false; }
+    set({ ...chosen, ...emptied, measured: state.measured + (other || more) });
     places();
     said();
   }
-  const said = () => { if (!gone) app.say(...(model.get("_said").length ? model.get("_said") : [""])); };
+  const said = () => gone || app.say(...model.get("_said"));
   model.on("change", hear);
   model.on("change:_tried", () => set({ tried: model.get("_tried"), tab: TRY, picture: null }));
   source.lost = () => {
@@ -48,13 +46,12 @@ function explorer(model, root) {
   // whether the network is at hand; what is missing, if not
   app.atHand = () => hands ??= source.work("at_hand", {}).then(() => null, error => error);
   // what the reader may open next
-  app.ahead = (...units) => {
-    for (const unit of units.filter(finite)) {
-      for (const [kind, ask] of [["unit", { unit }], ["top", app.topAsk(unit)]]) source.row(kind, ask).catch(() => {});
-    }
-  };
-  app.opensImage = (id, image) =>
-    ({ "data-image": id, tabindex: 0, role: "button", ...pressed(() => set({ picture: image, tab: TRY })) });
+  app.ahead = (...units) => units.filter(finite).forEach(unit => {
+    source.row("unit", { unit });
+    source.row("top", app.topAsk(unit));
+  });
+  app.opensImage = (id, picture) =>
+    ({ "data-image": id, tabindex: 0, role: "button", ...pressed(() => set({ picture, tab: TRY })) });
 
   function places() {
     const { studies, layers } = model.get("_held");
@@ -74,9 +71,15 @@ function explorer(model, root) {
   tabsView(app, TABS);
   app.start();
   said();
-  return () => { model.off("change", hear); source.close(); app.close(); };
+  return () => { model.off("change", hear); source.close(); };
 }
 
+// the place's own theme comes from its page; where the explorer lives, the picture that stands for it does not
+document.head.append(h.style(`
+  .ul-host { color-scheme: light dark; }
+  :is([data-jp-theme-light="false"], [data-vscode-theme-kind]) .ul-host { color-scheme: dark; }
+  :is([data-jp-theme-light="true"], [data-vscode-theme-kind*="light"]) .ul-host { color-scheme: light; }
+  :is(.jp-OutputArea, .cell_container, .output_wrapper, .output):has(.ul-host) .ul-snapshot { display: none; }`));
 const sheetOfStyle = new CSSStyleSheet();
 sheetOfStyle.replaceSync(STYLE);
 export function render({ model, el }) {
@@ -93,14 +96,5 @@ export function render({ model, el }) {
   window.addEventListener("keydown", keys, true);
   host.addEventListener("keydown", event => others(event) || event.stopPropagation());
   const close = explorer(model, root);
-  // where the explorer lives, the picture that stands for it does not; at first it is in no page yet
-  let outputs = null, gone = false;
-  function hide() {
-    const cell = host.closest(".jp-OutputArea, .cell_container, .output_wrapper, .output");
-    if (!cell) return gone || requestAnimationFrame(hide);
-    for (const still of cell.querySelectorAll(".ul-snapshot")) still.hidden = true;
-    if (!outputs) (outputs = new MutationObserver(hide)).observe(cell, { childList: true, subtree: true });
-  }
-  hide();
-  return () => { window.removeEventListener("keydown", keys, true); gone = true; outputs?.disconnect(); close(); };
+  return () => { window.removeEventListener("keydown", keys, true); close(); };
 }
