@@ -16,7 +16,7 @@ from torch import nn
 
 from unitlab.compute.engine.ablation import Replacement
 from unitlab.compute.engine.scores import Outcome
-from unitlab.compute.engine.torch_state import exact_float32
+from unitlab.compute.engine.torch_state import choose_device, exact_float32
 from unitlab.compute.engine.user_network.outputs import Output
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageBatch, ImageSource
@@ -224,7 +224,7 @@ def estimate_of(
     request = request_in_store(request, store)
     with exact_float32(), stages("estimate", 3, progress) as begin:
         begin("network")
-        plan = plan_sweep(model, source, request, device)
+        plan = plan_sweep(model, source, request, choose_device(device, request.precision))
         parts = [plan] if store is None else plans_left(plan, model, source, store)
         # what is stored already is left out; where nothing is left, or layers lack different units, all that is asked is told
         plan, complete = parts[0] if len(parts) == 1 else plan, not parts
@@ -330,6 +330,7 @@ class _Measured:
     def _sweep(self, batch: ImageBatch) -> ShardResult:
         sums = ShardSums(self.plan)
         self.computation.add(batch, sums)
+        sums.end()
         return sums.result()
 
     def _plain(self, batch: torch.Tensor, size: int) -> None:

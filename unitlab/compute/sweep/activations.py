@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unitlab.compute.engine.host_copies import HostCopies
+from unitlab.compute.engine.host_copies import HostCopies, on_device
 
 TOP_IMAGES = 20
 BY_IMAGE = ("activation_mean", "activation_max")  # (unit, image): what of a shard grows with its images
@@ -52,10 +52,14 @@ class ActivationStatistics:
         What is summed is summed once ``host`` delivers it. ``first_order`` is the sum over positions of activation × gradient
         of the label margin, (image, unit).
         """
-        value = value if value.shape[1] == len(self.units) else value[:, self.units.to(value.device)]
+        if self.units.device != value.device:
+            self.units = on_device(self.units, value.device)
+        value = value if value.shape[1] == len(self.units) else value[:, self.units]
         flat = value.flatten(2) if value.dim() > 2 else value.unsqueeze(2)
         mean, maximum = flat.mean(2), flat.amax(2)
         self._keep_top(value, maximum, positions)
+        if first_order is not None and first_order.shape[1] != len(self.units):
+            first_order = first_order[:, self.units]
         known = (mean, maximum, labels, probabilities, *(() if first_order is None else (first_order,)))
         host.then(partial(self._add_on_host, flat.shape[2]), *known)
 
@@ -72,7 +76,6 @@ class ActivationStatistics:
         sums["by_class"].index_add_(0, labels, mean)
         sums["images_by_class"].index_add_(0, labels, torch.ones(len(labels), dtype=torch.float64))
         if first_order is not None:
-            first_order = first_order if first_order.shape[1] == len(self.units) else first_order[:, self.units]
             sums["first_order_by_class"].index_add_(0, labels, first_order.double())
         sums["max_probability"] += maximum.t() @ probabilities
         sums["max_sum"] += maximum.sum(0)
@@ -103,6 +106,14 @@ class ActivationStatistics:
             found, maps = found.gather(1, order), maps[rows, order]
         self.top = (scores, found, maps)
 
+    def end(self, host: HostCopies) -> None:
+        """Have the top images come to the host with the rest."""
+        assert self.top is not None
+        host.then(self._bring_top, *self.top)
+
+    def _bring_top(self, *top: Tensor) -> None:
+        self.top = (top[0], top[1], top[2])
+
     def arrays(self) -> dict[str, np.ndarray]:
         """What a shard keeps."""
         assert self.top is not None
@@ -110,7 +121,7 @@ class ActivationStatistics:
         means, maxima = torch.cat(self.means, 1), torch.cat(self.maxima, 1)
         found = (means, maxima, scores.float(), positions.int(), maps.half(), *self.sums.values())
         names = (*BY_IMAGE, *TOP, *self.sums)
-        return {name: values.cpu().numpy() for name, values in zip(names, found, strict=True)}
+        return {name: values.numpy() for name, values in zip(names, found, strict=True)}
 
 
 def _eight_bits(values: Tensor) -> Tensor:

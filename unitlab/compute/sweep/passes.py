@@ -102,6 +102,7 @@ def counts_of(
         for batch in stream:
             computation.add(batch, sums)
             advance(len(batch.positions))
+    sums.deliver()
     return {found.layer.name: counts for found in sums.layers if (counts := found.screen_counts) is not None}
 
 

@@ -16,7 +16,7 @@ from unitlab.compute.engine.user_network.outputs import Output, function_name
 from unitlab.errors import UnitlabError, check_seed
 
 LABELS = ("given", "predicted")
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "tf32")
 MOST_MISSED = 0.5
 
 

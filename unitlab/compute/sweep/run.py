@@ -15,7 +15,7 @@ import xarray as xr
 from torch import nn
 
 from unitlab.compute.engine.scores import Outcome
-from unitlab.compute.engine.torch_state import exact_float32
+from unitlab.compute.engine.torch_state import choose_device, exact_float32
 from unitlab.compute.engine.user_network.outputs import Output
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
@@ -110,7 +110,8 @@ def ablate(  # noqa: PLR0913  the public call
     device
         "cpu", "cuda"; default CUDA where it is present.
     precision
-        "float32", or "bfloat16" (products in bfloat16, close calls computed again in float32).
+        "float32", or "bfloat16" or "tf32" (products of changes in that, close calls computed again in float32). TF32 is of
+        GPUs from CUDA capability 8.0 on alone.
     batch_size
         Images at a time, default what fits into ``memory``.
     memory
@@ -218,7 +219,8 @@ def run_sweep(
     source, request = as_in_store(source, store), request_in_store(request, store)
     source.refuse_damaged()
     with exact_float32():
-        plan = plan_sweep(model, source, request, device if client is None else _device_here(device))
+        here = choose_device(device, request.precision) if client is None else _device_here(device)
+        plan = plan_sweep(model, source, request, here)
         sweep = _Sweep(plan, model, source, attrs or {}, progress)
         if store is None:
             return sweep.held()
@@ -346,6 +348,7 @@ class _Sweep:
         for layer, value in zip(plan.layers, evaluation.site_values, strict=True):
             with torch.no_grad():
                 scores = layer.engine.evaluate(base, value)
+            base.host.deliver()
             if not all(torch.equal(values, base.scores[name].expand_as(values)) for name, values in scores.items()):
                 raise UnitlabError(
                     f"replacing the units of {layer.name} by themselves changes the logits: the network does not give "

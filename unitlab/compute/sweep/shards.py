@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from unitlab.compute.engine.ablation import BatchBaseline, Engine, Replacement, donor_of_image
-from unitlab.compute.engine.host_copies import HostCopies
+from unitlab.compute.engine.host_copies import HostCopies, on_device
 from unitlab.compute.engine.network import Evaluation
 from unitlab.compute.engine.scores import Scores
 from unitlab.compute.engine.suffix import SuffixEngine
@@ -128,8 +128,7 @@ class LayerSums:
             kept["outcome_drop"] = (base.scores["outcome"] - scores["outcome"]).float()
         if choice is not None:
             kept["evaluated"] = choice.kept
-            counts = choice.counts(scores["prediction"] != base.scores["prediction"])
-            self.screen_counts = counts if self.screen_counts is None else self.screen_counts + counts
+            host.then(self._add_counts, choice.counts(scores["prediction"] != base.scores["prediction"]))
         for name, values in kept.items():
             host.then(partial(_keep, self.scores[name]), values)
 
@@ -141,12 +140,11 @@ class LayerSums:
         self.units.add(value, first_order, *known, host=host)
         if basis is not None and self.directions is not None:
             self.directions.add(basis.coordinates(value), None, *known, host=host)
-            whole, change = change, basis.change(value, value - change)
+            whole, change = change, basis.change(value, value - change, host)
             if not basis.orthogonal:
                 host.then(self._add_energy_of_all, whole.square().sum(dtype=torch.float64))
-                change = change * torch.as_tensor(np.linalg.norm(basis.matrix, axis=1)).to(change).reshape(
-                    -1, *[1] * (change.dim() - 2)
-                )
+                lengths = on_device(np.linalg.norm(basis.matrix, axis=1), change.device).to(change)
+                change = change * lengths.reshape(-1, *[1] * (change.dim() - 2))
         # map by map in the values' own precision, in float64 over the images
         squares = change.square()
         by_image = squares.flatten(2).sum(2) if squares.dim() > 2 else squares
@@ -158,8 +156,17 @@ class LayerSums:
             self.energy = self.energy + found.sum()
         self.removed += found[self.layer.units]
 
+    def _add_counts(self, counts: Tensor) -> None:
+        self.screen_counts = counts.numpy() + (0 if self.screen_counts is None else self.screen_counts)
+
     def _add_energy_of_all(self, square: Tensor) -> None:
         self.energy = self.energy + square.numpy()
+
+    def end(self, host: HostCopies) -> None:
+        """Have what is still on the device come to the host with the rest."""
+        for statistics in (self.units, self.directions):
+            if statistics is not None:
+                statistics.end(host)
 
     def result(self) -> LayerShard:
         scores: Arrays = {name: np.concatenate(parts, 1) for name, parts in self.scores.items()}
@@ -177,10 +184,14 @@ def _keep(parts: list[np.ndarray], values: Tensor) -> None:
 
 
 class ShardSums:
-    """What the images that came so far give: add, add, …, result."""
+    """What the images that came so far give: add, add, …, end, result.
+
+    From a GPU it comes later: `deliver` waits for it, and what is wrong with it is said then.
+    """
 
     def __init__(self, plan: SweepPlan) -> None:
         self.layers = [LayerSums(layer, plan) for layer in plan.layers]
+        self.coming: deque[HostCopies] = deque()
         self.facts: dict[str, list[np.ndarray]] = defaultdict(list)
         self.thumbnails: list[np.ndarray | None] = []
         self.digest = hashlib.sha256()
@@ -188,7 +199,7 @@ class ShardSums:
     def add(self, part: ScoredPart) -> None:
         images, evaluation, base = part.images, part.evaluation, part.evaluation.baseline
         facts = {"label": base.labels, **{f"baseline_{name}": values for name, values in base.scores.items()}}
-        host = HostCopies()
+        host = base.host
         for name, values in facts.items():
             host.then(partial(_keep, self.facts[name]), values.float() if values.is_floating_point() else values)
         self.thumbnails += images.thumbnails
@@ -200,9 +211,26 @@ class ShardSums:
         ):
             sums.add_scores(scores, base, host, choice)
             sums.add_values(value, value - replaced, effect, known, host)
-        host.deliver()
+        self._send(host)
+
+    def _send(self, host: HostCopies) -> None:
+        host.send()
+        self.coming.append(host)
+
+    def deliver(self, but: int = 0) -> None:
+        """Take what has come, but for the last parts."""
+        while len(self.coming) > but:
+            self.coming.popleft().deliver()
+
+    def end(self) -> None:
+        """There are no more images."""
+        host = HostCopies()
+        for sums in self.layers:
+            sums.end(host)
+        self._send(host)
 
     def result(self) -> ShardResult:
+        self.deliver()
         known = {name: np.concatenate(parts) for name, parts in self.facts.items()}
         facts = ImageFacts(**known, content=np.frombuffer(self.digest.digest(), np.uint8), thumbnails=padded(self.thumbnails))
         return ShardResult(facts, {sums.layer.name: sums.result() for sums in self.layers})
@@ -226,30 +254,45 @@ class ShardComputation:
     def shards(self, bounds: Sequence[tuple[int, int]], advance: Advance) -> Generator[ShardResult, None, None]:
         """What the images within each pair of bounds give.
 
-        ``advance`` hears how many images are done. The next images are read while a shard is computed or written.
+        ``advance`` hears how many images are done. The next images are read while a shard is computed or written. What a GPU
+        gives is taken when it has the next batch to work on, the end of a shard when it has the first one of the next shard.
         """
+        late = int(self.plan.network.device.type != "cpu")
+        ended: list[ShardSums] = []
         for batches in _batches_by_shard(self.plan, self.source, bounds, thumbnails=self.for_study):
             sums = ShardSums(self.plan)
             for batch in batches:
-                self.add(batch, sums)
+                try:
+                    self.add(batch, sums)
+                except UnitlabError:
+                    # what is wrong with images before these is said first, and a shard before them is kept
+                    while ended:
+                        yield ended.pop().result()
+                    sums.deliver()
+                    raise
+                while ended:
+                    yield ended.pop().result()
+                sums.deliver(but=late)
                 advance(len(batch.positions))
-            yield sums.result()
+            sums.end()
+            ended.append(sums)
+            while ended and not late:
+                yield ended.pop().result()
+        while ended:
+            yield ended.pop().result()
 
     def add(self, batch: ImageBatch, sums: ShardSums) -> None:
         """Evaluate a batch with every ablation of every layer, and add what that gives."""
         for part in in_halves(self._scored, batch, self.source):
             sums.add(part)
-            for layer in sums.layers if self.plan.scoring.outcome is not None else ():
-                self._refuse_undefined(layer, part.images)
 
-    def _refuse_undefined(self, layer: LayerSums, images: ImageBatch) -> None:
-        undefined = np.argwhere(~np.isfinite(layer.scores["outcome_drop"][-1]))
-        if len(undefined):
+    def _refuse_undefined(self, layer: LayerPlan, positions: np.ndarray, finite: Tensor) -> None:
+        undefined = (~finite).nonzero().tolist()
+        if undefined:
             place, image = undefined[0]
             raise UnitlabError(
-                f"outcome={self.plan.scoring.name} is NaN or infinite for image {self.source.ids[images.positions[image]]!r}, "
-                f"unablated or under ablation number {place} of {layer.layer.name}; give a function that is finite for any "
-                "logits"
+                f"outcome={self.plan.scoring.name} is NaN or infinite for image {self.source.ids[positions[image]]!r}, "
+                f"unablated or under ablation number {place} of {layer.name}; give a function that is finite for any logits"
             )
 
     def _scored(self, images: ImageBatch) -> ScoredPart:
@@ -268,6 +311,10 @@ class ShardComputation:
                     choice = self._choice(layer, positions)
                     chosen.append(choice)
                     scored.append(_scores(layer.engine, found, replaced[-1], choice))
+                    if plan.scoring.outcome is not None:
+                        base = found.baseline
+                        finite = torch.isfinite((base.scores["outcome"] - scored[-1]["outcome"]).float())
+                        base.host.then(partial(self._refuse_undefined, layer, positions), finite)
         except RuntimeError as error:
             for layer in plan.layers if out_of_memory(error) else ():
                 if isinstance(layer.engine, SuffixEngine):
