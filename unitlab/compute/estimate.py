@@ -28,9 +28,10 @@ from unitlab.compute.sweep.layer_plan import LayerPlan
 from unitlab.compute.sweep.memory import resolved_memory
 from unitlab.compute.sweep.passes import Counts, calibrated_rules, counts_of, pilot_positions, replacements_of
 from unitlab.compute.sweep.plan import SweepPlan, UnitSums, plan_sweep
+from unitlab.compute.sweep.replacements import donor_values
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.screening import Rule
-from unitlab.compute.sweep.shards import SCORES, ShardComputation, ShardResult, ShardSums, donor_values
+from unitlab.compute.sweep.shards import SCORES, ShardComputation, ShardResult, ShardSums
 from unitlab.compute.sweep.study_arrays import undefined_attributes
 from unitlab.compute.sweep.units_left import plans_left
 from unitlab.files import bytes_text
@@ -318,8 +319,8 @@ class _Measured:
         read = [next(self.source.stream([[position]], thumbnails=True)) for position in positions]
         together = min(self.source.read_together, torch.get_num_threads())
         self.read = (time.perf_counter() - begin) / len(positions) / together
-        thumbnails = [batch.thumbnails[0] for batch in read]
-        return ImageBatch(torch.cat([batch.pixels for batch in read]), positions, thumbnails)
+        thumbnails, hashes = [batch.thumbnails[0] for batch in read], np.concatenate([batch.hashes for batch in read])
+        return ImageBatch(torch.cat([batch.pixels for batch in read]), positions, thumbnails, hashes)
 
     def _replacement_values(self, batch: torch.Tensor) -> dict[str, np.ndarray] | None:
         """What costs as much as the real one: the sample's means, the donors' values."""
