@@ -150,10 +150,10 @@ def _joined_with_stored(target: Path, old: StudySummary, groups: Groups) -> Grou
     stored = open_group(target, "")
     one_hash = any(name in attrs and name in old.attrs for name in CONTENT)
     for name in ("image", "category", "label", "baseline_prediction", "baseline_margin"):
-        now, there = np.asarray(groups[""][0][name][:]), stored[name].values
+        now, before = np.asarray(groups[""][0][name][:]), stored[name].values
         # without a hash of all pixels in common their margins tell images apart, as far as devices and precisions agree
-        near = name == "baseline_margin" and (one_hash or np.allclose(now, there, 0, MARGIN * np.abs(there).max(), True))
-        if not (near or np.array_equal(now, there)):
+        near = name == "baseline_margin" and (one_hash or np.allclose(now, before, 0, MARGIN * np.abs(before).max(), True))
+        if not (near or np.array_equal(now, before)):
             raise UnitlabError(
                 f"{target} holds a study whose '{name}' differs from the new one's, as happens between machines or "
                 "versions; write to another path, or compute it again as a whole"

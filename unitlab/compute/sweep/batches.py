@@ -9,6 +9,7 @@ from unitlab.compute.engine.scores import RIVALS
 from unitlab.compute.engine.suffix import SuffixEngine
 
 MOST_BATCH = 128
+MOST_ELEMENTS = 2**31 - 1  # of a value: kernels count them in 32 bits
 
 
 def images_at_once(network: Network, engines: list[SuffixEngine], budget: int, screen: float | None) -> int:
@@ -31,4 +32,5 @@ def images_at_once(network: Network, engines: list[SuffixEngine], budget: int, s
     held = 2 * sum(elements.get(node, 0) for node in in_suffix) + sum(prefix[:3]) + image
     meeting = {node for engine in engines if screen and engine.screenable for node in engine.meeting}
     held += RIVALS * sum(elements.get(node, 0) for node in meeting)
-    return int(max(1, min(MOST_BATCH, budget // 2 // max(1, held * element))))
+    most = min(MOST_BATCH, MOST_ELEMENTS // max(elements.values(), default=1))
+    return int(max(1, min(most, budget // 2 // max(1, held * element))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -17,15 +17,16 @@ import torch
 from torch import Tensor
 
 from unitlab.compute.engine.ablation import BatchBaseline, Engine, Replacement, donor_of_image
-from unitlab.compute.engine.host_copies import HostCopies
+from unitlab.compute.engine.host_copies import HostCopies, on_device
 from unitlab.compute.engine.network import Evaluation
 from unitlab.compute.engine.scores import Scores
 from unitlab.compute.engine.suffix import SuffixEngine
 from unitlab.compute.engine.torch_state import out_of_memory
 from unitlab.compute.images.source import ImageBatch, ImageSource
 from unitlab.compute.images.thumbnails import padded
-from unitlab.compute.sweep.activations import ActivationStatistics
-from unitlab.compute.sweep.plan import LayerPlan, SweepPlan, UnitSums
+from unitlab.compute.sweep.activations import ActivationStatistics, Best
+from unitlab.compute.sweep.layer_plan import LayerPlan
+from unitlab.compute.sweep.plan import SweepPlan, UnitSums
 from unitlab.compute.sweep.progress import InterruptRequest, images_bar
 from unitlab.compute.sweep.screening import PairChoice, Rule
 from unitlab.errors import UnitlabError
@@ -50,6 +51,7 @@ class ImageFacts:
     thumbnails: Any = None
     baseline_among_top: Any = None
     baseline_outcome: Any = None
+    probability: Any = None  # (image, category)
 
 
 @dataclass
@@ -109,9 +111,8 @@ class LayerSums:
     def __init__(self, layer: LayerPlan, plan: SweepPlan) -> None:
         self.layer = layer
         self.dtype = torch.int16 if plan.prediction_dtype is np.int16 else torch.int32
-        known = (plan.network.categories, layer.layout.patches)
-        self.units = ActivationStatistics(layer.channels, *known)
-        self.directions = None if layer.basis is None else ActivationStatistics(layer.units, *known)
+        self.units = ActivationStatistics(layer.channels, layer.layout.patches)
+        self.directions = None if layer.basis is None else ActivationStatistics(layer.units, layer.layout.patches)
         self.scores: dict[str, list[np.ndarray]] = defaultdict(list)
         self.screen_counts: np.ndarray | None = None
         self.removed, self.energy = np.zeros(len(layer.units)), np.zeros(())
@@ -128,25 +129,23 @@ class LayerSums:
             kept["outcome_drop"] = (base.scores["outcome"] - scores["outcome"]).float()
         if choice is not None:
             kept["evaluated"] = choice.kept
-            counts = choice.counts(scores["prediction"] != base.scores["prediction"])
-            self.screen_counts = counts if self.screen_counts is None else self.screen_counts + counts
+            host.then(self._add_counts, choice.counts(scores["prediction"] != base.scores["prediction"]))
         for name, values in kept.items():
             host.then(partial(_keep, self.scores[name]), values)
 
     def add_values(
-        self, value: Tensor, change: Tensor, first_order: Tensor | None, known: tuple[Tensor, Tensor, Tensor], host: HostCopies
+        self, value: Tensor, change: Tensor, first_order: Tensor | None, positions: Tensor, host: HostCopies
     ) -> None:
-        """The site's value, what the ablations take away from it, and what `ActivationStatistics` wants to know beside."""
+        """The site's value, what the ablations take away from it, its first-order effect, and which images these are."""
         basis = self.layer.basis
-        self.units.add(value, first_order, *known, host=host)
+        self.units.add(value, first_order, positions, host)
         if basis is not None and self.directions is not None:
-            self.directions.add(basis.coordinates(value), None, *known, host=host)
-            whole, change = change, basis.change(value, value - change)
+            self.directions.add(basis.coordinates(value), None, positions, host)
+            whole, change = change, basis.change(value, value - change, host)
             if not basis.orthogonal:
                 host.then(self._add_energy_of_all, whole.square().sum(dtype=torch.float64))
-                change = change * torch.as_tensor(np.linalg.norm(basis.matrix, axis=1)).to(change).reshape(
-                    -1, *[1] * (change.dim() - 2)
-                )
+                lengths = on_device(np.linalg.norm(basis.matrix, axis=1), change.device).to(change)
+                change = change * lengths.reshape(-1, *[1] * (change.dim() - 2))
         # map by map in the values' own precision, in float64 over the images
         squares = change.square()
         by_image = squares.flatten(2).sum(2) if squares.dim() > 2 else squares
@@ -158,17 +157,29 @@ class LayerSums:
             self.energy = self.energy + found.sum()
         self.removed += found[self.layer.units]
 
+    def _add_counts(self, counts: Tensor) -> None:
+        self.screen_counts = counts.numpy() + (0 if self.screen_counts is None else self.screen_counts)
+
     def _add_energy_of_all(self, square: Tensor) -> None:
         self.energy = self.energy + square.numpy()
 
-    def result(self) -> LayerShard:
+    def end(self, host: HostCopies) -> None:
+        """Have what is still on the device come to the host with the rest."""
+        for statistics in (self.units, self.directions):
+            if statistics is not None:
+                statistics.end(host)
+
+    def result(self, best: Mapping[str, Best] | None) -> LayerShard:
+        """What is kept; of activations nothing without the ``best`` of units and directions so far."""
         scores: Arrays = {name: np.concatenate(parts, 1) for name, parts in self.scores.items()}
         if self.screen_counts is not None:
             scores["screen_counts"] = self.screen_counts
+        if best is None:
+            return LayerShard(scores)
         return LayerShard(
             {**scores, "removed": self.removed, "energy": self.energy},
-            self.units.arrays(),
-            {} if self.directions is None else self.directions.arrays(),
+            self.units.arrays(best["units"]),
+            {} if self.directions is None else self.directions.arrays(best["directions"]),
         )
 
 
@@ -177,34 +188,61 @@ def _keep(parts: list[np.ndarray], values: Tensor) -> None:
 
 
 class ShardSums:
-    """What the images that came so far give: add, add, …, result."""
+    """What the images that came so far give, for a study or of scores alone: add, add, …, end, result.
 
-    def __init__(self, plan: SweepPlan) -> None:
-        self.layers = [LayerSums(layer, plan) for layer in plan.layers]
+    From a GPU it comes later: `deliver` waits for it, and what is wrong with it is said then.
+    """
+
+    def __init__(self, plan: SweepPlan, *, for_study: bool = True) -> None:
+        self.layers, self.for_study = [LayerSums(layer, plan) for layer in plan.layers], for_study
+        self.coming: deque[HostCopies] = deque()
         self.facts: dict[str, list[np.ndarray]] = defaultdict(list)
         self.thumbnails: list[np.ndarray | None] = []
 
     def add(self, part: ScoredPart) -> None:
         images, evaluation, base = part.images, part.evaluation, part.evaluation.baseline
         facts = {"label": base.labels, **{f"baseline_{name}": values for name, values in base.scores.items()}}
-        host = HostCopies()
+        host = base.host
         for name, values in facts.items():
             host.then(partial(_keep, self.facts[name]), values.float() if values.is_floating_point() else values)
+        if self.for_study:
+            host.then(partial(_keep, self.facts["probability"]), evaluation.logits.softmax(1))
         self.thumbnails += images.thumbnails
         self.facts["image_hashes"].append(images.hashes)
-        known = (base.positions, base.labels, evaluation.logits.softmax(1))
         first_order: Sequence[Tensor | None] = evaluation.first_order or [None] * len(self.layers)
         for sums, value, effect, replaced, scores, choice in zip(
             self.layers, evaluation.site_values, first_order, part.replaced, part.scored, part.chosen, strict=True
         ):
             sums.add_scores(scores, base, host, choice)
-            sums.add_values(value, value - replaced, effect, known, host)
-        host.deliver()
+            if self.for_study:
+                sums.add_values(value, value - replaced, effect, base.positions, host)
+        self._send(host)
 
-    def result(self) -> ShardResult:
+    def _send(self, host: HostCopies) -> None:
+        host.send()
+        self.coming.append(host)
+
+    def deliver(self, but: int = 0) -> None:
+        """Take what has come, but for the last parts."""
+        while len(self.coming) > but:
+            self.coming.popleft().deliver()
+
+    def end(self) -> None:
+        """There are no more images: what is still on the device of a study comes to the host."""
+        if self.for_study:
+            host = HostCopies()
+            for sums in self.layers:
+                sums.end(host)
+            self._send(host)
+
+    def result(self, best: Mapping[str, Mapping[str, Best]] | None = None) -> ShardResult:
+        """What is kept; ``best`` are the largest activations of the shards before, by layer, and those of units alone."""
+        self.deliver()
+        best = defaultdict(lambda: defaultdict(dict)) if best is None else best
         known = {name: np.concatenate(parts) for name, parts in self.facts.items()}
         facts = ImageFacts(**known, thumbnails=padded(self.thumbnails))
-        return ShardResult(facts, {sums.layer.name: sums.result() for sums in self.layers})
+        found = {sums.layer.name: sums.result(best[sums.layer.name] if self.for_study else None) for sums in self.layers}
+        return ShardResult(facts, found)
 
 
 class ShardComputation:
@@ -221,34 +259,50 @@ class ShardComputation:
         self.known: dict[str, np.ndarray] = {}  # pairs of the shard that an earlier attempt has evaluated, by layer
         self.first = 0  # image of the shard
         self.meeting = plan.meeting if self.rules else []
+        self.best: defaultdict[str, defaultdict[str, Best]] = defaultdict(lambda: defaultdict(dict))
 
     def shards(self, bounds: Sequence[tuple[int, int]], advance: Advance) -> Generator[ShardResult, None, None]:
         """What the images within each pair of bounds give.
 
-        ``advance`` hears how many images are done. The next images are read while a shard is computed or written.
+        ``advance`` hears how many images are done. The next images are read while a shard is computed or written. What a GPU
+        gives is taken when it has the next batch to work on, the end of a shard when it has the first one of the next shard.
         """
+        late = int(self.plan.network.device.type != "cpu")
+        ended: list[ShardSums] = []
         for batches in _batches_by_shard(self.plan, self.source, bounds, thumbnails=self.for_study):
-            sums = ShardSums(self.plan)
+            sums = ShardSums(self.plan, for_study=self.for_study)
             for batch in batches:
-                self.add(batch, sums)
+                try:
+                    self.add(batch, sums)
+                except UnitlabError:
+                    # what is wrong with images before these is said first, and a shard before them is kept
+                    while ended:
+                        yield ended.pop().result(self.best)
+                    sums.deliver()
+                    raise
+                while ended:
+                    yield ended.pop().result(self.best)
+                sums.deliver(but=late)
                 advance(len(batch.positions))
-            yield sums.result()
+            sums.end()
+            ended.append(sums)
+            while ended and not late:
+                yield ended.pop().result(self.best)
+        while ended:
+            yield ended.pop().result(self.best)
 
     def add(self, batch: ImageBatch, sums: ShardSums) -> None:
         """Evaluate a batch with every ablation of every layer, and add what that gives."""
         for part in in_halves(self._scored, batch, self.source):
             sums.add(part)
-            for layer in sums.layers if self.plan.scoring.outcome is not None else ():
-                self._refuse_undefined(layer, part.images)
 
-    def _refuse_undefined(self, layer: LayerSums, images: ImageBatch) -> None:
-        undefined = np.argwhere(~np.isfinite(layer.scores["outcome_drop"][-1]))
-        if len(undefined):
+    def _refuse_undefined(self, layer: LayerPlan, positions: np.ndarray, finite: Tensor) -> None:
+        undefined = (~finite).nonzero().tolist()
+        if undefined:
             place, image = undefined[0]
             raise UnitlabError(
-                f"outcome={self.plan.scoring.name} is NaN or infinite for image {self.source.ids[images.positions[image]]!r}, "
-                f"unablated or under ablation number {place} of {layer.layer.name}; give a function that is finite for any "
-                "logits"
+                f"outcome={self.plan.scoring.name} is NaN or infinite for image {self.source.ids[positions[image]]!r}, "
+                f"unablated or under ablation number {place} of {layer.name}; give a function that is finite for any logits"
             )
 
     def _scored(self, images: ImageBatch) -> ScoredPart:
@@ -267,6 +321,10 @@ class ShardComputation:
                     choice = self._choice(layer, positions)
                     chosen.append(choice)
                     scored.append(_scores(layer.engine, found, replaced[-1], choice))
+                    if plan.scoring.outcome is not None:
+                        base = found.baseline
+                        finite = torch.isfinite((base.scores["outcome"] - scored[-1]["outcome"]).float())
+                        base.host.then(partial(self._refuse_undefined, layer, positions), finite)
         except RuntimeError as error:
             for layer in plan.layers if out_of_memory(error) else ():
                 if isinstance(layer.engine, SuffixEngine):
