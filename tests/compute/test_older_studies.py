@@ -139,9 +139,7 @@ def pixels_of(image: int, by: float) -> ImageSource:
     return unitlab.images(TensorDataset(pictures, labels), categories=[f"class {k}" for k in range(CLASSES)])
 
 
-def test_a_layer_is_added_to_a_study_with_the_older_hash_of_all_pixels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_layer_is_added_to_a_study_with_the_older_hash_of_all_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, older = tmp_path / "study.zarr", {"fingerprint_content": "by shard"}
     with monkeypatch.context() as patch:
         patch.setattr("unitlab.compute.sweep.study_arrays.content_fingerprint", lambda _: older)

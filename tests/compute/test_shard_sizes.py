@@ -17,17 +17,25 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import unitlab
 from unitlab import UnitlabError
+from unitlab.compute.engine.host_copies import HostCopies
 from unitlab.compute.engine.suffix import SuffixEngine
-from unitlab.compute.sweep import batches
 from unitlab.compute.sweep import memory as memories
 from unitlab.compute.sweep import plan as planning
-from unitlab.compute.sweep.activations import BY_IMAGE, TOP, TOP_IMAGES, _sums, _top, eight_bits
-from unitlab.compute.sweep.batches import MOST_ELEMENTS
+from unitlab.compute.sweep.activations import (
+    BY_IMAGE,
+    TOP,
+    TOP_IMAGES,
+    ActivationStatistics,
+    _sums,
+    _top,
+    eight_bits,
+    reduced_statistics,
+)
 from unitlab.compute.sweep.memory import free_memory
 from unitlab.compute.sweep.passes import WrittenMeanwhile, compute_shards
 from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
 from unitlab.compute.sweep.request import SweepRequest
-from unitlab.compute.sweep.shard_bounds import RATES, SECONDS, SHARE_OF_MEMORY, bytes_of_image
+from unitlab.compute.sweep.shard_bounds import MOST_ELEMENTS, RATES, SECONDS, SHARE_OF_MEMORY, bytes_of_image
 from unitlab.compute.sweep.shards import ShardResult
 from unitlab.store.shards import HeldShards, PartialStudy, read_shard, unfinished_fingerprint, write_shard
 
@@ -84,7 +92,7 @@ def test_no_value_has_more_elements_than_kernels_count(monkeypatch: pytest.Monke
     engine.device = torch.device("cuda")  # where what fits into the memory is replayed at once
     assert MOST_ELEMENTS // 3 < engine.rows_at_once() * engine.row_bytes // 8 <= MOST_ELEMENTS
     assert planned("conv1").batch_size == 128
-    monkeypatch.setattr(batches, "MOST_ELEMENTS", 50 * widest)
+    monkeypatch.setattr("unitlab.compute.sweep.shard_bounds.MOST_ELEMENTS", 50 * widest)
     assert planned("conv1").batch_size == 50
 
 
@@ -129,6 +137,28 @@ def test_maps_are_kept_of_what_may_be_among_the_largest_of_all(monkeypatch: pyte
         np.testing.assert_array_equal(found, whole[name].values)
     interrupted(monkeypatch, 2, store=tmp_path / "cut.zarr")
     xr.testing.assert_equal(ablate(store=tmp_path / "cut.zarr").load(), whole)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_largest_activations_are_those_of_all_images_whichever_shards_come_first(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    values = random.integers(0, 9, (200, 16)).astype(np.float32)  # (image, unit); most are ties
+    values[:, 0] = 0
+    best: dict[str, np.ndarray] = {}
+    shards: dict[int, dict[str, np.ndarray]] = {}
+    for number in random.permutation(20):
+        places = np.arange(10 * number, 10 * number + 10)
+        statistics, host = ActivationStatistics(list(range(16))), HostCopies()
+        statistics.add(torch.from_numpy(values[places]), None, torch.from_numpy(places), host)
+        host.deliver()
+        shards[number] = statistics.arrays(best)
+    known = [(np.zeros(10, int), np.ones((10, 1), np.float32))] * 20
+    found = reduced_statistics([shards[number] for number in range(20)], known, 10, 1, first_order=False)
+    order = np.argsort(-values.T, axis=1, kind="stable")[:, :TOP_IMAGES]
+    np.testing.assert_array_equal(found["top_image"], order)
+    np.testing.assert_array_equal(found["top_activation"], np.take_along_axis(values.T, order, 1))
+    np.testing.assert_array_equal(found["top_map"][:, :, 0, 0], found["top_activation"])
+    assert sum(len(shard["top_map"]) for shard in shards.values()) < 0.7 * 16 * 200
 
 
 def test_a_sweep_that_an_older_version_began_is_ended_in_its_shards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -28,9 +28,10 @@ from unitlab.compute.sweep.layer_plan import LayerPlan
 from unitlab.compute.sweep.memory import resolved_memory
 from unitlab.compute.sweep.passes import Counts, calibrated_rules, counts_of, pilot_positions, replacements_of
 from unitlab.compute.sweep.plan import SweepPlan, UnitSums, plan_sweep
+from unitlab.compute.sweep.replacements import donor_values
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.screening import Rule
-from unitlab.compute.sweep.shards import SCORES, ShardComputation, ShardResult, ShardSums, donor_values
+from unitlab.compute.sweep.shards import SCORES, ShardComputation, ShardResult, ShardSums
 from unitlab.compute.sweep.study_arrays import undefined_attributes
 from unitlab.compute.sweep.units_left import plans_left
 from unitlab.files import bytes_text

@@ -138,9 +138,7 @@ def read_ahead(
             reader.join(max(0.0, until - time.monotonic()))
 
 
-def _serve(
-    read: Callable[[Job], T], wanted: SimpleQueue[tuple[Future[T], Job] | None], ready: SimpleQueue[None]
-) -> None:
+def _serve(read: Callable[[Job], T], wanted: SimpleQueue[tuple[Future[T], Job] | None], ready: SimpleQueue[None]) -> None:
     if ONE_EACH:
         torch.set_num_threads(1)
         torch.get_num_threads()  # takes it over: what is set for all when a thread first computes is its own from then on

@@ -93,7 +93,7 @@ class ActivationStatistics:
         of all never is. With k shards about 1 + ½ + … + 1/k times those of one are kept.
         """
         assert self.top is not None
-        scores, places, maps = (values.cpu().numpy() for values in (self.top[0].float(), self.top[1].int(), self.top[2].half()))
+        scores, places, maps = (values.numpy() for values in (self.top[0].float(), self.top[1].int(), self.top[2].half()))
         kept = np.ones(scores.shape, bool)
         if best and best["places"].shape[1] == TOP_IMAGES:
             last, at = best["scores"][:, -1:], best["places"][:, -1:]

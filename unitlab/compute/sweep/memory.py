@@ -43,7 +43,7 @@ def resolved_memory(request: SweepRequest, store: str | Path | None, device: Any
             "memory='auto' asks the machine that this process runs on, and Dask workers compute; give what each of them may "
             "take, such as memory='8 GB'"
         )
-    chosen = choose_device(device)
+    chosen = choose_device(device, request.precision)
     now = max(LEAST_MEMORY, int(free_memory(chosen) * SHARE))
     begun = None if store is None else unfinished_fingerprint(store).get("memory")
     memory, of = (now, f"half of what is free on {chosen}") if begun is None else (int(begun), "as the unfinished sweep has it")

@@ -15,6 +15,7 @@ from unitlab.compute.engine.ablation import Replacement
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.plan import SweepPlan
 from unitlab.compute.sweep.progress import images_bar, interrupt_after_shard
+from unitlab.compute.sweep.replacements import unit_replacements
 from unitlab.compute.sweep.screening import (
     FLIPS,
     PAIRS,
@@ -31,7 +32,6 @@ from unitlab.compute.sweep.shards import (
     ShardComputation,
     ShardResult,
     ShardSums,
-    unit_replacements,
 )
 from unitlab.store.shards import PartialStudy, Shards
 

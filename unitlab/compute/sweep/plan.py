@@ -25,7 +25,6 @@ from unitlab.compute.engine.torch_state import choose_device
 from unitlab.compute.engine.user_network.outputs import as_returned, output_text
 from unitlab.compute.engine.user_network.working_copy import preparation
 from unitlab.compute.images.source import ImageSource
-from unitlab.compute.sweep.batches import MOST_ELEMENTS, images_at_once
 from unitlab.compute.sweep.fingerprints import (
     few_positions,
     sampled_images,
@@ -36,7 +35,16 @@ from unitlab.compute.sweep.fingerprints import (
 )
 from unitlab.compute.sweep.layer_plan import LayerPlan
 from unitlab.compute.sweep.request import SweepRequest
-from unitlab.compute.sweep.shard_bounds import COPIES, bounds, bytes_of_image, images_of_shard, refuse_large_sums, whole_batches
+from unitlab.compute.sweep.shard_bounds import (
+    COPIES,
+    MOST_ELEMENTS,
+    bounds,
+    bytes_of_image,
+    images_at_once,
+    images_of_shard,
+    refuse_large_sums,
+    whole_batches,
+)
 from unitlab.errors import UnitlabError, units_in_ranges
 
 log = logging.getLogger("unitlab")

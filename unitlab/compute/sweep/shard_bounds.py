@@ -1,4 +1,4 @@
-"""How many images a shard has: what takes tens of seconds, told from shapes and never by the clock, and fits in memory."""
+"""How many images a sweep takes at a time, and a shard has: told from shapes, never by the clock, and fitting in memory."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 import torch.fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from unitlab.compute.engine.network import Network
+from unitlab.compute.engine.scores import RIVALS
 from unitlab.compute.engine.suffix import SuffixEngine
 from unitlab.compute.images.thumbnails import THUMBNAIL
 from unitlab.compute.sweep.layer_plan import LayerPlan
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.errors import UnitlabError
 
-# An interruption costs a shard at most, and each worker has one at a time.
+# A shard takes so long at most: an interruption costs one, and each worker has one at a time.
 SECONDS = 30.0
 # Operations a second of a machine such as there are, and the time that an image takes whatever is computed of it.
 RATES = {"cpu": 100e9, "cuda": 30e12}
@@ -28,6 +30,32 @@ OPERATIONS_OF_ELEMENT = 50
 # further score or two. A shard is held while it is computed, as it is written, and while the one before it is.
 BYTES_OF_PAIR, COPIES = 20, 3
 SHARE_OF_MEMORY = 1 / 16
+MOST_BATCH = 128
+MOST_ELEMENTS = 2**31 - 1  # of a value: kernels count them in 32 bits
+
+
+def images_at_once(network: Network, engines: list[SuffixEngine], budget: int, screen: float | None) -> int:
+    """How many images at a time.
+
+    What one evaluation holds of an image is counted in elements, and may fill half of ``budget``; the other half is the
+    engines'. In the suffix that is every value, twice, since the gradient of the margin keeps it and has one as large. In the
+    prefix, which has no gradient and frees what nobody reads any more, it is about the three widest values: what an
+    operation reads and gives, and a branch that waits to be added. A screen has the gradients of several margins where channels
+    meet. Without a graph nothing is known of the values, and 64 times the image is taken for them.
+    """
+    image, element = network.sample.numel(), network.sample.element_size()
+    if network.graph is None:
+        return max(1, min(32, budget // (64 * image * element)))
+    elements = {node: int(np.prod(shape)) for engine in engines for node, shape in engine.suffix.shapes.items()}
+    in_suffix = {node for engine in engines for node in engine.suffix.nodes}
+    prefix = sorted(
+        (elements[node] for node in network.graph.nodes if node in elements and node not in in_suffix), reverse=True
+    )
+    held = 2 * sum(elements.get(node, 0) for node in in_suffix) + sum(prefix[:3]) + image
+    meeting = {node for engine in engines if screen and engine.screenable for node in engine.meeting}
+    held += RIVALS * sum(elements.get(node, 0) for node in meeting)
+    most = min(MOST_BATCH, MOST_ELEMENTS // max(elements.values(), default=1))
+    return int(max(1, min(most, budget // 2 // max(1, held * element))))
 
 
 def bytes_of_image(layers: Sequence[LayerPlan], categories: int) -> int:

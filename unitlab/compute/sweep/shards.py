@@ -7,16 +7,15 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial, reduce
+from functools import partial
 from itertools import chain, islice
-from operator import add
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unitlab.compute.engine.ablation import BatchBaseline, Engine, Replacement, donor_of_image
+from unitlab.compute.engine.ablation import BatchBaseline, Engine, Replacement
 from unitlab.compute.engine.host_copies import HostCopies, on_device
 from unitlab.compute.engine.network import Evaluation
 from unitlab.compute.engine.scores import Scores
@@ -26,11 +25,9 @@ from unitlab.compute.images.source import ImageBatch, ImageSource
 from unitlab.compute.images.thumbnails import padded
 from unitlab.compute.sweep.activations import ActivationStatistics, Best
 from unitlab.compute.sweep.layer_plan import LayerPlan
-from unitlab.compute.sweep.plan import SweepPlan, UnitSums
-from unitlab.compute.sweep.progress import InterruptRequest, images_bar
+from unitlab.compute.sweep.plan import SweepPlan
 from unitlab.compute.sweep.screening import PairChoice, Rule
 from unitlab.errors import UnitlabError
-from unitlab.store.shards import Shards
 
 log = logging.getLogger("unitlab")
 
@@ -237,8 +234,8 @@ class ShardSums:
 
     def result(self, best: Mapping[str, Mapping[str, Best]] | None = None) -> ShardResult:
         """What is kept; ``best`` are the largest activations of the shards before, by layer, and those of units alone."""
-        self.deliver()
         best = defaultdict(lambda: defaultdict(dict)) if best is None else best
+        self.deliver()
         known = {name: np.concatenate(parts) for name, parts in self.facts.items()}
         facts = ImageFacts(**known, thumbnails=padded(self.thumbnails))
         found = {sums.layer.name: sums.result(best[sums.layer.name] if self.for_study else None) for sums in self.layers}
@@ -269,7 +266,7 @@ class ShardComputation:
         """
         late = int(self.plan.network.device.type != "cpu")
         ended: list[ShardSums] = []
-        for batches in _batches_by_shard(self.plan, self.source, bounds, thumbnails=self.for_study):
+        for batches in batches_by_shard(self.plan, self.source, bounds, thumbnails=self.for_study):
             sums = ShardSums(self.plan, for_study=self.for_study)
             for batch in batches:
                 try:
@@ -380,23 +377,7 @@ def _part(images: ImageBatch, some: slice) -> ImageBatch:
     return ImageBatch(images.pixels[some], images.positions[some], images.thumbnails[some], images.hashes[some])
 
 
-def activation_sums(
-    plan: SweepPlan, source: ImageSource, bounds: Sequence[tuple[int, int]], advance: Advance
-) -> Generator[list[UnitSums], None, None]:
-    """For each pair of bounds, sums over its images and positions, layer by layer."""
-
-    def of_images(images: ImageBatch) -> list[UnitSums]:
-        return [UnitSums.of(value) for value in plan.network.site_values(images.pixels, plan.sites)]
-
-    for batches in _batches_by_shard(plan, source, bounds, thumbnails=False):
-        sums: list[list[UnitSums]] = []
-        for batch in batches:
-            sums += in_halves(of_images, batch, source)
-            advance(len(batch.positions))
-        yield [reduce(add, of_layer) for of_layer in zip(*sums, strict=True)]
-
-
-def _batches_by_shard(
+def batches_by_shard(
     plan: SweepPlan, source: ImageSource, bounds: Sequence[tuple[int, int]], *, thumbnails: bool
 ) -> Iterator[Iterator[ImageBatch]]:
     """The batches of each shard, from one stream over all of them: shards must be taken to their end, in order."""
@@ -406,38 +387,3 @@ def _batches_by_shard(
     with closing(source.stream(chain.from_iterable(spans), thumbnails=thumbnails, pinned=pinned)) as stream:
         for shard in spans:
             yield islice(stream, len(shard))
-
-
-def donor_values(plan: SweepPlan, source: ImageSource) -> dict[str, np.ndarray]:
-    """The sites' values on the donor images, layer → (donor, unit, …)."""
-
-    def of_images(images: ImageBatch) -> list[np.ndarray]:
-        return [value.cpu().numpy() for value in plan.network.site_values(images.pixels, plan.sites)]
-
-    donors = donor_of_image(len(source), plan.request.seed)[0]
-    found = [next(in_halves(of_images, batch, source)) for batch in source.stream([donor] for donor in donors)]
-    return {layer.name: np.concatenate(values) for layer, values in zip(plan.layers, zip(*found, strict=True), strict=True)}
-
-
-def unit_replacements(
-    plan: SweepPlan, source: ImageSource, shards: Shards, interrupt: InterruptRequest, progress: bool
-) -> list[Replacement]:
-    """What units are replaced by: as a sweep that was cut off has kept it, or worked out and kept now."""
-    if plan.request.ablation == "mean" and shards.read_replacements() is None:
-        shards.write_replacements(_means(plan, source, interrupt, progress))
-    elif plan.request.ablation == "resample" and shards.read_replacements() is None:
-        shards.write_replacements(donor_values(plan, source))
-    return plan.replacements(shards.read_replacements(), len(source))
-
-
-def _means(plan: SweepPlan, source: ImageSource, interrupt: InterruptRequest, progress: bool) -> dict[str, np.ndarray]:
-    """Means of all layers' units, from one pass over the images."""
-    sums = []
-    with (
-        images_bar(len(source), description=f"means of {plan.layers_text}", shown=progress) as bar,
-        closing(activation_sums(plan, source, plan.shard_bounds, bar.update)) as computed,
-    ):
-        for part in computed:
-            sums.append(part)
-            interrupt.heed()
-    return plan.means(sums)

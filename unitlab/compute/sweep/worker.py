@@ -19,9 +19,10 @@ from filelock import FileLock, Timeout
 from unitlab.compute.engine.torch_state import choose_device, exact_float32
 from unitlab.compute.sweep.passes import Counts, SecondAttempt, pilot_counts
 from unitlab.compute.sweep.plan import SweepPlan, UnitSums, plan_sweep
+from unitlab.compute.sweep.replacements import activation_sums
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.screening import rules_from_arrays
-from unitlab.compute.sweep.shards import ShardComputation, activation_sums
+from unitlab.compute.sweep.shards import ShardComputation
 from unitlab.errors import UnitlabError, before_and_now
 from unitlab.store.shards import JoinedStudy, differing_field
 from unitlab.version import __version__
