@@ -81,7 +81,7 @@ class Network:
         self.dtype = floating_dtype(self.module)
         self.sample = self.ready(few[:1].clone())
         self.categories = logits.shape[1]
-        fast = self.reading.of(working_copy(model, device, channels_last=True))
+        fast = self.reading.of(working_copy(model, device, channels_last=True, like=self.module))
         formatted = self.sample.contiguous(memory_format=_format(self.sample))
         self.graph = _captured(fast, formatted, logits, lambda: self._noise(fast, formatted, logits))
         shapes = {} if self.graph is None else self.graph.shapes
@@ -147,6 +147,7 @@ class Network:
             if wrong:
                 log.warning("forward hooks ablate all layers: torch.export's graph is not the network at %s", ", ".join(wrong))
                 self.graph = None
+        self.__dict__.pop("_float64", None)  # twice the network's memory, and needed no more
         return found
 
     def _is_proved(self, node: torch.fx.Node, site: Site) -> bool:

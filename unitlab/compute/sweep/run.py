@@ -21,6 +21,7 @@ from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.baseline import measured_baseline, say_baseline
 from unitlab.compute.sweep.fingerprints import as_in_store, request_in_store
+from unitlab.compute.sweep.memory import resolved_memory
 from unitlab.compute.sweep.passes import compute_shards, results_of, say_certificate
 from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
 from unitlab.compute.sweep.progress import within_one_bar
@@ -29,7 +30,7 @@ from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.study_arrays import Group, layer_groups, root_group, undefined_attributes
 from unitlab.compute.sweep.units_left import plans_left
 from unitlab.errors import UnitlabError
-from unitlab.store.shards import HeldShards, PartialStudy, Shards, remove_left_shards
+from unitlab.store.shards import HeldShards, PartialStudy, Shards, remove_left_shards, unfinished_fingerprint
 from unitlab.store.study import assemble, open_study
 from unitlab.store.writing import write_study
 
@@ -115,7 +116,8 @@ def ablate(  # noqa: PLR0913  the public call
     batch_size
         Images at a time, default what fits into ``memory``.
     memory
-        Bytes for the sweep besides the network, as a number or "2 GB".
+        Bytes for the sweep besides the network, as a number or "2 GB"; "auto" takes half of what is free on the device, which
+        an unfinished study in ``store`` keeps.
     progress
         Show a progress bar and, first, the accuracy on 256 images of all classes, beside chance and what is recorded: an
         accuracy that is not above chance, or far under the recorded one, is warned of whether or not it is shown.
@@ -217,6 +219,7 @@ def run_sweep(
             "that this process and all workers see under the same path"
         )
     source, request = as_in_store(source, store), request_in_store(request, store)
+    request = resolved_memory(request, store, device, workers=client is not None)
     source.refuse_damaged()
     with exact_float32():
         here = choose_device(device, request.precision) if client is None else _device_here(device)
@@ -254,12 +257,16 @@ class _Sweep:
 
     def stored(self, store: str | Path, client: distributed.Client | None, device: str | torch.device | None) -> None:
         """The layers computed, here or by workers on a device of theirs, and written to a store."""
-        self._say()
-        plan, source = self.plan, self.source
-        pool = None
+        plan, pool = self.plan, None
         if client is not None:
             pool = _worker_pool(client, device)
-            plan.fingerprint["device"] = pool.device_type
+            plan = plan.sized_for(pool.device_type)
+        plan = plan.as_begun(unfinished_fingerprint(store))
+        replace(self, plan=plan)._carry_out(store, pool)
+
+    def _carry_out(self, store: str | Path, pool: WorkerPool | None) -> None:
+        self._say()
+        plan, source = self.plan, self.source
         with closing(PartialStudy(store, plan.fingerprint)) as study:
             done = [index for index in study.finished() if index < len(plan.shard_bounds)]
             if done:

@@ -13,7 +13,7 @@ from scipy.stats import nbinom, poisson
 from torch import Tensor
 
 from unitlab.compute.engine.host_copies import on_device
-from unitlab.compute.sweep.plan import LayerPlan
+from unitlab.compute.sweep.layer_plan import LayerPlan
 
 ATTEMPTS = 2
 LEVEL = 0.05  # of all attempts together: half of it is the first one's, a quarter the second one's
