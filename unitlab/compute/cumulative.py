@@ -322,8 +322,5 @@ def _predictions(
 def _joined(parts: list[tuple[np.ndarray, ImageFacts]]) -> ImageFacts:
     """What is known of the images, from the parts that were measured apart, in the order of the whole source."""
     order = np.argsort(np.concatenate([some for some, _ in parts]))
-    label, prediction, margin = (
-        np.concatenate([getattr(facts, name) for _, facts in parts])[order]
-        for name in ("label", "baseline_prediction", "baseline_margin")
-    )
-    return ImageFacts(label, prediction, margin, np.concatenate([facts.content for _, facts in parts]))
+    found = joined_facts([facts for _, facts in parts])
+    return ImageFacts(**{name: values[order] for name, values in vars(found).items() if values is not None})

@@ -319,8 +319,8 @@ class _Measured:
         read = [next(self.source.stream([[position]], thumbnails=True)) for position in positions]
         together = min(self.source.read_together, torch.get_num_threads())
         self.read = (time.perf_counter() - begin) / len(positions) / together
-        thumbnails = [batch.thumbnails[0] for batch in read]
-        return ImageBatch(torch.cat([batch.pixels for batch in read]), positions, thumbnails)
+        thumbnails, hashes = [batch.thumbnails[0] for batch in read], np.concatenate([batch.hashes for batch in read])
+        return ImageBatch(torch.cat([batch.pixels for batch in read]), positions, thumbnails, hashes)
 
     def _replacement_values(self, batch: torch.Tensor) -> dict[str, np.ndarray] | None:
         """What costs as much as the real one: the sample's means, the donors' values."""

@@ -199,7 +199,7 @@ def scored_sets(
 
 def joined_facts(facts: Sequence[ImageFacts]) -> ImageFacts:
     """What is known of the images of several shards, in their order."""
-    names = [name for name, values in vars(facts[0]).items() if values is not None and name != "thumbnails"]
+    names = [name for name in vars(facts[0]) if name != "thumbnails" and all(getattr(part, name) is not None for part in facts)]
     return ImageFacts(**{name: np.concatenate([np.asarray(getattr(part, name)) for part in facts]) for name in names})
 
 

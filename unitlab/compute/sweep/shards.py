@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -40,12 +39,12 @@ Arrays = dict[str, Any]  # by name; numpy's, or what is read like them from a fi
 
 @dataclass
 class ImageFacts:
-    """What a shard keeps of its images, whatever the layer; ``content`` is the SHA-256 of their pixels."""
+    """What a shard keeps of its images, whatever the layer; ``image_hashes`` are those of `ImageBatch`."""
 
     label: Any
     baseline_prediction: Any
     baseline_margin: Any
-    content: Any
+    image_hashes: Any = None
     thumbnails: Any = None
     baseline_among_top: Any = None
     baseline_outcome: Any = None
@@ -85,6 +84,7 @@ class ShardResult:
                 continue
             part, name, layer = key.split("/", 2)
             getattr(layers[layer], part)[name] = array
+        images.pop("content", None)  # of older versions: of all pixels of the shard
         return cls(ImageFacts(**images), dict(layers))
 
 
@@ -195,7 +195,6 @@ class ShardSums:
         self.coming: deque[HostCopies] = deque()
         self.facts: dict[str, list[np.ndarray]] = defaultdict(list)
         self.thumbnails: list[np.ndarray | None] = []
-        self.digest = hashlib.sha256()
 
     def add(self, part: ScoredPart) -> None:
         images, evaluation, base = part.images, part.evaluation, part.evaluation.baseline
@@ -206,7 +205,7 @@ class ShardSums:
         if self.for_study:
             host.then(partial(_keep, self.facts["probability"]), evaluation.logits.softmax(1))
         self.thumbnails += images.thumbnails
-        self.digest.update(images.pixels.contiguous().numpy().data)
+        self.facts["image_hashes"].append(images.hashes)
         first_order: Sequence[Tensor | None] = evaluation.first_order or [None] * len(self.layers)
         for sums, value, effect, replaced, scores, choice in zip(
             self.layers, evaluation.site_values, first_order, part.replaced, part.scored, part.chosen, strict=True
@@ -238,7 +237,7 @@ class ShardSums:
         best = defaultdict(lambda: defaultdict(dict)) if best is None else best
         self.deliver()
         known = {name: np.concatenate(parts) for name, parts in self.facts.items()}
-        facts = ImageFacts(**known, content=np.frombuffer(self.digest.digest(), np.uint8), thumbnails=padded(self.thumbnails))
+        facts = ImageFacts(**known, thumbnails=padded(self.thumbnails))
         found = {sums.layer.name: sums.result(best[sums.layer.name] if self.for_study else None) for sums in self.layers}
         return ShardResult(facts, found)
 
@@ -375,7 +374,7 @@ def in_halves(work: Callable[[ImageBatch], T], batch: ImageBatch, source: ImageS
 
 
 def _part(images: ImageBatch, some: slice) -> ImageBatch:
-    return ImageBatch(images.pixels[some], images.positions[some], images.thumbnails[some])
+    return ImageBatch(images.pixels[some], images.positions[some], images.thumbnails[some], images.hashes[some])
 
 
 def batches_by_shard(
@@ -384,6 +383,7 @@ def batches_by_shard(
     """The batches of each shard, from one stream over all of them: shards must be taken to their end, in order."""
     size = plan.batch_size
     spans = [[range(first, min(first + size, stop)) for first in range(start, stop, size)] for start, stop in bounds]
-    with closing(source.stream(chain.from_iterable(spans), thumbnails=thumbnails)) as stream:
+    pinned = plan.network.device.type == "cuda"
+    with closing(source.stream(chain.from_iterable(spans), thumbnails=thumbnails, pinned=pinned)) as stream:
         for shard in spans:
             yield islice(stream, len(shard))

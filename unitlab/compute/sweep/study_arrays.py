@@ -104,7 +104,6 @@ def root_group(plan: SweepPlan, source: ImageSource, facts: Sequence[ImageFacts]
     if len(thumbnails) == len(facts):
         shape = common_shape(part.shape[1:] for part in thumbnails)
         arrays["thumbnails"] = ImageRows([PaddedThumbnails(part, shape) for part in thumbnails])
-    content = hashlib.sha256(b"".join(np.asarray(part.content).tobytes() for part in facts)).hexdigest()
     attrs = {
         "unitlab_schema": SCHEMA_VERSION,
         "network": type(plan.network.module).__name__,
@@ -113,7 +112,7 @@ def root_group(plan: SweepPlan, source: ImageSource, facts: Sequence[ImageFacts]
         "default_layer": plan.layers[-1].name,
         "baseline_overall_accuracy": float(right.mean()),
         **{f"fingerprint_{name}": plan.fingerprint[name] for name in ROOT_FINGERPRINTS if name in plan.fingerprint},
-        "fingerprint_content": content,
+        **content_fingerprint(facts),
         **plan.output_attrs,
         "transform": source.transform_text,
         **({"reading": source.reading} if source.reading else {}),
@@ -121,6 +120,14 @@ def root_group(plan: SweepPlan, source: ImageSource, facts: Sequence[ImageFacts]
         "versions": f"python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}",
     }
     return arrays, attrs
+
+
+def content_fingerprint(facts: Sequence[ImageFacts]) -> dict[str, str]:
+    """The hash of the hashes of all images, in their order; none where an older version began the sweep."""
+    hashes = [part.image_hashes for part in facts]
+    if any(part is None for part in hashes):
+        return {}
+    return {"fingerprint_content_images": hashlib.sha256(b"".join(np.asarray(part).tobytes() for part in hashes)).hexdigest()}
 
 
 def layer_groups(
