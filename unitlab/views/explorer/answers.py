@@ -81,8 +81,9 @@ def finding(study: MeasuredStudy, unit: int) -> Finding:
     """What silencing a unit does; of a study whose tests are still being computed, what the counts say."""
     if study.complete:
         return unit_finding(study.measures, unit)
-    row = study.measures.isel(unit=study.position(unit))
-    k = int(study.max_class[study.position(unit)])
+    place = study.position(unit)
+    row = {name: study.measures[name].values[place] for name in ("overall_drop", "drop_low", "drop_high", "max_class_drop")}
+    k = int(study.max_class[place])
     overall = f"overall {points(float(row['overall_drop']))}"
     if k < 0:
         return Finding(f"Unit {unit} costs no class anything; {overall}.")
@@ -155,8 +156,8 @@ def _top(study: MeasuredStudy, ask: Ask) -> Ask:
         return {"tiles": []}
     # maps are kept of the top images over all classes
     ranks = [int(np.flatnonzero(kept == image)[0]) if image in kept else -1 for image in images]
-    maps = study.ds["top_map"][place].values
-    ids = study.ds["image"].values[images]
+    maps = study.ds["top_map"].variable[place].values
+    ids = [study.ids[image] for image in images]
     [threshold], said = study.thresholds([place])
     tiles = [
         {"k": int(study.class_position[image]), "activation": float(value), "id": str(name), "image": int(image),

@@ -56,7 +56,7 @@ def counted_measures(ds: xr.Dataset) -> xr.Dataset:
     known = [name for name in stored if name in VARIABLES and VARIABLES[name].dims == ("unit",)]
     values.update({name: ds[name].values for name in known if name not in values})
     counted = xr.Dataset(
-        {name: (VARIABLES[name].dims, value) for name, value in values.items()},
+        {name: xr.Variable(VARIABLES[name].dims, value, fastpath=True) for name, value in values.items()},
         coords={name: ds[name] for name in ("unit", "category", "category_index")},
         attrs=ds.attrs,
     )
@@ -225,4 +225,4 @@ class MeasuredStudy:
         """(image, row, column, channel), 8-bit, of the images at these positions."""
         if "thumbnails" not in self.ds:
             raise UnitlabError("the study keeps no thumbnails; compute it from images that have them to see its images")
-        return self.ds["thumbnails"][images].values
+        return self.ds["thumbnails"][images.tolist()].values
