@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from typing import Any
 
 import xarray as xr
@@ -51,6 +52,8 @@ def measure_beside(
             call()
 
     def start() -> None:
+        with suppress(ImportError):
+            import dask.array  # noqa: F401  xarray will, and a cell and a thread at once would find it half imported
         if source.path is not None and not study.is_quick:
             # another process: the kernel's memory and its interpreter lock stay free
             spawn = multiprocessing.get_context("spawn")
