@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,11 @@ from torch.utils.data import TensorDataset
 import unitlab
 from unitlab import UnitlabError
 from unitlab.compute.engine.user_network.outputs import as_returned
-from unitlab.compute.images.source import ImageSource
+from unitlab.compute.images.source import ImageBatch, ImageSource
 from unitlab.compute.sweep import plan as planning
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.run import run_sweep
-from unitlab.compute.sweep.shards import ShardComputation
+from unitlab.compute.sweep.shards import Arrays, ShardComputation, ShardResult, ShardSums
 from unitlab.store.shards import unfinished_fingerprint
 
 
@@ -113,3 +115,70 @@ def test_a_newer_unfinished_study_says_its_output(tmp_path: Path, monkeypatch: p
 def test_bundled_studies_verify(name: str) -> None:
     assert "output" not in unitlab.load(name).attrs
     assert unitlab.verify(name, sample=64).different == 0
+
+
+class Chain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.conv, self.second, self.fc = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3), nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.second(F.relu(self.conv(x)))).mean((2, 3)))
+
+
+def ablated(layer: str, store: Path, images: ImageSource, **options: Any) -> dict[str, Any]:
+    found = unitlab.ablate(Chain().eval(), images, layer, store=store, batch_size=8, **OPTIONS, **options)
+    return {name: value for name, value in found.attrs.items() if "content" in name}
+
+
+def pixels_of(image: int, by: float) -> ImageSource:
+    """The images, of which one that no sample of few has is changed."""
+    pictures, labels = TensorDataset(torch.stack(list(source().at(range(24)))), torch.arange(24) % CLASSES).tensors
+    pictures[image] += by
+    return unitlab.images(TensorDataset(pictures, labels), categories=[f"class {k}" for k in range(CLASSES)])
+
+
+def test_a_layer_is_added_to_a_study_with_the_older_hash_of_all_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, older = tmp_path / "study.zarr", {"fingerprint_content": "by shard"}
+    with monkeypatch.context() as patch:
+        patch.setattr("unitlab.compute.sweep.study_arrays.content_fingerprint", lambda _: older)
+        assert ablated("conv", store, source()) == older
+    with pytest.raises(UnitlabError, match="'baseline_margin' differs"):
+        ablated("second", store, pixels_of(2, 5.0))
+    shutil.rmtree(f"{store}.partial")
+    both = ablated("second", store, source())
+    assert set(both) == {"fingerprint_content", "fingerprint_content_images"} and both.items() > older.items()
+    hashes = [hashlib.sha256(b"torch.float32 (3, 17, 17) " + image.numpy().tobytes()) for image in source().at(range(24))]
+    assert both["fingerprint_content_images"] == hashlib.sha256(b"".join(one.digest() for one in hashes)).hexdigest()
+    # from now on every pixel counts, however little it does
+    with pytest.raises(UnitlabError, match="other content_images"):
+        ablated("conv", store, pixels_of(2, 1e-6), ablation="mean")
+    shutil.rmtree(f"{store}.partial")
+    assert ablated("conv", store, source(), ablation="mean") == both
+    assert unitlab.verify(store, Chain().eval(), source(), sample=64, device="cpu").different == 0
+
+
+def test_shards_with_the_older_hash_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "SHARD_IMAGES", 8)
+    store, add, to_arrays = tmp_path / "study.zarr", ShardComputation.add, ShardResult.to_arrays
+
+    def interrupted(self: ShardComputation, batch: ImageBatch, sums: ShardSums) -> None:
+        if batch.positions[0] == 16:
+            raise KeyboardInterrupt
+        add(self, batch, sums)
+
+    def as_older(self: ShardResult) -> Arrays:
+        arrays = to_arrays(self)
+        del arrays["image_hashes"]
+        return {**arrays, "content": np.zeros(32, np.uint8)}
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ShardComputation, "add", interrupted)
+        patch.setattr(ShardResult, "to_arrays", as_older)
+        ablated("conv", store, source())
+    assert len(list(tmp_path.glob("*.partial/shard-*.safetensors"))) == 2
+    assert ablated("conv", store, source()) == {}
+    whole = unitlab.ablate(Chain().eval(), source(), "conv", batch_size=8, **OPTIONS)
+    xr.testing.assert_equal(unitlab.load(store).load(), whole.load())
+    assert set(ablated("second", store, source())) == {"fingerprint_content_images"}

@@ -361,7 +361,7 @@ def test_a_study_says_how_pictures_were_read_and_older_ones_go_on_as_they_were(s
     for images in (now, old):
         assert unitlab.verify(store, Classes(2).eval(), images).different == 0
         assert unitlab.estimate(Classes(2).eval(), images, "conv", store=store, device="cpu").complete
-        assert ablated(images, 2, store).attrs["fingerprint_content"] == attrs["fingerprint_content"]
+        assert ablated(images, 2, store).attrs["fingerprint_content_images"] == attrs["fingerprint_content_images"]
     with pytest.raises(UnitlabError, match=r"other (pixels|images|reading)"):
         ablated(old, 2, tmp_path / "new.zarr")
 
@@ -371,7 +371,7 @@ def test_a_study_says_how_pictures_were_read_and_older_ones_go_on_as_they_were(s
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("unitlab.compute.sweep.run.write_study", cut_off)
         ablated(old, 2, tmp_path / "cut.zarr")
-    assert ablated(now, 2, tmp_path / "cut.zarr").attrs["fingerprint_content"] == attrs["fingerprint_content"]
+    assert ablated(now, 2, tmp_path / "cut.zarr").attrs["fingerprint_content_images"] == attrs["fingerprint_content_images"]
 
 
 def test_parts_of_the_images_are_read_by_the_same_rules(sideways):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import re
@@ -10,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,12 @@ import xarray as xr
 from PIL import Image
 from small_networks import CLASSES, FunctionalReLU
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, get_worker_info
 from torchvision import datasets, transforms
 
 import unitlab
 from unitlab import UnitlabError
+from unitlab.compute.images.reading import ONE_EACH, content_hash, read_ahead
 from unitlab.errors import what_it_says
 
 COUNT = 30
@@ -274,3 +277,101 @@ def test_a_watched_reading_can_be_ended(folder: Path) -> None:
         with pytest.raises(Ended):
             all_pixels(source.watched(told))
         assert len(seen) == 5
+
+
+def sha256_of(image: Tensor) -> bytes:
+    values = image.numpy()
+    return hashlib.sha256(f"{image.dtype} {values.shape} ".encode() + values.tobytes()).digest()
+
+
+def test_batches_and_hashes_do_not_depend_on_who_reads(folder: Path) -> None:
+    dataset = datasets.ImageFolder(folder, TRANSFORM)
+    expected = torch.stack([dataset[position][0] for position in range(COUNT)])
+    tensors = TensorDataset(expected, torch.zeros(COUNT, dtype=torch.long))
+    for read_by in (folder, dataset, tensors, DataLoader(dataset, batch_size=3), DataLoader(dataset, 4, num_workers=2)):
+        source = unitlab.images(read_by, transform=TRANSFORM if read_by is folder else None)
+        spans = [[7], range(5), range(5, COUNT), [0, 7]]  # of more than are read ahead, and again
+        batches = list(source.stream(spans))  # kept: none may be written to again
+        for span, batch in zip(spans, batches, strict=True):
+            assert torch.equal(batch.pixels, expected[list(span)]) and batch.pixels.is_contiguous()
+            assert batch.hashes.tobytes() == b"".join(sha256_of(expected[position]) for position in span)
+
+
+def test_hashes_tell_shapes_and_types_apart() -> None:
+    image = torch.zeros(2, 4, 8)
+    kinds = [image, image.view(4, 2, 8), image.half().repeat(2, 1, 1), image.bfloat16().repeat(2, 1, 1), image.double()[:1]]
+    assert len({content_hash(kind) for kind in kinds}) == len(kinds)
+    mixed = torch.randn(8, 4, 2).permute(2, 1, 0)
+    assert content_hash(mixed) == content_hash(mixed.contiguous()) != content_hash(mixed.flip(0))
+
+
+class Late(Dataset[Any]):
+    """Pictures of which the first one is the last to be read, and one is different."""
+
+    def __init__(self, other: Tensor) -> None:
+        self.targets, self.other, self.seen = [0] * 12, other, threading.Event()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        if position == 0:
+            self.seen.wait(0.5)
+        if position == 7:
+            self.seen.set()
+        return (self.other if position == 7 else torch.ones(3, 4, 4)), 0
+
+
+@pytest.mark.parametrize(
+    ("other", "said"), [(torch.ones(3, 4, 5), r"shape \(3, 4, 5\)"), (torch.ones(3, 4, 4).double(), "of torch.float64")]
+)
+def test_the_first_image_says_what_the_others_must_be_like(other: Tensor, said: str) -> None:
+    source = unitlab.images(Late(other)).subset(range(12))
+    source.threads = 4
+    with pytest.raises(UnitlabError, match=rf"image '7' (has|is) {said}, the first read "):
+        all_pixels(source)
+
+
+def test_images_are_read_ahead_as_far_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Watched()
+    source = unitlab.images(data)
+    for far in (True, False):
+        monkeypatch.setattr("unitlab.compute.images.source.AHEAD_BYTES", 1 << 20 if far else 0)
+        for event in data.read:
+            event.clear()
+        batches = source.batches(0, 12, 3)
+        next(batches)
+        assert data.read[11 if far else 5].wait(60)
+        if not far:
+            time.sleep(0.05)
+            assert not data.read[8].is_set()
+        batches.close()  # type: ignore[attr-defined]
+
+
+def test_readers_have_one_thread_each_and_threads_of_others_as_many_as_before() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert list(read_ahead(lambda _: torch.get_num_threads(), range(4), 2)) == [1 if ONE_EACH else 3] * 4
+        with ThreadPoolExecutor(1) as later:
+            assert (torch.get_num_threads(), later.submit(torch.get_num_threads).result()) == (3, 3)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_large_tensors_in_memory_are_read_ahead_for_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = set()
+
+    def transform(image: Tensor) -> Tensor:
+        names.add(threading.current_thread().name)
+        return image
+
+    real = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *given, pin_memory=False, **options: real(*given, **options))
+    for side, pinned in ((128, True), (128, False), (16, True)):
+        pairs = TensorDataset(torch.rand(4, 3, side, side), torch.arange(4))
+        source = unitlab.images(pairs, transform=transform)
+        names.clear()
+        found = torch.cat([batch.pixels for batch in source.stream([[0, 1], [2, 3]], pinned=pinned)])
+        assert torch.equal(found, pairs.tensors[0])
+        assert names == {"unitlab reader" if side == 128 and pinned else threading.current_thread().name}

@@ -21,6 +21,7 @@ from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.stored_result import StoredResult
 from unitlab.compute.sweep.fingerprints import text_fingerprint, unit_dim_of
+from unitlab.compute.sweep.memory import resolved_memory
 from unitlab.compute.sweep.plan import SweepPlan
 from unitlab.compute.sweep.progress import one_bar
 from unitlab.compute.sweep.request import SweepRequest
@@ -137,6 +138,7 @@ def cumulative(  # noqa: PLR0913  the public call
         layer, ablation=ablation, labels=labels, batch_size=batch_size, memory=memory, seed=seed,
         output=output, unit_dim=unit_dim, top_k=0,
     )  # fmt: skip
+    request = resolved_memory(request, store, device)
     with exact_float32():
         plan = plan_of_one_layer(model, source, request, device)
         asked = _Asked(plan, order, ascending, category, n_random, seed)
@@ -320,8 +322,5 @@ def _predictions(
 def _joined(parts: list[tuple[np.ndarray, ImageFacts]]) -> ImageFacts:
     """What is known of the images, from the parts that were measured apart, in the order of the whole source."""
     order = np.argsort(np.concatenate([some for some, _ in parts]))
-    label, prediction, margin = (
-        np.concatenate([getattr(facts, name) for _, facts in parts])[order]
-        for name in ("label", "baseline_prediction", "baseline_margin")
-    )
-    return ImageFacts(label, prediction, margin, np.concatenate([facts.content for _, facts in parts]))
+    found = joined_facts([facts for _, facts in parts])
+    return ImageFacts(**{name: values[order] for name, values in vars(found).items() if values is not None})

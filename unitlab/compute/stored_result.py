@@ -11,7 +11,7 @@ import xarray as xr
 from unitlab.errors import UnitlabError, before_and_now
 from unitlab.store.shards import HeldShards, PartialStudy, Shards, differing_field, remove_left_shards
 from unitlab.store.study import open_study
-from unitlab.store.writing import write_result
+from unitlab.store.writing import CONTENT, write_result
 
 
 class StoredResult:
@@ -40,9 +40,10 @@ class StoredResult:
         if self.there:
             attrs = self.open().attrs
             known = {
-                name.removeprefix("fingerprint_"): value for name, value in attrs.items() if name.startswith("fingerprint_")
+                name.removeprefix("fingerprint_"): value
+                for name, value in attrs.items()
+                if name.startswith("fingerprint_") and name not in CONTENT
             }
-            known.pop("content", None)
             field = "kind" if attrs.get("result") != kind else differing_field(known, self.fingerprint)
             if field is not None:
                 values = before_and_now(known.get(field, attrs.get("result", "a study")), self.fingerprint.get(field, kind))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,8 +11,9 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unitlab.compute.engine.ablation import Pairs, UnitSets
+from unitlab.compute.engine.ablation import EVERY, Pairs, UnitSets
 from unitlab.compute.engine.capture import NetworkGraph
+from unitlab.compute.engine.host_copies import on_device
 from unitlab.compute.engine.separable import NO_OWNER, Suffix, one_owner
 
 # Where a contribution is this much larger than what remains of the output, subtraction has eaten the digits, and the pair is
@@ -26,7 +26,7 @@ SUSPICIOUS = 0.9
 # Along a chain rounding adds up, as of the largest value met, so an output is evaluated anew once it is this much smaller.
 # 512 units taken away one by one, all weights of one sign: margins err by 2e-6 of the range with 1 % evaluated anew; at 2 by
 # 1e-6 with 1.6 %, at 16 by 1e-5 with 0.5 %, without any by 2e-4.
-SHRUNK = 4.0
+SHRUNK, LOST = 4.0, 1000.0
 CONVOLUTION_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
 
@@ -34,21 +34,26 @@ CONVOLUTION_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilati
 class _Positions:
     """Positions (or channels) of a flat axis by unit; ``spans`` has them as a slice where they are consecutive.
 
-    For the owners (0, 0, 1, −1, 1) these are (0, 1) and (2, 4), the first as a slice, and nobody has position 3.
+    For the owners (0, 0, 1, −1, 1) these are (0, 1) and (2, 4), the first as a slice, and nobody has position 3. ``columns``
+    has those of all units, one unit after the other, as a slice where all have equally many, else (unit, position), filled up
+    with one position more than there are.
     """
 
     by_unit: list[Tensor]
     spans: list[Tensor | slice]
-    owner: Tensor
+    columns: Tensor | slice
 
     @classmethod
-    def of(cls, owner: Tensor, units: int) -> _Positions:
+    def of(cls, owner: Tensor, units: int, device: torch.device) -> _Positions:
         flat = owner.reshape(-1)
         order = torch.argsort(flat, stable=True)
         counts = torch.bincount(flat[flat != NO_OWNER], minlength=units)
         order = order[int((flat == NO_OWNER).sum()) :]
         by_unit = list(torch.split(order, counts.tolist()))
-        return cls(by_unit, [_span(index) for index in by_unit], flat)
+        columns = _span(order)
+        if not isinstance(columns, slice) or len({len(index) for index in by_unit}) > 1:
+            columns = torch.nn.utils.rnn.pad_sequence(by_unit, batch_first=True, padding_value=len(flat)).to(device)
+        return cls([index.to(device) for index in by_unit], [_span(index, device) for index in by_unit], columns)
 
     def of_units(self, units: Sequence[int]) -> Tensor | slice | None:
         """Positions of several units, one unit after the other; None where there are none."""
@@ -59,32 +64,22 @@ class _Positions:
 
     def sums(self, values: Tensor) -> Tensor:
         """(image, position) → (image, unit); in a fixed order, on a GPU as well, which adding by owner would not be."""
-        if isinstance(self._columns, slice):
-            return self.take(values, self._columns).unflatten(1, (len(self.by_unit), -1)).sum(2)
-        padded = F.pad(values, (0, 1))
-        return padded.index_select(1, self._columns.flatten().to(values.device)).unflatten(1, self._columns.shape).sum(2)
-
-    @cached_property
-    def _columns(self) -> Tensor | slice:
-        """The units' positions one unit after the other as a slice, where all have equally many, else (unit, position), filled
-        up with one position more than there are."""
-        span = _span(torch.cat(self.by_unit))
-        if isinstance(span, slice) and len({len(index) for index in self.by_unit}) == 1:
-            return span
-        return torch.nn.utils.rnn.pad_sequence(self.by_unit, batch_first=True, padding_value=len(self.owner))
+        if isinstance(self.columns, slice):
+            return self.take(values, self.columns).unflatten(1, (len(self.by_unit), -1)).sum(2)
+        return F.pad(values, (0, 1)).index_select(1, self.columns.flatten()).unflatten(1, self.columns.shape).sum(2)
 
     @staticmethod
     def take(tensor: Tensor, index: Tensor | slice, axis: int = 1) -> Tensor:
         """``tensor`` at some positions along an axis; a view where they are consecutive."""
         if isinstance(index, slice):
             return tensor.narrow(axis, index.start, index.stop - index.start)
-        return tensor.index_select(axis, index.to(tensor.device))
+        return tensor.index_select(axis, index)
 
 
-def _span(index: Tensor) -> Tensor | slice:
+def _span(index: Tensor, device: torch.device | None = None) -> Tensor | slice:
     if len(index) and bool((index.diff() == 1).all()):
         return slice(int(index[0]), int(index[-1]) + 1)
-    return index
+    return index.to(device)
 
 
 class Contribution:
@@ -102,7 +97,7 @@ class Contribution:
 
     def __init__(self, source: torch.fx.Node, weight: Tensor, owner: Tensor, units: int) -> None:
         self.source, self.weight = source, weight
-        self.positions = _Positions.of(owner, units)
+        self.positions = _Positions.of(owner, units, weight.device)
 
     def write_ablated(self, units: Sequence[int], images: Tensor | slice, delta: Tensor, before: Tensor, out: Tensor) -> None:
         """Write the op's output for the ablation of ``units`` on ``images`` to ``out`` (pair, …).
@@ -180,10 +175,7 @@ class ConvolutionContribution(Contribution):
         super().__init__(source, weight, owner, units)
         self.geometry = {"stride": stride, "padding": padding, "dilation": dilation}
         by_channel = weight.permute(1, 2, 3, 0).contiguous()  # whose rows lie together, so that taking a unit's is quick
-        self.rows = [
-            by_channel[index if isinstance(index, slice) else index.to(weight.device)].flatten(0, 2)
-            for index in self.positions.spans
-        ]
+        self.rows = [by_channel[index].flatten(0, 2) for index in self.positions.spans]
         self.norms = torch.stack([rows.norm(dim=0).max() if rows.numel() else weight.new_zeros(()) for rows in self.rows])
 
     def _subtract(self, units: Sequence[int], index: Tensor | slice, change: Tensor, before: Tensor, out: Tensor) -> None:
@@ -210,8 +202,12 @@ class Contributed:
     def __init__(self, part: Contribution, base: Tensor, delta: Tensor, sets: UnitSets) -> None:
         self.part, self.delta, self.sets = part, delta, sets
         self.layout = part.layout(base)
-        self.doubtful = torch.zeros(0)  # `suspicious`, as the host has it
         self.base = base.contiguous(memory_format=self.layout)
+        # (set, image), on the host: pairs to compare, and pairs that are evaluated without subtraction; on the device: those of
+        # which the comparison has found that they should be
+        self.suspected = self.direct = torch.zeros(len(sets), len(base), dtype=torch.bool)
+        self.cancelled = torch.zeros(len(sets), len(base), dtype=torch.bool, device=base.device)
+        self.compared = False
 
     @staticmethod
     def of(part: Contribution, base: Tensor, delta: Tensor, sets: UnitSets) -> Contributed:
@@ -223,15 +219,23 @@ class Contributed:
         out = self._empty(pairs)
         for number, images, rows in pairs.by_set(len(self.base)):
             self.part.write_ablated(self.sets.added[number], images, self.delta, self.base, out[rows])
-        doubtful = self.doubtful[pairs.host[0], pairs.host[1]].nonzero().flatten()
-        if len(doubtful):
-            where = doubtful.to(out.device)
+        sets, images_here = pairs.host
+        direct = self.direct[sets, images_here]
+        suspected = (self.suspected[sets, images_here] & ~direct).nonzero().flatten()
+        if len(suspected):
+            where = on_device(suspected, out.device)
             kept = out[where].flatten(1)
             change = (self.base[pairs.images[where]].flatten(1) - kept).abs().amax(1)
-            doubtful = doubtful[(change > CANCELLATION * kept.abs().amax(1)).cpu()]
-        if len(doubtful):
-            out[doubtful.to(out.device)] = directly(doubtful)
+            self.cancelled[pairs.sets[where], pairs.images[where]] = change > CANCELLATION * kept.abs().amax(1)
+            self.compared = True
+        rows_anew = direct.nonzero().flatten()
+        if len(rows_anew):
+            out[on_device(rows_anew, out.device)] = directly(rows_anew)
         return out
+
+    def suspect(self, suspicious: Tensor) -> None:
+        """What to do about the `suspicious` pairs, as the host has them: compare them."""
+        self.suspected = suspicious
 
     def _empty(self, pairs: Pairs) -> Tensor:
         shape = (len(pairs.sets), *self.base.shape[1:])
@@ -258,28 +262,47 @@ class ContributedInChains(Contributed):
     def __init__(self, part: Contribution, base: Tensor, delta: Tensor, sets: UnitSets) -> None:
         super().__init__(part, base, delta, sets)
         self.start = -1
-        # the output (image, …) under the last set evaluated of a chain, and how large it has been on each image
-        self.value, self.largest = torch.empty_like(self.base), self.base.new_empty(len(base))
+        self.value = torch.empty_like(self.base)  # the output (image, …) under the last set evaluated of a chain
 
     def outputs(self, pairs: Pairs, directly: Callable[[Tensor], Tensor]) -> Tensor:
         """Outputs (pair, …); ``directly`` gives those of some rows without subtraction."""
         out = self._empty(pairs)
         for number, images, rows in pairs.by_set(len(self.base)):
-            if self.start != self.sets.start_of[number]:
-                self.start = self.sets.start_of[number]
-                self.value.copy_(self.base)
-                self.largest.copy_(self.base.flatten(1).abs().amax(1))
+            self._begin(number)
             self.part.write_ablated(self.sets.added[number], images, self.delta, self.value, out[rows])
-            size = out[rows].flatten(1).abs().amax(1)
-            largest = torch.maximum(self.largest[images], size)
-            shrunk = (largest > SHRUNK * size).cpu().nonzero().flatten()
+            shrunk = self.direct[number, pairs.host[1, rows]].nonzero().flatten() + rows.start
             if len(shrunk):
-                anew = directly(shrunk + rows.start)
-                where = shrunk.to(out.device)
-                out[where + rows.start] = anew
-                largest[where] = anew.flatten(1).abs().amax(1)
-            self.value[images], self.largest[images] = out[rows], largest
+                out[on_device(shrunk, out.device)] = directly(shrunk)
+            self.value[images] = out[rows]
         return out
+
+    def _begin(self, number: int) -> None:
+        if self.start != self.sets.start_of[number]:
+            self.start = self.sets.start_of[number]
+            self.value.copy_(self.base)
+
+    def suspicious(self) -> Tensor:
+        """(set, image): whether what is left is so small beside what the chain began with, or was worked out anew, that it must
+        be worked out anew; from outputs that never are, so that all sets are known before the host must know one of them."""
+        before = self.base.flatten(1).abs().amax(1)
+        found, out = [], torch.empty_like(self.base)
+        for number, units in enumerate(self.sets.added):
+            if self.start != self.sets.start_of[number]:
+                largest = most = before
+            self._begin(number)
+            self.part.write_ablated(units, EVERY, self.delta, self.value, out)
+            self.value, out = out, self.value
+            size = self.value.flatten(1).abs().amax(1)
+            most, largest = torch.maximum(most, size), torch.maximum(largest, size)
+            # so small, the rounding of this chain could hide that one evaluated anew goes on shrinking
+            found.append((largest > SHRUNK * size) | (most > LOST * size))
+            largest = torch.where(found[-1], size, largest)
+        self.start = -1
+        return torch.stack(found)
+
+    def suspect(self, suspicious: Tensor) -> None:
+        """What to do about the `suspicious` pairs, as the host has them: work them out anew."""
+        self.direct = suspicious
 
 
 def contributions_of(graph: NetworkGraph, suffix: Suffix, rotation: Tensor | None = None) -> dict[torch.fx.Node, Contribution]:

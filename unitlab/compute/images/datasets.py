@@ -39,7 +39,8 @@ Names = Sequence[str] | None
 ITEM_KEYS = (("image", "img", "pixel_values"), ("label", "labels", "fine_label"))
 log = logging.getLogger("unitlab")
 # decoding and resizing leave Python's lock free, so that threads do what processes would
-PICTURE_THREADS = min(8, os.cpu_count() or 1)
+PICTURE_THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+LARGE = 64 << 10  # bytes of an image
 
 
 def images(
@@ -155,7 +156,7 @@ def _folder(folder: Path, transform: Transform, categories: Names, ids: Names, *
         raise UnitlabError(f"{folder} holds no images; expected {folder}/CLASS/PICTURE with one of {sorted(SUFFIXES)}")
     _same_length(ids, len(files))
     if skip:
-        failures = list(read_ahead(lambda at: decoding_failure(files[at]), range(len(files)), PICTURE_THREADS, 64))
+        failures = list(read_ahead(lambda at: decoding_failure(files[at]), range(len(files)), PICTURE_THREADS))
         left_out = [path.relative_to(folder).as_posix() for path, why in zip(files, failures, strict=True) if why]
         skipped += [f"{len(left_out)} unreadable left out ({', '.join(left_out[:MOST_NAMED])})"] if left_out else []
         kept = [at for at, why in enumerate(failures) if not why]
@@ -193,7 +194,8 @@ def _dataset(
     # whether items are what torchvision's loader and transform make of the dataset's files
     plain = plain and isinstance(inner, DatasetFolder) and type(inner).__getitem__ is DatasetFolder.__getitem__
     workers = None if loader is None else loader_workers(loader)
-    # in memory: a thread of its own costs up to 5 ms an image, and there is nothing to decode
+    # in memory: a thread of its own costs up to 5 ms an image, and there is nothing to decode; but much to hash, of large ones
+    large = type(inner) is TensorDataset and loader is None and inner.tensors[0][0].nbytes >= LARGE
     threads = 0 if loader is not None or isinstance(inner, TensorDataset) else PICTURE_THREADS if plain else 1
     targets = getattr(inner, "targets", None)
     if targets is not None and len(targets) == len(inner) and getattr(inner, "target_transform", None) is None:
@@ -216,6 +218,7 @@ def _dataset(
         name, ids, labels, classes, read, named=named,
         transform_text=f"{transform_text(getattr(inner, 'transform', None))}, {transform_text(transform)}",
         transform=Compose(steps) if steps else None, thumbnails=True, threads=threads, workers=workers,
+        threads_for_gpu=PICTURE_THREADS if large else 0,
         reading=READING if not plain and transform is None and isinstance(read(0), Image.Image) else "",
     )  # fmt: skip
     found.refuse_changing()
@@ -262,7 +265,7 @@ def _labels(dataset: Any, name: str, threads: int, workers: LoaderWorkers | None
         return list(dataset[column])
     label = partial(_item, dataset, name, 1)
     if workers is None:
-        return list(read_ahead(label, range(len(dataset)), threads, ahead=2 * threads))
+        return list(read_ahead(label, range(len(dataset)), threads))
     chunks = read_by_workers(partial(_each, label), range(len(dataset)), workers)
     return [target for chunk in chunks for target in chunk]
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import time
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from queue import SimpleQueue
 from threading import Thread, current_thread, main_thread
 from types import FrameType
@@ -19,13 +20,19 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from unitlab.errors import UnitlabError, what_it_says
 
 T = TypeVar("T")
+Job = TypeVar("Job")
 
 LAST_READ_SECONDS = 1.0  # how long the end of the reading waits for what is being read
+ALIGNED = 64  # bytes
+# Whether torch has threads by the thread: else each reader would have its own sixteen, say, which take half as much processor
+# time again to read a photograph.
+ONE_EACH = "parallel backend: OpenMP" in torch.__config__.parallel_info()
 
 
 @dataclass(frozen=True)
@@ -51,24 +58,73 @@ def loader_workers(loader: DataLoader[Any]) -> LoaderWorkers | None:
     )  # fmt: skip
 
 
+class BatchInReading:
+    """A batch as one tensor, in which each image has its place whoever reads it; where there is room, see `make_room`."""
+
+    def __init__(self, images: int, *, pinned: bool) -> None:
+        self.images, self.pinned = images, pinned
+        self.pixels: Tensor | None = None
+
+    def make_room(self, shape: torch.Size, dtype: torch.dtype) -> None:
+        """Make the tensor; pinned memory torch gives again when no copy reads it any more."""
+        if self.pixels is not None:
+            return
+        if self.pinned:
+            self.pixels = torch.empty((self.images, *shape), dtype=dtype, pin_memory=True)
+            return
+        # numpy asks for large pages, whose first use costs half of what small ones cost; aligned as torch would
+        count = self.images * shape.numel() * dtype.itemsize
+        room = np.empty(count + ALIGNED, np.uint8)
+        start = -room.ctypes.data % ALIGNED
+        self.pixels = torch.from_numpy(room[start : start + count]).view(dtype).view(self.images, *shape)
+
+    def put(self, place: int, image: Tensor) -> None:
+        assert self.pixels is not None
+        self.pixels[place].copy_(image)
+
+    def taken(self) -> Tensor:
+        """The batch, which is not held here any more."""
+        found, self.pixels = self.pixels, None
+        assert found is not None
+        return found
+
+
+def content_hash(image: Tensor) -> bytes:
+    """SHA-256 of an image's type, shape and values."""
+    digest = hashlib.sha256(_kind_text(image.dtype, image.shape))
+    digest.update(image.contiguous().view(torch.uint8).numpy().data)
+    return digest.digest()
+
+
+@cache
+def _kind_text(dtype: torch.dtype, shape: torch.Size) -> bytes:
+    return f"{dtype} {tuple(shape)} ".encode()
+
+
 def read_ahead(
-    read: Callable[[int], T], positions: Sequence[int] | np.ndarray, threads: int, ahead: int
+    read: Callable[[Job], T], jobs: Iterable[Job], threads: int, ahead: Callable[[], int] | None = None
 ) -> Generator[T, None, None]:
-    """``read`` of each position, by ``threads`` that are ``ahead`` positions ahead; with none, by who asks."""
+    """``read`` of each job in order, by ``threads`` ``ahead()`` jobs ahead (default 4 each); with none, by who asks."""
     if not threads:
-        yield from (read(int(position)) for position in positions)
+        yield from map(read, jobs)
         return
-    wanted: SimpleQueue[tuple[Future[T], int] | None] = SimpleQueue()
+    wanted: SimpleQueue[tuple[Future[T], Job] | None] = SimpleQueue()
+    ready: SimpleQueue[None] = SimpleQueue()
     # daemons: a read that hangs, as of a network drive, must not hold up Ctrl-C or the end of the process
-    readers = [Thread(target=_serve, args=(read, wanted), daemon=True, name="unitlab reader") for _ in range(threads)]
+    readers = [Thread(target=_serve, args=(read, wanted, ready), daemon=True, name="unitlab reader") for _ in range(threads)]
+    own_threads = torch.get_num_threads()
     for reader in readers:
         reader.start()
     waiting: deque[Future[T]] = deque()
     try:
-        for position in positions:
+        for _ in readers:
+            ready.get()
+        if ONE_EACH:
+            torch.set_num_threads(own_threads)  # for whatever thread begins later
+        for job in jobs:
             waiting.append(Future())
-            wanted.put((waiting[-1], int(position)))
-            if len(waiting) > ahead:
+            wanted.put((waiting[-1], job))
+            while len(waiting) > (4 * threads if ahead is None else ahead()):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -82,12 +138,16 @@ def read_ahead(
             reader.join(max(0.0, until - time.monotonic()))
 
 
-def _serve(read: Callable[[int], T], wanted: SimpleQueue[tuple[Future[T], int] | None]) -> None:
+def _serve(read: Callable[[Job], T], wanted: SimpleQueue[tuple[Future[T], Job] | None], ready: SimpleQueue[None]) -> None:
+    if ONE_EACH:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # takes it over: what is set for all when a thread first computes is its own from then on
+    ready.put(None)
     while (job := wanted.get()) is not None:
-        future, position = job
+        future, asked = job
         if future.set_running_or_notify_cancel():
             try:
-                future.set_result(read(position))
+                future.set_result(read(asked))
             except BaseException as error:
                 future.set_exception(error)
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -19,12 +19,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from unitlab.compute.images.pictures import in_8_bits, upright, values
-from unitlab.compute.images.reading import LoaderWorkers, read_ahead, read_by_workers
-from unitlab.compute.images.thumbnails import small, small_tensors
+from unitlab.compute.images.reading import BatchInReading, LoaderWorkers, content_hash, read_ahead, read_by_workers
+from unitlab.compute.images.thumbnails import THUMBNAIL, small, small_tensors
 from unitlab.errors import UnitlabError
 
 READ_TWICE = 4
 MOST_NAMED = 20
+AHEAD_BYTES = 256 << 20  # of images, with their thumbnails, that are read before they are asked for
 REMEDY = "replace or remove them, or leave them out by unitlab.images(..., unreadable='skip')"
 log = logging.getLogger("unitlab")
 # torchvision's transforms that draw something and do not say so in the first word of their name
@@ -40,11 +41,23 @@ class UnreadableFile(UnitlabError):
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Images as a float tensor (image, channel, row, column), their positions, and thumbnails where they are asked for."""
+    """Images as a float tensor (image, channel, row, column), their positions, and thumbnails where they are asked for.
+
+    ``hashes``, uint8 (image, byte=32), are those of `content_hash`.
+    """
 
     pixels: Tensor
     positions: np.ndarray
     thumbnails: list[np.ndarray | None]
+    hashes: np.ndarray
+
+
+class _Image(NamedTuple):
+    """An image that was read; ``pixels`` is None where they are in their batch already."""
+
+    pixels: Tensor | None
+    thumbnail: np.ndarray | None
+    hash: bytes
 
 
 @dataclass(eq=False, repr=False)
@@ -74,6 +87,8 @@ class ImageSource:
         int64, (image): images of one cluster belong together; or None.
     threads
         How many read at a time, ahead of who uses the images; 0: who uses them.
+    threads_for_gpu
+        The same for batches that are pinned: what costs a processor the same whoever does it, and would keep a GPU waiting.
     workers
         Processes that read instead of threads.
     told
@@ -101,6 +116,7 @@ class ImageSource:
     thumbnails: bool = False
     clusters: np.ndarray | None = None
     threads: int = 0
+    threads_for_gpu: int = 0
     workers: LoaderWorkers | None = None
     told: Callable[[], None] | None = None
     notes: Sequence[str] = ()
@@ -112,8 +128,8 @@ class ImageSource:
 
     def __post_init__(self) -> None:
         self.ids, self.categories = [str(i) for i in self.ids], [str(c) for c in self.categories]
-        self._shape: tuple[int, ...] | None = None
-        self._sums = np.full(len(self.ids), -1, np.int64)  # checksums of the images' values, as they were read first
+        self._kind: tuple[torch.Size, torch.dtype] | None = None  # of the image that came first
+        self._hashes: dict[int, bytes] = {}  # of the images, as they were read first
         name, labels = self.name, self.labels
         if not self.ids:
             raise UnitlabError(f"{name} holds no images; give a folder per class with pictures in it")
@@ -172,45 +188,49 @@ class ImageSource:
         return next(self.stream([positions])).pixels
 
     def stream(
-        self, batches: Iterable[Sequence[int] | np.ndarray], *, thumbnails: bool = False
+        self, batches: Iterable[Sequence[int] | np.ndarray], *, thumbnails: bool = False, pinned: bool = False
     ) -> Generator[ImageBatch, None, None]:
         """Images at the positions of each batch, each image read once, while the batches before are worked on.
+
+        ``pinned`` batches can be copied to a GPU while the host goes on.
 
         Raises
         ------
         UnitlabError
-            An image that cannot be read, is no float tensor, differs in size from the others, or holds NaN.
+            An image that cannot be read, is no float tensor, differs in size or type from the others, or holds NaN.
         """
         wanted = [np.asarray(positions, dtype=np.int64) for positions in batches]
         if not wanted:
             return
-        thumbnails = thumbnails and self.thumbnails
-        with closing(self._images(np.concatenate(wanted), max(map(len, wanted)), thumbnails)) as images:
-            for positions in wanted:
-                pixels: list[Tensor] = []
-                made: list[np.ndarray | None] = []
-                for position in positions:
+        in_reading = [BatchInReading(len(positions), pinned=pinned) for positions in wanted]
+        with closing(self._images(wanted, in_reading, thumbnails and self.thumbnails)) as images:
+            for positions, batch in zip(wanted, in_reading, strict=True):
+                found = []
+                for place, position in enumerate(positions.tolist()):
                     try:
-                        tensor, thumbnail = next(images)
+                        image = next(images)
                     except UnreadableFile as error:
                         left = np.concatenate(wanted)
                         self._name_others(error, left[np.flatnonzero(left == position)[-1] + 1 :])
                     if self.told is not None:
                         self.told()
-                    pixels.append(self._of_one_size(int(position), tensor))
-                    self._refuse_changed(int(position), tensor)
-                    made.append(thumbnail)
-                batch = torch.stack(pixels)
-                self._refuse_infinite(batch, positions)
-                if thumbnails and self.transform is None and made[0] is None:
-                    made = small_tensors(batch)
-                yield ImageBatch(batch, positions, made)
+                    if image.pixels is not None:
+                        batch.make_room(*self._one_kind(position, image.pixels))
+                        batch.put(place, image.pixels)
+                    if self._hashes.setdefault(position, image.hash) != image.hash:
+                        raise self._changed(position)
+                    found.append(image)
+                pixels, made = batch.taken(), [image.thumbnail for image in found]
+                if thumbnails and self.thumbnails and self.transform is None and made[0] is None:
+                    made = small_tensors(pixels)
+                hashes = np.frombuffer(b"".join(image.hash for image in found), np.uint8).reshape(len(found), -1)
+                yield ImageBatch(pixels, positions, made, hashes)
 
     def refuse_damaged(self) -> None:
         """Refuse files without a header or an end marker, all of them at once."""
         if self.damage is None:
             return
-        found = list(read_ahead(self.damage, range(len(self)), self.threads, 4 * self.threads))
+        found = list(read_ahead(self.damage, range(len(self)), self.threads))
         wrong = [f"{name} ({why})" for name, why in zip(self.ids, found, strict=True) if why]
         if wrong:
             raise UnitlabError(f"{self.name}: {len(wrong)} files cannot be read: {_some(wrong)}; {REMEDY}")
@@ -226,7 +246,7 @@ class ImageSource:
                 return True
             return False
 
-        failed = read_ahead(failure, positions, self.threads, 4 * self.threads)
+        failed = read_ahead(failure, positions.tolist(), self.threads)
         further = [self.ids[position] for position, wrong in zip(positions, failed, strict=True) if wrong]
         raise UnreadableFile(f"{error}. {len(further)} more cannot be read: {_some(further)}" if further else error) from error
 
@@ -234,20 +254,13 @@ class ImageSource:
         """Refuse a source whose first images differ from one reading to the next, as with hidden augmentation."""
         for position in range(min(READ_TWICE, len(self))):
             try:
-                first, again = self._image(position)[0], self._image(position)[0]
+                # by a reader, where there are some
+                first, again = read_ahead(lambda at: self._image(at).hash, (position, position), min(self.threads, 1))
             except UnreadableFile:
                 self.refuse_damaged()  # which names all that are as bad
                 raise
-            self._refuse_infinite(first.unsqueeze(0), [position])
-            if not torch.equal(first, again):
+            if first != again:
                 raise self._changed(position)
-
-    def _refuse_changed(self, position: int, tensor: Tensor) -> None:
-        """Refuse an image that is not what it was when it was read first."""
-        found = zlib.crc32(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data)
-        if self._sums[position] not in (-1, found):
-            raise self._changed(position)
-        self._sums[position] = found
 
     def _changed(self, position: int) -> UnitlabError:
         return UnitlabError(
@@ -256,34 +269,68 @@ class ImageSource:
         )
 
     def _images(
-        self, positions: np.ndarray, ahead: int, thumbnails: bool
-    ) -> Generator[tuple[Tensor, np.ndarray | None], None, None]:
-        workers, threads = self.workers, self.threads
+        self, wanted: list[np.ndarray], batches: list[BatchInReading], thumbnails: bool
+    ) -> Generator[_Image, None, None]:
+        positions, workers, threads = np.concatenate(wanted), self.workers, self.threads
+        if batches[0].pinned:
+            threads = max(threads, self.threads_for_gpu)
+        pictured: tuple[type, ...] = ()  # of what small ones are made, each when it is read
+        if thumbnails:
+            # of tensors that nobody reads ahead, for a whole batch later
+            later = self.transform is None and not threads and workers is None
+            pictured = (Image.Image,) if later else (Image.Image, Tensor)
         if workers is not None and len(positions) > workers.images_at_once:
             if not multiprocessing.current_process().daemon:
-                with closing(read_by_workers(partial(self._chunk, thumbnails), positions, workers)) as chunks:
-                    for pixels, made in chunks:
-                        yield from zip(pixels, made, strict=True)
+                with closing(read_by_workers(partial(self._chunk, pictured), positions, workers)) as chunks:
+                    for pixels, images in chunks:
+                        yield from (image._replace(pixels=own) for own, image in zip(pixels, images, strict=True))
                 return
             threads = 1  # such processes, as Dask's are, may have none of their own
-        yield from read_ahead(partial(self._image, thumbnails=thumbnails), positions, threads, ahead)
 
-    def _chunk(self, thumbnails: bool, positions: list[int]) -> tuple[Tensor | list[Tensor], list[np.ndarray | None]]:
-        found = [self._image(position, thumbnails=thumbnails) for position in positions]
-        pixels = [tensor for tensor, _ in found]
+        def jobs() -> Iterator[tuple[BatchInReading, int, int]]:
+            for batch, some in zip(batches, wanted, strict=True):
+                for place, position in enumerate(some.tolist()):
+                    if self._kind is not None:
+                        batch.make_room(*self._kind)
+                    yield batch, place, position
+
+        longest = max(map(len, wanted))
+        yield from read_ahead(
+            partial(self._put, pictured), jobs(), min(threads, len(positions)), partial(self._images_ahead, longest)
+        )
+
+    def _images_ahead(self, longest: int) -> int:
+        """How many images are read ahead: a batch at least, which is all that is known before the first one came."""
+        if self._kind is None:
+            return longest
+        shape, dtype = self._kind
+        return max(longest, AHEAD_BYTES // (shape.numel() * dtype.itemsize + 3 * THUMBNAIL**2))
+
+    def _put(self, pictured: tuple[type, ...], job: tuple[BatchInReading, int, int]) -> _Image:
+        """Read an image into its batch, where there is room for one of its kind."""
+        batch, place, position = job
+        image = self._image(position, pictured)
+        assert image.pixels is not None
+        if batch.pixels is None or self._kind != (image.pixels.shape, image.pixels.dtype):
+            return image
+        batch.put(place, image.pixels)
+        return image._replace(pixels=None)
+
+    def _chunk(self, pictured: tuple[type, ...], positions: list[int]) -> tuple[Tensor | list[Tensor], list[_Image]]:
+        found = [self._image(position, pictured) for position in positions]
+        pixels = [image.pixels for image in found if image.pixels is not None]
         alike = all(tensor.shape == pixels[0].shape and tensor.dtype == pixels[0].dtype for tensor in pixels)
         # a tensor takes a file descriptor on its way to the main process
-        return torch.stack(pixels) if alike else pixels, [thumbnail for _, thumbnail in found]
+        return torch.stack(pixels) if alike else pixels, [image._replace(pixels=None) for image in found]
 
-    def _image(self, position: int, *, thumbnails: bool = False) -> tuple[Tensor, np.ndarray | None]:
+    def _image(self, position: int, pictured: tuple[type, ...] = ()) -> _Image:
         try:
             image = self.read(position)
-            as_it_is = self.transform is None and isinstance(image, Tensor)
             if self.reading and isinstance(image, Image.Image):
                 image = upright(image)
                 image = image if self.transform is None else in_8_bits(image)
-            # before the transform, which may work in place; of tensors that have none, for a whole batch later
-            thumbnail = small(image) if thumbnails and not as_it_is else None
+            # before the transform, which may work in place
+            thumbnail = small(image) if isinstance(image, pictured) else None
             tensor = image if self.transform is None else self.transform(image)
             if isinstance(tensor, Mapping) and "pixel_values" in tensor:  # of Hugging Face's processors: a batch of one
                 tensor = torch.as_tensor(np.asarray(tensor["pixel_values"]))
@@ -300,24 +347,24 @@ class ImageSource:
                 f"{self.name}: image {self.ids[position]!r} is {given}; images are float tensors (channel, row, column): "
                 "give a transform that ends in one"
             )
-        return tensor, thumbnail
-
-    def _refuse_infinite(self, batch: Tensor, positions: Sequence[int] | np.ndarray) -> None:
+        tensor = tensor.detach()
         # sums are cheap, and hold whatever is not finite
-        if not torch.isfinite(batch.sum()):
-            for position, tensor in zip(positions, batch, strict=True):
-                if not torch.isfinite(tensor).all():
-                    raise UnitlabError(f"{self.name}: image {self.ids[position]!r} holds NaN or infinite pixels")
+        if not math.isfinite(tensor.sum().item()) and not torch.isfinite(tensor).all():
+            raise UnitlabError(f"{self.name}: image {self.ids[position]!r} holds NaN or infinite pixels")
+        return _Image(tensor, thumbnail, content_hash(tensor))
 
-    def _of_one_size(self, position: int, tensor: Tensor) -> Tensor:
-        if self._shape is None:
-            self._shape = tuple(tensor.shape)
-        if tuple(tensor.shape) != self._shape:
+    def _one_kind(self, position: int, tensor: Tensor) -> tuple[torch.Size, torch.dtype]:
+        """Shape and type of all images, this one among them."""
+        self._kind = self._kind or (tensor.shape, tensor.dtype)
+        (shape, dtype), image = self._kind, f"{self.name}: image {self.ids[position]!r}"
+        if tensor.shape != shape:
             raise UnitlabError(
-                f"{self.name}: image {self.ids[position]!r} has shape {tuple(tensor.shape)}, the first read had {self._shape}; "
+                f"{image} has shape {tuple(tensor.shape)}, the first read had {tuple(shape)}; "
                 "give a transform that makes all sizes equal, such as the weights' own transforms()"
             )
-        return tensor
+        if tensor.dtype != dtype:
+            raise UnitlabError(f"{image} is of {tensor.dtype}, the first read of {dtype}; give a transform that makes both one")
+        return self._kind
 
 
 def _some(names: Sequence[str]) -> str:

@@ -41,7 +41,7 @@ def small_tensors(images: Tensor) -> list[np.ndarray | None]:
         size = [max(1, round(side / shrink)) for side in images.shape[2:]]
         images = nn.functional.interpolate(images, size, mode="area")
     low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
-    scaled = ((images - low) / (high - low).clamp(min=1e-12) * 255).round().to(torch.uint8)
+    scaled = (images - low).div_((high - low).clamp(min=1e-12)).mul_(255).round_().to(torch.uint8)
     return list(scaled.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy())
 
 

@@ -21,7 +21,9 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unitlab.compute.engine.capture import CannotCapture, NetworkGraph, Noise, checked, module_output, no_noise
+from unitlab.compute.engine.capture.graph import NetworkGraph
+from unitlab.compute.engine.capture.memory import module_output
+from unitlab.compute.engine.capture.traced import CannotCapture, Noise, checked, no_noise
 from unitlab.errors import what_it_says
 
 # names whose ATen operation takes the same arguments in the same order as the function that people write
