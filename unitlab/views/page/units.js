@@ -23,12 +23,6 @@ function unitsView(app) {
   const clipped = (kind, d) => h.path({ class: kind, "clip-path": "url(#frame)", d });
   const area = (kind, upper, lower) => clipped(kind, pathOf([...upper, ...lower.reverse()], frame) + "Z");
 
-  function axes() {
-    const { variables } = source.study, named = name => name ? app.label(name) : "(none)";
-    app.offer("x", variables, named);
-    app.offer("y", [...(state.category ? [OWN_DROP] : []), ...variables], named);
-    app.offer("color", ["", ...variables], named);
-  }
   function titles({ width, height, left, across }) {
     const [up, right] = [state.y, state.x].map(name => shortened(app.label(name), Math.floor(width / 7.5)));
     return [h.text({ class: "title", x: 4, y: 13 }, `↑ ${up}`),
@@ -157,21 +151,25 @@ function unitsView(app) {
     const best = plotted.reduce((a, b) => cost(b) < cost(a) ? b : a, here);
     if (here) set({ unit: best.unit });
   }
-  function wheel(event) {
-    if (!event.ctrlKey) return;
-    event.preventDefault();
-    zoomBy(event.deltaY > 0 ? 1.2 : .83, ...spot(event));
-  }
   listen("zoom", () => { zooming.ariaPressed = zooming.ariaPressed !== "true"; });
   listen("closer", () => zoomBy(.7));
   listen("whole", () => { zoom = null; draw(); });
   listen("scatter", event => event.button === 0 && drag(event), "pointerdown");
   listen("scatter", hint, "pointermove");
   listen("scatter", () => { tip.hidden = true; }, "pointerleave");
-  listen("scatter", wheel, "wheel");
+  listen("scatter", event => {
+    if (!event.ctrlKey) return;
+    event.preventDefault();
+    zoomBy(event.deltaY > 0 ? 1.2 : .83, ...spot(event));
+  }, "wheel");
   const ways = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
   listen("scatter", keyed(ways, step), "keydown");
-  on(["held", "measured", "category", "x", "y", "color"], axes);
+  on(["held", "measured", "category", "x", "y", "color"], () => {
+    const { variables } = source.study, named = name => name ? app.label(name) : "(none)";
+    app.offer("x", variables, named);
+    app.offer("y", [...(state.category ? [OWN_DROP] : []), ...variables], named);
+    app.offer("color", ["", ...variables], named);
+  });
   on(["held", "x", "y"], () => { zoom = null; });
   on(["held", "measured", "x", "y", "color", "line", "fit", "byClass"], draw);
   on(["unit", "group", "pinned"], markOpen);
