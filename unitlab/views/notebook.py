@@ -46,8 +46,8 @@ def _shown(drawn: Any) -> tuple[dict[str, str], dict[str, Any]] | None:
         return bundle
     _load_bokeh_once()
     if moving:
-        shown: tuple[dict[str, str], dict[str, Any]] = LiveFigure(drawn)._repr_mimebundle_()
-        return shown
+        bundle = LiveFigure(drawn)._repr_mimebundle_()
+        return bundle
     figure = without_ground(hv.render(drawn, backend="bokeh"))
     script, place = components(figure)
     return {"text/html": f'{place}{script}<script>window.unitlabFigures?.show("{figure.id}")</script>'}, {}
