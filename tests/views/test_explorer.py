@@ -335,3 +335,17 @@ def test_layers_of_all_stores_of_a_name_open_from_a_dataset_too(own_home: Path) 
         source = OpenedStudy(given)
         assert source.layers == {"conv5_2": ["zero"], "conv5_3": ["zero"]}
         assert source.at(*source.first).ds.sizes["image"] == 4428 and source.at("conv5_3", "zero").ds.sizes["image"] == 60
+
+
+def test_the_first_picture_does_without_dask() -> None:
+    """xarray imports dask, where it is installed, to ask whether an array is of it: a third of an opening."""
+    pytest.importorskip("dask")
+    code = (
+        "import sys, unitlab\n"
+        "from unitlab.views.explorer import explorer\n"
+        "explorer.measure_beside = lambda *given: None\n"
+        "unitlab.explore('vgg_emoji')._snapshot()\n"
+        "print('dask' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
