@@ -34,3 +34,4 @@ def stages(what: str, count: int, shown: bool) -> Iterator[Callable[[str], None]
             begun += 1
 
         yield begin
+        bar.update(count - bar.n)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,11 +70,31 @@ def test_a_view_of_ones_own_follows_the_explorer_and_drives_it(jupyter: JupyterS
     notebook = NotebookPage(page, jupyter.url, "your_own_view.ipynb")
     notebook.run_all()
     shown = Shown(page)
-    beside = page.locator(".jp-OutputArea-output .ul-images img").first
-    expect(beside).to_have_attribute("alt", re.compile("^top image 1 of unit 15:"))
+    beside = page.locator(".jp-OutputArea-output .ul-figure")
+
+    def wait_until_drawn(unit: int) -> None:
+        page.wait_for_function(
+            "title => window.Bokeh?.documents.some(one => [...one.all_models].some(each => each.text?.startsWith?.(title)))",
+            arg=f"Unit {unit}: accuracy drop by class",
+        )
+
+    def halves() -> list[np.ndarray]:
+        """Pixels of the bars and of the top images, painted."""
+        pixels = [pixels_of(figure.screenshot()) for figure in beside.locator(".bk-Figure").all()]
+        assert len(pixels) == 2 and all(each.std() > 5 for each in pixels), "an empty figure"
+        return pixels
+
+    wait_until_drawn(15)
+    beside.scroll_into_view_if_needed()
+    before = halves()
     [unit] = shown.lonely(1, but=15)
     shown.click(unit)
-    expect(beside).to_have_attribute("alt", re.compile(f"^top image 1 of unit {unit}:"))
+    wait_until_drawn(unit)
+    beside.scroll_into_view_if_needed()
+    page.wait_for_timeout(500)
+    for here, then in zip(halves(), before, strict=True):
+        assert (np.abs(here - then).max(-1) > 60).mean() > 0.02, "the same picture"
     expect(page.locator(".widget-readout")).to_have_text(str(unit))
     notebook.value("setattr(slider, 'value', 7)")
+    wait_until_drawn(7)
     expect(shown.root.locator(".ul-headline")).to_contain_text("nit 7")

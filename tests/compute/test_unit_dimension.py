@@ -18,7 +18,7 @@ import unitlab
 from unitlab import UnitlabError
 from unitlab.compute.engine.unit_dimension import UnitDimensions
 from unitlab.compute.images.source import ImageSource
-from unitlab.views.gallery import top_images
+from unitlab.views.top_images import top_images
 
 
 def network(kind: type[nn.Module] = ChannelsLast, images: int = 20) -> tuple[nn.Module, Tensor, ImageSource]:

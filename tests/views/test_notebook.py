@@ -19,11 +19,15 @@ def outputs(*cells: str) -> list[list[dict[str, Any]]]:
 
 @pytest.mark.filterwarnings("default")
 def test_bokeh_is_loaded_by_the_first_plot_of_a_notebook_only() -> None:
-    first, second, moving = outputs(f"{BARS}bars", "bars * bars", "hv.extension('bokeh')\nhv.HoloMap({1: bars, 2: bars})")
+    driven = "hv.DynamicMap(lambda high: hv.Bars([('a', high)]), streams=[hv.streams.Stream.define('Chosen', high=1)()])"
+    first, second, live, moving = outputs(
+        f"{BARS}bars", "bars * bars", driven, "hv.extension('bokeh')\nhv.HoloMap({1: bars, 2: bars})"
+    )
     loader, plot = first
     assert "call(window)" in loader["application/javascript"]
     assert "data-root-id" in plot["text/html"] and "cdn." not in plot["text/html"]
     assert len(second) == 1 and "data-root-id" in second[0]["text/html"]
+    assert [*live[-1]] == ["text/plain", "application/vnd.jupyter.widget-view+json"]  # Python drives it, over a widget
     assert "application/vnd.holoviews_exec.v0+json" in moving[-1]  # left to HoloViews, with its slider
 
 

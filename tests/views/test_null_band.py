@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from unitlab.views.null_band import null_band
+from unitlab.views.plots import null_band
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 32, 45, 512])

@@ -130,7 +130,7 @@ def test_images_show_the_top_images_with_captions(study: xr.Dataset, style: str)
     names = study.category.values.copy()
     names[0] = '<script>alert("x")</script>'
     gallery = plots.images(study.assign_coords(category=names), 4, count=5, style=style)
-    shown = gallery._repr_html_()
+    shown = gallery.html()
     assert shown.count("<img ") == 5 and "<script>" not in shown
     assert f"{float(study.top_activation[4, 0]):.3g}" in gallery.captions[0]
 

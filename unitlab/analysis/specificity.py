@@ -69,6 +69,7 @@ class Draws:
                     self.active = self.active[going[self.active]]
                 bar.set_postfix_str(f"{len(self.active):,} units in play", refresh=False)
                 bar.update(batch)
+            bar.total = bar.n  # a bar that ends early stays in a notebook, in red
 
     @property
     def p_value(self) -> Array:

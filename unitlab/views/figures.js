@@ -11,6 +11,7 @@ window.unitlabFigures ??= (() => {
     if (type === "Title") return { text_color: ink };
     if (type === "Legend") return { label_text_color: ink, background_fill_alpha: 0 };
     if (type === "ColorBar") return { major_label_text_color: ink, title_text_color: ink, background_fill_alpha: 0 };
+    if (type === "Text" && (inked.has(model) || model.text_color.value === "black")) return inked.add(model), { text_color: { value: ink } };
     // lines that a figure draws in black, such as intervals
     const color = model.line_color, plain = typeof color === "string";
     if (!inked.has(model) && (plain ? color : color?.value) !== "black") return null;

@@ -1,22 +1,17 @@
-"""Top images of a unit as HTML: thumbnails with the activation map over them."""
+"""Thumbnails with the activation map over them."""
 
 from __future__ import annotations
 
 import base64
-import html
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from PIL import Image
 
-from unitlab.analysis.requirements import class_positions, require, unit_position
 from unitlab.errors import UnitlabError
-from unitlab.named_studies import takes_names
-from unitlab.views.words import shortened
 
 Array = np.ndarray[Any, Any]
 
@@ -24,114 +19,6 @@ OUTLINE = np.array([255, 200, 0], float)
 HEAT = np.array([213, 94, 0], float)
 STYLES = ("outline", "heat", "none")
 OWN_SHARE = 0.1
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """Pictures in a grid; shown by Jupyter as HTML."""
-
-    pictures: list[Array]
-    captions: list[str]
-    alternatives: list[str]
-    columns: int = 6
-    size: int = 96
-
-    def _repr_html_(self) -> str:
-        cells = []
-        for pixels, caption, alternative in zip(self.pictures, self.captions, self.alternatives, strict=True):
-            text = html.escape(caption)
-            cells.append(
-                f'<figure style="margin:0;min-width:0"><img alt="{html.escape(alternative, quote=True)}" width="{self.size}" '
-                f'height="{self.size}" src="{data_address(pixels)}" style="display:block;width:{self.size}px;height:auto">'
-                f'<figcaption title="{html.escape(caption, quote=True)}" style="font:11px sans-serif;width:{self.size}px;'
-                f'overflow:hidden;text-overflow:ellipsis;white-space:nowrap">{text}</figcaption></figure>'
-            )
-        grid = f"display:grid;grid-template-columns:repeat({self.columns},{self.size}px);gap:8px"
-        return f'<div class="ul-images" style="{grid}">{"".join(cells)}</div>'
-
-    def svg(self) -> str:
-        """The same as an SVG, with the pictures in it."""
-        step, sizes = self.size + 8, [self.size * pixels.shape[0] / pixels.shape[1] for pixels in self.pictures]
-        row = max(sizes, default=0) + 24
-        drawn = []
-        for place, (pixels, caption, height) in enumerate(zip(self.pictures, self.captions, sizes, strict=True)):
-            x, y = step * (place % self.columns), row * (place // self.columns)
-            text = html.escape(shortened(caption, 2 * self.size // 11))
-            drawn.append(f'<image x="{x}" y="{y}" width="{self.size}" height="{height}" href="{data_address(pixels)}"/>')
-            drawn.append(f'<text x="{x}" y="{y + height + 13}" font-family="sans-serif" font-size="11">{text}</text>')
-        width, height = step * min(self.columns, len(self.pictures)), row * -(-len(self.pictures) // self.columns)
-        return f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}">{"".join(drawn)}</svg>'
-
-
-@takes_names
-def top_images(
-    ds: xr.Dataset,
-    unit: int,
-    *,
-    count: int = 12,
-    style: str = "outline",
-    strength: float = 0.5,
-    size: int = 96,
-    columns: int = 6,
-) -> Gallery:
-    """The images that activate a unit most, with its map over them.
-
-    Parameters
-    ----------
-    ds
-        A study with thumbnails, or its name or path.
-    unit
-        Number of the unit.
-    count
-        How many images, at most those that the study keeps.
-    style
-        "outline" (below the threshold darkened, an outline around the rest), "heat" (colour as strong as the map), "none".
-    strength
-        0 to 1: for "outline" half the multiple of the unit's own threshold (`own_thresholds`), which 0.5 is; for "heat" the
-        opacity.
-    size
-        Width of a picture in CSS pixels.
-    columns
-        Pictures in a row.
-
-    Returns
-    -------
-    Gallery
-        Shown by Jupyter; captions give class and spatial max activation.
-
-    Raises
-    ------
-    UnitlabError
-        The study keeps no thumbnails or has no such unit; a style or strength that does not exist.
-
-    Examples
-    --------
-    >>> import unitlab
-    >>> from unitlab import plots
-    >>> len(plots.images(unitlab.load("vgg_emoji"), 5).pictures)
-    12
-    """
-    require(ds, ["unit", "category", "label", "top_image", "top_activation", "top_map"], "images")
-    if "thumbnails" not in ds:
-        raise UnitlabError("the study keeps no thumbnails; compute it from images that have them to see its top images")
-    place = unit_position(ds, unit)
-    names = ds["category"].values[class_positions(ds, ds["label"].values)]
-    row = ds.isel(unit=place)
-    pictures, captions, alternatives = [], [], []
-    top, activation, maps = row["top_image"].values, row["top_activation"].values, row["top_map"].values
-    [threshold], _ = own_thresholds(ds, [place])
-    for rank in range(min(count, len(top))):
-        if top[rank] < 0:
-            break
-        image = int(top[rank])
-        pixels = ds["thumbnails"].isel(image=image).values
-        name = str(names[image])
-        least = threshold / activation[rank] if activation[rank] > 0 else None
-        shown = picture_with_map(pixels, maps[rank], style=style, strength=strength, least=least, places=map_places(ds))
-        pictures.append(shown)
-        captions.append(f"{name} · {activation[rank]:.3g}")
-        alternatives.append(f"top image {rank + 1} of unit {unit}: {name}, activation {activation[rank]:.3g}")
-    return Gallery(pictures, captions, alternatives, columns, size)
 
 
 def own_thresholds(ds: xr.Dataset, places: Sequence[int]) -> tuple[Array, str]:

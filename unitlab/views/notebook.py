@@ -6,13 +6,12 @@ from typing import Any
 
 import holoviews as hv
 from bokeh.embed import components
-from bokeh.models import Plot
 from holoviews.core.options import Store
 from holoviews.ipython.display_hooks import pprint_display
-from holoviews.streams import Stream
+from holoviews.streams import LinkedStream, Stream
 from holoviews.util import extension
 
-from unitlab.views.bokeh_loading import load_bokeh
+from unitlab.views.bokeh_loading import LiveFigure, load_bokeh, without_ground
 from unitlab.views.kernel import running_kernel
 
 __all__: list[str] = []
@@ -38,17 +37,18 @@ def _load_bokeh_once() -> None:
 
 
 def _shown(drawn: Any) -> tuple[dict[str, str], dict[str, Any]] | None:
-    """Display of a HoloViews object: live ones are left to HoloViews, the others are drawn by Bokeh alone."""
-    sources = {stream for streams in Stream.registry.values() for stream in streams}
-    live = drawn.traverse(lambda part: isinstance(part, hv.HoloMap | hv.DynamicMap) or any(s.source is part for s in sources))
-    if Store.current_backend != "bokeh" or any(live):
+    """Display of a HoloViews object: those that the page changes are left to HoloViews, the others are drawn by Bokeh alone."""
+    linked = [stream for streams in Stream.registry.values() for stream in streams if isinstance(stream, LinkedStream)]
+    moving = drawn.traverse(lambda part: part, [hv.HoloMap, hv.DynamicMap])
+    asked = any(part.kdims for part in moving) or any(drawn.traverse(lambda part: any(s.source is part for s in linked)))
+    if Store.current_backend != "bokeh" or asked or (moving and running_kernel() is None):
         bundle: tuple[dict[str, str], dict[str, Any]] | None = pprint_display(drawn)
         return bundle
     _load_bokeh_once()
-    figure = hv.render(drawn, backend="bokeh")
-    for plot in figure.select({"type": Plot}):
-        # white that is painted first leaves a line on a dark page
-        plot.update(background_fill_color=None, border_fill_color=None)
+    if moving:
+        bundle = LiveFigure(drawn)._repr_mimebundle_()
+        return bundle
+    figure = without_ground(hv.render(drawn, backend="bokeh"))
     script, place = components(figure)
     return {"text/html": f'{place}{script}<script>window.unitlabFigures?.show("{figure.id}")</script>'}, {}
 
@@ -57,5 +57,5 @@ extension("bokeh")
 # with several WebGL figures on software rendering the second one stays blank
 hv.renderer("bokeh").webgl = False
 # HoloViews' own display goes through Panel, which asks a CDN for four style sheets
-for kind in (hv.Element, hv.Overlay, hv.NdOverlay, hv.Layout, hv.NdLayout):
+for kind in (hv.Element, hv.Overlay, hv.NdOverlay, hv.Layout, hv.NdLayout, hv.DynamicMap):
     Store.set_display_hook("html+js", kind, _shown)

@@ -19,18 +19,19 @@ from unitlab.views import notebook as notebook
 from unitlab.views.comparison import comparison as comparison
 from unitlab.views.curves import cumulative as cumulative
 from unitlab.views.findings import coefficient
-from unitlab.views.gallery import top_images as images
 from unitlab.views.importance import important as important
 from unitlab.views.intervals import correlations as correlations
 from unitlab.views.intervals import intervals as intervals
 from unitlab.views.legend import legend_entry
 from unitlab.views.look import BLUE, FIGURE, GREEN, GREY, LEGEND_ABOVE, ORANGE
-from unitlab.views.null_band import null_band
 from unitlab.views.partners import partners as partners
 from unitlab.views.rotation import rotation as rotation
 from unitlab.views.saving import save as save
 from unitlab.views.seeds import seeds as seeds
+from unitlab.views.top_images import top_images as images
 from unitlab.views.words import distinct, isolated, quantity, shortened
+
+Array = np.ndarray[Any, Any]
 
 __all__ = [
     "accuracies",
@@ -74,6 +75,21 @@ def _known(ds: xr.Dataset) -> xr.Dataset:
     """Measures of a study; a dataset that has them already is taken as it is."""
     require_all_pairs(ds, "the plot")
     return ds if "p_specific" in ds and "class_selectivity" in ds else measures(ds, progress=True)
+
+
+def null_band(x: Array, limit: Array) -> tuple[Array, Array]:
+    """``x`` in order, and over it the mean of the limits of neighbouring units.
+
+    Each unit's limit comes from few shuffles; neighbours along x have nearly the same. At the ends the last one counts
+    for those beyond.
+    """
+    some = np.flatnonzero(np.isfinite(x) & np.isfinite(limit))
+    order = some[np.argsort(x[some], kind="stable")]
+    if not len(order):
+        return x[order], limit[order]
+    size = max(3, len(order) // 8)
+    padded = np.pad(limit[order], (size // 2, size - 1 - size // 2), mode="edge")
+    return x[order], np.lib.stride_tricks.sliding_window_view(padded, size).mean(1)
 
 
 @takes_names

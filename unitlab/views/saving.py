@@ -20,7 +20,7 @@ from bokeh.resources import INLINE
 
 from unitlab.errors import UnitlabError, what_it_says, write_failure
 from unitlab.files import write_whole
-from unitlab.views.gallery import Gallery
+from unitlab.views.top_images import Gallery
 
 KINDS = (".svg", ".png", ".pdf")
 BROWSERS = (

@@ -209,7 +209,7 @@ def _losers(study: MeasuredStudy, ask: Ask) -> Ask:
 def _best(study: MeasuredStudy, ask: Ask) -> Ask:
     """The top image of each unit, with its map, for the wall."""
     if study.top_image is None or study.top_activation is None or not {"top_map", "thumbnails"} <= set(study.ds.variables):
-        return {"tiles": [None for _ in ask["units"]]}
+        return {"tiles": [None for _ in ask["units"]], "without": "no picture kept"}
     places = [study.position(unit) for unit in ask["units"]]
     image, activation = study.top_image[places, 0], study.top_activation[places, 0].astype(float)
     least, some = study.thresholds(places)[0], np.flatnonzero((image >= 0) & (activation > 0))

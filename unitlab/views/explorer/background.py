@@ -127,8 +127,12 @@ def measure_beside(study: MeasuredStudy, stored: Any, told: Callable[[Exception 
         for tell in waiting:
             tell(error)
 
-    given = measured, lambda *_: None, ended, lambda error: ended(None, error)
-    loop.call_later(0 if study.is_quick else HEAD_START, BackgroundWork().start, *given)
+    def start() -> None:
+        with suppress(ImportError):
+            import dask.array  # noqa: F401  xarray will, and a cell and a thread at once would find it half imported
+        BackgroundWork().start(measured, lambda *_: None, ended, lambda error: ended(None, error))
+
+    loop.call_later(0 if study.is_quick else HEAD_START, start)
 
 
 def _measures_of_store(stored: Any, layer: str, ablation: str) -> xr.Dataset:

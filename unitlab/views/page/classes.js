@@ -8,7 +8,7 @@ function classesView(app) {
   $("classes-pager").replaceWith(pages.holder);
   roving(body, "[role=button]");
 
-  function sort() {
+  on(["row", "category"], () => {
     const { study } = source, row = state.row, key = `${study.key} ${row?.unit} ${state.category}`;
     if (!row) return;
     order = descending(row.drop);
@@ -18,7 +18,7 @@ function classesView(app) {
     if (key !== shownFor) pages.at = Math.floor(place / PER_PAGE);
     shownFor = key;
     draw();
-  }
+  });
   function draw() {
     const { study } = source, row = state.row, shown = pages.part(order, PER_PAGE);
     const open = study.classPlace.get(state.category), gap = order.length > PER_PAGE && !pages.at && MOST_DAMAGED;
@@ -46,5 +46,4 @@ function classesView(app) {
       name: h.span(button, name, " ", h.small(`(${study.n[k]})`)),
     };
   }
-  on(["row", "category"], sort);
 }

@@ -2,7 +2,7 @@
 function imagesView(app) {
   const { $, state, on, source } = app, holder = $("pictures");
 
-  function draw() {
+  on(["top", "image_style", "image_strength"], () => {
     const { study } = source, { top, image_style } = state;
     if (!top) return;
     $("opacity").firstChild.textContent = image_style === "heat" ? "Opacity " : "Threshold ";
@@ -16,6 +16,5 @@ function imagesView(app) {
         h.figcaption(h.span({ dir: "auto" }, name), " ", number));
     }));
     $("note").textContent = joined(" ", top.note, image_style === "outline" && top.threshold);
-  }
-  on(["top", "image_style", "image_strength"], draw);
+  });
 }

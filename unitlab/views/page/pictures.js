@@ -4,20 +4,15 @@ const LEAST_WIDTH = 96;
 // the share of its largest value that a map has at each pixel, between the centres of its cells. `over` says where these lie
 // on the picture, as shares of it: the first one down and across, and the step from one to the next
 function shares(map, width, height) {
-  const [rows, columns] = map.shape, out = new Float32Array(width * height), top = Math.max(...map) || 1;
+  const [rows, columns] = map.shape, top = Math.max(...map) || 1, out = new Float32Array(width * height);
   const [down, across] = map.over ?? [rows, columns].map(cells => [.5 / cells, 1 / cells]);
-  function places(size, cells, [first, step]) {
-    return Array.from({ length: size }, (_, at) => {
-      const place = clamped(((at + .5) / size - first) / step, 0, cells - 1), before = Math.floor(place);
-      return [before, Math.min(before + 1, cells - 1), place - before];
-    });
+  const places = (size, cells, [first, step]) =>
+    Array.from({ length: size }, (_, at) => clamped(((at + .5) / size - first) / step, 0, cells - 1));
+  const between = (place, of) => of(Math.floor(place)) * (1 - place % 1) + of(Math.ceil(place)) * (place % 1);
+  const xs = places(width, columns, across), ys = places(height, rows, down);
+  for (let at = 0; at < out.length; at++) {
+    out[at] = between(ys[Math.floor(at / width)], r => between(xs[at % width], c => map[r * columns + c])) / top;
   }
-  const xs = places(width, columns, across);
-  places(height, rows, down).forEach(([r, below, v], y) => xs.forEach(([c, right, u], x) => {
-    const upper = map[r * columns + c] * (1 - u) + map[r * columns + right] * u;
-    const lower = map[below * columns + c] * (1 - u) + map[below * columns + right] * u;
-    out[y * width + x] = (upper * (1 - v) + lower * v) / top;
-  }));
   return out;
 }
 

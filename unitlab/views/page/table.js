@@ -3,9 +3,8 @@ const SHORT = {
   overall: "overall_drop", max: "max_class_drop", crossfit: "max_class_drop_crossfit", p: "p_specific", drop: OWN_DROP,
 };
 const HEADS = {
-  unit: "unit", worst: "most damaged class", name: "name", overall_drop: "overall, points", max_class_drop: "its drop, points",
-  max_class_drop_crossfit: "cross-fitted, points", p_specific: "p, specific", n_damaged: "damaged classes",
-  fraction_active: "share of images active",
+  overall_drop: "overall, points", max_class_drop: "its drop, points", max_class_drop_crossfit: "cross-fitted, points",
+  p_specific: "p, specific", n_damaged: "damaged classes", fraction_active: "share of images active",
 };
 const OF_WORDS = ["worst", "name"], UPWARD = ["unit", ...OF_WORDS, "p_specific", "p_any"];
 const passes = (a, sign, b) => ({ "<=": a <= b, ">=": a >= b, "<": a < b, ">": a > b, "=": a === b })[sign];
@@ -65,13 +64,6 @@ function tableView(app) {
   }
   const title = name => name === OWN_DROP ? `drop of ${shortened(state.category, 22)}` : HEADS[name] ?? app.label(name);
   const columns = () => state.columns.toSpliced(1, 0, ...(state.category ? [OWN_DROP] : []));
-  function heads() {
-    const sortBy = name => () => set({ up: name === state.sort ? !state.up : UPWARD.includes(name), sort: name });
-    const sorted = name => name === state.sort ? (state.up ? "ascending" : "descending") : null;
-    fill($("heads"), columns().map(name =>
-      h.th({ scope: "col", class: OF_WORDS.includes(name) ? "name" : "", "data-sort": name, "aria-sort": sorted(name) },
-        button(title(name), sortBy(name), { title: `sort by ${app.label(name)}` }))));
-  }
   function cell(name, i) {
     const { study } = source, shown = value(name, i), waiting = study.complete ? "–" : "…";
     const limits = (low, high) => [text(shown), " ", finite(low) && h.small(`${text(low)} to ${text(high)}`)];
@@ -100,10 +92,6 @@ function tableView(app) {
   }
   // the chosen columns are remembered for the study
   const memory = () => `unitlab columns ${source.study.key.split(" ")[0]}`;
-  function remember(columns) {
-    set({ columns });
-    try { localStorage.setItem(memory(), JSON.stringify(columns)); } catch { /* a page without storage */ }
-  }
   function recall() {
     const { names, variables } = source.study, offered = ["unit", ...(names ? ["name"] : []), "worst", ...variables];
     let columns = names && !state.columns.includes("name") ? ["unit", "name", ...state.columns.slice(1)] : state.columns;
@@ -114,7 +102,10 @@ function tableView(app) {
   function choose() {
     fill($("columns"), recall().map(name => h.label(h.input({
       type: "checkbox", checked: state.columns.includes(name), disabled: name === "unit",
-      onchange: () => remember(toggled(state.columns, name)),
+      onchange: () => {
+        set({ columns: toggled(state.columns, name) });
+        try { localStorage.setItem(memory(), JSON.stringify(state.columns)); } catch { /* a page without storage */ }
+      },
     }), " ", title(name))));
   }
   app.wholeTable = whole => { perPage = whole ? Math.max(1, app.order.length) : app.rows; follow(); };
@@ -136,7 +127,13 @@ function tableView(app) {
   }).observe(beside);
   on(["held"], recall);
   on(["held", "measured", "byClass", "sort", "up", "filter"], arrange);
-  on(["held", "measured", "category", "sort", "up", "columns"], heads);
+  on(["held", "measured", "category", "sort", "up", "columns"], () => {
+    const sortBy = name => () => set({ up: name === state.sort ? !state.up : UPWARD.includes(name), sort: name });
+    const sorted = name => name === state.sort ? (state.up ? "ascending" : "descending") : null;
+    fill($("heads"), columns().map(name =>
+      h.th({ scope: "col", class: OF_WORDS.includes(name) ? "name" : "", "data-sort": name, "aria-sort": sorted(name) },
+        button(title(name), sortBy(name), { title: `sort by ${app.label(name)}` }))));
+  });
   on(["columns", "category", "group"], draw);
   on(["unit"], follow);
 }

@@ -23,12 +23,6 @@ function unitsView(app) {
   const clipped = (kind, d) => h.path({ class: kind, "clip-path": "url(#frame)", d });
   const area = (kind, upper, lower) => clipped(kind, pathOf([...upper, ...lower.reverse()], frame) + "Z");
 
-  function axes() {
-    const { variables } = source.study, named = name => name ? app.label(name) : "(none)";
-    app.offer("x", variables, named);
-    app.offer("y", [...(state.category ? [OWN_DROP] : []), ...variables], named);
-    app.offer("color", ["", ...variables], named);
-  }
   function titles({ width, height, left, across }) {
     const [up, right] = [state.y, state.x].map(name => shortened(app.label(name), Math.floor(width / 7.5)));
     return [h.text({ class: "title", x: 4, y: 13 }, `↑ ${up}`),
@@ -77,7 +71,11 @@ function unitsView(app) {
     fill(svg, gridOf(frame), titles(frame), h.clipPath({ id: "frame" }, h.rect({ x: left, y: top, width: across, height: up })),
       band.length > 1 && chance(band), state.line && state.fit?.x.length && fitted(state.fit),
       plotted.map(point => point.dot), colors && scaleOfColours([least, most]), marks);
-    caption(band.length > 1, xs, ys);
+    const without = study.units.filter((_, i) => !finite(xs[i]) || !finite(ys[i])).length, { fit } = state;
+    $("chance").textContent = joined(" · ", " ", !study.complete && "tests and cross-fitted drops are being computed …",
+      band.length > 1 && "shaded: 95 % of what chance gives", without && `${count(without, "unit")} without a value`,
+      state.color && `colour: ${app.label(state.color)}`,
+      state.line && fit && (fit.said ?? `Spearman ${fit.spearman}, Pearson ${fit.pearson}`));
     markOpen();
     dim();
   }
@@ -87,17 +85,7 @@ function unitsView(app) {
     fill(marks, squares.map(({ x, y }) => h.rect({ class: "grouped", x: x - 7, y: y - 7, width: 14, height: 14 })),
       a && h.circle({ class: "pin", cx: a.x, cy: a.y, r: 12 }), b && h.circle({ class: "mark", cx: b.x, cy: b.y, r: 9 }));
   }
-  const dim = () => {
-    for (const { unit, dot } of plotted) dot.classList.toggle("dimmed", Boolean(state.kept) && !state.kept.has(unit));
-  };
-  function caption(withChance, xs, ys) {
-    const lacking = source.study.units.filter((_, i) => !finite(xs[i]) || !finite(ys[i])).length, { fit } = state;
-    $("chance").textContent = joined(" · ", " ",
-      !source.study.complete && "tests and cross-fitted drops are being computed …",
-      withChance && "shaded: 95 % of what chance gives", lacking && `${count(lacking, "unit")} without a value`,
-      state.color && `colour: ${app.label(state.color)}`,
-      state.line && fit && (fit.said ?? `Spearman ${fit.spearman}, Pearson ${fit.pearson}`));
-  }
+  const dim = () => plotted.forEach(({ unit, dot }) => dot.classList.toggle("dimmed", state.kept?.has(unit) === false));
   function spot({ clientX, clientY }) {
     const { left, top } = svg.getBoundingClientRect();
     return [clientX - left, clientY - top];
@@ -157,21 +145,25 @@ function unitsView(app) {
     const best = plotted.reduce((a, b) => cost(b) < cost(a) ? b : a, here);
     if (here) set({ unit: best.unit });
   }
-  function wheel(event) {
-    if (!event.ctrlKey) return;
-    event.preventDefault();
-    zoomBy(event.deltaY > 0 ? 1.2 : .83, ...spot(event));
-  }
   listen("zoom", () => { zooming.ariaPressed = zooming.ariaPressed !== "true"; });
   listen("closer", () => zoomBy(.7));
   listen("whole", () => { zoom = null; draw(); });
   listen("scatter", event => event.button === 0 && drag(event), "pointerdown");
   listen("scatter", hint, "pointermove");
   listen("scatter", () => { tip.hidden = true; }, "pointerleave");
-  listen("scatter", wheel, "wheel");
+  listen("scatter", event => {
+    if (!event.ctrlKey) return;
+    event.preventDefault();
+    zoomBy(event.deltaY > 0 ? 1.2 : .83, ...spot(event));
+  }, "wheel");
   const ways = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
   listen("scatter", keyed(ways, step), "keydown");
-  on(["held", "measured", "category", "x", "y", "color"], axes);
+  on(["held", "measured", "category", "x", "y", "color"], () => {
+    const { variables } = source.study, named = name => name ? app.label(name) : "(none)";
+    app.offer("x", variables, named);
+    app.offer("y", [...(state.category ? [OWN_DROP] : []), ...variables], named);
+    app.offer("color", ["", ...variables], named);
+  });
   on(["held", "x", "y"], () => { zoom = null; });
   on(["held", "measured", "x", "y", "color", "line", "fit", "byClass"], draw);
   on(["unit", "group", "pinned"], markOpen);

@@ -4,14 +4,15 @@ const ON_WALL = 72;
 function wallTab(app, again) {
   const { state, source } = app, pages = pager("Units before", "Further units", again);
   return async () => {
-    const { study } = source, units = pages.part(app.order, ON_WALL), { tiles } = await source.row("best", { units });
+    const { study } = source, units = pages.part(app.order, ON_WALL),
+      { tiles, without } = await source.row("best", { units });
     const name = state.category ? OWN_DROP : study.complete ? USUAL_Y : "max_class_drop", all = app.values(name) ?? [];
     const said = h.span(`Best image, its map, and ${app.label(name)} as a bar; sorted and filtered like the table.`);
     const most = extent([0, ...all])[1] || 1, grid = h.div({ class: "ul-wall-grid" }, units.map((unit, at) => {
       const i = study.place.get(unit), best = tiles[at], words = `unit ${unit}: ${text(all[i])} points`;
       const title = joined(", ", words, app.worst(i), app.called(i, true));
       return tile({ ...app.opensUnit(unit, at === 0), role: "button", "aria-label": words, title }, best ?? {},
-        best ? words : "never active", state, amount(Math.abs(all[i]) / most, sides(all[i])),
+        best ? words : without ?? "never active", state, amount(Math.abs(all[i]) / most, sides(all[i])),
         h.figcaption(`${unit} · ${text(all[i])}`));
     }));
     roving(grid, "[data-unit]");
