@@ -81,7 +81,8 @@ def simulated_groups(
         "image": np.array([f"image-{i:04d}.png" for i in range(n_images)], dtype=object),
         "label": label,
         "baseline_prediction": baseline,
-        "baseline_margin": np.where(right, 1.0, -1.0).astype(np.float32) * random.gamma(2.0, 1.0, n_images).astype(np.float32),
+        # of the images alone, whatever layer is looked at
+        "baseline_margin": (np.where(right, 1, -1) * np.random.default_rng(seed).gamma(2, 1, n_images)).astype(np.float32),
         "n_images": count.astype(np.int32),
         "baseline_accuracy": accuracy,
     }

@@ -130,14 +130,14 @@ class MakeBelieveGPU:
         finally:
             self.phases.pop()
 
-    def note(self, kind: str, operation: str) -> None:
+    def note(self, kind: str, operation: str, waited_for: Clock | None = None) -> None:
         frame: Any = sys._getframe(1)
         while frame is not None and "/unitlab/" not in frame.f_code.co_filename:
             frame = frame.f_back
         where = "outside" if frame is None else f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}"
         self.events.append(Event(kind, operation, where, self.phases[-1]))
         if kind == "wait":
-            self.know(self.streams[-1].clock)
+            self.know(self.streams[-1].clock if waited_for is None else waited_for)
 
     def know(self, clock: Clock) -> None:
         """The host has learned that so much is done."""
@@ -149,8 +149,7 @@ class MakeBelieveGPU:
 
     def wait_for(self, clock: Clock, what: str) -> None:
         if not clock <= self.done:
-            self.note("wait", what)
-            self.know(clock)
+            self.note("wait", what, clock)
 
     def check_host(self, tensor: Tensor, *, written: bool = False) -> None:
         """Whether the host may read or write a tensor of its own."""

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from explorer_answers import ask
@@ -34,8 +35,9 @@ def study() -> xr.Dataset:
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     path = tmp_path / "two_layers.zarr"
-    for layer, n_units in (("conv1", 5), ("conv5_3", 9)):
-        write_study(path, simulated_groups(n_units, 4, 80, layer=layer))
+    first = simulated_groups(5, 4, 80, layer="conv1")
+    write_study(path, first)
+    write_study(path, {**simulated_groups(9, 4, 80, layer="conv5_3"), "": first[""]})
     return path
 
 
@@ -198,6 +200,17 @@ def test_numbers_of_the_reader_s_own_are_axes(study: xr.Dataset) -> None:
     explorer._measured_study.finish(explorer.measures.drop_vars("hits"))
     assert "hits" in explorer._measured_study.variables
     assert any("hits" in name for name, _, _ in ask(explorer, "definitions")["rows"])
+
+
+def test_names_of_units_are_no_measures(study: xr.Dataset) -> None:
+    named = unitlab.concepts.labelled(study, pd.DataFrame({"label": ["snow"], "score": [0.31]}, index=[4]), source="seen")
+
+    async def opened() -> None:
+        explorer = unitlab.explore(named)
+        assert explorer._held["names"][4] == ["snow", pytest.approx(0.31), "seen"]
+        assert not explorer._measured["complete"] and "unit_label_score" not in explorer._measured_study.variables
+
+    asyncio.run(opened())
 
 
 def test_top_images_are_those_of_the_unit_and_of_a_class(study: xr.Dataset) -> None:

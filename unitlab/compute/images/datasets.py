@@ -61,7 +61,7 @@ def images(
         order, of (image, label) or, as Hugging Face has them, {"image": …, "label": …}; two arrays, images and labels; or a
         bundled set: "emoji", "fashion_mnist". Labels are numbers, or one-hot. The next images are read while a batch is
         worked on: by threads, or by the processes of a ``DataLoader`` with ``num_workers``; with ``num_workers=0``, and of
-        tensors in memory, nothing is read ahead.
+        tensors in memory but large ones for a GPU, nothing is read ahead.
     transform
         From a PIL picture (or the dataset's image) to a float tensor (channel, row, column). Default for pictures:
         RGB in 0..1, all of one size. It must be repeatable. Pictures of a folder come to it upright (EXIF), in RGB,

@@ -45,13 +45,14 @@ def counted_measures(ds: xr.Dataset) -> xr.Dataset:
     low, high = bonett_price(broken, fixed, ds["n_images"].values, LEVEL)
     if "cluster" in ds:
         low, high = np.full_like(low, np.nan), np.full_like(high, np.nan)
-    stored = [str(name) for name, found in ds.variables.items() if found.dims == ("unit",) and found.dtype.kind == "f"]
+    stored = [str(name) for name, found in ds.data_vars.items() if found.dims == ("unit",) and found.dtype.kind == "f"]
     known = [name for name in stored if name in VARIABLES and VARIABLES[name].dims == ("unit",)]
     values = {name: ds[name].values for name in (*COUNTED, *known)}
     values |= {"drop_low": low, "drop_high": high, **largest_drop(ds["accuracy_drop"].values)}
     # not asked whether they are arrays of dask, which xarray would import for it
     found = {name: xr.Variable(row.dims, values[name], fastpath=True) for name, row in VARIABLES.items() if name in values}
-    return xr.Dataset(found, ds[["unit", "category", "category_index"]].coords, ds.attrs).assign(own_attributes(ds))
+    about = {name: ds[name].variable for name in ("unit", "category", "category_index")}
+    return xr.Dataset(found, about, ds.attrs).assign(own_attributes(ds))
 
 
 class MeasuredStudy:

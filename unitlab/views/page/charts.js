@@ -27,7 +27,6 @@ function gridOf({ x0, x1, y0, y1, left, top, across, up, floor, px, py }) {
   return [ticks(x0, x1, Math.max(3, across / 100)).map(upright), ticks(y0, y1, Math.max(3, up / 60)).map(level)];
 }
 const pathOf = (points, { px, py }) => `M${points.map(([x, y]) => `${px(x).toFixed(1)},${py(y).toFixed(1)}`).join("L")}`;
-// a small drawing inside a frame
 const plot = (kind, frame, words, ...marks) =>
   h.svg({ class: kind, viewBox: `0 0 ${frame.width} ${frame.height}`, role: "img", "aria-label": words }, gridOf(frame), marks);
 

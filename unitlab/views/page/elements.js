@@ -71,7 +71,6 @@ function pager(before, after, draw, ids = []) {
   const back = button("◀", go(-1), { "aria-label": before, id: ids[0] });
   const on = button("▶", go(1), { "aria-label": after, id: ids[2] });
   const pages = { at: 0, where, holder: h.span({ class: "ul-pager" }, back, " ", where, " ", on) };
-  // what of a list is on the page
   pages.part = (list, perPage) => {
     const last = Math.max(0, Math.ceil(list.length / perPage) - 1);
     pages.at = clamped(pages.at, 0, last);

@@ -17,11 +17,11 @@ function unitsIn(words, { place }) {
 
 function groupTab(app, _, panel) {
   const { state, set, source } = app, known = new Map(), before = [], work = workView(app), fresh = newest();
-  let last = state.group, undoing = false;
-  const placeholder = "lasso points above, or type 3, 5, 10-20";
-  const field = h.input({ class: "ul-group-units", placeholder, size: 38, onchange: read }), result = h.div();
+  const placeholder = "lasso points above, or type 3, 5, 10-20", result = h.div();
+  const field = h.input({ class: "ul-group-units", placeholder, size: 38, onchange: read });
   const add = button("", () => set({ group: toggled(state.group, state.unit) }));
-  const undo = button("Undo", () => { undoing = true; set({ group: before.pop() }); undoing = false; draw(); });
+  // what is undone is no step by itself
+  const undo = button("Undo", () => { set({ group: before.pop() }); before.pop(); draw(); });
   const clear = button("Clear", () => set({ group: [] }));
   const measure = button("Silence them together", run, { title: "run the network with all units of the group silenced" });
   panel.append(controls(h.label("Units ", field), add, undo, clear, measure, work.holder), result);
@@ -78,7 +78,8 @@ function groupTab(app, _, panel) {
       cells: [text(summed[at]), ...(joint ? [saidOf(joint, at)] : [])],
     })), { heads });
   }
-  app.on(["group"], () => { if (!undoing) before.push(last); last = state.group; work.stop(); work.clear(); });
+  let last = state.group;
+  app.on(["group"], () => { before.push(last); last = state.group; work.stop(); work.clear(); });
   app.on(["held"], () => { before.length = 0; last = state.group; });
   return draw;
 }

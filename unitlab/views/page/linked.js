@@ -6,16 +6,17 @@ const USUAL_Y = "max_class_drop_crossfit";
 function linkedViews(root, source, given, rows = 8) {
   const $ = id => root.querySelector(`#${id}`);
   const app = { root, $, source, rows, order: [], ahead: () => {} };
-  app.say = (sentence, command = "") => {
+  app.say = (sentence, command) => {
     $("message").hidden = !sentence;
     fill($("message"), sentence, command && [" ", h.code(command)]);
   };
-  Object.assign(app, makeState({
+  app.fail = error => app.say(error.message, error.command);
+  const first = {
     category: "", x: "overall_drop", y: USUAL_Y, color: "", line: false, group: [], image_style: "outline", image_strength: .5,
     sort: USUAL_Y, up: false, filter: "", columns: USUAL_COLUMNS, kept: null, tab: "", pinned: null, picture: null,
     top_of: "all", fit: null, row: null, top: null, byClass: null, ...given,
-  }, error => { console.error(error); app.say(error.message); }));
-  const { state, set, on } = app;
+  };
+  const { state, set, on } = Object.assign(app, makeState(error => { console.error(error); app.fail(error); }));
 
   app.label = name => {
     if (name === OWN_DROP) return `accuracy drop of ${state.category || "the class"} (points)`;
@@ -38,7 +39,6 @@ function linkedViews(root, source, given, rows = 8) {
     slots[slot] ??= newest();
     try { set({ [slot]: { ...ask, ...await slots[slot](source.row(kind, ask)) } }); } catch (error) { app.fail(error); }
   };
-  app.fail = error => app.say(error.message, error.command);
   const before = { y: USUAL_Y, sort: USUAL_Y };
   app.chooseClass = name => {
     const axes = {};
@@ -141,9 +141,7 @@ function linkedViews(root, source, given, rows = 8) {
   // everyone draws what there is
   app.start = () => {
     root.classList.add("live");
-    const all = { ...state };
-    for (const name of Object.keys(all)) state[name] = undefined;
-    set({ ...all, held: 1, measured: 1 });
+    set({ ...first, held: 1, measured: 1 });
   };
   return app;
 }

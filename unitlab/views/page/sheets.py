@@ -34,8 +34,7 @@ def sheet(pictures: Array, most: int | None = None) -> dict[str, Any]:
 
 
 def maps_over(ds: xr.Dataset, maps: Array) -> dict[str, Any]:
-    """Activation maps (picture, row, column), each in 255 steps of its largest value, and where they lie on the pictures of a
-    study; what is below zero is zero."""
+    """Activation maps (picture, row, column), each in 255 steps from zero to its largest value, and where they lie."""
     known = np.clip(np.nan_to_num(maps.astype(np.float32)), 0, None)
     top = known.max((1, 2), keepdims=True, initial=0)
     steps = (255 * known / np.where(top > 0, top, 1)).round().astype(np.uint8)

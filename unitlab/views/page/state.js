@@ -4,8 +4,8 @@ const same = (a, b) => a === b
   || (Array.isArray(a) && Array.isArray(b) && a.length === b.length && a.every((each, i) => each === b[i]));
 const sameIn = (names, a, b) => names.every(name => same(a[name], b[name]));
 
-function makeState(first, failed) {
-  const state = { ...first }, heard = [];
+function makeState(failed) {
+  const state = {}, heard = [];
   let changed = null;
   function set(values) {
     const names = Object.keys(values).filter(name => !same(state[name], values[name]));

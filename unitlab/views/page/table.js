@@ -92,10 +92,6 @@ function tableView(app) {
   }
   // the chosen columns are remembered for the study
   const memory = () => `unitlab columns ${source.study.key.split(" ")[0]}`;
-  function remember(columns) {
-    set({ columns });
-    try { localStorage.setItem(memory(), JSON.stringify(columns)); } catch { /* a page without storage */ }
-  }
   function recall() {
     const { names, variables } = source.study, offered = ["unit", ...(names ? ["name"] : []), "worst", ...variables];
     let columns = names && !state.columns.includes("name") ? ["unit", "name", ...state.columns.slice(1)] : state.columns;
@@ -106,7 +102,10 @@ function tableView(app) {
   function choose() {
     fill($("columns"), recall().map(name => h.label(h.input({
       type: "checkbox", checked: state.columns.includes(name), disabled: name === "unit",
-      onchange: () => remember(toggled(state.columns, name)),
+      onchange: () => {
+        set({ columns: toggled(state.columns, name) });
+        try { localStorage.setItem(memory(), JSON.stringify(state.columns)); } catch { /* a page without storage */ }
+      },
     }), " ", title(name))));
   }
   app.wholeTable = whole => { perPage = whole ? Math.max(1, app.order.length) : app.rows; follow(); };

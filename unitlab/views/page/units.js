@@ -71,7 +71,11 @@ function unitsView(app) {
     fill(svg, gridOf(frame), titles(frame), h.clipPath({ id: "frame" }, h.rect({ x: left, y: top, width: across, height: up })),
       band.length > 1 && chance(band), state.line && state.fit?.x.length && fitted(state.fit),
       plotted.map(point => point.dot), colors && scaleOfColours([least, most]), marks);
-    caption(band.length > 1, xs, ys);
+    const without = study.units.filter((_, i) => !finite(xs[i]) || !finite(ys[i])).length, { fit } = state;
+    $("chance").textContent = joined(" · ", " ", !study.complete && "tests and cross-fitted drops are being computed …",
+      band.length > 1 && "shaded: 95 % of what chance gives", without && `${count(without, "unit")} without a value`,
+      state.color && `colour: ${app.label(state.color)}`,
+      state.line && fit && (fit.said ?? `Spearman ${fit.spearman}, Pearson ${fit.pearson}`));
     markOpen();
     dim();
   }
@@ -81,17 +85,7 @@ function unitsView(app) {
     fill(marks, squares.map(({ x, y }) => h.rect({ class: "grouped", x: x - 7, y: y - 7, width: 14, height: 14 })),
       a && h.circle({ class: "pin", cx: a.x, cy: a.y, r: 12 }), b && h.circle({ class: "mark", cx: b.x, cy: b.y, r: 9 }));
   }
-  const dim = () => {
-    for (const { unit, dot } of plotted) dot.classList.toggle("dimmed", Boolean(state.kept) && !state.kept.has(unit));
-  };
-  function caption(withChance, xs, ys) {
-    const lacking = source.study.units.filter((_, i) => !finite(xs[i]) || !finite(ys[i])).length, { fit } = state;
-    $("chance").textContent = joined(" · ", " ",
-      !source.study.complete && "tests and cross-fitted drops are being computed …",
-      withChance && "shaded: 95 % of what chance gives", lacking && `${count(lacking, "unit")} without a value`,
-      state.color && `colour: ${app.label(state.color)}`,
-      state.line && fit && (fit.said ?? `Spearman ${fit.spearman}, Pearson ${fit.pearson}`));
-  }
+  const dim = () => plotted.forEach(({ unit, dot }) => dot.classList.toggle("dimmed", state.kept?.has(unit) === false));
   function spot({ clientX, clientY }) {
     const { left, top } = svg.getBoundingClientRect();
     return [clientX - left, clientY - top];
