@@ -24,6 +24,7 @@ GAP, CAPTION = 8, 24  # CSS pixels between pictures, and under each for its capt
 
 def _bare(plot: Any, _element: Any) -> None:
     plot.state.update(outline_line_alpha=0, min_border=0, frame_width=plot.width, frame_height=plot.height)
+    plot.state.grid.visible = False
 
 
 class Gallery(hv.Overlay):
@@ -44,12 +45,14 @@ class Gallery(hv.Overlay):
         for place, (pixels, caption) in enumerate(zip(pictures, captions, strict=True)):
             y, x = down * (place // columns), step * (place % columns)
             sheet[y : y + height, x : x + width] = np.dstack([pixels, np.full((height, width), 255, np.uint8)])
-            texts.append((scale * x, scale * (len(sheet) - y - height) - 2, shortened(caption, 2 * size // 11)))
+            name, _, value = caption.rpartition(" · ")
+            under = f"{shortened(name, 2 * size // 11 - len(value) - 3)} · {value}"
+            texts.append((scale * x, scale * (len(sheet) - y - height) - 2, under))
         wide, high = round(scale * sheet.shape[1]), round(scale * sheet.shape[0])
-        under = hv.Labels(texts, ["x", "y"], "caption").opts(
+        labels = hv.Labels(texts, ["x", "y"], "caption").opts(
             text_align="left", text_baseline="top", text_font_size="11px", text_color="black"
         )
-        drawn = hv.RGB(sheet, bounds=(0, 0, wide, high), vdims=[*"RGBA"]) * under
+        drawn = hv.RGB(sheet, bounds=(0, 0, wide, high), vdims=[*"RGBA"]) * labels
         given = {"pictures": pictures, "captions": captions, "alternatives": alternatives, "columns": columns, "size": size}
         return cls([*drawn], **given).opts(
             width=wide, height=high, xaxis=None, yaxis=None, toolbar=None, hooks=[_bare]
