@@ -10,6 +10,7 @@ import numpy as np
 import param
 import xarray as xr
 from holoviews.core.options import Store
+from holoviews.plotting.bokeh import OverlayPlot
 
 from unitlab.analysis.requirements import class_positions, require, unit_position
 from unitlab.errors import UnitlabError
@@ -86,7 +87,7 @@ class Gallery(hv.Overlay):
         return f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}">{"".join(drawn)}</svg>'
 
 
-Store.register({Gallery: Store.registry["bokeh"][hv.Overlay]}, "bokeh")
+Store.register({Gallery: OverlayPlot}, "bokeh")
 Store.set_display_hook("html+js", Gallery, lambda gallery: ({"text/html": gallery.html()}, {}))
 
 
