@@ -20,6 +20,7 @@ from unitlab.compute.engine.scores import Outcome
 from unitlab.compute.engine.torch_state import choose_device, exact_float32
 from unitlab.compute.engine.user_network.outputs import Output
 from unitlab.compute.images.datasets import images as image_source
+from unitlab.compute.images.decoded import DecodedImages
 from unitlab.compute.images.source import ImageBatch, ImageSource
 from unitlab.compute.sweep.activations import BY_IMAGE, TOP, TOP_IMAGES, eight_bits
 from unitlab.compute.sweep.baseline import Baseline, measured_baseline
@@ -316,11 +317,14 @@ class _Measured:
         """So many images; ``read`` is then the time that one takes as many threads as a sweep has for it."""
         positions = np.unique(np.linspace(0, len(self.source) - 1, min(count, len(self.source))).round().astype(int))
         begin = time.perf_counter()
-        read = [next(self.source.stream([[position]], thumbnails=True)) for position in positions]
+        pinned = self.plan.network.device.type == "cuda"  # as a sweep has them
+        read = [next(self.source.stream([[position]], thumbnails=True, pinned=pinned)) for position in positions]
         together = min(self.source.read_together, torch.get_num_threads())
         self.read = (time.perf_counter() - begin) / len(positions) / together
         thumbnails, hashes = [batch.thumbnails[0] for batch in read], np.concatenate([batch.hashes for batch in read])
-        return ImageBatch(torch.cat([batch.pixels for batch in read]), positions, thumbnails, hashes)
+        decoded = isinstance(read[0].pixels, DecodedImages)
+        pixels = self.source.at(positions) if decoded else torch.cat([batch.pixels for batch in read])
+        return ImageBatch(pixels, positions, thumbnails, hashes)
 
     def _replacement_values(self, batch: torch.Tensor) -> dict[str, np.ndarray] | None:
         """What costs as much as the real one: the sample's means, the donors' values."""

@@ -33,6 +33,7 @@ def add_recipe(  # noqa: PLR0913  the public call
     categories: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
     title: str = "",
+    decode: str = "cpu",
 ) -> Recipe:
     """Give a study of one's own a name: `studies` lists it, ``unitlab compute NAME`` computes it, `load` opens it.
 
@@ -66,6 +67,10 @@ def add_recipe(  # noqa: PLR0913  the public call
         Keyword arguments of the function.
     title
         Of the network, for people; default its function's name.
+    decode
+        "gpu": a `unitlab.recipes.Transform` is done where the network is, in float32 of the decoded bytes; processors have
+        only to decode. Pixels differ a little from Pillow's, so that studies of both kinds are not merged, and batches hold
+        pictures in their own sizes.
 
     Returns
     -------
@@ -75,7 +80,8 @@ def add_recipe(  # noqa: PLR0913  the public call
     ------
     UnitlabError
         A name that is taken by a recipe of unitlab or cannot be a file's; options that are no plain values; a function that
-        cannot be found or called with them; a layer that the network has not; a folder, archive or file that is not there.
+        cannot be found or called with them; a layer that the network has not; a folder, archive or file that is not there;
+        ``decode="gpu"`` with another transform, or a bundled set.
 
     Examples
     --------
@@ -111,6 +117,7 @@ def add_recipe(  # noqa: PLR0913  the public call
         weights=None if weights is None else Weights(_place(weights), sha256.lower(), within, tuple((renamed or {}).items())),
         transform=transform if transform is None or isinstance(transform, Transform) else _named(transform),
         options=dict(options or {}),
+        decode=decode,
     )
     refuse_missing(recipe)
     built = _built(recipe)

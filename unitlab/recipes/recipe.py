@@ -98,6 +98,8 @@ class Recipe:
         network. The transform is a `Transform`, ``torchvision:ENUM.MEMBER``, a function as for ``network``, or None.
     options
         Keyword arguments of the function.
+    decode
+        "cpu", or "gpu": a `Transform` is done by torch where the network is, of decoded bytes.
     """
 
     name: str
@@ -108,3 +110,4 @@ class Recipe:
     weights: Weights | None = None
     transform: Transform | str | Callable[..., Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    decode: str = "cpu"

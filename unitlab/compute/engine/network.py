@@ -93,15 +93,16 @@ class Network:
     def _uploads(self) -> torch.cuda.Stream:
         return torch.cuda.Stream(self.device)
 
-    def ready(self, images: Tensor) -> Tensor:
+    def ready(self, images: Tensor | Any) -> Tensor:
         """Images on the device, in the network's dtype; a graph takes them in the format that convolutions prefer.
 
-        They go to a GPU on a stream of their own, while it computes with those before.
+        They go to a GPU on a stream of their own, while it computes with those before, if they are no tensor yet by their
+        own ``on``.
         """
         if self.device.type == "cuda" and not images.is_cuda:
             computing = torch.cuda.current_stream(self.device)
             with torch.cuda.stream(self._uploads):
-                images = on_device(images, self.device)
+                images = on_device(images, self.device) if isinstance(images, Tensor) else images.on(self.device)
             computing.wait_stream(self._uploads)
             images.record_stream(computing)
         images = images.to(self.device, self.dtype)

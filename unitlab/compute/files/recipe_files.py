@@ -20,6 +20,7 @@ from unitlab.compute.files.checkpoints import load_parameters, read_state_dict
 from unitlab.compute.files.downloads import check_digest, download
 from unitlab.compute.files.imagenet_archives import IMAGES, is_imagenet, unpacked_imagenet
 from unitlab.compute.images.datasets import images, picture_files
+from unitlab.compute.images.decoded import DeviceTransform
 from unitlab.compute.images.folders import labelled_files
 from unitlab.compute.images.source import ImageSource
 from unitlab.errors import UnitlabError
@@ -219,6 +220,15 @@ def refuse_missing(recipe: Recipe) -> None:
 
 def _transform(recipe: Recipe) -> Callable[[Any], Any] | None:
     given = recipe.transform
+    if recipe.decode != "cpu":
+        if recipe.decode != "gpu" or not isinstance(given, Transform) or recipe.images.address in IMAGE_SETS:
+            raise UnitlabError(
+                f"decode={recipe.decode!r} of the recipe '{recipe.name}', whose images are {recipe.images.address} and whose "
+                f"transform is {given!r}: it is 'cpu' or, for files with a transform=unitlab.recipes.Transform(...), 'gpu'; "
+                "give decode='cpu', or such a transform, for example Transform(resize=256, crop=224)"
+            )
+        # tuples of floats, whatever was given or kept: their text is the fingerprint
+        return DeviceTransform(given.resize, given.crop, *(tuple(map(float, of)) for of in (given.mean, given.deviation)))
     if given is None:
         return None
     if isinstance(given, Transform):

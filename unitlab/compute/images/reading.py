@@ -89,9 +89,9 @@ class BatchInReading:
         return found
 
 
-def content_hash(image: Tensor) -> bytes:
-    """SHA-256 of an image's type, shape and values."""
-    digest = hashlib.sha256(_kind_text(image.dtype, image.shape))
+def content_hash(image: Tensor, transform: str = "") -> bytes:
+    """SHA-256 of an image's type, shape and values, and of what is still to be done to it."""
+    digest = hashlib.sha256(_kind_text(image.dtype, image.shape) + transform.encode())
     digest.update(image.contiguous().view(torch.uint8).numpy().data)
     return digest.digest()
 

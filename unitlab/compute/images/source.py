@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from unitlab.compute.images.decoded import DecodedImages, DeviceTransform
 from unitlab.compute.images.pictures import in_8_bits, upright, values
 from unitlab.compute.images.reading import BatchInReading, LoaderWorkers, content_hash, read_ahead, read_by_workers
 from unitlab.compute.images.thumbnails import THUMBNAIL, small, small_tensors
@@ -43,7 +44,8 @@ class UnreadableFile(UnitlabError):
 class ImageBatch:
     """Images as a float tensor (image, channel, row, column), their positions, and thumbnails where they are asked for.
 
-    ``hashes``, uint8 (image, byte=32), are those of `content_hash`.
+    ``hashes``, uint8 (image, byte=32), are those of `content_hash`. In pinned batches `DecodedImages` may stand for the pixels,
+    which the network's ``ready`` takes.
     """
 
     pixels: Tensor
@@ -192,7 +194,7 @@ class ImageSource:
     ) -> Generator[ImageBatch, None, None]:
         """Images at the positions of each batch, each image read once, while the batches before are worked on.
 
-        ``pinned`` batches can be copied to a GPU while the host goes on.
+        ``pinned`` batches can be copied to a GPU while the host goes on; of a `DeviceTransform` they are `DecodedImages`.
 
         Raises
         ------
@@ -214,13 +216,15 @@ class ImageSource:
                         self._name_others(error, left[np.flatnonzero(left == position)[-1] + 1 :])
                     if self.told is not None:
                         self.told()
-                    if image.pixels is not None:
+                    if image.pixels is not None and image.pixels.dtype != torch.uint8:
                         batch.make_room(*self._one_kind(position, image.pixels))
                         batch.put(place, image.pixels)
                     if self._hashes.setdefault(position, image.hash) != image.hash:
                         raise self._changed(position)
                     found.append(image)
-                pixels, made = batch.taken(), [image.thumbnail for image in found]
+                pixels: Any = [image.pixels for image in found]  # bytes, where none found room
+                pixels = DecodedImages(pixels, self.transform) if batch.pixels is None else batch.taken()
+                made = [image.thumbnail for image in found]
                 if thumbnails and self.thumbnails and self.transform is None and made[0] is None:
                     made = small_tensors(pixels)
                 hashes = np.frombuffer(b"".join(image.hash for image in found), np.uint8).reshape(len(found), -1)
@@ -287,17 +291,19 @@ class ImageSource:
                 return
             threads = 1  # such processes, as Dask's are, may have none of their own
 
+        decoded = batches[0].pinned and isinstance(self.transform, DeviceTransform)
+
         def jobs() -> Iterator[tuple[BatchInReading, int, int]]:
             for batch, some in zip(batches, wanted, strict=True):
                 for place, position in enumerate(some.tolist()):
-                    if self._kind is not None:
+                    if self._kind is not None and not decoded:
                         batch.make_room(*self._kind)
                     yield batch, place, position
 
         longest = max(map(len, wanted))
-        yield from read_ahead(
-            partial(self._put, pictured), jobs(), min(threads, len(positions)), partial(self._images_ahead, longest)
-        )
+        # pictures as they are decoded may be large: a batch of them
+        ahead = (lambda: longest) if decoded else partial(self._images_ahead, longest)
+        yield from read_ahead(partial(self._put, pictured, decoded), jobs(), min(threads, len(positions)), ahead)
 
     def _images_ahead(self, longest: int) -> int:
         """How many images are read ahead: a batch at least, which is all that is known before the first one came."""
@@ -306,12 +312,12 @@ class ImageSource:
         shape, dtype = self._kind
         return max(longest, AHEAD_BYTES // (shape.numel() * dtype.itemsize + 3 * THUMBNAIL**2))
 
-    def _put(self, pictured: tuple[type, ...], job: tuple[BatchInReading, int, int]) -> _Image:
+    def _put(self, pictured: tuple[type, ...], decoded: bool, job: tuple[BatchInReading, int, int]) -> _Image:
         """Read an image into its batch, where there is room for one of its kind."""
         batch, place, position = job
-        image = self._image(position, pictured)
+        image = self._image(position, pictured, decoded)
         assert image.pixels is not None
-        if batch.pixels is None or self._kind != (image.pixels.shape, image.pixels.dtype):
+        if decoded or batch.pixels is None or self._kind != (image.pixels.shape, image.pixels.dtype):
             return image
         batch.put(place, image.pixels)
         return image._replace(pixels=None)
@@ -323,7 +329,7 @@ class ImageSource:
         # a tensor takes a file descriptor on its way to the main process
         return torch.stack(pixels) if alike else pixels, [image._replace(pixels=None) for image in found]
 
-    def _image(self, position: int, pictured: tuple[type, ...] = ()) -> _Image:
+    def _image(self, position: int, pictured: tuple[type, ...] = (), decoded: bool = False) -> _Image:
         try:
             image = self.read(position)
             if self.reading and isinstance(image, Image.Image):
@@ -331,6 +337,10 @@ class ImageSource:
                 image = image if self.transform is None else in_8_bits(image)
             # before the transform, which may work in place
             thumbnail = small(image) if isinstance(image, pictured) else None
+            if isinstance(self.transform, DeviceTransform):
+                content = self.transform.decoded(image)
+                tensor = content if decoded else self.transform.finished([content])[0]
+                return _Image(tensor, thumbnail, content_hash(content, self.transform_text))
             tensor = image if self.transform is None else self.transform(image)
             if isinstance(tensor, Mapping) and "pixel_values" in tensor:  # of Hugging Face's processors: a batch of one
                 tensor = torch.as_tensor(np.asarray(tensor["pixel_values"]))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from unitlab.compute.engine.user_network.outputs import Output, as_returned
 from unitlab.compute.engine.user_network.working_copy import unwrapped
+from unitlab.compute.images.decoded import DeviceTransform
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.errors import UnitlabError
@@ -51,7 +52,8 @@ def sampled_images(source: ImageSource) -> Tensor:
 def source_fingerprints(source: ImageSource, few: Tensor) -> dict[str, str]:
     """Of ids, labels and categories, and of the pixels of `sampled_images`.
 
-    The pixels, so that changed pictures or transforms are noticed before a sweep, not after it.
+    The pixels, so that changed pictures or transforms are noticed before a sweep, not after it. Those of a `DeviceTransform`,
+    whose last digits are the processor's, by what they are made of.
     """
     # the text of (ids, categories, shape), id by id: all at once it would be as large as the ids again
     digest = hashlib.sha256(b"([")
@@ -59,7 +61,10 @@ def source_fingerprints(source: ImageSource, few: Tensor) -> dict[str, str]:
         digest.update(f"{', ' if number else ''}{name!r}".encode())
     digest.update(f"], {list(source.categories)!r}, {tuple(few.shape[1:])!r})".encode())
     digest.update(np.ascontiguousarray(source.labels, dtype=np.int64).tobytes())
-    return {"images": digest.hexdigest(), "pixels": hashlib.sha256(few.contiguous().numpy().tobytes()).hexdigest()}
+    pixels = few.contiguous().numpy()
+    if isinstance(source.transform, DeviceTransform):
+        pixels = next(source.stream([few_positions(source)])).hashes
+    return {"images": digest.hexdigest(), "pixels": hashlib.sha256(pixels.tobytes()).hexdigest()}
 
 
 def as_in_study(source: ImageSource, attrs: Mapping[str, Any], where: object = "the study") -> ImageSource:
