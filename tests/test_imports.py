@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "compute.files": BASE | {"bundled_images", "recipes", "compute.images", "compute.networks"},
     "compute.sweep": BASE | {"schema", "store", "compute.engine", "compute.images"},
     "compute.places_networks": {"compute.networks"},
-    "compute": BASE | COMPUTE | {"analysis", "catalog", "concepts", "recipes", "schema", "store"},
+    "compute": BASE | COMPUTE | {"analysis", "bundled_images", "catalog", "concepts", "recipes", "schema", "store"},
     "views": BASE
     | {"analysis", "concepts", "catalog", "schema", "bundled_images", "named_studies", "recipes", "store"}
     | {"views.explorer.live_network"},

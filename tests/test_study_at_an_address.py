@@ -107,13 +107,13 @@ def test_a_dataset_is_pickled_and_copied(server: Server) -> None:
 
 
 def test_the_explorer_knows_where_such_a_study_is(server: Server) -> None:
-    from unitlab.views.explorer.opening import StudySource
+    from unitlab.views.explorer.opened_study import OpenedStudy
 
     address = f"{server.url}/birds.zarr"
     for given in (address, unitlab.load(address)):
-        source, _ = StudySource.of(given)
+        source = OpenedStudy(given)
         assert source.path == address and source.layers == {LAYER: ["zero"]} and source.remedy() == ""
-        assert source.open(LAYER, "zero").sizes["unit"] == 6
+        assert source.at(LAYER, "zero").ds.sizes["unit"] == 6
 
 
 def page(handler: BaseHTTPRequestHandler) -> None:

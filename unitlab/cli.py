@@ -79,8 +79,8 @@ def _parser() -> argparse.ArgumentParser:
         help="dimension of the layer's value that the units are (default: what made it tells)",
     )
     compute.add_argument("--device", help="cpu, cuda, cuda:1 (default: CUDA where it is present)")
-    compute.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
-    compute.add_argument("--memory", default="2 GB", help="memory for the sweep besides the network (default: 2 GB)")
+    compute.add_argument("--precision", default="float32", choices=("float32", "bfloat16", "tf32"))
+    compute.add_argument("--memory", default="2 GB", help="memory for the sweep besides the network, or auto (default: 2 GB)")
     compute.add_argument(
         "--screen",
         type=float,

@@ -14,6 +14,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from torchvision import transforms
 
 import unitlab
 from unitlab.compute.engine.dense_products import DenseProduct
-from unitlab.compute.engine.torch_state import exact_float32
+from unitlab.compute.engine.torch_state import exact_float32, tf32_products
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.networks.bundled import bundled_network, initialise
 from unitlab.compute.networks.places import named_vgg16
@@ -107,6 +108,7 @@ ROWS = {
     "efficientnet_lite0": Row(efficientnet_lite0, "_bn1", 60, "float32", 1.15, 1.03, "photographs"),
     "vgg16_places-float32": Row(vgg16_places, "conv5_3", 16, "float32", 3.0, 2.5),
     "vgg16_places-bfloat16": Row(vgg16_places, "conv5_3", 16, "bfloat16", 2.2, 1.7),
+    "vgg16_places-tf32": Row(vgg16_places, "conv5_3", 16, "tf32", 3.0, 2.5),
     "vgg_emoji": Row(partial(bundled_network, "vgg_emoji"), "conv5_2", 1024, "float32", 2.0, 1.5, "emoji"),
     "vgg_fashion": Row(partial(bundled_network, "vgg_fashion"), "conv3_2", 2048, "float32", 2.0, 1.5, "fashion_mnist"),
     "resnet18-layer3": Row(partial(run_in, "resnet18"), "layer3", 4, "float32", None, None),
@@ -192,11 +194,13 @@ def work_of(plan: SweepPlan, source: ImageSource) -> Work:
     return Work(network / count, ablations / count, live, 1 - prefix / network)
 
 
-def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
+def matrix_rate(precision: str, device: torch.device) -> float:
     """FLOP/s of a 4096³ matrix product (8192³ on a GPU), the best of four."""
     size = 4096 if device.type == "cpu" else 8192
+    dtype = torch.float32 if precision == "tf32" else getattr(torch, precision)
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return 2 * size**3 / min(seconds(lambda: left @ right, device) for _ in range(4))
+    with tf32_products() if precision == "tf32" else nullcontext():
+        return 2 * size**3 / min(seconds(lambda: left @ right, device) for _ in range(4))
 
 
 def dense_rate() -> float:
@@ -264,9 +268,10 @@ def main() -> None:
         parser.error(f"unknown rows {sorted(unknown)}; valid: {', '.join(ROWS)}")
     warnings.filterwarnings("ignore")
     device = torch.device(given.device)
+    rows = given.rows or [name for name, row in ROWS.items() if row.precision != "tf32" or device.type == "cuda"]
     # of the rows asked for alone: where bfloat16 is emulated, its rate takes minutes
-    precisions = sorted({ROWS[name].precision for name in given.rows or ROWS}, reverse=True)
-    rates = {precision: matrix_rate(getattr(torch, precision), device) for precision in precisions}
+    precisions = sorted({ROWS[name].precision for name in rows}, reverse=True)
+    rates = {precision: matrix_rate(precision, device) for precision in precisions}
     processor = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
     dense = f"; float32 dense layers as replayed {dense_rate() / 1e9:.0f}" if device.type == "cpu" else ""
     reached = ", ".join(f"{precision} {rate / 1e9:.0f}" for precision, rate in rates.items())
@@ -274,7 +279,7 @@ def main() -> None:
     head = ["row", "units", "precision", "live", "passes", "must / aim", "floor", "one pass", "share of matrix rate"]
     head += ["hook loop", "captum", "nnsight"] if given.peers else []
     print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head), flush=True)
-    for name in given.rows or ROWS:
+    for name in rows:
         try:
             print(measure(name, ROWS[name], device, rates, given.peers), flush=True)
         except ModuleNotFoundError as error:

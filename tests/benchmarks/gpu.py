@@ -37,7 +37,7 @@ from oracle import Oracle  # noqa: E402
 
 import unitlab  # noqa: E402
 from unitlab.compute.engine.ablation import ABLATIONS, donor_of_image  # noqa: E402
-from unitlab.compute.engine.torch_state import exact_float32  # noqa: E402
+from unitlab.compute.engine.torch_state import exact_float32, has_reduced_products  # noqa: E402
 from unitlab.compute.images.source import ImageSource  # noqa: E402
 from unitlab.compute.sweep.passes import compute_shards  # noqa: E402
 from unitlab.compute.sweep.plan import SweepPlan, plan_sweep  # noqa: E402
@@ -45,7 +45,8 @@ from unitlab.compute.sweep.request import SweepRequest  # noqa: E402
 from unitlab.store.shards import HeldShards  # noqa: E402
 
 UNITS = [0, 7, 11, 19]
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "tf32")
+TF32_CASE = ("resnet18", "zero")  # the one of the exact cases that is done in TF32 too
 # network, layers, pixels, classes: compared with forward hooks in float64 on the CPU
 EXACT = [
     ("resnet18", ["layer3", "layer4"], 64), ("alexnet", ["conv3", "conv5"], 64), ("vgg16", ["conv4_3", "conv5_3"], 32),
@@ -55,7 +56,8 @@ EXACT = [
 # rows of engine.py, with so many images; what the goal is on an H100, in passes
 PASSES = [
     ("vgg16_places-bfloat16", 1024, "1.3"), ("vgg16_places-float32", 1024, "1.7"), ("resnet50-layer4", 2048, "1.1"),
-    ("resnet18-layer4", 2048, ""), ("alexnet-bfloat16", 2048, ""), ("resnet18-layer3", 64, "1.3 × its floor"),
+    ("vgg16_places-tf32", 1024, ""), ("resnet18-layer4", 2048, ""), ("alexnet-bfloat16", 2048, ""),
+    ("resnet18-layer3", 64, "1.3 × its floor"),
 ]  # fmt: skip
 TINY = [("resnet18", "layer4", "float32", 8)]
 PROFILED = [
@@ -79,6 +81,10 @@ class Run:
     @property
     def on_gpu(self) -> bool:
         return self.device.type == "cuda"
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        return PRECISIONS if has_reduced_products(self.device) else PRECISIONS[:2]
 
     def say(self, text: str) -> None:
         self.lines.append(text)
@@ -127,10 +133,13 @@ def machine(run: Run, _: float) -> None:
     run.say(f"{name}; torch {torch.__version__}, torchvision {torchvision.__version__}, {torch.get_num_threads()} threads")
     if run.on_gpu:
         run.say(f"free {torch.cuda.mem_get_info()[0] / 1e9:.1f} GB; cuDNN {torch.backends.cudnn.version()}")
+    left_out = set(PRECISIONS) - set(run.precisions)
+    if left_out:
+        run.say(f"this device has no {', '.join(left_out)}, which is left out")
     if run.tiny:
         return
     with exact_float32():
-        rates = {kind: engine.matrix_rate(getattr(torch, kind), run.device) for kind in (*PRECISIONS, "float64")}
+        rates = {kind: engine.matrix_rate(kind, run.device) for kind in (*run.precisions, "float64")}
     run.say("matrix products, TFLOP/s: " + ", ".join(f"{kind} {rate / 1e12:.1f}" for kind, rate in rates.items()))
 
 
@@ -144,7 +153,7 @@ def exactness(run: Run, until: float) -> None:
         model, pixels = small(name, size), torch.randn(6, 3, size, size, generator=torch.Generator().manual_seed(1))
         donors, chosen = donor_of_image(len(pixels), 0)
         for ablation in ABLATIONS[:1] if run.tiny else ABLATIONS:
-            for precision in PRECISIONS:
+            for precision in run.precisions if (name, ablation) == TF32_CASE else PRECISIONS[:2]:
                 found = unitlab.ablate(
                     model, source_of(pixels, 20), layers, units=UNITS, ablation=ablation, precision=precision,
                     device=run.device, progress=False,
@@ -191,12 +200,14 @@ def repeated(run: Run, until: float) -> None:
 
 def passes(run: Run, until: float) -> None:
     with exact_float32():
-        rates = {kind: 1e12 if run.tiny else engine.matrix_rate(getattr(torch, kind), run.device) for kind in PRECISIONS}
+        rates = {kind: 1e12 if run.tiny else engine.matrix_rate(kind, run.device) for kind in run.precisions}
     run.say(
         "| row | units | precision | live | passes | must / aim on a CPU | floor | one pass | matrix rate | goal | peak GB |"
     )
     run.say("| --- " * 11 + "|")
-    for name, images, goal in PASSES[3:4] if run.tiny else PASSES:
+    for name, images, goal in PASSES[4:5] if run.tiny else PASSES:
+        if engine.ROWS[name].precision not in run.precisions:
+            continue
         if run.over(until):
             run.say(f"| {name} | left out for want of time |")
             continue

@@ -1,11 +1,12 @@
 """Whole networks on ImageNet's 50,000 images, on paper and tried.
 
     python tests/benchmarks/scale.py                   # what the sweeps of three networks come to
+    python tests/benchmarks/scale.py shard FOLDER      # a made-up shard of ResNet50's last layers, written and summed
     python tests/benchmarks/scale.py tried FOLDER      # a made-up study of ResNet50's size, written and read
 
-On paper: from the shapes of torchvision's networks at 224 × 224 and from what shards and studies keep. Passes count every
-(unit, image) pair of a layer as live and all that follows the layer as recomputed, so that they are the most a sweep can take;
-what is linear behind the layer (the last layers) counts as nothing.
+On paper: from the shapes of torchvision's networks at 224 × 224, from what shards and studies keep, and from the plan of a
+sweep on a GPU with ``MEMORY``. Passes count every (unit, image) pair of a layer as live and all that follows the layer as
+recomputed, so that they are the most a sweep can take; what is linear behind the layer (the last layers) counts as nothing.
 
 Tried: every convolution of ResNet50, predictions that flip 1 % of the images, in a process whose peak memory is taken.
 """
@@ -29,13 +30,18 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from simulated_study import simulated_groups
 
 import unitlab
-from unitlab.compute.sweep.activations import SUMS
-from unitlab.compute.sweep.plan import SHARD_IMAGES
+from unitlab.compute.images.thumbnails import THUMBNAIL
+from unitlab.compute.sweep.activations import TOP_IMAGES, _sums
+from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
+from unitlab.compute.sweep.request import SweepRequest
+from unitlab.store.shards import write_shard
 from unitlab.store.writing import write_study
 
 NETWORKS = ("resnet50", "vgg16", "convnext_tiny")
 IMAGES, CLASSES = 50_000, 1_000
-BYTES_OF_PAIR = 2 + 2 + 2 + 2  # prediction, drop of the margin, mean and maximum of the activation
+BYTES_OF_PAIR = 2 + 2 + 2 + 2  # of a study: prediction, drop of the margin, mean and maximum of the activation
+BYTES_IN_SHARD = 2 + 2 + 4 + 4 + 4  # the same, with the first-order effect, before they are rounded
+MEMORY = "40 GB"  # what memory="auto" takes of an H100
 RATE = 200e12  # operations a second that one GPU is taken to do in bfloat16 products: half of what an H100 does in large ones
 GPUS = (1, 8, 64)
 FLIPPED = 0.01
@@ -66,23 +72,79 @@ def convolutions(name: str) -> tuple[list[Layer], float]:
 
 
 def on_paper() -> None:
-    shards = math.ceil(IMAGES / SHARD_IMAGES)
-    sums = 8 * sum(math.prod({"category": CLASSES}.get(dim, 1) for dim in dims) for dims in SUMS.values() if "unit" in dims)
     print("| network | layers, units | passes at most | " + " | ".join(f"{count} GPU" for count in GPUS), end=" | ")
-    print("numbers by image | sums of all shards | of these in one layer's sweep | tasks |")
-    print("| --- " * (7 + len(GPUS)) + "|")
+    print("numbers by image | shards of one sweep | of the widest layer alone | before, one sweep | before, alone |")
+    print("| --- " * (8 + len(GPUS)) + "|")
     for name in NETWORKS:
         layers, operations = convolutions(name)
         units = sum(layer.units for layer in layers)
         passes = sum(layer.units * layer.after for layer in layers)
         hours = passes * operations * IMAGES / RATE / 3600
-        widest = max(layer.units for layer in layers)
+        widest = max(reversed(layers), key=lambda layer: layer.units)
+        sweeps = [planned(name, [layer.name for layer in layers]), planned(name, [widest.name])]
         print(
             f"| {name} | {len(layers)}, {units:,} | {passes:,.0f} | "
             + " | ".join(f"{hours / count:.3g} h" for count in GPUS)
-            + f" | {units * IMAGES * BYTES_OF_PAIR / 1e9:.1f} GB | {units * sums * shards / 1e9:.0f} GB | "
-            f"{widest * sums * shards / 1e9:.1f} GB | {shards} a sweep |"
+            + f" | {units * IMAGES * BYTES_OF_PAIR / 1e9:.1f} GB | "
+            + " | ".join(kept(plan) for plan in sweeps)
+            + " | "
+            + " | ".join(kept_before(plan) for plan in sweeps)
+            + " |",
+            flush=True,
         )
+
+
+def planned(name: str, layers: list[str]) -> SweepPlan:
+    """The plan of a sweep on a GPU."""
+    network = getattr(torchvision.models, name)(weights=None).eval()
+    photos = unitlab.images((torch.rand(2, 3, 224, 224), torch.arange(2)), categories=[f"class {k}" for k in range(CLASSES)])
+    return plan_sweep(network, photos, SweepRequest(layers, memory=MEMORY), "cpu").sized_for("cuda")
+
+
+def top_bytes(plan: SweepPlan) -> int:
+    """Of the largest activations, their images and maps, of a shard that keeps all."""
+    return sum(len(layer.units) * TOP_IMAGES * (4 + 4 + 2 * math.prod(layer.shape[2:])) for layer in plan.layers)
+
+
+def kept(plan: SweepPlan) -> str:
+    """Number and size of the shards of a sweep."""
+    units, of_shard = sum(len(layer.units) for layer in plan.layers), int(plan.fingerprint["shard"])
+    shards = math.ceil(IMAGES / of_shard)
+    size = IMAGES * (units * BYTES_IN_SHARD + 4 * CLASSES + 3 * THUMBNAIL**2) + shards * units * min(TOP_IMAGES, of_shard)
+    return f"{shards:,} of {of_shard:,} images: {(size + top_bytes(plan) * (1 + math.log(shards))) / 1e9:.1f} GB"
+
+
+def kept_before(plan: SweepPlan) -> str:
+    """With 512 images each, three sums of float64 by unit and class, and all of the largest maps of each shard."""
+    units, shards = sum(len(layer.units) for layer in plan.layers), math.ceil(IMAGES / 512)
+    size = IMAGES * (units * BYTES_OF_PAIR + 3 * THUMBNAIL**2) + shards * (3 * 8 * units * CLASSES + top_bytes(plan))
+    return f"{size / 1e9:.1f} GB"
+
+
+def shard(folder: Path) -> None:
+    """A shard of 2,048 units, 512 images and 1,000 classes as it is kept, and with sums as it was."""
+    random, (units, images) = np.random.default_rng(0), (2048, 512)
+    pairs = random.random((units, images), np.float32)
+    by_image = {
+        "prediction": random.integers(0, CLASSES, (units, images), np.int16), "label_margin_drop": pairs.astype(np.float16),
+    }  # fmt: skip
+    activations = {"activation_mean": pairs, "activation_max": 2 * pairs, "first_order": -pairs}
+    label, probability = random.integers(0, CLASSES, images), random.random((images, CLASSES), np.float32)
+    top = {"top": random.random((units, TOP_IMAGES, 7, 7), np.float32).astype(np.float16)}
+    top |= {"top_activation": random.random((units, TOP_IMAGES), np.float32), "top_image": np.zeros((units, TOP_IMAGES), "i4")}
+    thumbnails = {"thumbnails": random.integers(0, 256, (images, THUMBNAIL, THUMBNAIL, 3), np.uint8)}
+    sums: dict[str, np.ndarray] = {}
+    timed("sums of a shard", lambda: sums.update(_sums(activations, label, probability, 128, 49)))
+    before = {name: values.astype(np.float16) for name, values in activations.items() if name != "first_order"}
+    for what, arrays in (
+        ("before, with sums", {**by_image, **before, **sums, **top, **thumbnails}),
+        ("now, the first one", {**by_image, **activations, "probability": probability, **top, **thumbnails}),
+        ("now, a tenth one", {**by_image, **activations, "probability": probability, **thumbnails,
+                              **{name: values[: units // 10] for name, values in top.items()}}),
+    ):  # fmt: skip
+        size = sum(np.asarray(values).nbytes for values in arrays.values())
+        for _ in range(3):
+            timed(f"{what}, {size / 1e6:.1f} MB", lambda arrays=arrays: write_shard(folder / "shard.safetensors", arrays))
 
 
 class Rows:
@@ -174,4 +236,4 @@ def timed(what: str, action: object) -> object:
 
 
 if __name__ == "__main__":
-    tried(Path(sys.argv[2])) if sys.argv[1:2] == ["tried"] else on_paper()
+    {"tried": tried, "shard": shard}[sys.argv[1]](Path(sys.argv[2])) if sys.argv[1:] else on_paper()

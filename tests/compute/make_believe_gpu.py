@@ -8,13 +8,18 @@ CUDA would have done; a function mode answers what C++ would answer wrongly (``.
 What is noted, each with the line of unitlab that asked for it:
 
 - ``violation``: device and host tensors of one dimension or more meet (copies, and host indices, are allowed, as on CUDA);
-  numpy() of a device tensor; an operation without a CUDA kernel, by the dispatcher of a CUDA build;
-- ``wait``: the host waits for a result: item, bool, tolist, a blocking copy to the host, nonzero, boolean masks, synchronize;
+  numpy() of a device tensor; an operation without a CUDA kernel, by the dispatcher of a CUDA build; pinned memory that is read
+  or written while it is copied; a tensor of another stream that this one does not wait for, or that is not told of it;
+- ``wait``: the host waits for a result: item, bool, tolist, a blocking copy to the host, nonzero, boolean masks, synchronize
+  of what is not known to be done: what a stream was given before something that has been waited for is;
 - ``upload``: a copy from pageable host memory, which waits for the stream, too; indices from the host are such copies;
 - ``async copy``: from or into pinned memory, without a wait;
 - ``launch``: a kernel or more (views and metadata are none);
 - ``bfloat16 product``: a convolution or matrix product of bfloat16 tensors;
+- ``tf32 product``: one of float32 tensors where torch is set to TF32, whose operands are then rounded as TF32 has them;
 - ``unordered sum``: floating-point numbers are added by atomic operations, in no fixed order: a repetition may differ.
+
+Copies into pinned memory arrive when it is known that they have.
 
 Kernels are not CUDA's: dtypes that a CUDA kernel refuses, and numerical differences, stay unseen.
 """
@@ -24,7 +29,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
@@ -54,6 +59,7 @@ UNORDERED = {
     "avg_pool3d_backward", "embedding_dense_backward", "upsample_bilinear2d_backward", "upsample_nearest2d_backward",
     "reflection_pad2d_backward", "replication_pad2d_backward", "grid_sampler_2d_backward",
 }  # fmt: skip
+Clock = Counter["Stream"]  # how much of each stream's work is done
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"}
 
 
@@ -101,7 +107,13 @@ class MakeBelieveGPU:
     events: list[Event] = field(default_factory=list)
     entered: Counter[str] = field(default_factory=Counter)
     phases: list[str] = field(default_factory=lambda: ["elsewhere"])
-    pinned: set[int] = field(default_factory=set)
+    # by address: pinned memory, what is copied into it or from it, when, and on which stream device memory was made
+    pinned: dict[int, Tensor] = field(default_factory=dict)
+    arriving: dict[int, tuple[Clock, Tensor, Tensor]] = field(default_factory=dict)
+    leaving: dict[int, Clock] = field(default_factory=dict)
+    made: dict[int, tuple[Stream, int, set[Stream]]] = field(default_factory=dict)
+    done: Clock = field(default_factory=Counter)  # as the host knows
+    streams: list[Stream] = field(default_factory=lambda: [Stream()])  # the last one is current
     asked_for_host: bool = False  # by Python: C++, as in autograd, takes the device that it believes a tensor to be on
     kernels: dict[str, bool] = field(default_factory=dict)
 
@@ -124,6 +136,29 @@ class MakeBelieveGPU:
             frame = frame.f_back
         where = "outside" if frame is None else f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}"
         self.events.append(Event(kind, operation, where, self.phases[-1]))
+        if kind == "wait":
+            self.know(self.streams[-1].clock)
+
+    def know(self, clock: Clock) -> None:
+        """The host has learned that so much is done."""
+        self.done |= clock
+        for address, (when, target, values) in list(self.arriving.items()):
+            if when <= self.done:
+                del self.arriving[address]
+                target.copy_(values)
+
+    def wait_for(self, clock: Clock, what: str) -> None:
+        if not clock <= self.done:
+            self.note("wait", what)
+            self.know(clock)
+
+    def check_host(self, tensor: Tensor, *, written: bool = False) -> None:
+        """Whether the host may read or write a tensor of its own."""
+        address = _address(tensor)
+        if address in self.arriving:
+            self.note("violation", "pinned memory is used before a copy into it is known to be done")
+        if written and not self.leaving.get(address, Counter()) <= self.done:
+            self.note("violation", "pinned memory is written before a copy from it is known to be done")
 
     def operation(self, func: Any, args: Any, kwargs: Any) -> Any:
         """One operation of ATen: what CUDA would do is noted, the values are computed here."""
@@ -132,12 +167,22 @@ class MakeBelieveGPU:
         on = [x for x in given if isinstance(x, OnDevice)]
         device = None if kwargs.get("device") is None else torch.device(kwargs["device"])
         if not on and (device is None or device.type != "cuda"):
+            if self.arriving or self.leaving:
+                for argument, x in zip(func._schema.arguments, args, strict=False):
+                    alias = argument.alias_info
+                    for tensor in tree_leaves(x):
+                        if isinstance(tensor, Tensor) and torch.Tag.inplace_view not in func.tags:
+                            self.check_host(tensor, written=alias is not None and alias.is_write)
             out = func(*args, **{**kwargs, **({"pin_memory": False} if kwargs.get("pin_memory") else {})})
             return self.pin(out) if kwargs.get("pin_memory") else out
+        self._check_streams(on)
         if name in ("_to_copy", "_pin_memory", "copy_"):
             return self._copied(name, func, args, kwargs, device)
         self._check(name, func, args, on, [x for x in given if not isinstance(x, OnDevice)])
         inner_args, inner_kwargs = tree_map(_inner, (args, kwargs))
+        if name in PRODUCTS and _in_tf32(name) and any(x.inner.dtype == torch.float32 for x in on):
+            self.note("tf32 product", name)
+            inner_args = tree_map(_rounded_to_tf32, inner_args)
         if device is not None and device.type == "cpu" and self.asked_for_host:
             return func(*inner_args, **inner_kwargs)
         out = func(*inner_args, **inner_kwargs)
@@ -145,7 +190,26 @@ class MakeBelieveGPU:
             _reshape_wrapper(func, args, kwargs)
         self._launch(name, func)
         known = {id(x.inner): x for x in on}
-        return tree_map(lambda x: known[id(x)] if id(x) in known else OnDevice(x) if isinstance(x, Tensor) else x, out)
+        used = {_address(x) for x in on}
+        return tree_map(lambda x: known[id(x)] if id(x) in known else self._new(x, used) if isinstance(x, Tensor) else x, out)
+
+    def _new(self, inner: Tensor, used: set[int] = frozenset()) -> OnDevice:  # type: ignore[assignment]
+        """A tensor that an operation has made from those at ``used`` addresses, or a view of one of them."""
+        if (address := _address(inner)) not in used:
+            stream = self.streams[-1]
+            self.made[address] = (stream, stream.clock[stream], {stream})
+        return OnDevice(inner)
+
+    def _check_streams(self, on: list[OnDevice]) -> None:
+        """Whether the current stream may use these; and it has got more to do."""
+        current = self.streams[-1]
+        current.clock[current] += 1
+        for x in on:
+            stream, when, told = self.made.get(_address(x), (current, 0, {current}))
+            if current.clock[stream] < when:
+                self.note("violation", "a stream uses what another one has made, and does not wait for it")
+            if current not in told:
+                self.note("violation", "a stream uses what another one has made, and record_stream was not called")
 
     def _check(self, name: str, func: Any, args: Any, on: list[OnDevice], off: list[Tensor]) -> None:
         """Whether CUDA would take these, has the operation, and would make the host wait."""
@@ -189,11 +253,19 @@ class MakeBelieveGPU:
         to_device = isinstance(target, OnDevice) if target is not None else device is None or device.type == "cuda"
         inner_args, inner_kwargs = tree_map(_inner, (args, kwargs))
         inner_kwargs.pop("pin_memory", None)
-        out = func(*inner_args, **inner_kwargs)
+        later = asynchronous and not to_device and target is not None and self.is_pinned(target)
+        for tensor in (source, target):
+            if isinstance(tensor, Tensor) and not isinstance(tensor, OnDevice):
+                self.check_host(tensor, written=tensor is target)
+        out = None if later else func(*inner_args, **inner_kwargs)
         if isinstance(source, OnDevice) != to_device:
             host = source if to_device else out if target is None else target
             if asynchronous and self.is_pinned(host):
                 self.note("async copy", "to the device" if to_device else "to the host")
+                if later:
+                    self.arriving[_address(host)] = Counter(self.streams[-1].clock), host, inner_args[1].clone()
+                else:
+                    self.leaving[_address(host)] = Counter(self.streams[-1].clock)
             elif not to_device:
                 self.note("wait", "copy to the host")
             elif source.dim() or target is None:
@@ -201,7 +273,7 @@ class MakeBelieveGPU:
         self._launch(name, func)
         if target is not None:
             return target
-        return OnDevice(out) if to_device else out
+        return self._new(out, {_address(source)} if isinstance(source, OnDevice) else set()) if to_device else out
 
     def _launch(self, name: str, func: Any) -> None:
         returns = func._schema.returns
@@ -210,11 +282,16 @@ class MakeBelieveGPU:
             self.note("launch", name)
 
     def pin(self, tensor: Tensor) -> Tensor:
-        self.pinned.add(tensor.untyped_storage().data_ptr())
+        self.pinned[_address(tensor)] = tensor  # held, so that nothing else gets its address
         return tensor
 
     def is_pinned(self, tensor: Tensor) -> bool:
-        return not isinstance(tensor, OnDevice) and tensor.untyped_storage().data_ptr() in self.pinned
+        return not isinstance(tensor, OnDevice) and _address(tensor) in self.pinned
+
+
+def _address(tensor: Tensor) -> int:
+    with torch._C.DisableTorchFunction():
+        return int((tensor.inner if isinstance(tensor, OnDevice) else tensor).untyped_storage().data_ptr())
 
 
 class _Dispatch(TorchDispatchMode):
@@ -240,11 +317,9 @@ class _Functions(TorchFunctionMode):
         if func is Tensor.get_device:
             return 0 if on else -1
         if func is Tensor.pin_memory:
-            return self.gpu.pin(first.clone())
+            return first if self.gpu.is_pinned(first) else self.gpu.pin(first.clone())
         if func is Tensor.is_pinned:
             return self.gpu.is_pinned(first)
-        if func is Tensor.record_stream:
-            return None
         if on and func is Tensor.untyped_storage:
             return first.inner.untyped_storage()
         if on and func in (Tensor.numpy, Tensor.__array__):
@@ -253,6 +328,8 @@ class _Functions(TorchFunctionMode):
         if on and func is Tensor.tolist:
             self.gpu.note("wait", "tolist")
             return first.inner.tolist()
+        if func in (Tensor.numpy, Tensor.__array__, Tensor.tolist):
+            self.gpu.check_host(first)
         if func in (Tensor.cpu, Tensor.cuda):
             place = HOST if func is Tensor.cpu else CUDA
             return _moved(first, place, None, kwargs.get("non_blocking", False), False, kwargs.get("memory_format"))
@@ -274,6 +351,18 @@ def _inner(x: Any) -> Any:
     if isinstance(x, torch.device) and x.type == "cuda":
         return HOST
     return x.inner if isinstance(x, OnDevice) else x
+
+
+def _in_tf32(name: str) -> bool:
+    backends: Any = torch.backends
+    return (backends.cudnn.conv if name == "convolution" else backends.cuda.matmul).fp32_precision == "tf32"
+
+
+def _rounded_to_tf32(x: Any) -> Any:
+    """Float32 to 10 bits of mantissa, to the nearest."""
+    if not isinstance(x, Tensor) or x.dtype != torch.float32:
+        return x
+    return (x.detach().view(torch.int32) + 0x1000).bitwise_and_(-0x2000).view(torch.float32)
 
 
 def _numbered(x: Any) -> Any:
@@ -320,33 +409,68 @@ def _reshape_wrapper(func: Any, args: Any, kwargs: Any) -> None:
             torch._C._set_meta_in_tls_dispatch_include(before)
 
 
-class _Stream:
-    """A stream or an event: all work is done at once."""
+class Stream:
+    """Work that is done in order; ``clock`` says how much of each stream's is done before what it is given next."""
 
     cuda_stream, device = 0, CUDA
 
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-    def __enter__(self) -> _Stream:
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.clock: Clock = Counter()
+
+    def __enter__(self) -> Stream:
+        _now().streams.append(self)
         return self
 
-    def __exit__(self, *_: Any) -> None: ...
+    def __exit__(self, *_: Any) -> None:
+        _now().streams.pop()
+
     def synchronize(self) -> None:
-        _synchronize()
+        _now().wait_for(self.clock, "synchronize a stream")
 
-    def record(self, *_: Any) -> None: ...
-    def wait(self, *_: Any) -> None: ...
-    def wait_stream(self, *_: Any) -> None: ...
-    def wait_event(self, *_: Any) -> None: ...
-    def record_event(self, *_: Any) -> _Stream:
-        return self
+    def wait_stream(self, other: Stream) -> None:
+        self.clock |= other.clock
+
+    def wait_event(self, event: CudaEvent) -> None:
+        self.clock |= event.clock
+
+    def record_event(self, event: CudaEvent | None = None) -> CudaEvent:
+        event = event or CudaEvent()
+        event.record(self)
+        return event
+
+
+class CudaEvent:
+    """What had been given to a stream when it was recorded."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.clock: Clock = Counter()
+
+    def record(self, stream: Stream | None = None) -> None:
+        self.clock = Counter((stream or _now().streams[-1]).clock)
+
+    def wait(self, stream: Stream | None = None) -> None:
+        (stream or _now().streams[-1]).wait_event(self)
 
     def query(self) -> bool:
-        return True
+        return self.clock <= _now().done
+
+    def synchronize(self) -> None:
+        _now().wait_for(self.clock, "synchronize an event")
+
+
+def _now() -> MakeBelieveGPU:
+    assert _current is not None
+    return _current
 
 
 def _synchronize(*_: Any) -> None:
     if _current is not None:
         _current.note("wait", "synchronize")
+
+
+def _record_stream(tensor: Tensor, stream: Stream) -> None:
+    if (found := _now().made.get(_address(tensor))) is not None:
+        found[2].add(stream)
 
 
 @contextmanager
@@ -365,8 +489,9 @@ def make_believe_gpu(phases: list[tuple[Any, str, str]] | None = None) -> Iterat
     patched: dict[str, Any] = {
         "is_available": lambda: True, "device_count": lambda: 1, "current_device": lambda: 0, "is_initialized": lambda: True,
         "_lazy_init": lambda: None, "synchronize": _synchronize, "get_device_name": lambda *_: "make-believe",
-        "mem_get_info": lambda *_: (80 << 30, 80 << 30), "Stream": _Stream, "Event": _Stream,
-        "current_stream": lambda *_: _Stream(), "default_stream": lambda *_: _Stream(), "stream": lambda s: s or _Stream(),
+        "mem_get_info": lambda *_: (80 << 30, 80 << 30), "Stream": Stream, "Event": CudaEvent,
+        "current_stream": lambda *_: gpu.streams[-1], "default_stream": lambda *_: gpu.streams[0],
+        "stream": lambda stream: stream or nullcontext(),
         "set_device": lambda *_: None, "empty_cache": lambda: None, "get_device_capability": lambda *_: (9, 0),
         "is_bf16_supported": lambda *_, **__: True,
     }  # fmt: skip
@@ -376,6 +501,7 @@ def make_believe_gpu(phases: list[tuple[Any, str, str]] | None = None) -> Iterat
     torch._C._set_only_lift_cpu_tensors(True)
     _current = gpu
     owned = [mock.patch.object(owner, name, under(phase, getattr(owner, name))) for owner, name, phase in phases or []]
+    owned.append(mock.patch.object(Tensor, "record_stream", _record_stream))
     for patch in owned:
         patch.start()
     try:

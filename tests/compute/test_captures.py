@@ -172,7 +172,7 @@ def test_networks_are_exact(name: str, ablation: str, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("name", ["vit_tiny", "Hugging Face Swin", "swin_t"])
 def test_products_in_bfloat16(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unitlab.compute.engine.bfloat16._multiplies_bfloat16", lambda _: True)
+    monkeypatch.setattr("unitlab.compute.engine.reduced_precision._multiplies_bfloat16", lambda _: True)
     model, pixels, oracle = network(name)
     for layer, dim in NETWORKS[name][3].items():
         plan = plan_sweep(

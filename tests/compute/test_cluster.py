@@ -317,6 +317,8 @@ def test_what_a_cluster_cannot_do_is_said(tmp_path: Path, client: Any) -> None:
         unitlab.ablate(network(), source, "conv2", store=tmp_path / "b.zarr", client=client, progress=False)
     with pytest.raises(UnitlabError, match="none of 2 Dask workers sees a GPU"):
         clusters.WorkerPool(client, "cuda")
+    with pytest.raises(UnitlabError, match="precision='tf32' on the device 'cpu', which has no TF32"):
+        ablate(tmp_path, tmp_path / "c.zarr", client=client, precision="tf32")
 
 
 def test_workers_that_have_another_unitlab_or_none(tmp_path: Path, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:

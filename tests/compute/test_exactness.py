@@ -86,7 +86,7 @@ def hand_written_network(kind: type[nn.Module], images: int, dtype: torch.dtype)
 @pytest.fixture(params=[True, False], ids=["fast bfloat16", "slow bfloat16"])
 def any_processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Processors that multiply bfloat16 and those that do not, whichever this one is."""
-    monkeypatch.setattr("unitlab.compute.engine.bfloat16._multiplies_bfloat16", lambda _: request.param)
+    monkeypatch.setattr("unitlab.compute.engine.reduced_precision._multiplies_bfloat16", lambda _: request.param)
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)

@@ -236,13 +236,13 @@ def test_a_packed_dense_layer_gives_what_the_layer_gives(bias: bool) -> None:
             torch.testing.assert_close(DenseProduct(layer)(value), layer(value))
 
 
-def test_layers_whose_sums_exceed_the_memory_are_refused() -> None:
+def test_a_layer_whose_sums_exceed_the_memory_is_refused() -> None:
     class Wide(nn.Sequential):
         """Many units and many classes."""
 
     network = Wide(nn.Conv2d(3, 400, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(400, 4000)).eval()
     source = unitlab.images(Pictures(), categories=[f"class {k}" for k in range(4000)])
-    with pytest.raises(UnitlabError, match=r"1 layer\(s\) take 0\.0 GB.*fewer layers"):
+    with pytest.raises(UnitlabError, match=r"classes of 0 take 0\.1 GB.*memory='0\.2 GB' or more, or fewer units"):
         unitlab.ablate(network, source, "0", memory="64 MB", progress=False, device="cpu")
 
 

@@ -32,7 +32,7 @@ def pictures(text: str) -> list[Image.Image]:
 @pytest.mark.parametrize("name", ["vgg_emoji", "alexnet_fashion"])
 def test_it_is_small_and_holds_sentence_figures_images_and_code(name: str) -> None:
     explorer = unitlab.explore(name, unit=3)
-    text = explorer._snapshot()
+    text = explorer._still()["text/html"]
     assert len(text) < 150_000 and "<style" not in text and "<script" not in text and " style=" not in text
     assert str(unit_finding(explorer.measures, 3)) in unescape(text) and "unitlab.explore(" in text
     figures, images = pictures(text)
@@ -44,7 +44,7 @@ def test_it_is_small_and_holds_sentence_figures_images_and_code(name: str) -> No
 
 def test_names_are_text_and_what_is_missing_is_left_out() -> None:
     study = simulated_study(5, 4, 60, thumbnails=False).assign_coords(category=np.array([BAD, "猫", "حديقة", "b"], object))
-    text = unitlab.explore(study.assign_attrs(name=BAD), unit=1, category=BAD)._snapshot()
+    text = unitlab.explore(study.assign_attrs(name=BAD), unit=1, category=BAD)._still()["text/html"]
 
     found: list[str] = []
     tags = HTMLParser()

@@ -67,7 +67,7 @@ def test_a_group_and_a_curve_are_run_for_the_page(study: xr.Dataset) -> None:
     curve = ask(explorer, "curve", category=str(study.category.values[4]))
     right = study.baseline_prediction.values == study.label.values
     assert curve["k"][:3] == [0, 1, 2] and curve["overall"][0] == pytest.approx(100 * right.mean())
-    assert curve["own"] == (100 * LiveNetwork(study).curve(4, curve["k"], lambda done, of: None).own).tolist()
+    assert curve["own"] == (100 * LiveNetwork(study).curve(4, curve["k"], lambda done, of: None)["own"]).tolist()
 
 
 def silencing(units: np.ndarray[Any, Any]) -> Any:
@@ -87,8 +87,8 @@ def test_a_curve_is_that_of_hooks(study: xr.Dataset) -> None:
     live = LiveNetwork(study)
     found = live.curve(4, [0, 1, 3], lambda done, of: None)
     label, before = study.label.values, study.baseline_prediction.values
-    assert found.own[0] == (before[label == 4] == 4).mean() and found.overall[0] == (before == label).mean()
-    assert (found.low <= found.own).all() and (found.own <= found.high).all()
+    assert found["own"][0] == (before[label == 4] == 4).mean() and found["overall"][0] == (before == label).mean()
+    assert (found["low"] <= found["own"]).all() and (found["own"] <= found["high"]).all()
     model, photos = RecipeFiles(live.recipe).model().double(), RecipeFiles(live.recipe).images()
     half = halves(np.arange(200), label, 1, np.random.default_rng(0))[0]
     right = np.zeros((3, 200), bool)
@@ -102,8 +102,8 @@ def test_a_curve_is_that_of_hooks(study: xr.Dataset) -> None:
             with torch.no_grad():
                 right[place, rest] = model(batch.double()).argmax(1).numpy() == label[rest]
             hook.remove()
-    np.testing.assert_allclose(found.own, right[:, label == 4].mean(1))
-    np.testing.assert_allclose(found.overall, right.mean(1))
+    np.testing.assert_allclose(found["own"], right[:, label == 4].mean(1))
+    np.testing.assert_allclose(found["overall"], right.mean(1))
 
 
 def test_other_images_than_the_study_s_are_refused(study: xr.Dataset) -> None:

@@ -126,6 +126,11 @@ def test_a_picture_of_the_reader_s_is_seen_as_the_study_s_are(explorer: Any) -> 
     explorer.image = str(explorer.ds.image.values[place])
     kept = dict((name, was) for name, was, _ in ask(explorer, "try", unit=15, strengths=[])["classes"])
     assert {name: was for name, was, _ in own} == pytest.approx(kept, abs=1e-4)
+    # of another size: as the network's own transform has it
+    explorer.image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (180, 300, 3), dtype=np.uint8))
+    ask(explorer, "try", unit=15, strengths=[])
+    seen = unitlab.network("vgg_emoji").transform(explorer.image)[None]
+    assert torch.equal(explorer._trial._pixels, seen) and seen.shape[2:] == (64, 64)
     grey = Image.new("L", (300, 180), 90)
     explorer.image = grey
     assert abs(sum(was for _, was, _ in ask(explorer, "try", unit=3, strengths=[])["classes"])) <= 1.001
@@ -155,9 +160,9 @@ def test_a_question_during_a_ranking_gives_its_own_numbers(explorer: Any) -> Non
     alone = ask(explorer, "try", unit=15, strengths=[[16, 0]])["classes"]
     study, trial = explorer._measured_study, explorer._trial
     with ThreadPoolExecutor(2) as threads:
-        ranking = threads.submit(lambda: [trial.ranking(study, {}, lambda *told: None)[0]["units"] for _ in range(4)])
+        ranking = threads.submit(lambda: [trial.ranking(study, {}, lambda *told: None)["units"] for _ in range(4)])
         given = {"unit": 15, "strengths": [[16, 0]]}
-        meanwhile = threads.submit(lambda: [trial.answer(study, given, lambda *told: None)[0]["classes"] for _ in range(12)])
+        meanwhile = threads.submit(lambda: [trial.answer(study, given, lambda *told: None)["classes"] for _ in range(12)])
         assert all(one == ranking.result()[0] for one in ranking.result())
         assert all([row[0] for row in one] == [row[0] for row in alone] for one in meanwhile.result())
         assert max(abs(a[2] - b[2]) for one in meanwhile.result() for a, b in zip(one, alone, strict=True)) < 1e-5

@@ -21,6 +21,7 @@ from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.stored_result import StoredResult
 from unitlab.compute.sweep.fingerprints import text_fingerprint, unit_dim_of
+from unitlab.compute.sweep.memory import resolved_memory
 from unitlab.compute.sweep.plan import SweepPlan
 from unitlab.compute.sweep.progress import one_bar
 from unitlab.compute.sweep.request import SweepRequest
@@ -137,6 +138,7 @@ def cumulative(  # noqa: PLR0913  the public call
         layer, ablation=ablation, labels=labels, batch_size=batch_size, memory=memory, seed=seed,
         output=output, unit_dim=unit_dim, top_k=0,
     )  # fmt: skip
+    request = resolved_memory(request, store, device)
     with exact_float32():
         plan = plan_of_one_layer(model, source, request, device)
         asked = _Asked(plan, order, ascending, category, n_random, seed)

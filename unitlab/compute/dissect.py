@@ -24,6 +24,7 @@ from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.activations import unit_maps
 from unitlab.compute.sweep.fingerprints import sampled_images, source_fingerprints, weights_fingerprint
+from unitlab.compute.sweep.memory import resolved_memory
 from unitlab.compute.sweep.progress import images_bar
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.concepts.label_images import LabelImages, joined
@@ -120,6 +121,7 @@ def dissect(  # noqa: PLR0913  the public call
     labels = joined(concepts)
     _refuse_missing(source, labels)
     request = SweepRequest(layer, batch_size=batch_size, memory=memory, seed=seed, output=output, unit_dim=unit_dim)
+    request = resolved_memory(request, None, device)
     if not request.one_layer or layer == "all":
         raise UnitlabError(f"layer={layer!r}: one layer is dissected at a time; give its name, such as 'layer4'")
     with exact_float32():

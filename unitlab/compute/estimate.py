@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,26 @@ from torch import nn
 
 from unitlab.compute.engine.ablation import Replacement
 from unitlab.compute.engine.scores import Outcome
-from unitlab.compute.engine.torch_state import exact_float32
+from unitlab.compute.engine.torch_state import choose_device, exact_float32
 from unitlab.compute.engine.user_network.outputs import Output
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageBatch, ImageSource
-from unitlab.compute.sweep.activations import BY_IMAGE, TOP, TOP_IMAGES
+from unitlab.compute.sweep.activations import BY_IMAGE, TOP, TOP_IMAGES, eight_bits
 from unitlab.compute.sweep.baseline import Baseline, measured_baseline
 from unitlab.compute.sweep.fingerprints import as_in_store, request_in_store
+from unitlab.compute.sweep.layer_plan import LayerPlan
+from unitlab.compute.sweep.memory import resolved_memory
 from unitlab.compute.sweep.passes import Counts, calibrated_rules, counts_of, pilot_positions, replacements_of
-from unitlab.compute.sweep.plan import LayerPlan, SweepPlan, UnitSums, plan_sweep
+from unitlab.compute.sweep.plan import SweepPlan, UnitSums, plan_sweep
+from unitlab.compute.sweep.replacements import donor_values
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.screening import Rule
-from unitlab.compute.sweep.shards import SCORES, ShardComputation, ShardResult, ShardSums, donor_values
+from unitlab.compute.sweep.shards import SCORES, ShardComputation, ShardResult, ShardSums
 from unitlab.compute.sweep.study_arrays import undefined_attributes
 from unitlab.compute.sweep.units_left import plans_left
 from unitlab.files import bytes_text
 from unitlab.progress import stages
-from unitlab.store.shards import finished_shards
+from unitlab.store.shards import finished_shards, unfinished_fingerprint
 
 FEWEST_IMAGES = 4
 FEWEST_OF_BASELINE, MOST_OF_BASELINE = 16, 64  # images; as many as take no longer than what is timed
@@ -221,13 +225,14 @@ def estimate_of(
     """`estimate`, of a request."""
     source = as_in_store(images if isinstance(images, ImageSource) else image_source(images), store)
     source.refuse_damaged()
-    request = request_in_store(request, store)
+    request = resolved_memory(request_in_store(request, store), store, device)
     with exact_float32(), stages("estimate", 3, progress) as begin:
         begin("network")
-        plan = plan_sweep(model, source, request, device)
+        plan = plan_sweep(model, source, request, choose_device(device, request.precision))
         parts = [plan] if store is None else plans_left(plan, model, source, store)
         # what is stored already is left out; where nothing is left, or layers lack different units, all that is asked is told
         plan, complete = parts[0] if len(parts) == 1 else plan, not parts
+        plan = plan if store is None else plan.as_begun(unfinished_fingerprint(store))
         done = finished_shards(store, plan.fingerprint) if store is not None and not complete else []
         begin("times of a few images")
         measured = _Measured(plan, source)
@@ -252,9 +257,8 @@ def estimate_of(
         seconds_per_read=measured.read,
         seconds=left * (measured.sweep + measured.read) + (0 if done or complete else measured.pilot),
         memory=request.budget, network_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
-        disk_while_computing=len(source) * measured.shard_bytes_per_image + len(plan.shard_bounds) * measured.shard_bytes,
-        disk_finished=measured.study_bytes, complete=complete,
-        baseline=baseline,
+        disk_while_computing=measured.shard_bytes, disk_finished=measured.study_bytes,
+        complete=complete, baseline=baseline,
     )  # fmt: skip
 
 
@@ -330,6 +334,7 @@ class _Measured:
     def _sweep(self, batch: ImageBatch) -> ShardResult:
         sums = ShardSums(self.plan)
         self.computation.add(batch, sums)
+        sums.end()
         return sums.result()
 
     def _plain(self, batch: torch.Tensor, size: int) -> None:
@@ -339,21 +344,27 @@ class _Measured:
 
     def _measure_bytes(self, result: ShardResult) -> None:
         plan, images, facts = self.plan, len(self.source), result.images
-        statistics = [found for shard in result.layers.values() for found in (shard.units, shard.directions) if found]
+        layers = result.layers.values()
+        statistics = [found for shard in layers for found in (shard.units, shard.directions) if found]
         by_image = [facts.label, facts.baseline_prediction, facts.baseline_margin]
-        by_image += [shard.ablation[name] for shard in result.layers.values() for name in SCORES if name in shard.ablation]
-        by_image += [found[name] for found in statistics for name in BY_IMAGE]
+        by_image += [shard.ablation[name] for shard in layers for name in SCORES if name in shard.ablation]
+        in_study = [*by_image, *(eight_bits(found[name]) for found in statistics for name in BY_IMAGE)]
+        in_shard = [*by_image, facts.probability]
+        in_shard += [found[name] for found in statistics for name in (*BY_IMAGE, "first_order") if name in found]
         thumbnails = 0 if facts.thumbnails is None else facts.thumbnails.nbytes
-        measured = sum(array.nbytes for array in by_image)
+        measured = sum(array.nbytes for array in in_shard)
         # a small sample has fewer top images than a shard
-        short = sum(found[name].nbytes for found in statistics for name in TOP)
-        top = TOP_IMAGES * short // min(self.images, TOP_IMAGES)
+        top = sum(found[name].nbytes for found in statistics for name in TOP) * TOP_IMAGES / min(self.images, TOP_IMAGES)
         everything = sum(array.nbytes for array in result.to_arrays().values())
-        packed = sum(len(Zstd(5).encode(np.ascontiguousarray(array))) for array in by_image)
+        packed = sum(len(Zstd(5).encode(np.ascontiguousarray(array))) for array in in_study)
         by_class = BYTES_BY_CLASS * len(plan.categories) * sum(len(layer.units) for layer in plan.layers)
-        self.shard_bytes_per_image = measured // self.images + thumbnails // self.images
-        self.shard_bytes = everything - measured - thumbnails - short + top
-        self.study_bytes = packed * images // self.images + top + by_class + images * (thumbnails // self.images)
+        shards = len(plan.shard_bounds)
+        of_shard = everything - measured - thumbnails - sum(found[name].nbytes for found in statistics for name in TOP)
+        of_images = images * (thumbnails // self.images)
+        # k shards have about 1 + ½ + … + 1/k times the top images of one
+        in_shards = shards * of_shard + top * (1 + log(shards))
+        self.shard_bytes = int(images * measured / self.images + of_images + in_shards)
+        self.study_bytes = int(packed * images / self.images + top + by_class + of_images)
 
 
 def _seconds(plan: SweepPlan, action: Callable[[], object]) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from unitlab.bundled_images import IMAGE_SETS
 from unitlab.compute.engine.layers import layer_names
 from unitlab.compute.files.recipe_files import refuse_missing, untrained_network
 from unitlab.errors import UnitlabError, nearest_names
-from unitlab.recipes import Recipe, Transform
-from unitlab.recipes.own import keep_recipe, new_recipe
+from unitlab.recipes import RECIPES, Images, Recipe, Transform, Weights
+from unitlab.recipes.own import keep_recipe
 
 
 def add_recipe(  # noqa: PLR0913  the public call
@@ -83,10 +86,32 @@ def add_recipe(  # noqa: PLR0913  the public call
     ...     transform=unitlab.recipes.Transform(resize=256, crop=224),
     ... )  # doctest: +SKIP
     """
-    recipe = new_recipe(
-        name, network=network, images=images, layers=layers, weights=weights, sha256=sha256, within=within, renamed=renamed,
-        transform=transform, categories=categories, options=options, title=title,
-    )  # fmt: skip
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        raise UnitlabError(f"a recipe cannot be called {name!r}; use letters, digits, '_', '-' and '.'")
+    if name in RECIPES:
+        raise UnitlabError(f"unitlab has a recipe '{name}' of its own; choose another name")
+    chosen = (layers,) if isinstance(layers, str) else tuple(layers)
+    if not chosen:
+        raise UnitlabError(f"the recipe '{name}' names no layer; give one, such as layers='layer4'")
+    if isinstance(transform, str) and not transform.partition(":")[2]:
+        raise UnitlabError(f"transform={transform!r} is neither 'torchvision:ENUM.MEMBER' nor 'module:function'")
+    network, place = _named(network), _place(images)
+    kind = network if isinstance(network, str) else getattr(network, "__qualname__", type(network).__name__)
+    recipe = Recipe(
+        name=name,
+        title=title or kind.rpartition(":")[2],
+        network=network,
+        images=Images(
+            name=place.rstrip("/").rpartition("/")[2],
+            address=place,
+            categories=len(categories),
+            class_names=tuple(categories),
+        ),
+        layers=chosen,
+        weights=None if weights is None else Weights(_place(weights), sha256.lower(), within, tuple((renamed or {}).items())),
+        transform=transform if transform is None or isinstance(transform, Transform) else _named(transform),
+        options=dict(options or {}),
+    )
     refuse_missing(recipe)
     built = _built(recipe)
     modules = dict(built.named_modules())
@@ -108,3 +133,26 @@ def _built(recipe: Recipe) -> nn.Module:
             except UnitlabError:
                 pass  # its function looks at values
         return untrained_network(recipe)
+
+
+def _place(given: str | Path) -> str:
+    """A URL, an address or the name of a bundled set as it is, a path made absolute."""
+    text = str(given)
+    if text in IMAGE_SETS or re.match(r"[a-z]+:", text):
+        return text
+    return os.path.abspath(os.path.expanduser(text))
+
+
+def _named(function: str | Callable[..., Any]) -> str | Callable[..., Any]:
+    """``module:function`` of a function that other processes find by it."""
+    if isinstance(function, str):
+        head, colon, tail = function.rpartition(":")
+        if not colon or not head or not tail:
+            raise UnitlabError(f"{function!r} names no function; give 'module:function' or 'file.py:function'")
+        return f"{os.path.abspath(head)}:{tail}" if head.endswith(".py") else function
+    if not callable(function):
+        raise UnitlabError(f"{function!r} is no function that builds something; give a function or 'module:function'")
+    module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
+    if not module or not name or module == "__main__" or "<" in name:
+        return function
+    return f"{module}:{name}"

@@ -21,6 +21,7 @@ from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.stored_result import StoredResult
 from unitlab.compute.sweep.fingerprints import text_fingerprint
+from unitlab.compute.sweep.memory import resolved_memory
 from unitlab.compute.sweep.passes import compute_shards
 from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
 from unitlab.compute.sweep.proof import PlainAblation, PlainNetworks, compared_with_hooks, pairs_to_verify, stored_outcomes
@@ -105,6 +106,7 @@ def ablate_groups(  # noqa: PLR0913  the public call
         layer, ablation=ablation, labels=labels, batch_size=batch_size, memory=memory, seed=seed,
         output=output, unit_dim=unit_dim, top_k=top_k, outcome=outcome,
     )  # fmt: skip
+    request = resolved_memory(request, store, device)
     with exact_float32():
         plan = plan_of_one_layer(model, source, request, device)
         names, sets = _named_sets(groups, len(plan.layers[0].units), layer)

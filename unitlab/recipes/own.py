@@ -3,66 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from unitlab.bundled_images import IMAGE_SETS
 from unitlab.errors import UnitlabError, write_failure
 from unitlab.files import home, write_whole
 from unitlab.recipes.recipe import Images, Recipe, Transform, Weights
-from unitlab.recipes.shipped import RECIPES
 
 # recipes with functions that only this process has
 _here: dict[str, Recipe] = {}
 OF_A_PROCESS = ".process"  # beside them: a file that tells other processes of them
-
-
-def new_recipe(  # noqa: PLR0913  add_recipe's
-    name: str,
-    *,
-    network: str | Callable[..., Any],
-    images: str | Path,
-    layers: str | Sequence[str],
-    weights: str | Path | None = None,
-    sha256: str = "",
-    within: str = "",
-    renamed: Mapping[str, str] | None = None,
-    transform: Transform | str | Callable[..., Any] | None = None,
-    categories: Sequence[str] = (),
-    options: Mapping[str, Any] | None = None,
-    title: str = "",
-) -> Recipe:
-    """A recipe from what `unitlab.add_recipe` takes; refused where that cannot be one, whatever is on this machine."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-        raise UnitlabError(f"a recipe cannot be called {name!r}; use letters, digits, '_', '-' and '.'")
-    if name in RECIPES:
-        raise UnitlabError(f"unitlab has a recipe '{name}' of its own; choose another name")
-    chosen = (layers,) if isinstance(layers, str) else tuple(layers)
-    if not chosen:
-        raise UnitlabError(f"the recipe '{name}' names no layer; give one, such as layers='layer4'")
-    if isinstance(transform, str) and not transform.partition(":")[2]:
-        raise UnitlabError(f"transform={transform!r} is neither 'torchvision:ENUM.MEMBER' nor 'module:function'")
-    network, place = _named(network), _place(images)
-    kind = network if isinstance(network, str) else getattr(network, "__qualname__", type(network).__name__)
-    return Recipe(
-        name=name,
-        title=title or kind.rpartition(":")[2],
-        network=network,
-        images=Images(
-            name=place.rstrip("/").rpartition("/")[2],
-            address=place,
-            categories=len(categories),
-            class_names=tuple(categories),
-        ),
-        layers=chosen,
-        weights=None if weights is None else Weights(_place(weights), sha256.lower(), within, tuple((renamed or {}).items())),
-        transform=transform if transform is None or isinstance(transform, Transform) else _named(transform),
-        options=dict(options or {}),
-    )
 
 
 def keep_recipe(recipe: Recipe) -> Recipe:
@@ -142,26 +93,3 @@ def _recipe(content: dict[str, Any]) -> Recipe:
 
 def _folder() -> Path:
     return home() / "recipes"
-
-
-def _place(given: str | Path) -> str:
-    """A URL, an address or the name of a bundled set as it is, a path made absolute."""
-    text = str(given)
-    if text in IMAGE_SETS or re.match(r"[a-z]+:", text):
-        return text
-    return os.path.abspath(os.path.expanduser(text))
-
-
-def _named(function: str | Callable[..., Any]) -> str | Callable[..., Any]:
-    """``module:function`` of a function that other processes find by it."""
-    if isinstance(function, str):
-        head, colon, tail = function.rpartition(":")
-        if not colon or not head or not tail:
-            raise UnitlabError(f"{function!r} names no function; give 'module:function' or 'file.py:function'")
-        return f"{os.path.abspath(head)}:{tail}" if head.endswith(".py") else function
-    if not callable(function):
-        raise UnitlabError(f"{function!r} is no function that builds something; give a function or 'module:function'")
-    module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
-    if not module or not name or module == "__main__" or "<" in name:
-        return function
-    return f"{module}:{name}"

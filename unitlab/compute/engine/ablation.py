@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ import torch.fx
 from torch import Tensor
 
 from unitlab.compute.engine.capture import Values
+from unitlab.compute.engine.host_copies import HostCopies, on_device
 from unitlab.compute.engine.scores import Scores, Scoring
 from unitlab.errors import UnitlabError
 
@@ -39,9 +40,9 @@ class Replacement:
         """Replacement values for the images at ``positions``, expandable to ``like`` (image, unit, …)."""
         if self.donor is None:
             if self._ready is None or (self._ready.device, self._ready.dtype) != (like.device, like.dtype):
-                self._ready = self.values.to(like)  # once, not for every batch
+                self._ready = on_device(self.values, like.device).to(like)  # once, not for every batch
             return self._ready
-        return self.values[torch.as_tensor(self.donor[positions], device=self.values.device)].to(like)
+        return on_device(self.values[torch.as_tensor(self.donor[positions])], like.device).to(like)
 
 
 def donor_of_image(images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -115,27 +116,27 @@ class UnitSets:
         # the last column is for positions that no unit owns
         self.member = _membership(self.sets, channels + 1, device)
         self._added = _membership(self.added, channels + 1, device)[:, :channels].float().t()
-        self._units = torch.tensor([one[0] for one in self.sets], device=device) if self.single else None
+        self.units = torch.tensor([one[0] for one in self.sets], device=device) if self.single else None
 
     def __len__(self) -> int:
         return len(self.sets)
 
     def added_any(self, by_unit: Tensor) -> Tensor:
         """(image, unit) booleans → (set, image): whether any of the units that a set adds has it."""
-        if self._units is not None:
-            return by_unit[:, self._units].t().contiguous()
+        if self.units is not None:
+            return by_unit[:, self.units].t().contiguous()
         return (by_unit.float() @ self._added > 0).t().contiguous()
 
     def totals(self, by_unit: Tensor) -> Tensor:
         """(image, unit) numbers → (image, set): their sum over the units of each set."""
-        if self._units is not None:
-            return by_unit[:, self._units]
+        if self.units is not None:
+            return by_unit[:, self.units]
         return by_unit @ self.member[:, :-1].t().to(by_unit.dtype)
 
     def owned(self, numbers: Tensor, owner: Tensor) -> Tensor:
         """For each numbered set, which positions of ``owner`` (1, …), −1 for nobody's, one of its units owns: (row, …)."""
-        if self._units is not None:
-            return owner == self._units[numbers].reshape(-1, *[1] * (owner.dim() - 1))
+        if self.units is not None:
+            return owner == self.units[numbers].reshape(-1, *[1] * (owner.dim() - 1))
         return self.member[numbers][:, owner.flatten()].reshape(len(numbers), *owner.shape[1:])
 
 
@@ -166,7 +167,7 @@ class Pairs:
     @classmethod
     def on(cls, host: Tensor, device: torch.device) -> Pairs:
         """Pairs that the host knows, on a device."""
-        sets, images = (host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host).unbind(0)
+        sets, images = on_device(host, device).unbind(0)
         return cls(sets, images, host)
 
     def at(self, rows: Tensor | slice) -> Pairs:
@@ -189,7 +190,10 @@ class Pairs:
 
 @dataclass
 class BatchBaseline:
-    """The unablated network on one batch: values of graph nodes, labels, and scores and positions of the images, (image)."""
+    """The unablated network on one batch: values of graph nodes, labels, and scores and positions of the images, (image).
+
+    What is not a number is said once ``host`` delivers, on a CPU at once.
+    """
 
     images: Tensor
     values: Values
@@ -197,6 +201,7 @@ class BatchBaseline:
     positions: Tensor
     scoring: Scoring
     scores: Scores
+    host: HostCopies = field(default_factory=HostCopies)
 
     def scores_of(self, logits: Tensor, images: Tensor | slice = EVERY) -> Scores:
         """Scores of logits (row, category) of some images of the batch, by default of all, (row) each."""
@@ -224,8 +229,12 @@ class Engine(Protocol):
         """
 
 
-def refuse_not_finite(units: Sequence[int]) -> NoReturn:
-    """Say that an ablation leaves no logits."""
+def refuse_not_finite(sets: Sequence[Sequence[int]], finite: Tensor) -> None:
+    """Say of which set the ablation leaves no logits; ``finite`` (set, …)."""
+    undefined = (~finite.flatten(1).all(1)).nonzero().flatten().tolist()
+    if not undefined:
+        return
+    units = sets[undefined[0]]
     several = f"units {', '.join(map(str, units[:5]))}{' …' if len(units) > 5 else ''} together"
     what = f"unit {units[0]}" if len(units) == 1 else several
     raise UnitlabError(f"ablating {what} gives NaN or infinite logits; the network divides by what it removes")

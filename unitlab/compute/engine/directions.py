@@ -18,12 +18,10 @@ from unitlab.compute.engine.ablation import BatchBaseline, Pairs
 from unitlab.compute.engine.capture import NetworkGraph, Values
 from unitlab.compute.engine.contributions import (
     Contribution,
-    ConvolutionContribution,
-    LinearContribution,
-    RotationContribution,
     contributions_of,
 )
 from unitlab.compute.engine.hooks import HookEngine
+from unitlab.compute.engine.host_copies import HostCopies, on_device
 from unitlab.compute.engine.layers import Site
 from unitlab.compute.engine.replay import AblatedBatch, Replay
 from unitlab.compute.engine.scores import Scores
@@ -66,7 +64,7 @@ class Basis:
         """The matrix where a value is, brought there once."""
         place = (value.device, value.dtype)
         if place not in self._moved:
-            self._moved[place] = torch.as_tensor(self.matrix).to(value)
+            self._moved[place] = on_device(self.matrix, value.device).to(value)
         return self._moved[place]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -76,13 +74,13 @@ class Basis:
         """Coordinates (image, direction, …) of values (image, channel, …)."""
         return over_channels(self._matrix_like(value), value)
 
-    def change(self, value: Tensor, replaced: Tensor) -> Tensor:
-        """What ablating each direction takes away along it, (image, direction, …): (x − y)·v, or the code of x."""
+    def change(self, value: Tensor, replaced: Tensor, host: HostCopies | None = None) -> Tensor:
+        """What ablating each direction takes away along it, (image, direction, …): (x − y)·v, or the code of x.
+
+        Codes that are not finite are refused now, or once ``host`` delivers.
+        """
         if self.codes is None:
             return self.coordinates(value - replaced)
-        if torch.equal(replaced, value):
-            # replaced by what it is: nothing changes, whatever its code
-            return torch.zeros_like(self.coordinates(value))
         with torch.no_grad():
             found = self.codes(value.float())
         expected = (len(value), len(self.matrix), *value.shape[2:])
@@ -92,17 +90,24 @@ class Basis:
                 f"subtract gives {given} for the layer's values {tuple(value.shape)}; give a tensor (image, direction, …) "
                 f"with a code for each direction and position: {expected}"
             )
-        if not torch.isfinite(found).all():
-            raise UnitlabError("subtract gives codes that are NaN or infinite")
-        return found.to(value)
+        checks = host or HostCopies()
+        checks.then(_refuse_not_finite, torch.isfinite(found).all())
+        if host is None:
+            checks.deliver()
+        # replaced by what it is: nothing changes, whatever its code
+        return torch.where((replaced == value).all(), torch.zeros_like(found), found).to(value)
 
     def projected(self, value: Tensor, replaced: Tensor, directions: Iterable[int]) -> Tensor:
         """x − Σ ((x − y)·v) v over some directions v, for the values x and what replaces them, y (image, channel, …)."""
-        chosen = list(directions)
-        matrix = self._matrix_like(value)
-        some = torch.stack([matrix[direction] for direction in chosen]) if chosen else matrix[:0]
+        chosen = on_device(torch.tensor(list(directions), dtype=torch.long), value.device)
+        some = self._matrix_like(value)[chosen]
         taken = over_channels(some, value - replaced) if self.codes is None else self.change(value, replaced)[:, chosen]
         return value - over_channels(some.t(), taken)
+
+
+def _refuse_not_finite(finite: Tensor) -> None:
+    if not finite:
+        raise UnitlabError("subtract gives codes that are NaN or infinite")
 
 
 def over_channels(matrix: Tensor, value: Tensor) -> Tensor:
@@ -334,19 +339,14 @@ class RotatedSuffixEngine(SuffixEngine):
         if self.basis.codes is None:
             after = over_channels(self.matrix, ablated.to(coordinates))
         else:
-            after = coordinates - self.basis.change(site, ablated.to(site).expand_as(site))
+            after = coordinates - self.basis.change(site, ablated.to(site).expand_as(site), base.host)
         return super().evaluate(replace(base, values=values), after)
 
 
 def _unrotation(matrix: Tensor, entry: torch.fx.Node, owner: Tensor) -> Contribution:
     """What coordinates add to the site's value."""
-    weight, channels = matrix.t().contiguous(), len(matrix)
-    if owner.dim() == 2:
-        return LinearContribution(entry, weight, owner, channels)
-    if owner.dim() != 4:
-        return RotationContribution(entry, weight, owner.flatten(1), channels)
-    weight = weight[:, :, None, None]
-    return ConvolutionContribution(entry, weight, owner.flatten(1), channels, stride=1, padding=0, dilation=1)
+    axis = -1 if owner.dim() == 2 else 1
+    return Contribution(entry, matrix.t().contiguous(), owner.flatten(1), len(matrix), axis=axis)
 
 
 class RotatedReplay(Replay):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from unitlab.compute.engine.ablation import BatchBaseline, refuse_not_finite
+from unitlab.compute.engine.host_copies import on_device
 from unitlab.compute.engine.layers import Site
 from unitlab.compute.engine.scores import Scores
 from unitlab.compute.engine.unit_dimension import units_back, units_first
@@ -183,16 +184,13 @@ class HookEngine:
                 logits = self.model(base.images)
             finite.append(torch.isfinite(logits).all())
             found.append(base.scores_of(logits))
-        # of all sets together, so that a GPU is waited for once
-        undefined = (~torch.stack(finite)).cpu().nonzero().flatten()
-        if len(undefined):
-            refuse_not_finite(self.sets[int(undefined[0])])
+        base.host.then(partial(refuse_not_finite, self.sets), torch.stack(finite).unsqueeze(1))
         return {name: torch.stack([scores[name] for scores in found]) for name in base.scores}
 
     def replaced(self, value: Tensor, units: list[int], ablated: Tensor) -> Tensor:
         """The site's value with the units replaced by their share of ``ablated``, both (image, unit, …)."""
         out, instead = value.clone(), ablated.expand_as(value)
         # one unit by its number, which needs no upload of an index
-        where: Any = units[0] if len(units) == 1 else torch.tensor(units, device=value.device, dtype=torch.long)
+        where: Any = units[0] if len(units) == 1 else on_device(torch.tensor(units, dtype=torch.long), value.device)
         out[:, where] = instead[:, where]
         return out

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from unitlab.compute.engine.ablation import BatchBaseline
 from unitlab.compute.engine.capture import CannotCapture, NetworkGraph, Noise, Values, capture, exported
 from unitlab.compute.engine.hooks import recorded_output, replaced_output, seen_output
+from unitlab.compute.engine.host_copies import HostCopies, on_device
 from unitlab.compute.engine.layers import Site, called_modules, find_site
 from unitlab.compute.engine.scores import Rivals, Scoring
 from unitlab.compute.engine.unit_dimension import UnitDimensions, UnitLayout
@@ -80,7 +81,7 @@ class Network:
         self.dtype = floating_dtype(self.module)
         self.sample = self.ready(few[:1].clone())
         self.categories = logits.shape[1]
-        fast = self.reading.of(working_copy(model, device, channels_last=True))
+        fast = self.reading.of(working_copy(model, device, channels_last=True, like=self.module))
         formatted = self.sample.contiguous(memory_format=_format(self.sample))
         self.graph = _captured(fast, formatted, logits, lambda: self._noise(fast, formatted, logits))
         shapes = {} if self.graph is None else self.graph.shapes
@@ -88,8 +89,21 @@ class Network:
         self._images_at_once = max(LEAST_IMAGES, CPU_WIDEST_VALUE // widest) if device.type == "cpu" else sys.maxsize
         self.calls = called_modules(self.module, self.graph, self.sample)
 
+    @cached_property
+    def _uploads(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream(self.device)
+
     def ready(self, images: Tensor) -> Tensor:
-        """Images on the device, in the network's dtype; a graph takes them in the format that convolutions prefer."""
+        """Images on the device, in the network's dtype; a graph takes them in the format that convolutions prefer.
+
+        They go to a GPU on a stream of their own, while it computes with those before.
+        """
+        if self.device.type == "cuda" and not images.is_cuda:
+            computing = torch.cuda.current_stream(self.device)
+            with torch.cuda.stream(self._uploads):
+                images = on_device(images, self.device)
+            computing.wait_stream(self._uploads)
+            images.record_stream(computing)
         images = images.to(self.device, self.dtype)
         return images.contiguous(memory_format=_format(images)) if self.graph is not None else images
 
@@ -133,6 +147,7 @@ class Network:
             if wrong:
                 log.warning("forward hooks ablate all layers: torch.export's graph is not the network at %s", ", ".join(wrong))
                 self.graph = None
+        self.__dict__.pop("_float64", None)  # twice the network's memory, and needed no more
         return found
 
     def _is_proved(self, node: torch.fx.Node, site: Site) -> bool:
@@ -205,25 +220,19 @@ class Network:
             with torch.set_grad_enabled(gradient):
                 values, logits, site_values = self._by_graph(self.graph, images, sites, keep, gradient)
                 gradients = None
-        if not torch.isfinite(logits).all():
-            raise UnitlabError("the network gives NaN or infinite logits; check its weights and the images' normalisation")
+        host = HostCopies()
         with torch.no_grad():
             detached = logits.detach().clone()
-            labels = detached.argmax(1) if labels is None else labels.to(self.device)
-            where = self._on_device(np.arange(len(images)) if positions is None else positions)
+            host.then(_refuse_not_finite, torch.isfinite(detached).all())
+            labels = detached.argmax(1) if labels is None else on_device(labels, self.device)
+            where = on_device(np.arange(len(images)) if positions is None else positions, self.device)
             scores = scoring.of(detached, labels, where, self.dtype)
         rivals = Rivals.of(logits, labels, values, meeting) if meeting else None
         if first_order and self.graph is not None:
             gradients = self._first_order(logits, labels, site_values)
         values = {node: value.detach() if isinstance(value, Tensor) else value for node, value in values.items()}
-        baseline = BatchBaseline(images, values, labels, where, scoring, scores)
+        baseline = BatchBaseline(images, values, labels, where, scoring, scores, host)
         return Evaluation(baseline, detached, [value.detach() for value in site_values], gradients, rivals)
-
-    def _on_device(self, positions: np.ndarray) -> Tensor:
-        """Positions of images; those of a batch in the order of the source need no upload."""
-        if np.array_equal(positions, np.arange(positions[0], positions[0] + len(positions))):
-            return torch.arange(int(positions[0]), int(positions[0]) + len(positions), device=self.device)
-        return torch.as_tensor(positions).to(self.device)
 
     def predictions(self, images: Tensor) -> np.ndarray:
         """Predicted classes of a batch."""
@@ -311,6 +320,11 @@ def _captured(model: nn.Module, sample: Tensor, logits: Tensor, noise: Noise) ->
         return None
     log.info("the network is captured by torch.export: %s", by_fx)
     return graph
+
+
+def _refuse_not_finite(finite: Tensor) -> None:
+    if not finite:
+        raise UnitlabError("the network gives NaN or infinite logits; check its weights and the images' normalisation")
 
 
 def _format(images: Tensor) -> torch.memory_format:

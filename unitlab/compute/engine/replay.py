@@ -10,7 +10,7 @@ import torch
 import torch.fx
 from torch import Tensor
 
-from unitlab.compute.engine.ablation import BatchBaseline, Pairs, UnitSets, refuse_not_finite
+from unitlab.compute.engine.ablation import BatchBaseline, Pairs, UnitSets
 from unitlab.compute.engine.capture import NetworkGraph, Values
 from unitlab.compute.engine.contributions import Contributed, Contribution
 from unitlab.compute.engine.dense_products import dense_products_of
@@ -23,6 +23,7 @@ class AblatedBatch:
     """What one batch is replayed from, and its scores, (set, image) each, that are filled in.
 
     ``after`` has the separable values with every unit ablated at once: position p is what it becomes when its own unit is.
+    ``finite`` (set, image) says whether the logits are; of pairs that are not evaluated they are the baseline's.
     """
 
     base: BatchBaseline
@@ -30,11 +31,13 @@ class AblatedBatch:
     contributed: dict[torch.fx.Node, Contributed]
     sets: UnitSets
     scores: Scores
+    finite: Tensor
 
     def fill(self, pairs: Pairs, logits: Tensor) -> None:
         """Scores of some pairs."""
         for name, values in self.base.scores_of(logits, pairs.images).items():
             self.scores[name][pairs.sets, pairs.images] = values
+        self.finite[pairs.sets, pairs.images] = torch.isfinite(logits).all(1)
 
 
 class Replay:
@@ -83,15 +86,8 @@ class Replay:
 
     def evaluate(self, batch: AblatedBatch, pairs: Pairs, at_once: int) -> None:
         """Fill in scores of the pairs, ``at_once`` at a time."""
-        finite: list[Tensor] = []
         for block in pairs.blocks(at_once):
-            logits = self.logits(batch, block)
-            finite.append(torch.isfinite(logits).all(1))
-            batch.fill(block, logits)
-        # of all blocks together, so that a GPU is waited for once
-        undefined = (~torch.cat(finite)).cpu().nonzero().flatten().tolist() if finite else []
-        if undefined:
-            refuse_not_finite(batch.sets.sets[int(pairs.host[0, undefined[0]])])
+            batch.fill(block, self.logits(batch, block))
 
     def logits(self, batch: AblatedBatch, pairs: Pairs) -> Tensor:
         """Logits (pair, category)."""

@@ -187,18 +187,16 @@ class Rivals:
         """Of logits (image, category) that still know how they came about, and of the values of some nodes."""
         detached, rows = logits.detach(), torch.arange(len(logits), device=logits.device)
         predicted = detached.argmax(1)
-        others = detached.clone()
-        others[rows, predicted] = -torch.inf
         # the label first, where it is not predicted
         wrong = labels != predicted
-        others[rows[wrong], labels[wrong]] = torch.inf
+        others = detached.scatter(1, labels.unsqueeze(1), torch.inf).scatter(1, predicted.unsqueeze(1), -torch.inf)
         ranked = others.topk(min(RIVALS, logits.shape[1] - 1), dim=1).indices
         margins = logits[rows, predicted].unsqueeze(1) - logits.gather(1, ranked)
         known = [node for node in nodes if values[node].requires_grad]
         inputs = [values[node] for node in known]
         gradients: list[dict[torch.fx.Node, Any]] = []
-        for margin in margins.t():
-            found = torch.autograd.grad(margin.sum(), inputs, retain_graph=True, allow_unused=True)
+        for rival in range(margins.shape[1]):
+            found = torch.autograd.grad(margins[:, rival].sum(), inputs, retain_graph=True, allow_unused=True)
             gradients.append({node: slope for node, slope in zip(known, found, strict=True) if slope is not None})
         return cls(margins.detach().t(), gradients, torch.where(wrong, -1, 1))
 

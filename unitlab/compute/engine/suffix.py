@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.fx
 from torch import Tensor
 
-from unitlab.compute.engine.ablation import BatchBaseline, Pairs, UnitSets
-from unitlab.compute.engine.bfloat16 import BFloat16Replay
+from unitlab.compute.engine.ablation import BatchBaseline, Pairs, UnitSets, refuse_not_finite
 from unitlab.compute.engine.capture import NetworkGraph, Values
 from unitlab.compute.engine.closed_form import closed_form_of
 from unitlab.compute.engine.contributions import Contributed, contributions_of
 from unitlab.compute.engine.host_copies import on_host
+from unitlab.compute.engine.reduced_precision import ReducedReplay
 from unitlab.compute.engine.replay import AblatedBatch, Replay
 from unitlab.compute.engine.scores import NOT_EVALUATED, Rivals, Scores
 from unitlab.compute.engine.separable import NO_OWNER, Suffix, divide
@@ -49,7 +50,7 @@ class SuffixEngine:
     memory
         Bytes that one evaluation may use.
     precision
-        "float32", or "bfloat16": products of the replay in bfloat16, close calls in float32 again.
+        "float32", or "bfloat16" or "tf32": products of the replay in that, close calls in float32 again.
     """
 
     def __init__(
@@ -66,8 +67,8 @@ class SuffixEngine:
         self.suffix = self.exact.suffix
         self.sets = UnitSets([[unit] for unit in units], self.suffix.channels, self.device)
         self.closed_form = closed_form_of(graph, self.suffix, self.exact.contributions)
-        reduced = precision == "bfloat16" and self.closed_form is None and self.suffix.mixed
-        self.replay = BFloat16Replay(self.exact) if reduced else self.exact
+        reduced = precision != "float32" and self.closed_form is None and self.suffix.mixed
+        self.replay = ReducedReplay(self.exact, precision) if reduced else self.exact
         self.meeting = self._where_channels_meet()
         self.needed = self._needed()
         if self.device.type != "cpu":
@@ -115,8 +116,7 @@ class SuffixEngine:
         for node in [*suffix.separable, *suffix.mixed]:
             if node is not self.site:
                 wanted.update(used for used in node.all_input_nodes if used not in touched and used not in constants)
-        # changes are taken against the baseline of every operation
-        return wanted if self.replay is self.exact else wanted | set(suffix.mixed)
+        return wanted | self.replay.needed if isinstance(self.replay, ReducedReplay) else wanted
 
     def rows_at_once(self) -> int:
         """How many (unit, image) pairs are replayed together."""
@@ -168,12 +168,19 @@ class SuffixEngine:
                 node: Contributed.of(part, base.values[node], deltas[part.source], self.sets)
                 for node, part in self.exact.contributions.items()
             }
-            batch = AblatedBatch(base, after, contributed, self.sets, scores)
-            subtracted = [part for part in contributed.values() if not self.sets.chained]
-            live_here, *doubts = on_host([live, *(part.suspicious() for part in subtracted)])
-            for part, doubt in zip(subtracted, doubts, strict=True):
-                part.doubtful = doubt
+            batch = AblatedBatch(base, after, contributed, self.sets, scores, torch.ones_like(live))
+            live_here, *doubts = on_host([live, *(part.suspicious() for part in contributed.values())])
+            for part, doubt in zip(contributed.values(), doubts, strict=True):
+                part.suspect(doubt)
             self.replay.evaluate(batch, Pairs.of(live_here, self.device), self.rows_at_once())
+            cancelled = [part for part in contributed.values() if part.compared]
+            if cancelled:
+                # they are few, and known after all others, so that a GPU is waited for once
+                for part, where in zip(cancelled, on_host([part.cancelled for part in cancelled]), strict=True):
+                    part.direct = where
+                again = torch.stack([part.direct for part in cancelled]).any(0)
+                self.exact.evaluate(batch, Pairs.of(again, self.device), self.rows_at_once())
+            base.host.then(partial(refuse_not_finite, self.sets.sets), batch.finite)
         # where a set adds nothing that is live, what holds for the set that it follows
         for number, follows in enumerate(self.sets.follows):
             for values in scores.values() if follows else ():

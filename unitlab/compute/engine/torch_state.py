@@ -12,25 +12,33 @@ import torch
 from unitlab.errors import UnitlabError
 
 
-def choose_device(device: str | torch.device | None) -> torch.device:
+def choose_device(device: str | torch.device | None, precision: str = "float32") -> torch.device:
     """The device given, or CUDA where it is present.
 
     Raises
     ------
     UnitlabError
-        The device is unknown to torch or not present.
+        The device is unknown to torch, not present, or without the precision that is asked for.
     """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        chosen = torch.device(device)
+        chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
     except RuntimeError as error:
         raise UnitlabError(f"device={device!r} is not a torch device; give 'cpu', 'cuda' or 'cuda:1'") from error
     if chosen.type == "cuda" and not (torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count()):
         raise UnitlabError(f"device={device!r}: this machine shows torch {torch.cuda.device_count()} CUDA devices; give 'cpu'")
     if chosen.type not in ("cpu", "cuda"):
         raise UnitlabError(f"device={device!r}: unitlab computes on 'cpu' and 'cuda'")
+    if precision == "tf32" and not has_reduced_products(chosen):
+        raise UnitlabError(
+            f"precision='tf32' on the device '{chosen}', which has no TF32: GPUs of CUDA have it from capability 8.0 on; give "
+            "such a device=, or precision='bfloat16' or 'float32'"
+        )
     return chosen
+
+
+def has_reduced_products(device: torch.device) -> bool:
+    """Whether a GPU multiplies bfloat16 and TF32."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -80,4 +88,15 @@ def exact_float32() -> Iterator[None]:
                 stack.enter_context(torch.autocast(device, enabled=False))
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
+        yield
+
+
+@contextmanager
+def tf32_products() -> Iterator[None]:
+    """Float32 matrix products and convolutions on CUDA in TF32; what was set is restored on leaving."""
+    backends: Any = torch.backends
+    with ExitStack() as stack:
+        for where in (backends.cuda.matmul, backends.cudnn.conv):
+            stack.callback(setattr, where, "fp32_precision", where.fp32_precision)
+            where.fp32_precision = "tf32"
         yield

@@ -22,8 +22,8 @@ from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.passes import Counts, first_rules, left_again
 from unitlab.compute.sweep.plan import SweepPlan
 from unitlab.compute.sweep.progress import InterruptRequest, images_bar, interrupt_after_shard
+from unitlab.compute.sweep.replacements import unit_replacements
 from unitlab.compute.sweep.request import SweepRequest
-from unitlab.compute.sweep.shards import unit_replacements
 from unitlab.compute.sweep.worker import SweepPlugin, count_gpus, on_worker
 from unitlab.errors import UnitlabError, what_it_says
 from unitlab.store.shards import PartialStudy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import reduce
 from operator import add
@@ -14,6 +15,7 @@ from unitlab.compute.engine.ablation import Replacement
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.plan import SweepPlan
 from unitlab.compute.sweep.progress import images_bar, interrupt_after_shard
+from unitlab.compute.sweep.replacements import unit_replacements
 from unitlab.compute.sweep.screening import (
     FLIPS,
     PAIRS,
@@ -30,7 +32,6 @@ from unitlab.compute.sweep.shards import (
     ShardComputation,
     ShardResult,
     ShardSums,
-    unit_replacements,
 )
 from unitlab.store.shards import PartialStudy, Shards
 
@@ -61,9 +62,10 @@ def compute_shards(plan: SweepPlan, source: ImageSource, shards: Shards, progres
                 len(source), finished=len(source) - plan.images_in(left), description=plan.description, shown=progress
             ) as bar,
             closing(computation.shards([plan.shard_bounds[index] for index in left], bar.update)) as computed,
+            WrittenMeanwhile(shards) as written,
         ):
             for index, result in zip(left, computed, strict=True):
-                shards.write(index, result.to_arrays())
+                written.write(index, result.to_arrays())
                 interrupt.heed()
         left = left_again(plan, shards)
         if left:
@@ -72,6 +74,32 @@ def compute_shards(plan: SweepPlan, source: ImageSource, shards: Shards, progres
                 for index in left:
                     shards.write(index, second.shard(index, plan.shard_bounds[index - second.first], bar.update))
                     interrupt.heed()
+
+
+class WrittenMeanwhile:
+    """Writes a shard while the next one is computed; what goes wrong is raised with the next one, or at the end."""
+
+    def __init__(self, shards: Shards) -> None:
+        self.shards, self.thread = shards, ThreadPoolExecutor(1, "unitlab-shards")
+        self.writing: Future[None] | None = None
+
+    def write(self, index: int, arrays: Arrays) -> None:
+        """Begin to write a shard, once the one before it is there."""
+        self._wait()
+        self.writing = self.thread.submit(self.shards.write, index, arrays)
+
+    def _wait(self) -> None:
+        writing, self.writing = self.writing, None
+        if writing is not None:
+            writing.result()
+
+    def __enter__(self) -> WrittenMeanwhile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # after an interruption, too: what was computed is kept
+        with self.thread:
+            self._wait()
 
 
 def pilot_positions(images: int) -> np.ndarray:
@@ -97,11 +125,12 @@ def counts_of(
     """`pilot_counts` of a plan whose layers can all be screened, on these images."""
     every = {layer.name: Rule() for layer in plan.layers}
     computation = ShardComputation(plan, source, replacements, for_study=False, rules=every, attempt=0)
-    sums, size = ShardSums(plan), plan.batch_size
+    sums, size = ShardSums(plan, for_study=False), plan.batch_size
     with closing(source.stream(positions[first : first + size] for first in range(0, len(positions), size))) as stream:
         for batch in stream:
             computation.add(batch, sums)
             advance(len(batch.positions))
+    sums.deliver()
     return {found.layer.name: counts for found in sums.layers if (counts := found.screen_counts) is not None}
 
 

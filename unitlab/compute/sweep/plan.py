@@ -22,11 +22,9 @@ from unitlab.compute.engine.network import Network
 from unitlab.compute.engine.scores import Scoring
 from unitlab.compute.engine.suffix import SuffixEngine
 from unitlab.compute.engine.torch_state import choose_device
-from unitlab.compute.engine.unit_dimension import UnitLayout
 from unitlab.compute.engine.user_network.outputs import as_returned, output_text
 from unitlab.compute.engine.user_network.working_copy import preparation
 from unitlab.compute.images.source import ImageSource
-from unitlab.compute.sweep.batches import images_at_once
 from unitlab.compute.sweep.fingerprints import (
     few_positions,
     sampled_images,
@@ -35,43 +33,28 @@ from unitlab.compute.sweep.fingerprints import (
     unit_dim_field,
     weights_fingerprint,
 )
+from unitlab.compute.sweep.layer_plan import LayerPlan
 from unitlab.compute.sweep.request import SweepRequest
+from unitlab.compute.sweep.shard_bounds import (
+    COPIES,
+    MOST_ELEMENTS,
+    bounds,
+    bytes_of_image,
+    images_at_once,
+    images_of_shard,
+    refuse_large_sums,
+    whole_batches,
+)
 from unitlab.errors import UnitlabError, units_in_ranges
 
 log = logging.getLogger("unitlab")
 
-# An interruption costs a shard at most; each is a file, and its part of the sums over units and classes.
-SHARD_IMAGES = 512
+SHARD_IMAGES = 8192  # of a shard at most, however little is computed of each
+# Bytes of an element: a quarter of the memory takes twice what the rows of a replay hold at most.
+MOST_ENGINE_MEMORY = 4 * 2 * MOST_ELEMENTS
 # what ImageNet and Places are told in beside top-1; of fewer classes five are no small part
 TOP_K, TOP_K_CATEGORIES = 5, 100
 PRINCIPAL_AXES_BATCH = 32
-
-
-@dataclass(frozen=True)
-class LayerPlan:
-    """One layer: its site and where in the value there the units are; what is ablated, in which basis, and how."""
-
-    name: str
-    site: Site
-    layout: UnitLayout
-    units: list[int]
-    basis: Basis | None
-    engine: Engine
-
-    @property
-    def screenable(self) -> bool:
-        """Whether some of its pairs can be left out: what closed forms and hooks evaluate costs no less without them."""
-        return isinstance(self.engine, SuffixEngine) and self.basis is None and self.engine.screenable
-
-    @property
-    def channels(self) -> list[int]:
-        """What stands beside the units in the layer's own group: of more directions than channels, the last over and over."""
-        return [min(unit, self.layout.shape[1] - 1) for unit in self.units]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the site's value for one image, its units first: (image=1, unit, …)."""
-        return self.layout.shape
 
 
 @dataclass
@@ -99,11 +82,11 @@ class SweepPlan:
     network: Network
     layers: list[LayerPlan]
     categories: list[str]
-    batch_size: int
-    shard_bounds: list[tuple[int, int]]
     fingerprint: dict[str, str]
     scoring: Scoring
     prepared: str  # what was changed of the network to compute with it
+    batch_size: int = 0
+    shard_bounds: list[tuple[int, int]] = field(default_factory=list)
     described_as: str = ""  # in place of the ablation and its layers
     sites: list[Site] = field(init=False)
     needed: set[torch.fx.Node] = field(init=False)  # whose values the engines read
@@ -154,7 +137,29 @@ class SweepPlan:
 
     def for_images(self, count: int) -> SweepPlan:
         """The same for so many images: those that it was made for, or some of them."""
-        return replace(self, shard_bounds=_shard_bounds(count, self.batch_size))
+        return replace(self, shard_bounds=bounds(count, int(self.fingerprint["shard"])))
+
+    def sized_for(self, device: str) -> SweepPlan:
+        """The same in the batches and shards of a "cpu" or "cuda" that is to compute it."""
+        request, classes = self.request, len(self.categories)
+        shard = images_of_shard(self.network, self.layers, classes, device, request.budget, SHARD_IMAGES)
+        held = COPIES * shard * bytes_of_image(self.layers, classes) if device == "cpu" else 0
+        engines, screened = _suffix_engines(self.layers), request.screen is not None
+        size = request.batch_size or images_at_once(self.network, engines, request.budget - held, screened)
+        return self._in(size, whole_batches(shard, size), {"device": device})
+
+    def as_begun(self, known: Mapping[str, str]) -> SweepPlan:
+        """The same in the batches and shards of the unfinished sweep that has this fingerprint, if it is the same in all else:
+        older versions had others.
+        """
+        begun = {**self.fingerprint, **{name: known.get(name, "") for name in ("batch", "shard")}}
+        if known != begun or self.request.batch_size not in (None, int(begun["batch"])):
+            return self
+        return self._in(int(begun["batch"]), int(begun["shard"]), {})
+
+    def _in(self, size: int, shard: int, fields: dict[str, str]) -> SweepPlan:
+        fingerprint = {**self.fingerprint, **fields, "batch": str(size), "shard": str(shard)}
+        return replace(self, batch_size=size, shard_bounds=bounds(int(fingerprint["count"]), shard), fingerprint=fingerprint)
 
     def of_layers(self, names: Iterable[str]) -> SweepPlan:
         """The same for some of the layers."""
@@ -219,18 +224,7 @@ def plan_sweep(
     categories = _categories(source, network.categories, request.labels)
     scoring = _scoring(network, source, request, few)
     layers = _layers(network, source, request)
-    # what `ActivationStatistics` sums over units and classes: three arrays of float64
-    sums = 3 * 8 * len(categories) * sum(len(layer.units) for layer in layers)
-    if sums > request.budget // 2:
-        raise UnitlabError(
-            f"the sums over units and classes of {len(layers)} layer(s) take {sums / 1e9:.1f} GB, and "
-            f"memory={request.memory!r} leaves half of that for them; give memory='{2 * sums / 1e9:.1f} GB' or more, or fewer "
-            "layers at a time"
-        )
-    size = request.batch_size or images_at_once(
-        network, _suffix_engines(layers), request.budget - sums, request.screen is not None
-    )
-    bounds = _shard_bounds(len(source), size)
+    refuse_large_sums(request, layers, len(categories))
     fingerprint = {
         "weights": weights_fingerprint(model),
         **source_fingerprints(source, few),
@@ -248,19 +242,16 @@ def plan_sweep(
         "precision": request.precision,
         **({} if request.screen is None else {"screen": str(request.screen)}),
         "basis": ", ".join("none" if layer.basis is None else layer.basis.fingerprint for layer in layers),
-        "device": network.device.type,
         "memory": str(request.budget),
-        "batch": str(size),
-        "shard": str(_images_per_shard(size)),
         "torch": torch.__version__,
     }
     prepared = preparation(model)
     for said in (prepared and f"the network: {prepared}", network.reading.text != "as returned" and network.reading.text):
         if said:
             log.info("%s", said)
-    plan = SweepPlan(request, network, layers, categories, size, bounds, fingerprint, scoring, prepared)
+    plan = SweepPlan(request, network, layers, categories, fingerprint, scoring, prepared)
     fingerprint.update(plan.scores_fingerprint)
-    return plan
+    return plan.sized_for(network.device.type)
 
 
 def _scoring(network: Network, source: ImageSource, request: SweepRequest, few: Tensor) -> Scoring:
@@ -330,22 +321,13 @@ def _engine(network: Network, request: SweepRequest, site: Site, units: list[int
     if graph is None:
         where = (network.module, site, units)
         return HookEngine(*where) if basis is None else RotatedHookEngine(*where, basis)
-    cut = (graph, network.node(site), network.sample, units, request.budget // 2, request.precision)
+    memory = min((request.free or request.budget) // 2, MOST_ENGINE_MEMORY * network.sample.element_size())
+    cut = (graph, network.node(site), network.sample, units, memory, request.precision)
     return SuffixEngine(*cut) if basis is None else RotatedSuffixEngine(*cut, basis)
 
 
 def _suffix_engines(layers: list[LayerPlan]) -> list[SuffixEngine]:
     return [layer.engine for layer in layers if isinstance(layer.engine, SuffixEngine)]
-
-
-def _images_per_shard(batch_size: int) -> int:
-    """As many whole batches as `SHARD_IMAGES` has room for, and one at least: a batch never spans two shards."""
-    return max(batch_size, SHARD_IMAGES // batch_size * batch_size)
-
-
-def _shard_bounds(images: int, batch_size: int) -> list[tuple[int, int]]:
-    step = _images_per_shard(batch_size)
-    return [(start, min(start + step, images)) for start in range(0, images, step)]
 
 
 def _categories(source: ImageSource, logits: int, labels: str) -> list[str]:

@@ -16,15 +16,17 @@ from unitlab.compute.engine.user_network.outputs import Output, function_name
 from unitlab.errors import UnitlabError, check_seed
 
 LABELS = ("given", "predicted")
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "tf32")
 MOST_MISSED = 0.5
+LEAST_MEMORY = 64 * 10**6
 
 
 @dataclass(frozen=True, eq=False)
 class SweepRequest:
     """The keywords of `unitlab.ablate` that decide what is computed.
 
-    ``axes`` are the bases of the layers, worked out from ``basis`` already: what workers get in its place.
+    ``axes`` are the bases of the layers, worked out from ``basis`` already: what workers get in its place. ``free`` is how much
+    of ``memory`` there is, where that was found to be less.
 
     Raises
     ------
@@ -46,6 +48,7 @@ class SweepRequest:
     seed: int = 0
     output: Output = None
     axes: tuple[Basis | None, ...] | None = None
+    free: int | None = None
     unit_dim: int | Mapping[str, int] | None = None
     top_k: int | None = None
     outcome: Outcome | tuple[str, Outcome] | None = None
@@ -73,7 +76,8 @@ class SweepRequest:
         object.__setattr__(self, "layer", _names(self.layer))
         object.__setattr__(self, "units", _numbers(self.units))
         object.__setattr__(self, "unit_dim", _dimension(self.unit_dim))
-        _ = self.budget
+        if self.memory != "auto":
+            _ = self.budget
 
     def with_axes(self, axes: Iterable[Basis | None]) -> SweepRequest:
         """The same with the axes of the layers worked out, if they are not the units' own."""
@@ -100,7 +104,7 @@ class SweepRequest:
 
     def __str__(self) -> str:
         """What is not left at its default."""
-        given = ((field, " ".join(repr(getattr(self, field.name)).split())) for field in fields(self))
+        given = ((field, " ".join(repr(getattr(self, field.name)).split())) for field in fields(self) if field.name != "free")
         return ", ".join(f"{field.name}={text:.60}" for field, text in given if text != repr(field.default))
 
     def _check_outcome(self) -> None:
@@ -138,13 +142,15 @@ class SweepRequest:
 
     @cached_property
     def budget(self) -> int:
-        """``memory`` in bytes."""
+        """``memory`` in bytes; "auto" has become some by then."""
         powers = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
         match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-zA-Z]*)\s*", str(self.memory))
         if match is None or match[2].lower() not in powers:
-            raise UnitlabError(f"memory={self.memory!r} is not an amount of memory; give '2 GB', '512 MB' or a number of bytes")
+            raise UnitlabError(
+                f"memory={self.memory!r} is not an amount of memory; give '2 GB', '512 MB', a number of bytes, or 'auto'"
+            )
         amount = int(float(match[1]) * powers[match[2].lower()])
-        if amount < 64 * 10**6:
+        if amount < LEAST_MEMORY:
             raise UnitlabError(f"memory={self.memory!r} is too little; give '64 MB' or more")
         return amount
 

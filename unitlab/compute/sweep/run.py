@@ -15,12 +15,13 @@ import xarray as xr
 from torch import nn
 
 from unitlab.compute.engine.scores import Outcome
-from unitlab.compute.engine.torch_state import exact_float32
+from unitlab.compute.engine.torch_state import choose_device, exact_float32
 from unitlab.compute.engine.user_network.outputs import Output
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.baseline import measured_baseline, say_baseline
 from unitlab.compute.sweep.fingerprints import as_in_store, request_in_store
+from unitlab.compute.sweep.memory import resolved_memory
 from unitlab.compute.sweep.passes import compute_shards, results_of, say_certificate
 from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
 from unitlab.compute.sweep.progress import within_one_bar
@@ -29,7 +30,7 @@ from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.study_arrays import Group, layer_groups, root_group, undefined_attributes
 from unitlab.compute.sweep.units_left import plans_left
 from unitlab.errors import UnitlabError
-from unitlab.store.shards import HeldShards, PartialStudy, Shards, remove_left_shards
+from unitlab.store.shards import HeldShards, PartialStudy, Shards, remove_left_shards, unfinished_fingerprint
 from unitlab.store.study import assemble, open_study
 from unitlab.store.writing import write_study
 
@@ -110,11 +111,13 @@ def ablate(  # noqa: PLR0913  the public call
     device
         "cpu", "cuda"; default CUDA where it is present.
     precision
-        "float32", or "bfloat16" (products in bfloat16, close calls computed again in float32).
+        "float32", or "bfloat16" or "tf32" (products of changes in that, close calls computed again in float32). TF32 is of
+        GPUs from CUDA capability 8.0 on alone.
     batch_size
         Images at a time, default what fits into ``memory``.
     memory
-        Bytes for the sweep besides the network, as a number or "2 GB".
+        Bytes for the sweep besides the network, as a number or "2 GB"; "auto" takes half of what is free on the device, which
+        an unfinished study in ``store`` keeps.
     progress
         Show a progress bar and, first, the accuracy on 256 images of all classes, beside chance and what is recorded: an
         accuracy that is not above chance, or far under the recorded one, is warned of whether or not it is shown.
@@ -216,9 +219,11 @@ def run_sweep(
             "that this process and all workers see under the same path"
         )
     source, request = as_in_store(source, store), request_in_store(request, store)
+    request = resolved_memory(request, store, device, workers=client is not None)
     source.refuse_damaged()
     with exact_float32():
-        plan = plan_sweep(model, source, request, device if client is None else _device_here(device))
+        here = choose_device(device, request.precision) if client is None else _device_here(device)
+        plan = plan_sweep(model, source, request, here)
         sweep = _Sweep(plan, model, source, attrs or {}, progress)
         if store is None:
             return sweep.held()
@@ -252,12 +257,16 @@ class _Sweep:
 
     def stored(self, store: str | Path, client: distributed.Client | None, device: str | torch.device | None) -> None:
         """The layers computed, here or by workers on a device of theirs, and written to a store."""
-        self._say()
-        plan, source = self.plan, self.source
-        pool = None
+        plan, pool = self.plan, None
         if client is not None:
             pool = _worker_pool(client, device)
-            plan.fingerprint["device"] = pool.device_type
+            plan = plan.sized_for(pool.device_type)
+        plan = plan.as_begun(unfinished_fingerprint(store))
+        replace(self, plan=plan)._carry_out(store, pool)
+
+    def _carry_out(self, store: str | Path, pool: WorkerPool | None) -> None:
+        self._say()
+        plan, source = self.plan, self.source
         with closing(PartialStudy(store, plan.fingerprint)) as study:
             done = [index for index in study.finished() if index < len(plan.shard_bounds)]
             if done:
@@ -346,6 +355,7 @@ class _Sweep:
         for layer, value in zip(plan.layers, evaluation.site_values, strict=True):
             with torch.no_grad():
                 scores = layer.engine.evaluate(base, value)
+            base.host.deliver()
             if not all(torch.equal(values, base.scores[name].expand_as(values)) for name, values in scores.items()):
                 raise UnitlabError(
                     f"replacing the units of {layer.name} by themselves changes the logits: the network does not give "

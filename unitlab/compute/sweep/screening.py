@@ -12,7 +12,8 @@ import torch
 from scipy.stats import nbinom, poisson
 from torch import Tensor
 
-from unitlab.compute.sweep.plan import LayerPlan
+from unitlab.compute.engine.host_copies import on_device
+from unitlab.compute.sweep.layer_plan import LayerPlan
 
 ATTEMPTS = 2
 LEVEL = 0.05  # of all attempts together: half of it is the first one's, a quarter the second one's
@@ -82,19 +83,22 @@ class PairChoice:
 
     def __call__(self, live: Tensor, score: Tensor) -> Tensor:
         bins = bins_of(score)
-        above, drawn = bins >= self.rule.threshold, torch.as_tensor(self.drawn, device=bins.device)
+        above, drawn = bins >= self.rule.threshold, on_device(self.drawn, bins.device)
         self.kept = torch.where(~live | above, CERTAIN, torch.where(drawn, SAMPLED, NOT_EVALUATED)).to(torch.uint8)
         if self.known is not None:
-            self.kept[torch.as_tensor(self.known, device=bins.device)] = NOT_EVALUATED
-            live = live & ~torch.as_tensor(self.known, device=bins.device)
+            known = on_device(self.known, bins.device)
+            self.kept.masked_fill_(known, NOT_EVALUATED)
+            live = live & ~known
         self.live, self.bins = live, bins
         return self.kept > 0
 
-    def counts(self, changed: Tensor) -> np.ndarray:
+    def counts(self, changed: Tensor) -> Tensor:
         """(4, bin): live pairs, those of them sampled, changed predictions found for sure, and those found in the sample."""
         sampled = self.kept == SAMPLED
         rows = [self.live, self.live & sampled, self.live & changed & (self.kept == CERTAIN), self.live & changed & sampled]
-        return np.stack([torch.bincount(self.bins[row].long(), minlength=BINS).cpu().numpy() for row in rows])
+        bins = self.bins.long().flatten().expand(len(rows), -1)
+        # of integers, whose sum is the same in any order
+        return bins.new_zeros(len(rows), BINS).scatter_add_(1, bins, torch.stack(rows).flatten(1).long())
 
 
 def missed_limit(found: int, probability: float, attempt: int) -> float:

@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial, reduce
+from functools import partial
 from itertools import chain, islice
-from operator import add
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unitlab.compute.engine.ablation import BatchBaseline, Engine, Replacement, donor_of_image
-from unitlab.compute.engine.host_copies import HostCopies
+from unitlab.compute.engine.ablation import BatchBaseline, Engine, Replacement
+from unitlab.compute.engine.host_copies import HostCopies, on_device
 from unitlab.compute.engine.network import Evaluation
 from unitlab.compute.engine.scores import Scores
 from unitlab.compute.engine.suffix import SuffixEngine
 from unitlab.compute.engine.torch_state import out_of_memory
 from unitlab.compute.images.source import ImageBatch, ImageSource
 from unitlab.compute.images.thumbnails import padded
-from unitlab.compute.sweep.activations import ActivationStatistics
-from unitlab.compute.sweep.plan import LayerPlan, SweepPlan, UnitSums
-from unitlab.compute.sweep.progress import InterruptRequest, images_bar
+from unitlab.compute.sweep.activations import ActivationStatistics, Best
+from unitlab.compute.sweep.layer_plan import LayerPlan
+from unitlab.compute.sweep.plan import SweepPlan
 from unitlab.compute.sweep.screening import PairChoice, Rule
 from unitlab.errors import UnitlabError
-from unitlab.store.shards import Shards
 
 log = logging.getLogger("unitlab")
 
@@ -51,6 +49,7 @@ class ImageFacts:
     thumbnails: Any = None
     baseline_among_top: Any = None
     baseline_outcome: Any = None
+    probability: Any = None  # (image, category)
 
 
 @dataclass
@@ -109,9 +108,8 @@ class LayerSums:
     def __init__(self, layer: LayerPlan, plan: SweepPlan) -> None:
         self.layer = layer
         self.dtype = torch.int16 if plan.prediction_dtype is np.int16 else torch.int32
-        known = (plan.network.categories, layer.layout.patches)
-        self.units = ActivationStatistics(layer.channels, *known)
-        self.directions = None if layer.basis is None else ActivationStatistics(layer.units, *known)
+        self.units = ActivationStatistics(layer.channels, layer.layout.patches)
+        self.directions = None if layer.basis is None else ActivationStatistics(layer.units, layer.layout.patches)
         self.scores: dict[str, list[np.ndarray]] = defaultdict(list)
         self.screen_counts: np.ndarray | None = None
         self.removed, self.energy = np.zeros(len(layer.units)), np.zeros(())
@@ -128,25 +126,23 @@ class LayerSums:
             kept["outcome_drop"] = (base.scores["outcome"] - scores["outcome"]).float()
         if choice is not None:
             kept["evaluated"] = choice.kept
-            counts = choice.counts(scores["prediction"] != base.scores["prediction"])
-            self.screen_counts = counts if self.screen_counts is None else self.screen_counts + counts
+            host.then(self._add_counts, choice.counts(scores["prediction"] != base.scores["prediction"]))
         for name, values in kept.items():
             host.then(partial(_keep, self.scores[name]), values)
 
     def add_values(
-        self, value: Tensor, change: Tensor, first_order: Tensor | None, known: tuple[Tensor, Tensor, Tensor], host: HostCopies
+        self, value: Tensor, change: Tensor, first_order: Tensor | None, positions: Tensor, host: HostCopies
     ) -> None:
-        """The site's value, what the ablations take away from it, and what `ActivationStatistics` wants to know beside."""
+        """The site's value, what the ablations take away from it, its first-order effect, and which images these are."""
         basis = self.layer.basis
-        self.units.add(value, first_order, *known, host=host)
+        self.units.add(value, first_order, positions, host)
         if basis is not None and self.directions is not None:
-            self.directions.add(basis.coordinates(value), None, *known, host=host)
-            whole, change = change, basis.change(value, value - change)
+            self.directions.add(basis.coordinates(value), None, positions, host)
+            whole, change = change, basis.change(value, value - change, host)
             if not basis.orthogonal:
                 host.then(self._add_energy_of_all, whole.square().sum(dtype=torch.float64))
-                change = change * torch.as_tensor(np.linalg.norm(basis.matrix, axis=1)).to(change).reshape(
-                    -1, *[1] * (change.dim() - 2)
-                )
+                lengths = on_device(np.linalg.norm(basis.matrix, axis=1), change.device).to(change)
+                change = change * lengths.reshape(-1, *[1] * (change.dim() - 2))
         # map by map in the values' own precision, in float64 over the images
         squares = change.square()
         by_image = squares.flatten(2).sum(2) if squares.dim() > 2 else squares
@@ -158,17 +154,29 @@ class LayerSums:
             self.energy = self.energy + found.sum()
         self.removed += found[self.layer.units]
 
+    def _add_counts(self, counts: Tensor) -> None:
+        self.screen_counts = counts.numpy() + (0 if self.screen_counts is None else self.screen_counts)
+
     def _add_energy_of_all(self, square: Tensor) -> None:
         self.energy = self.energy + square.numpy()
 
-    def result(self) -> LayerShard:
+    def end(self, host: HostCopies) -> None:
+        """Have what is still on the device come to the host with the rest."""
+        for statistics in (self.units, self.directions):
+            if statistics is not None:
+                statistics.end(host)
+
+    def result(self, best: Mapping[str, Best] | None) -> LayerShard:
+        """What is kept; of activations nothing without the ``best`` of units and directions so far."""
         scores: Arrays = {name: np.concatenate(parts, 1) for name, parts in self.scores.items()}
         if self.screen_counts is not None:
             scores["screen_counts"] = self.screen_counts
+        if best is None:
+            return LayerShard(scores)
         return LayerShard(
             {**scores, "removed": self.removed, "energy": self.energy},
-            self.units.arrays(),
-            {} if self.directions is None else self.directions.arrays(),
+            self.units.arrays(best["units"]),
+            {} if self.directions is None else self.directions.arrays(best["directions"]),
         )
 
 
@@ -177,10 +185,14 @@ def _keep(parts: list[np.ndarray], values: Tensor) -> None:
 
 
 class ShardSums:
-    """What the images that came so far give: add, add, …, result."""
+    """What the images that came so far give, for a study or of scores alone: add, add, …, end, result.
 
-    def __init__(self, plan: SweepPlan) -> None:
-        self.layers = [LayerSums(layer, plan) for layer in plan.layers]
+    From a GPU it comes later: `deliver` waits for it, and what is wrong with it is said then.
+    """
+
+    def __init__(self, plan: SweepPlan, *, for_study: bool = True) -> None:
+        self.layers, self.for_study = [LayerSums(layer, plan) for layer in plan.layers], for_study
+        self.coming: deque[HostCopies] = deque()
         self.facts: dict[str, list[np.ndarray]] = defaultdict(list)
         self.thumbnails: list[np.ndarray | None] = []
         self.digest = hashlib.sha256()
@@ -188,24 +200,47 @@ class ShardSums:
     def add(self, part: ScoredPart) -> None:
         images, evaluation, base = part.images, part.evaluation, part.evaluation.baseline
         facts = {"label": base.labels, **{f"baseline_{name}": values for name, values in base.scores.items()}}
-        host = HostCopies()
+        host = base.host
         for name, values in facts.items():
             host.then(partial(_keep, self.facts[name]), values.float() if values.is_floating_point() else values)
+        if self.for_study:
+            host.then(partial(_keep, self.facts["probability"]), evaluation.logits.softmax(1))
         self.thumbnails += images.thumbnails
         self.digest.update(images.pixels.contiguous().numpy().data)
-        known = (base.positions, base.labels, evaluation.logits.softmax(1))
         first_order: Sequence[Tensor | None] = evaluation.first_order or [None] * len(self.layers)
         for sums, value, effect, replaced, scores, choice in zip(
             self.layers, evaluation.site_values, first_order, part.replaced, part.scored, part.chosen, strict=True
         ):
             sums.add_scores(scores, base, host, choice)
-            sums.add_values(value, value - replaced, effect, known, host)
-        host.deliver()
+            if self.for_study:
+                sums.add_values(value, value - replaced, effect, base.positions, host)
+        self._send(host)
 
-    def result(self) -> ShardResult:
+    def _send(self, host: HostCopies) -> None:
+        host.send()
+        self.coming.append(host)
+
+    def deliver(self, but: int = 0) -> None:
+        """Take what has come, but for the last parts."""
+        while len(self.coming) > but:
+            self.coming.popleft().deliver()
+
+    def end(self) -> None:
+        """There are no more images: what is still on the device of a study comes to the host."""
+        if self.for_study:
+            host = HostCopies()
+            for sums in self.layers:
+                sums.end(host)
+            self._send(host)
+
+    def result(self, best: Mapping[str, Mapping[str, Best]] | None = None) -> ShardResult:
+        """What is kept; ``best`` are the largest activations of the shards before, by layer, and those of units alone."""
+        best = defaultdict(lambda: defaultdict(dict)) if best is None else best
+        self.deliver()
         known = {name: np.concatenate(parts) for name, parts in self.facts.items()}
         facts = ImageFacts(**known, content=np.frombuffer(self.digest.digest(), np.uint8), thumbnails=padded(self.thumbnails))
-        return ShardResult(facts, {sums.layer.name: sums.result() for sums in self.layers})
+        found = {sums.layer.name: sums.result(best[sums.layer.name] if self.for_study else None) for sums in self.layers}
+        return ShardResult(facts, found)
 
 
 class ShardComputation:
@@ -222,34 +257,50 @@ class ShardComputation:
         self.known: dict[str, np.ndarray] = {}  # pairs of the shard that an earlier attempt has evaluated, by layer
         self.first = 0  # image of the shard
         self.meeting = plan.meeting if self.rules else []
+        self.best: defaultdict[str, defaultdict[str, Best]] = defaultdict(lambda: defaultdict(dict))
 
     def shards(self, bounds: Sequence[tuple[int, int]], advance: Advance) -> Generator[ShardResult, None, None]:
         """What the images within each pair of bounds give.
 
-        ``advance`` hears how many images are done. The next images are read while a shard is computed or written.
+        ``advance`` hears how many images are done. The next images are read while a shard is computed or written. What a GPU
+        gives is taken when it has the next batch to work on, the end of a shard when it has the first one of the next shard.
         """
-        for batches in _batches_by_shard(self.plan, self.source, bounds, thumbnails=self.for_study):
-            sums = ShardSums(self.plan)
+        late = int(self.plan.network.device.type != "cpu")
+        ended: list[ShardSums] = []
+        for batches in batches_by_shard(self.plan, self.source, bounds, thumbnails=self.for_study):
+            sums = ShardSums(self.plan, for_study=self.for_study)
             for batch in batches:
-                self.add(batch, sums)
+                try:
+                    self.add(batch, sums)
+                except UnitlabError:
+                    # what is wrong with images before these is said first, and a shard before them is kept
+                    while ended:
+                        yield ended.pop().result(self.best)
+                    sums.deliver()
+                    raise
+                while ended:
+                    yield ended.pop().result(self.best)
+                sums.deliver(but=late)
                 advance(len(batch.positions))
-            yield sums.result()
+            sums.end()
+            ended.append(sums)
+            while ended and not late:
+                yield ended.pop().result(self.best)
+        while ended:
+            yield ended.pop().result(self.best)
 
     def add(self, batch: ImageBatch, sums: ShardSums) -> None:
         """Evaluate a batch with every ablation of every layer, and add what that gives."""
         for part in in_halves(self._scored, batch, self.source):
             sums.add(part)
-            for layer in sums.layers if self.plan.scoring.outcome is not None else ():
-                self._refuse_undefined(layer, part.images)
 
-    def _refuse_undefined(self, layer: LayerSums, images: ImageBatch) -> None:
-        undefined = np.argwhere(~np.isfinite(layer.scores["outcome_drop"][-1]))
-        if len(undefined):
+    def _refuse_undefined(self, layer: LayerPlan, positions: np.ndarray, finite: Tensor) -> None:
+        undefined = (~finite).nonzero().tolist()
+        if undefined:
             place, image = undefined[0]
             raise UnitlabError(
-                f"outcome={self.plan.scoring.name} is NaN or infinite for image {self.source.ids[images.positions[image]]!r}, "
-                f"unablated or under ablation number {place} of {layer.layer.name}; give a function that is finite for any "
-                "logits"
+                f"outcome={self.plan.scoring.name} is NaN or infinite for image {self.source.ids[positions[image]]!r}, "
+                f"unablated or under ablation number {place} of {layer.name}; give a function that is finite for any logits"
             )
 
     def _scored(self, images: ImageBatch) -> ScoredPart:
@@ -268,6 +319,10 @@ class ShardComputation:
                     choice = self._choice(layer, positions)
                     chosen.append(choice)
                     scored.append(_scores(layer.engine, found, replaced[-1], choice))
+                    if plan.scoring.outcome is not None:
+                        base = found.baseline
+                        finite = torch.isfinite((base.scores["outcome"] - scored[-1]["outcome"]).float())
+                        base.host.then(partial(self._refuse_undefined, layer, positions), finite)
         except RuntimeError as error:
             for layer in plan.layers if out_of_memory(error) else ():
                 if isinstance(layer.engine, SuffixEngine):
@@ -323,23 +378,7 @@ def _part(images: ImageBatch, some: slice) -> ImageBatch:
     return ImageBatch(images.pixels[some], images.positions[some], images.thumbnails[some])
 
 
-def activation_sums(
-    plan: SweepPlan, source: ImageSource, bounds: Sequence[tuple[int, int]], advance: Advance
-) -> Generator[list[UnitSums], None, None]:
-    """For each pair of bounds, sums over its images and positions, layer by layer."""
-
-    def of_images(images: ImageBatch) -> list[UnitSums]:
-        return [UnitSums.of(value) for value in plan.network.site_values(images.pixels, plan.sites)]
-
-    for batches in _batches_by_shard(plan, source, bounds, thumbnails=False):
-        sums: list[list[UnitSums]] = []
-        for batch in batches:
-            sums += in_halves(of_images, batch, source)
-            advance(len(batch.positions))
-        yield [reduce(add, of_layer) for of_layer in zip(*sums, strict=True)]
-
-
-def _batches_by_shard(
+def batches_by_shard(
     plan: SweepPlan, source: ImageSource, bounds: Sequence[tuple[int, int]], *, thumbnails: bool
 ) -> Iterator[Iterator[ImageBatch]]:
     """The batches of each shard, from one stream over all of them: shards must be taken to their end, in order."""
@@ -348,38 +387,3 @@ def _batches_by_shard(
     with closing(source.stream(chain.from_iterable(spans), thumbnails=thumbnails)) as stream:
         for shard in spans:
             yield islice(stream, len(shard))
-
-
-def donor_values(plan: SweepPlan, source: ImageSource) -> dict[str, np.ndarray]:
-    """The sites' values on the donor images, layer → (donor, unit, …)."""
-
-    def of_images(images: ImageBatch) -> list[np.ndarray]:
-        return [value.cpu().numpy() for value in plan.network.site_values(images.pixels, plan.sites)]
-
-    donors = donor_of_image(len(source), plan.request.seed)[0]
-    found = [next(in_halves(of_images, batch, source)) for batch in source.stream([donor] for donor in donors)]
-    return {layer.name: np.concatenate(values) for layer, values in zip(plan.layers, zip(*found, strict=True), strict=True)}
-
-
-def unit_replacements(
-    plan: SweepPlan, source: ImageSource, shards: Shards, interrupt: InterruptRequest, progress: bool
-) -> list[Replacement]:
-    """What units are replaced by: as a sweep that was cut off has kept it, or worked out and kept now."""
-    if plan.request.ablation == "mean" and shards.read_replacements() is None:
-        shards.write_replacements(_means(plan, source, interrupt, progress))
-    elif plan.request.ablation == "resample" and shards.read_replacements() is None:
-        shards.write_replacements(donor_values(plan, source))
-    return plan.replacements(shards.read_replacements(), len(source))
-
-
-def _means(plan: SweepPlan, source: ImageSource, interrupt: InterruptRequest, progress: bool) -> dict[str, np.ndarray]:
-    """Means of all layers' units, from one pass over the images."""
-    sums = []
-    with (
-        images_bar(len(source), description=f"means of {plan.layers_text}", shown=progress) as bar,
-        closing(activation_sums(plan, source, plan.shard_bounds, bar.update)) as computed,
-    ):
-        for part in computed:
-            sums.append(part)
-            interrupt.heed()
-    return plan.means(sums)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,8 +18,9 @@ from unitlab.compute.engine.network import Network
 from unitlab.compute.engine.scores import NOT_EVALUATED
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.images.thumbnails import PaddedThumbnails, common_shape
-from unitlab.compute.sweep.activations import BY_IMAGE, reduced_statistics
-from unitlab.compute.sweep.plan import LayerPlan, SweepPlan
+from unitlab.compute.sweep.activations import BY_IMAGE, eight_bits, reduced_statistics
+from unitlab.compute.sweep.layer_plan import LayerPlan
+from unitlab.compute.sweep.plan import SweepPlan
 from unitlab.compute.sweep.screening import SAMPLED, Certificate
 from unitlab.compute.sweep.shards import Arrays, ImageFacts, ShardResult
 from unitlab.schema import SCHEMA_VERSION
@@ -48,6 +50,17 @@ class UnitRows:
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         return np.concatenate([np.asarray(part[rows]) for part in self.parts], axis=-1)
+
+
+class ActivationRows(UnitRows):
+    """Activations (unit, image) as a study keeps them: in eight bits."""
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        super().__init__(parts)
+        self.dtype = np.dtype(np.float16)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return eight_bits(super().__getitem__(rows))
 
 
 class ImageRows:
@@ -122,7 +135,7 @@ def layer_groups(
     site, channels, basis = layer.site, layer.shape[1], layer.basis
     filters = filter_attributes(plan.network.graph, site, channels)
     of_units = {
-        **_activations([shard.units for shard in shards], first_order=plan.first_order),
+        **_activations(plan, layer, [shard.units for shard in shards], facts, first_order=plan.first_order),
         **{name: values[layer.channels] for name, values in filters.items()},
     }
     units = np.array(layer.units, dtype=np.int32)
@@ -147,7 +160,7 @@ def layer_groups(
         screen = {"screen_exact": why}
     if basis is not None:
         # what the layer's group tells of units, told of directions: they have no filters, and no gradient is kept of them
-        found = _activations([shard.directions for shard in shards], first_order=False)
+        found = _activations(plan, layer, [shard.directions for shard in shards], facts, first_order=False)
         unknown = {name: np.full_like(values, np.nan) for name, values in of_units.items() if name not in found}
         ablation.update(unknown, **found, basis=basis.matrix[units])
     request = plan.request
@@ -227,10 +240,13 @@ def undefined_attributes(plan: SweepPlan, layer: LayerPlan) -> str:
     return why_undefined([*names, *(["class_selectivity", "class_selectivity_max"] if signed else [])])
 
 
-def _activations(shards: Sequence[Arrays], *, first_order: bool) -> dict[str, Any]:
+def _activations(
+    plan: SweepPlan, layer: LayerPlan, shards: Sequence[Arrays], facts: Sequence[ImageFacts], *, first_order: bool
+) -> dict[str, Any]:
     """Statistics over all shards, and what each image's activations are."""
-    found: dict[str, Any] = dict(reduced_statistics(shards, first_order=first_order))
-    return {**found, **{name: UnitRows([shard[name] for shard in shards]) for name in BY_IMAGE}}
+    known, positions = ((part.label, part.probability) for part in facts), math.prod(layer.shape[2:])
+    found = reduced_statistics(shards, known, plan.batch_size, positions, first_order=first_order)
+    return {**found, **{name: ActivationRows([shard[name] for shard in shards]) for name in BY_IMAGE}}
 
 
 def screened_estimates(

@@ -10,7 +10,8 @@ from torch import nn
 
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.fingerprints import unit_dim_of
-from unitlab.compute.sweep.plan import LayerPlan, SweepPlan, plan_sweep
+from unitlab.compute.sweep.layer_plan import LayerPlan
+from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
 from unitlab.compute.sweep.study_arrays import ROOT_FINGERPRINTS
 from unitlab.errors import UnitlabError, before_and_now, units_named
 from unitlab.store.study import open_study, study_summary

@@ -16,12 +16,13 @@ import torch
 from distributed import Status, Worker, WorkerPlugin, get_worker
 from filelock import FileLock, Timeout
 
-from unitlab.compute.engine.torch_state import exact_float32
+from unitlab.compute.engine.torch_state import choose_device, exact_float32
 from unitlab.compute.sweep.passes import Counts, SecondAttempt, pilot_counts
 from unitlab.compute.sweep.plan import SweepPlan, UnitSums, plan_sweep
+from unitlab.compute.sweep.replacements import activation_sums
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.screening import rules_from_arrays
-from unitlab.compute.sweep.shards import ShardComputation, activation_sums
+from unitlab.compute.sweep.shards import ShardComputation
 from unitlab.errors import UnitlabError, before_and_now
 from unitlab.store.shards import JoinedStudy, differing_field
 from unitlab.version import __version__
@@ -120,8 +121,8 @@ class SweepPlugin(WorkerPlugin):
                 f"the worker on {socket.gethostname()} cannot load network or images ({type(error).__name__}: {error}); "
                 "what they are made of must be installed there, or be on its PYTHONPATH"
             ) from error
-        plan = plan_sweep(model, source, self.request, self.device)
-        plan.fingerprint["shard"] = self.fingerprint["shard"]  # bounds come with every task
+        device = choose_device(self.device, self.request.precision)
+        plan = plan_sweep(model, source, self.request, device).as_begun(self.fingerprint)
         differing = differing_field(self.fingerprint, plan.fingerprint)
         if differing is not None:
             values = before_and_now(self.fingerprint.get(differing), plan.fingerprint.get(differing))

@@ -69,14 +69,14 @@ def explore(  # noqa: PLR0913
     """
     with _uncollected():
         # the page reads what shows widgets, and the module of all explorers, while Python imports the rest
-        from unitlab.views.explorer.first_page import open_first_page
+        from unitlab.views.explorer.cells import make_ready
 
-        open_first_page()
-        from unitlab.views.explorer.explorer import opened_explorer
+        make_ready()
+        from unitlab.views.explorer.explorer import Explorer
 
-        return opened_explorer(
-            ds_or_name, unit, selection, category=category, x=x, y=y, color=color, line=line, image_style=image_style,
-            image_strength=image_strength,
+        return Explorer(
+            ds_or_name, unit=unit, category=category, x=x, y=y, color=color, group=tuple(selection), line=line,
+            image_style=image_style, image_strength=image_strength,
         )  # fmt: skip
 
 

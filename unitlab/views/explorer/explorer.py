@@ -2,83 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
 from functools import partial
 from typing import Any
 
-import anywidget
 import traitlets as T
 import xarray as xr
 from PIL import Image
 
 from unitlab.analysis.attributes import own_attributes
-from unitlab.analysis.correlations import chosen
+from unitlab.catalog import stored_studies
 from unitlab.errors import UnitlabError, nearest_names
-from unitlab.views.explorer.answers import answered, compared
-from unitlab.views.explorer.background import BackgroundWork
+from unitlab.views.explorer.answers import answered, compared, packed
+from unitlab.views.explorer.background import BackgroundWork, measure_beside
+from unitlab.views.explorer.cells import PageWidget, shown_here
 from unitlab.views.explorer.live_network import NotAtHand
-from unitlab.views.explorer.long_work import LONG
-from unitlab.views.explorer.measured_study import MeasuredStudy
-from unitlab.views.explorer.measuring import measure_beside
-from unitlab.views.explorer.messages import sentence_of
-from unitlab.views.explorer.opened_studies import OpenedStudies, measured
-from unitlab.views.explorer.opening import StudySource
-from unitlab.views.explorer.places import shown_here
+from unitlab.views.explorer.long_work import LONG, TriedImage
+from unitlab.views.explorer.measured_study import OF_THE_CLASS, MeasuredStudy
+from unitlab.views.explorer.opened_study import OpenedStudy
 from unitlab.views.explorer.snapshot import snapshot
-from unitlab.views.explorer.try_image import TRIALS, TriedImage
-from unitlab.views.page import loader, module
+from unitlab.views.gallery import STYLES
 
-DEFAULT_X, OF_THE_CLASS = "overall_drop", "accuracy_drop"
-IMAGE_STYLES = ("outline", "heat", "none")
+LOOKS = {"line": False, "image_style": "outline", "image_strength": 0.5}
 PLACE = ("study", "layer", "ablation")
+log = logging.getLogger(__name__)
 
 
-def _trait(kind: Any, help_text: str, *given: Any, **options: Any) -> Any:
-    return kind(*given, help=help_text, **options).tag(sync=True)
-
-
-class Explorer(anywidget.AnyWidget):
+class Explorer(PageWidget):
     """The explorer of one study, shown by being the last expression of a cell.
 
     Its traits say what is chosen: set one, and the views follow; observe one, and Python follows the reader. ``ds`` is the
     study's dataset of the layer and ablation that are open. ``code()`` gives the line of Python that restores the view.
     """
 
-    _esm = loader()
-    _module = T.Unicode().tag(sync=True)
     _held = T.Dict().tag(sync=True)
     _measured = T.Dict().tag(sync=True)
     _ahead: Any = T.List().tag(sync=True)  # rows of the unit that opens: while cells run, the page's questions wait
     _said: Any = T.List().tag(sync=True)
-    study = _trait(T.Unicode, "name of the study")
-    layer = _trait(T.Unicode, "layer of the study")
-    ablation = _trait(T.Unicode, "kind of ablation")
-    unit = _trait(T.Int, "number of the open unit")
-    category = _trait(T.Unicode, "name of the chosen class, empty for none")
-    group = _trait(T.Tuple, "numbers of the units of the group")
-    x = _trait(T.Unicode, "variable on the horizontal axis of the units")
-    y = _trait(T.Unicode, "variable on the vertical axis of the units; accuracy_drop is that of the chosen class")
-    color = _trait(T.Unicode, "variable that colours the units, empty for none")
-    line = _trait(T.Bool, "whether the fitted line with its band is drawn", False)
+    study = T.Unicode(help="name of the study").tag(sync=True)
+    layer = T.Unicode(help="layer of the study").tag(sync=True)
+    ablation = T.Unicode(help="kind of ablation").tag(sync=True)
+    unit = T.Int(help="number of the open unit").tag(sync=True)
+    category = T.Unicode(help="name of the chosen class, empty for none").tag(sync=True)
+    group = T.Tuple(help="numbers of the units of the group").tag(sync=True)
+    x = T.Unicode(help="variable on the horizontal axis of the units").tag(sync=True)
+    y = T.Unicode(help="variable on the vertical axis of the units; accuracy_drop is that of the chosen class").tag(sync=True)
+    color = T.Unicode(help="variable that colours the units, empty for none").tag(sync=True)
+    line = T.Bool(False, help="whether the fitted line with its band is drawn").tag(sync=True)
     image: Any = T.Any(None, help="picture that is tried: an id of the study's images, or a picture of Pillow")
     _tried = T.Int().tag(sync=True)  # how many pictures Python has given
-    image_style = _trait(T.Enum, "how the activation map lies over the top images", IMAGE_STYLES, "outline")
-    image_strength = _trait(T.Float, "threshold of the outline, or opacity of the heat", 0.5, min=0.0, max=1.0)
+    image_style = T.Enum(STYLES, "outline", help="how the activation map lies over the top images").tag(sync=True)
+    image_strength = T.Float(0.5, min=0.0, max=1.0, help="threshold of the outline, or opacity of the heat").tag(sync=True)
 
-    def __init__(self, source: StudySource, study: MeasuredStudy, *, follow_y: bool = True, **chosen_first: Any) -> None:
+    def __init__(self, given: Any, *, category: str | None = None, y: str | None = None, **chosen: Any) -> None:
+        self.source = OpenedStudy(given)
+        study = self._measured_study = self.source.at(*self.source.first)
         # the vertical axis changes to the cross-fitted maximum when that is known, unless it was asked for
-        self._follow_y, self._moving = follow_y, False
-        self._measured_study = study
-        self.opened = OpenedStudies(source, study)
-        self._remembered: dict[tuple[str, str, str], tuple[int, tuple[int, ...]]] = {}
+        self._follow_y = y is None
+        self._opened = {self.source.name: self.source}
+        self._remembered: dict[tuple[str, ...], tuple[int, tuple[int, ...]]] = {}
         self._work: dict[str, BackgroundWork] = {}
         self._trial = TriedImage()
-        self._places: set[str] = set()
-        self._still: list[Any] = []  # where a picture of it stands in a notebook
-        super().__init__(
-            _module=module(), _held=self._for_page(), _measured=study.for_page()[1], study=self.opened.name,
-            layer=study.layer, ablation=study.ablation, **chosen_first,
-        )  # fmt: skip
+        self._stills: list[Any] = []  # where a picture of it stands in a notebook
+        asked = {"category": category, "y": y, **chosen}
+        asked = {name: _known(study, name, value, category) for name, value in asked.items() if value not in (None, "")}
+        usual = {"unit": study.strongest_unit(), **_usual_axes(study, category)}
+        super().__init__(_held=self._for_page(), _measured=study.measured, **self._here, **usual | asked)
         self._ahead = self._rows_ahead()
         self.on_msg(self._asked)
         self._measure()
@@ -94,9 +83,8 @@ class Explorer(anywidget.AnyWidget):
         return self._measured_study.measures
 
     @property
-    def source(self) -> StudySource:
-        """Where the open study comes from."""
-        return self.opened.source(self.opened.name)
+    def _here(self) -> dict[str, str]:
+        return {"study": self.source.name, "layer": self._measured_study.layer, "ablation": self._measured_study.ablation}
 
     def __repr__(self) -> str:
         return self.code()
@@ -106,14 +94,14 @@ class Explorer(anywidget.AnyWidget):
             self._ahead = self._rows_ahead()
             self.layout.open()
             self.open()
-        self._still.append(shown_here(self, self._snapshot))
+        self._stills.append(shown_here(self))
 
-    def _snapshot(self) -> str:
-        return snapshot(self._measured_study, self)
+    def _still(self) -> dict[str, str]:
+        """What stands for it where nothing runs, as Jupyter shows it."""
+        return {"text/html": snapshot(self._measured_study, self), "text/plain": repr(self)}
 
     def close(self) -> None:
         super().close()
-        self.layout.close()
         self._ahead = []
 
     def say(self, sentence: str, command: str = "") -> None:
@@ -129,37 +117,19 @@ class Explorer(anywidget.AnyWidget):
         >>> unitlab.explore("vgg_fashion", unit=3).code()
         "unitlab.explore('vgg_fashion', unit=3)"
         """
-        given = [self.source.code()]
-        named = self.source.given
-        if isinstance(named, xr.Dataset) or (self.layer, self.ablation) != self.opened.first(self.study):
+        study = self.source.code()
+        if isinstance(self.source.given, xr.Dataset) or (self.layer, self.ablation) != self.source.first:
             in_hand = self.source.path is None or bool(own_attributes(self.ds))
-            given = ["ds" if in_hand else f"unitlab.load({given[0]}, {self.layer!r}, {self.ablation!r})"]
-        given.append(f"unit={self.unit}")
-        usual: dict[str, Any] = {"category": "", "x": DEFAULT_X, "y": self._usual_y, "color": ""}
-        given += [f"{name}={getattr(self, name)!r}" for name, value in usual.items() if getattr(self, name) != value]
-        if self.group:
-            given.append(f"selection={self.group!r}")
-        looks = {"line": False, "image_style": "outline", "image_strength": 0.5}
-        given += [f"{name}={getattr(self, name)!r}" for name, value in looks.items() if getattr(self, name) != value]
-        return f"unitlab.explore({', '.join(given)})"
+            study = "ds" if in_hand else f"unitlab.load({study}, {self.layer!r}, {self.ablation!r})"
+        usual = {"category": "", **_usual_axes(self._measured_study, self.category), "group": (), **LOOKS}
+        given = {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
+        given = {"unit": self.unit} | {"selection" if name == "group" else name: value for name, value in given.items()}
+        options = [f"{name}={value!r}" for name, value in given.items()]
+        return f"unitlab.explore({', '.join([study, *options])})"
 
-    @property
-    def _usual_y(self) -> str:
-        return OF_THE_CLASS if self.category else self._measured_study.default_y
-
-    @T.validate("unit", "group", "category", "x", "y", "color")
-    def _known(self, proposal: Any) -> Any:
-        """Refuse what the open study has not."""
-        name, value, study = proposal.trait.name, proposal.value, self._measured_study
-        if name == "unit":
-            study.position(value)
-        elif name == "group":
-            return tuple(int(study.units[study.position(one)]) for one in dict.fromkeys(value))
-        elif name == "category" and value:
-            study.category_position(value)
-        elif name in ("x", "y", "color") and value and value != OF_THE_CLASS:
-            _require_variable(study, value)
-        return value
+    @T.validate("unit", "group", "category", "x", "y", "color", "image")
+    def _refuse_unknown(self, proposal: Any) -> Any:
+        return _known(self._measured_study, proposal.trait.name, proposal.value, self.category)
 
     @T.observe("category")
     def _class_changed(self, change: Any) -> None:
@@ -168,14 +138,6 @@ class Explorer(anywidget.AnyWidget):
             self.y = OF_THE_CLASS
         elif not change.new and self.y == OF_THE_CLASS:
             self.y = self._measured_study.default_y
-
-    @T.validate("image")
-    def _picture(self, proposal: Any) -> Any:
-        value = proposal.value
-        if value is not None and not isinstance(value, Image.Image) and str(value) not in self._measured_study.ids:
-            near = nearest_names(str(value), self._measured_study.ids)
-            raise UnitlabError(f"image takes an id of the study's images or a picture of Pillow; given {value!r}. {near}")
-        return value if value is None or isinstance(value, Image.Image) else str(value)
 
     @T.observe("image")
     def _other_picture(self, change: Any) -> None:
@@ -186,91 +148,70 @@ class Explorer(anywidget.AnyWidget):
     def _other_unit(self, _change: Any) -> None:
         self.say("")
 
-    @T.observe(*PLACE)
-    def _place_changed(self, change: Any) -> None:
-        if self._moving:
-            return
-        try:
-            self._move({change.name: change.new})
-        except Exception:
-            self._moving = True
-            try:
-                setattr(self, change.name, change.old)
-            finally:
-                self._moving = False
-            raise
+    @T.validate(*PLACE)
+    def _go(self, proposal: Any) -> Any:
+        if proposal.value != self._here[proposal.trait.name]:
+            self._move({proposal.trait.name: proposal.value}, {})
+        return proposal.value
 
     def set_state(self, sync_data: dict[str, Any]) -> None:
         """What the page has chosen: layers first, since the rest is of them."""
-        place = {name: sync_data[name] for name in PLACE if name in sync_data}
-        rest = {name: value for name, value in sync_data.items() if name not in PLACE}
+        rest = dict(sync_data)
+        place = {name: rest.pop(name) for name in PLACE if name in rest}
         try:
             if place:
                 self._move(place, rest)
             super().set_state(rest)
         except Exception as error:
-            self.say(sentence_of(error), self.source.remedy())
+            self.say(_sentence_of(error), self.source.remedy())
             self.send_state()
 
-    def _move(self, place: dict[str, str], rest: dict[str, Any] | None = None) -> None:
+    def _move(self, place: dict[str, str], rest: dict[str, Any]) -> None:
         """Open another study, layer or ablation; stay where we are if that fails."""
-        rest = {} if rest is None else rest
-        here = (self.opened.name, self._measured_study.layer, self._measured_study.ablation)
-        name = place.get("study", here[0])
-        if name != here[0] and "layer" not in place:
-            study = self.opened.another(name)
-        else:
-            layer = place.get("layer", here[1])
-            kinds = self.opened.source(name).layers.get(layer, []) if name in self.opened.names and name == here[0] else []
-            ablation = place.get("ablation", here[2] if here[2] in kinds or not kinds else kinds[0])
-            if name != here[0]:
-                self.opened.another(name)
-            study = self.opened.layer(name, layer, ablation)
+        wanted = self._here | place
+        source = self._opened.get(wanted["study"]) or OpenedStudy(wanted["study"], wanted["study"])
+        layer, ablation = wanted["layer"], wanted["ablation"]
+        if source is not self.source and "layer" not in place:
+            layer, ablation = source.first
+        elif "ablation" not in place and ablation not in source.layers.get(layer, [ablation]):
+            ablation = source.layers[layer][0]
+        study = source.at(layer, ablation)
         if study is self._measured_study:
             return
-        self._remembered[here] = (self.unit, self.group)
-        self.opened.name, self._measured_study = name, study
-        self._moving = True
+        self._remembered[tuple(self._here.values())] = (self.unit, self.group)
+        self._opened[source.name] = self.source = source
+        self._measured_study = study
         for work in self._work.values():
             work.stop()
-        try:
-            with self.hold_sync():
-                self.study, self.layer, self.ablation = name, study.layer, study.ablation
-                self._arrive((name, study.layer, study.ablation), rest)
-                self._held, self._measured = self._for_page(), study.for_page()[1]
-                self._ahead = self._rows_ahead()
-        finally:
-            self._moving = False
+        with self.hold_sync():
+            self.study, self.layer, self.ablation = self._here.values()
+            self._arrive(rest)
+            self._held, self._measured, self._ahead = self._for_page(), study.measured, self._rows_ahead()
         self._measure()
 
-    def _arrive(self, here: tuple[str, str, str], rest: dict[str, Any]) -> None:
+    def _arrive(self, rest: dict[str, Any]) -> None:
         """Another layer has other units and may lack a variable; another study has other classes."""
         study = self._measured_study
         self.category = rest.pop("category", self.category if self.category in study.names else "")
-        for axis, usual in (("x", DEFAULT_X), ("y", self._usual_y), ("color", "")):
+        for axis, usual in _usual_axes(study, self.category).items():
             wanted = rest.pop(axis, getattr(self, axis))
             known = wanted in study.variables or study.is_awaited(wanted) or (wanted == OF_THE_CLASS and self.category)
             follow = axis == "y" and self._follow_y and wanted in ("max_class_drop", "max_class_drop_crossfit")
             setattr(self, axis, usual if follow or (wanted and not known) else wanted)
-        unit, group = self._remembered.get(here, (study.strongest_unit(self.category), ()))
-        self.unit = rest.pop("unit", unit)
-        self.group = rest.pop("group", group)
+        unit, group = self._remembered.get(tuple(self._here.values()), (study.strongest_unit(self.category), ()))
+        self.unit, self.group = rest.pop("unit", unit), rest.pop("group", group)
 
     def _for_page(self) -> dict[str, Any]:
-        opened = {"studies": self.opened.names, "layers": self.source.layers}
-        return self._measured_study.for_page()[0] | opened
+        studies = sorted({*stored_studies(), *self._opened})
+        return self._measured_study.held | {"studies": studies, "layers": self.source.layers}
 
     def _rows_ahead(self) -> list[dict[str, Any]]:
-        asks: list[dict[str, Any]] = [
-            {"kind": "unit", "unit": self.unit},
-            {"kind": "top", "unit": self.unit, "of": "class" if self.category else "all", "category": self.category},
-        ]
-        if self.category:
-            asks.append({"kind": "class", "category": self.category})
+        of = "class" if self.category else "all"
+        asks = [{"kind": "unit", "unit": self.unit}, {"kind": "top", "unit": self.unit, "of": of, "category": self.category}]
         rows = []
-        for ask in asks:
+        for ask in asks + ([{"kind": "class", "category": self.category}] if self.category else []):
             try:
-                answer, buffers = answered(self._measured_study, ask)
+                answer, buffers = packed(answered(self._measured_study, ask))
             except (UnitlabError, OSError):
                 continue  # the page will ask, and show the sentence in its place
             rows.append({"ask": ask, "answer": answer, "buffers": buffers})
@@ -278,23 +219,21 @@ class Explorer(anywidget.AnyWidget):
 
     def _measure(self) -> None:
         study = self._measured_study
-        if study.complete:
-            return
 
-        def done() -> None:
+        def told(error: Exception | None) -> None:
+            if error is not None:
+                return self.say(_sentence_of(error))
             if study is not self._measured_study:
                 return
             with self.hold_sync():
-                self._measured, self._ahead = study.for_page()[1], self._rows_ahead()
+                self._measured, self._ahead = study.measured, self._rows_ahead()
                 if self._follow_y and self.y == "max_class_drop":
                     self.y = study.default_y
-            for place in self._still:
-                place.update({"text/html": self._snapshot(), "text/plain": repr(self)}, raw=True)
+            for place in self._stills:
+                place.update(self._still(), raw=True)
 
-        measure_beside(study, self.source, done, self._failed)
-
-    def _failed(self, error: Exception) -> None:
-        self.say(sentence_of(error))
+        if not study.complete:
+            measure_beside(study, self.source.opened_as, told)
 
     def _asked(self, _widget: Any, content: Any, _buffers: Any) -> None:
         """The page asks for rows; each is answered by itself, so that what is there is painted while the rest is on its way."""
@@ -302,71 +241,70 @@ class Explorer(anywidget.AnyWidget):
             try:
                 self._answer(ask)
             except Exception as error:
-                self._refuse(ask)(error)
+                self._refuse(ask, error)
 
-    def _refuse(self, ask: dict[str, Any]) -> Callable[[Exception], None]:
-        def refuse(error: Exception) -> None:
-            command = error.command if isinstance(error, NotAtHand) else self.source.remedy()
-            self.send({"id": ask.get("id"), "error": sentence_of(error), "command": command})
-
-        return refuse
+    def _refuse(self, ask: dict[str, Any], error: Exception) -> None:
+        command = error.command if isinstance(error, NotAtHand) else self.source.remedy()
+        self.send({"id": ask.get("id"), "error": _sentence_of(error), "command": command})
 
     def _answer(self, ask: dict[str, Any]) -> None:
-        kind, number = ask.get("kind"), ask.get("id")
+        study, kind, number = self._measured_study, ask.get("kind"), ask.get("id")
+        long = LONG | {"try": self._trial.answer, "try_rank": self._trial.ranking}
+
+        def reply(answer: dict[str, Any]) -> None:
+            meta, buffers = packed(answer)
+            self.send({**meta, "id": number}, buffers)
+
+        def told(*progress: Any) -> None:
+            self.send({"id": number, "progress": list(progress)})
+
         if kind == "stop":
             if ask["of"] in self._work:
                 self._work[ask["of"]].stop()
         elif kind == "code":
-            self.send({"id": number, "code": self.code()})
+            reply({"code": self.code()})
         elif kind == "compare":
             a = ask["a"]
-            pinned = self.opened.layer(a["study"], a["layer"], a["ablation"])
-            answer, buffers = compared(pinned, int(a["unit"]), self._measured_study, int(ask["unit"]))
-            self.send({**answer, "id": number}, buffers)
+            pinned = self._opened[a["study"]].at(a["layer"], a["ablation"])
+            reply(compared(pinned, int(a["unit"]), study, int(ask["unit"])))
         elif kind == "try_open":
             self._trial.take(ask["picture"])
-            self.send({"id": number})
-        elif kind in LONG or kind in TRIALS:
+            reply({})
+        elif kind in long:
             work = self._work.setdefault(kind, BackgroundWork())
-
-            def told(*progress: Any) -> None:
-                self.send({"id": number, "progress": list(progress)})
-
-            def done(found: tuple[dict[str, Any], list[bytes]]) -> None:
-                self.send({**found[0], "id": number}, found[1])
-
-            # what is missing is said before anything starts
-            study, trial = self._measured_study, self._trial
-            run = LONG[kind](study, ask) if kind in LONG else partial(TRIALS[kind], trial, study, ask)
-            work.start(run, told, done, self._refuse(ask))
+            work.start(partial(long[kind], study, ask), told, reply, partial(self._refuse, ask))
         else:
-            answer, buffers = answered(self._measured_study, ask)
-            self.send({**answer, "id": number}, buffers)
+            reply(answered(study, ask))
 
 
-def opened_explorer(ds_or_name: Any, unit: int | None, selection: Iterable[int], **given: Any) -> Explorer:
-    """What `unitlab.explore` gives."""
-    source, ds = StudySource.of(ds_or_name)
-    study = measured(source, ds)
-    x, y, color, category = (given.pop(name) for name in ("x", "y", "color", "category"))
-    for name in (x, y, color):
-        if name is not None and not (name == OF_THE_CLASS and category):
-            _require_variable(study, name)
-    if category is not None and category not in study.names:
-        raise UnitlabError(f"the study has no class {category!r}. {nearest_names(category, study.names)}")
-    group = tuple(int(study.units[study.position(one)]) for one in selection)
-    first = study.strongest_unit() if unit is None else unit
-    study.position(first)
-    usual = OF_THE_CLASS if category else study.default_y
-    return Explorer(
-        source, study, follow_y=y is None, unit=first, category=category or "", x=x or DEFAULT_X, y=y or usual,
-        color=color or "", group=group, **given,
-    )  # fmt: skip
+def _usual_axes(study: MeasuredStudy, category: str | None) -> dict[str, str]:
+    return {"x": "overall_drop", "y": OF_THE_CLASS if category else study.default_y, "color": ""}
 
 
-def _require_variable(study: MeasuredStudy, name: str) -> None:
-    """Refuse what is no variable over units; one that takes long to compute may come later."""
-    if name not in study.variables and study.is_quick and not study.complete:
-        study.finish()
-    if study.complete or not study.is_awaited(name):
-        chosen(study.measures, [name], [("unit",)])
+def _known(study: MeasuredStudy, name: str, value: Any, category: str | None) -> Any:
+    """The value of a trait; refused where the open study has not what it says."""
+    if name == "unit":
+        study.position(value)
+    elif name == "group":
+        return tuple(int(study.units[study.position(one)]) for one in dict.fromkeys(value))
+    elif name == "category" and value:
+        study.category_position(value)
+    elif name in ("x", "y", "color") and value and not (value == OF_THE_CLASS and category):
+        study.require_variable(value)
+    elif name == "image" and value is not None and not isinstance(value, Image.Image):
+        if str(value) not in study.ids:
+            near = nearest_names(str(value), study.ids)
+            raise UnitlabError(f"image takes an id of the study's images or a picture of Pillow; given {value!r}. {near}")
+        return str(value)
+    return value
+
+
+def _sentence_of(error: Exception) -> str:
+    """What to tell of an error: a `UnitlabError` speaks for itself, anything else is unitlab's fault."""
+    if isinstance(error, UnitlabError):
+        text = str(error)
+        return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!", ":")) else ".")
+    if isinstance(error, OSError):
+        return f"A file cannot be read ({error.strerror or type(error).__name__}: {error.filename or ''})."
+    log.error("callback of the explorer", exc_info=error)
+    return f"unitlab failed here ({type(error).__name__}: {error}); the kernel's log has the details."

@@ -6,7 +6,9 @@ import importlib.util
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import cached_property
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -28,18 +30,7 @@ FIRST_UNITS, QUICK = 64, 0.1  # units ranked together at first; seconds in which
 MEMORY = 512 << 20  # bytes that the engine may use
 # share of baseline predictions that may differ from the study's, as they may between machines
 MOST_ROUNDING = 0.005
-OTHER_IMAGES = "the images at hand are not those of the study; compute the study again with them"
-
-
-@dataclass(frozen=True)
-class ClassCurve:
-    """Over ``k`` silenced units: accuracy of a class with its 95 % interval, and accuracy over all images, as shares."""
-
-    k: Array
-    own: Array
-    low: Array
-    high: Array
-    overall: Array
+NOT_THOSE = "the {} at hand are not those of the study; compute the study again with them"
 
 
 class NotAtHand(UnitlabError):
@@ -53,10 +44,7 @@ class NotAtHand(UnitlabError):
 class LiveNetwork:
     """Network and images of the recipe that a study names; without ``images`` the network may be there alone.
 
-    Raises
-    ------
-    NotAtHand
-        torch, the recipe, its weights or its images are not there. Nothing is downloaded.
+    Raises `NotAtHand` where torch, the recipe, its weights or its images are not there. Nothing is downloaded.
     """
 
     def __init__(self, ds: xr.Dataset, *, images: bool = True) -> None:
@@ -65,7 +53,7 @@ class LiveNetwork:
             raise NotAtHand(
                 "Running the network needs torch and torchvision, which are not installed.", "pip install '.[compute]'"
             )
-        name = str(ds.attrs.get("recipe", ""))
+        name, source = (str(ds.attrs.get(attr, "")) for attr in ("recipe", "weights_source"))
         if not name:
             raise NotAtHand(
                 "The study does not say how its network is built, so that it cannot be run from here; with network and images "
@@ -74,8 +62,8 @@ class LiveNetwork:
             )
         try:
             self.recipe = recipe(name)
-            there = at_hand(self.recipe, str(ds.attrs.get("weights_source", "")), images=images)
-            self.has_images = images or at_hand(self.recipe, str(ds.attrs.get("weights_source", "")))
+            self.has_images = at_hand(self.recipe, source)
+            there = self.has_images or (not images and at_hand(self.recipe, source, images=False))
         except UnitlabError as error:
             raise NotAtHand(str(error), "unitlab list") from error
         if not there:
@@ -90,24 +78,25 @@ class LiveNetwork:
         """`unitlab.damage` of silencing ``units`` together, as a study of one unit."""
         from unitlab.compute.unit_groups import ablate_groups
 
-        model, images = self._built(progress, 1)
-        found = ablate_groups(model, images, self.layer, [list(units)], progress=False, **self._options)
+        model, images = self._built(progress)
+        found = ablate_groups(model, images, self.layer, [list(units)], progress=False, **self.options)
         self._check(found)
         return damage(found.drop_dims("unit").rename(group="unit"))
 
-    def curve(self, category: int, counts: Sequence[int], progress: Progress) -> ClassCurve:
-        """Accuracy while the units that a class needs most are silenced, one after the other.
+    def curve(self, category: int, counts: Sequence[int], progress: Progress) -> dict[str, Array]:
+        """Shares that are right, of a class (``own``, with its 95 % interval) and of all images (``overall``), while the
+        ``counts`` units that the class needs most are silenced.
 
-        Cross-fitted: the study tells which units the class needs most on one half of the images, and `unitlab.cumulative`
-        measures on the other; both ways, so that every image counts once.
+        Cross-fitted: the study tells which units these are on one half of the images, and `unitlab.cumulative` measures on the
+        other; both ways, so that every image counts once.
         """
         from unitlab.compute.cumulative import cumulative
 
         ds = self.ds
-        model, source = self._built(progress, 1)
+        model, source = self._built(progress)
         label = class_positions(ds, ds["label"].values)
         if list(source.ids) != [str(name) for name in ds["image"].values]:
-            raise UnitlabError(OTHER_IMAGES)
+            raise UnitlabError(NOT_THOSE.format("images"))
         cluster = ds["cluster"].values if "cluster" in ds else None
         half = one_half(cluster, label, 0)
         here = np.flatnonzero(label == category)
@@ -119,18 +108,18 @@ class LiveNetwork:
             rest = np.flatnonzero(~ranked_on)
             found = cumulative(
                 model, source.subset(rest), self.layer, order[: max(counts)].tolist(),
-                ks=list(counts), progress=False, **self._options,
+                ks=list(counts), progress=False, **self.options,
             )  # fmt: skip
             self._check(found, images=False)
             if (found["baseline_prediction"].values != ds["baseline_prediction"].values[rest]).mean() > MOST_ROUNDING:
-                raise UnitlabError(OTHER_IMAGES)
+                raise UnitlabError(NOT_THOSE.format("images"))
             predicted[:, rest] = class_positions(ds, found["curve_prediction"].values[0])
         own = predicted[:, here] == category
         low, high = accuracy_interval(own, None if cluster is None else cluster[here])
-        return ClassCurve(np.asarray(counts), own.mean(1), low, high, (predicted == label).mean(1))
+        return {"own": own.mean(1), "low": low, "high": high, "overall": (predicted == label).mean(1)}
 
     @property
-    def _options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
         """How the study was computed, as keywords."""
         from unitlab.compute.sweep.fingerprints import output_in_study, unit_dim_of
 
@@ -138,100 +127,72 @@ class LiveNetwork:
         kind = str(attrs.get("ablation", "zero"))
         return {"ablation": kind, "output": output_in_study(attrs), "unit_dim": unit_dim_of(attrs)}
 
-    def _built(self, progress: Progress, passes: int) -> tuple[Any, Any]:
-        """Network and images; ``progress`` counts the images that ``passes`` passes read."""
+    def _built(self, progress: Progress) -> tuple[Any, Any]:
+        """Network and images; ``progress`` counts the images that are read."""
+        source, read = self.images(), count(1)
+        # images are read once more where pairs are compared with plain hooks
+        return self.files.model(), source.watched(lambda: progress(min(next(read), len(source)), len(source)))
+
+    @cached_property
+    def files(self) -> Any:
+        """The recipe's files."""
         from unitlab.compute.files.recipe_files import RecipeFiles
+
+        return RecipeFiles(self.recipe, network_only=not self.has_images)
+
+    def images(self) -> Any:
+        """The study's images."""
         from unitlab.compute.sweep.fingerprints import as_in_study
 
-        files = RecipeFiles(self.recipe)
-        source = as_in_study(files.images(), self.ds.attrs)
-        return files.model(), source.watched(_counter(progress, passes * len(source)))
-
-    def for_pictures(self) -> tuple[Any, Any]:
-        """The network, and a source of one blank picture, for the reader's own in its place."""
-        from PIL import Image
-
-        from unitlab.compute.files.recipe_files import RecipeFiles
-        from unitlab.compute.images.pictures import READING
-        from unitlab.compute.images.source import ImageSource
-
-        files, blank = RecipeFiles(self.recipe, network_only=True), Image.new("RGB", (256, 256))
-        source = ImageSource(
-            "pictures", ["picture"], np.zeros(1, np.int64), ["a class"], lambda position: blank,
-            transform_text="", transform=files.transform(), reading=READING,
-        )  # fmt: skip
-        return files.model(), source
+        return as_in_study(self.files.images(), self.ds.attrs)
 
     def _check(self, found: xr.Dataset, *, images: bool = True) -> None:
         """Refuse a network or images that are not the study's."""
         for name, what in (("fingerprint_weights", "weights"), ("fingerprint_images", "images"))[: 1 + images]:
             here, there = found.attrs.get(name), self.ds.attrs.get(name)
             if here is not None and there is not None and here != there:
-                raise UnitlabError(f"the {what} at hand are not those of the study; compute the study again with them")
-
-
-def _counter(progress: Progress, of: int) -> Callable[[], None]:
-    count = 0
-
-    def told() -> None:
-        nonlocal count
-        count += 1
-        # images are read once more where pairs are compared with plain hooks
-        progress(min(count, of), of)
-
-    return told
+                raise UnitlabError(NOT_THOSE.format(what))
 
 
 class PictureNetwork:
     """A study's network on one picture at a time: units are scaled by a hook at the study's site, and ranked by the engine."""
 
     def __init__(self, live: LiveNetwork) -> None:
-        self.live = live
-        model, self.source = live._built(lambda done, of: None, 1) if live.has_images else live.for_pictures()
-        self.images, self.places = live.recipe.images.address, map_places(live.ds)
-        given = live._options
-        units = live.ds["unit"].values.tolist()
-        self.take(model, self.source.at([0]), live.layer, units, given["output"], given["unit_dim"])
-
-    def take(self, model: Any, few: Any, layer: str, units: list[int], output: Any = None, unit_dim: int | None = None) -> None:
-        """Prepare a network; ``few`` are images as it sees them."""
         import torch
+        from PIL import Image
 
         from unitlab.compute.engine.hooks import HookEngine
         from unitlab.compute.engine.network import Network
         from unitlab.compute.engine.suffix import SuffixEngine
+        from unitlab.compute.images.pictures import READING
+        from unitlab.compute.images.source import ImageSource
 
-        network = Network(model, torch.device("cpu"), few, output)
-        [(self.site, layout)] = network.located([network.site(layer)], [unit_dim])
-        self.network, self.units, self.channels = network, units, layout.shape[1]
+        self.live, self.places, self.units = live, map_places(live.ds), live.ds["unit"].values.tolist()
+        self.source, transform = live.images() if live.has_images else None, live.files.transform()
+        # of one picture, for the reader's own in its place
+        self.own = self.source.subset([0]) if self.source is not None and transform is None else ImageSource(
+            "pictures", ["picture"], np.zeros(1, np.int64), ["a class"], lambda position: Image.new("RGB", (256, 256)),
+            transform_text="", transform=transform, reading=READING,
+        )  # fmt: skip
+        few = (self.source or self.own).at([0])
+        network = self.network = Network(live.files.model(), torch.device("cpu"), few, live.options["output"])
+        [(self.site, _)] = network.located([network.site(live.layer)], [live.options["unit_dim"]])
         self.running = threading.Lock()  # a ranking and a question may run at once, and their hooks must not meet
         self.engine = (
-            HookEngine(network.module, self.site, units)
+            HookEngine(network.module, self.site, self.units)
             if network.graph is None
-            else SuffixEngine(network.graph, network.node(self.site), network.sample, units, MEMORY)
+            else SuffixEngine(network.graph, network.node(self.site), network.sample, self.units, MEMORY)
         )
 
     def pixels(self, picture: Any) -> Any:
         """What the network sees of a study's image (its id) or of a picture of the reader's (of Pillow)."""
-        import torch
-
-        if not self.live.has_images and (picture is None or isinstance(picture, str)):
+        if not isinstance(picture, str):
+            return replace(self.own, read=lambda position: picture).at([0])
+        if self.source is None:
             raise NotAtHand(
                 "The study's images are not on this machine; its network is: try a picture of yours.", self.live.command
             )
-        if isinstance(picture, str):
-            return self.source.at([list(self.source.ids).index(picture)])
-        from unitlab.bundled_images import IMAGE_SETS, bundled_images
-
-        if self.images not in IMAGE_SETS:
-            own = self.source.subset([0])
-            own.read = lambda position: picture
-            return own.at([0])
-        like = bundled_images(self.images)
-        _, height, width, channels = like.pictures[slice(1)].shape
-        seen = np.asarray(picture.convert("L" if channels == 1 else "RGB").resize((width, height)))
-        kept = seen.reshape(height, width, channels)
-        return torch.from_numpy(((kept / 255 - like.mean) / like.deviation).astype(np.float32)).permute(2, 0, 1)[None]
+        return self.source.at([self.source.ids.index(picture)])
 
     def without(
         self, pixels: Any, strengths: dict[int, float], region: Sequence[float] | None = None

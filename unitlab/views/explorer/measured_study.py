@@ -11,11 +11,10 @@ import xarray as xr
 
 from unitlab.analysis import LEVEL
 from unitlab.analysis.attributes import own_attributes
-from unitlab.analysis.correlations import measures
+from unitlab.analysis.correlations import chosen, measures
 from unitlab.analysis.damage import largest_drop
 from unitlab.analysis.paired_tests import bonett_price
 from unitlab.analysis.requirements import class_positions, require, unit_position
-from unitlab.catalog import load
 from unitlab.errors import UnitlabError, nearest_names
 from unitlab.schema import VARIABLES
 from unitlab.views.gallery import own_thresholds
@@ -27,6 +26,9 @@ NEEDED = [
     "unit", "category", "label", "baseline_prediction", "accuracy_drop", "overall_drop", "n_broken", "n_fixed", "n_images",
     "prediction",
 ]  # fmt: skip
+COUNTED = ("accuracy_drop", "overall_drop", "n_broken", "n_fixed", "n_images", "baseline_accuracy")
+DROPS = {"drop": "accuracy_drop", "low": "drop_low", "high": "drop_high"}
+OF_THE_CLASS = "accuracy_drop"  # on an axis of the units: the drop of the chosen class
 # beyond this many predictions, the tests and the cross-fitting take longer than a reader waits for a first picture
 QUICKLY_MEASURED = 4_000_000
 UNITS_AT_ONCE = 64
@@ -37,36 +39,28 @@ def measures_of(ds: xr.Dataset) -> xr.Dataset:
     return measures(ds, damage_alone=True)
 
 
-def measures_of_store(path: str, layer: str, ablation: str) -> xr.Dataset:
-    """`measures_of` of a store, for another process."""
-    return measures_of(load(path, layer, ablation)).load()
-
-
 def counted_measures(ds: xr.Dataset) -> xr.Dataset:
     """What counts alone give at once: drops, their largest, intervals where images are independent; stored attributes."""
-    drop, n = ds["accuracy_drop"].values, ds["n_images"].values
     broken, fixed = ds["n_broken"].values.astype(np.int64), ds["n_fixed"].values.astype(np.int64)
-    low, high = bonett_price(broken, fixed, n, LEVEL)
+    low, high = bonett_price(broken, fixed, ds["n_images"].values, LEVEL)
     if "cluster" in ds:
         low, high = np.full_like(low, np.nan), np.full_like(high, np.nan)
-    values = {"accuracy_drop": drop, "drop_low": low, "drop_high": high, **largest_drop(drop)}
-    values |= {"n_broken": broken, "n_fixed": fixed, "n_images": n}
-    values |= {name: ds[name].values for name in ("baseline_accuracy", "overall_drop")}
     stored = [str(name) for name, found in ds.variables.items() if found.dims == ("unit",) and found.dtype.kind == "f"]
     known = [name for name in stored if name in VARIABLES and VARIABLES[name].dims == ("unit",)]
-    values.update({name: ds[name].values for name in known if name not in values})
-    counted = xr.Dataset(
-        {name: (VARIABLES[name].dims, value) for name, value in values.items()},
-        coords={name: ds[name] for name in ("unit", "category", "category_index")},
-        attrs=ds.attrs,
-    )
-    return counted.assign(own_attributes(ds))
+    values = {name: ds[name].values for name in (*COUNTED, *known)}
+    values |= {"drop_low": low, "drop_high": high, **largest_drop(ds["accuracy_drop"].values)}
+    # not asked whether they are arrays of dask, which xarray would import for it
+    found = {name: xr.Variable(row.dims, values[name], fastpath=True) for name, row in VARIABLES.items() if name in values}
+    return xr.Dataset(found, ds[["unit", "category", "category_index"]].coords, ds.attrs).assign(own_attributes(ds))
 
 
 class MeasuredStudy:
     """A study's layer and ablation, and the measures of its units.
 
     ``complete`` says whether tests and cross-fitted drops are there (`finish`), or counts only, which are there at once.
+    ``held`` is what the page keeps of the study, names and what never changes; ``measured`` the measures of all units,
+    (measure, unit) as they are shown, and the drop of each unit's most damaged class. ``drops``, limits and q are (unit,
+    category), in points.
     """
 
     def __init__(self, ds: xr.Dataset, measures: xr.Dataset | None = None) -> None:
@@ -74,21 +68,18 @@ class MeasuredStudy:
         if not ds.sizes["unit"]:
             raise UnitlabError("the study has no units to explore")
         self.ds = ds
-        self.layer = str(ds.attrs.get("layer", ""))
-        self.ablation = str(ds.attrs.get("ablation", "zero"))
+        self.layer, self.ablation = str(ds.attrs.get("layer", "")), str(ds.attrs.get("ablation", "zero"))
         self.units = ds["unit"].values.astype(int)
         self.names = [str(name) for name in ds["category"].values]
         self.class_position = class_positions(ds, ds["label"].values)
+        self.before = class_positions(ds, ds["baseline_prediction"].values)
         self.top_image, self.top_activation = (
             ds[name].values if name in ds else None for name in ("top_image", "top_activation")
         )
-        self.before = class_positions(ds, ds["baseline_prediction"].values)
-        self.measures = counted_measures(ds) if measures is None else measures
-        self.complete = measures is not None
         self._thresholds: dict[int, float] = {}
         self._threshold_said = ""
-        self.awaiting: list[Callable[[], None]] = []  # who is told when `measure_beside` has finished it
-        self._read()
+        self.awaiting: list[Callable[[Exception | None], None]] = []  # who is told when `measure_beside` has ended
+        self._take(counted_measures(ds) if measures is None else measures, measures is not None)
 
     @property
     def is_quick(self) -> bool:
@@ -97,72 +88,52 @@ class MeasuredStudy:
 
     def finish(self, measures: xr.Dataset | None = None) -> None:
         """Take ``measures`` (those of `measures_of`; computed here where not given)."""
-        self.measures = measures_of(self.ds) if measures is None else measures.assign(own_attributes(self.ds))
-        self.complete = True
-        self._read()
+        self._take(measures_of(self.ds) if measures is None else measures.assign(own_attributes(self.ds)), True)
 
-    def _read(self) -> None:
-        self._for_page: tuple[dict[str, Any], dict[str, Any]] | None = None
-        found = self.measures
-        self.n_images = found["n_images"].values
+    def _take(self, found: xr.Dataset, complete: bool) -> None:
+        self.measures, self.complete = found, complete
         # a unit that damages no class has no most damaged one
         self.max_class = np.where(found["max_class_drop"].values > 0, found["max_class"].values, -1)
-        self.p_specific = found["p_specific"].values if self.complete else np.full(len(self.units), np.nan)
-        size = self.measures["accuracy_drop"].shape
-        self.drops = {
-            name: 100 * found[name].values for name in ("accuracy_drop", "drop_low", "drop_high")
-        }  # (unit, category), points
-        self.q = found["q_value"].values if self.complete else np.full(size, np.nan)
+        self.drops = {name: 100 * found[variable].values for name, variable in DROPS.items()}
+        self.drops["q"] = found["q_value"].values if complete else np.full(self.drops["drop"].shape, np.nan)
         self.variables = [
             str(name)
             for name, variable in found.data_vars.items()
             if variable.dims == ("unit",) and variable.dtype.kind in "fi" and not str(name).endswith("_class")
         ]
+        self.held, self.measured = self._names_for_page(), self._measures_for_page()
 
-    def for_page(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """`names_for_page` and `measures_for_page`, made once for all explorers."""
-        if self._for_page is None:
-            self._for_page = self.names_for_page(), self.measures_for_page()
-        return self._for_page
-
-    def names_for_page(self) -> dict[str, Any]:
-        """What the page keeps of the study: names, and what never changes."""
-        awaited = [name for name in VARIABLES if self.is_awaited(name)] if not self.complete else []
+    def _names_for_page(self) -> dict[str, Any]:
+        accuracy, called = self.measures["baseline_accuracy"].values, None
+        if "unit_label" in self.ds.coords:
+            # for each unit what it is called, how well that fits, and who says so
+            rows = zip(*(self.ds[f"unit_label{end}"].values for end in ("", "_score", "_source")), strict=True)
+            called = [[str(name), float(score) if np.isfinite(score) else None, str(source)] for name, score, source in rows]
         return {
             "key": f"{self.ds.attrs.get('name', '')} {self.layer} {self.ablation} {id(self)}",
             "layer": self.layer,
             "units": self.units.tolist(),
             "classes": self.names,
-            "n": self.n_images.tolist(),
-            "accuracy": [float(value) if np.isfinite(value) else None for value in self.measures["baseline_accuracy"].values],
+            "n": self.measures["n_images"].values.tolist(),
+            "accuracy": [float(value) if np.isfinite(value) else None for value in accuracy],
             "level": float(self.measures.attrs.get("level", LEVEL)),
-            "awaited": {name: quantity(name).title for name in awaited},
-            "names": self._names(),
+            "awaited": {name: quantity(name).title for name in VARIABLES if self.is_awaited(name)},
+            "names": called,
         }
 
-    def _names(self) -> list[Any] | None:
-        """For each unit what it is called, how well that fits, and who says so; None where no unit has a name."""
-        if "unit_label" not in self.ds.coords:
-            return None
-        rows = zip(*(self.ds[f"unit_label{end}"].values for end in ("", "_score", "_source")), strict=True)
-        return [[str(name), float(score) if np.isfinite(score) else None, str(source)] for name, score, source in rows]
-
-    def measures_for_page(self) -> dict[str, Any]:
-        """The measures of all units, (measure, unit) as they are shown, and the drop of each unit's most damaged class."""
-        rows, k = np.arange(len(self.units)), np.maximum(self.max_class, 0)
-        limits = {
-            short: 100 * self.measures[worst].values if worst in self.measures else self.drops[own][rows, k]
-            for short, worst, own in (
-                ("worst_low", "max_class_drop_low", "drop_low"), ("worst_high", "max_class_drop_high", "drop_high"),
-            )
-        }  # fmt: skip
-        values = [self.values(name) for name in self.variables]
+    def _measures_for_page(self) -> dict[str, Any]:
+        worst, at = self.max_class, (np.arange(len(self.units)), np.maximum(self.max_class, 0))
+        limits = {}
+        for end in ("low", "high"):
+            of_worst = self.measures.get(f"max_class_drop_{end}")
+            limit = self.drops[end][at] if of_worst is None else 100 * of_worst.values
+            limits[f"worst_{end}"] = np.where(worst >= 0, limit, np.nan).astype("<f4").tobytes()
         return {
             "complete": self.complete,
             "measures": [[name, quantity(name).title] for name in self.variables],
-            "values": np.asarray(values, "<f4").tobytes(),
-            "worst": self.max_class.astype("<i4").tobytes(),
-            **{name: np.where(self.max_class >= 0, limit, np.nan).astype("<f4").tobytes() for name, limit in limits.items()},
+            "values": np.asarray([self.values(name) for name in self.variables], "<f4").tobytes(),
+            "worst": worst.astype("<i4").tobytes(),
+            **limits,
         }
 
     def is_awaited(self, name: str) -> bool:
@@ -176,8 +147,17 @@ class MeasuredStudy:
         """The cross-fitted maximum as soon as it is known."""
         return "max_class_drop_crossfit" if self.complete else "max_class_drop"
 
-    def values(self, name: str) -> Array:
-        """(unit,): a variable as it is shown (drops in points)."""
+    def require_variable(self, name: str) -> None:
+        """Refuse what is no variable over units; one that takes long to compute may come later."""
+        if name not in self.variables and self.is_quick and not self.complete:
+            self.finish()
+        if self.complete or not self.is_awaited(name):
+            chosen(self.measures, [name], [("unit",)])
+
+    def values(self, name: str, category: str = "") -> Array:
+        """(unit,): a variable as it is shown (drops in points), or the drop of a class."""
+        if name == OF_THE_CLASS:
+            return self.drops["drop"][:, self.category_position(category)]
         if name not in self.variables:
             raise UnitlabError(f"the study has no {name!r} of its units")
         return self.measures[name].values.astype(float) * quantity(name).factor
@@ -194,10 +174,8 @@ class MeasuredStudy:
 
     def strongest_unit(self, category: str = "") -> int:
         """Number of the unit with the largest max class drop, or with the largest drop of ``category``."""
-        drops = self.measures["max_class_drop"].values
-        if category:
-            drops = np.nan_to_num(self.drops["accuracy_drop"][:, self.category_position(category)], nan=-np.inf)
-        return int(self.units[drops.argmax()])
+        drops = self.values(OF_THE_CLASS, category) if category else self.measures["max_class_drop"].values
+        return int(self.units[np.nan_to_num(drops, nan=-np.inf).argmax()])
 
     def thresholds(self, places: Sequence[int]) -> tuple[Array, str]:
         """`own_thresholds` of the units at these positions, read once."""
@@ -212,17 +190,23 @@ class MeasuredStudy:
         """Ids of the images."""
         return [str(name) for name in self.ds["image"].values]
 
+    def after(self, units: Any) -> Array:
+        """(unit, image), or a part of it: the class that is predicted without the unit."""
+        return class_positions(self.ds, self.ds["prediction"][units].values)
+
+    def changed(self, after: Array) -> tuple[Array, Array]:
+        """Which images are lost and which are won where their classes are predicted so."""
+        right, still = self.before == self.class_position, after == self.class_position
+        return right & ~still, ~right & still
+
     @cached_property
     def lost(self) -> Array:
         """(unit, image / 8): a bit for each image that was right and is wrong without the unit."""
-        right, rows = self.before == self.class_position, []
-        for start in range(0, len(self.units), UNITS_AT_ONCE):
-            after = class_positions(self.ds, self.ds["prediction"][start : start + UNITS_AT_ONCE].values)
-            rows.append(np.packbits(right & (after != self.class_position), axis=1))
-        return np.concatenate(rows)
+        blocks = (slice(start, start + UNITS_AT_ONCE) for start in range(0, len(self.units), UNITS_AT_ONCE))
+        return np.concatenate([np.packbits(self.changed(self.after(block))[0], axis=1) for block in blocks])
 
     def thumbnails(self, images: Array) -> Array:
         """(image, row, column, channel), 8-bit, of the images at these positions."""
         if "thumbnails" not in self.ds:
             raise UnitlabError("the study keeps no thumbnails; compute it from images that have them to see its images")
-        return self.ds["thumbnails"][images].values
+        return self.ds["thumbnails"][images.tolist()].values

@@ -31,12 +31,8 @@ def script(*last: str) -> str:
 @cache
 def module() -> str:
     """The module of the widget, with its style and its mark-up inside."""
-    held = {
-        "STYLE": text_of("page.css") + text_of("explorer.css"),
-        "VIEWS": text_of("views.html").replace("$finding", ""),
-    }
-    named = "".join(f"const {name} = {json.dumps(text)};\n" for name, text in held.items())
-    return named + script(*LIVE)
+    held = {"STYLE": text_of("page.css") + text_of("explorer.css"), "VIEWS": text_of("views.html").replace("$finding", "")}
+    return "".join(f"const {name} = {json.dumps(text)};\n" for name, text in held.items()) + script(*LIVE)
 
 
 @cache

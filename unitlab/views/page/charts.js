@@ -5,46 +5,40 @@ function ticks(from, to, about) {
   for (let i = Math.ceil(from / step - 1e-9); i * step <= to + 1e-9 * step; i++) out.push(Number((i * step).toPrecision(12)));
   return out;
 }
-function extent(some) {
-  let from = Infinity, to = -Infinity;
-  for (const value of some) if (finite(value)) { from = Math.min(from, value); to = Math.max(to, value); }
-  return from <= to ? [from, to] : [0, 1];
+function extent(values) {
+  const some = [...values].filter(finite);
+  return some.length ? [Math.min(...some), Math.max(...some)] : [0, 1];
 }
-function wider([from, to], share = .05) {
-  const room = (to - from) * share;
-  return from === to ? [from - 1, to + 1] : [from - room, to + room];
-}
+const wider = ([from, to], room = (to - from) * .05 || 1) => [from - room, to + room];
 // values to pixels and back
+const linear = (from, to, start, end) => value => start + (value - from) / (to - from) * (end - start);
 function frameOf(width, height, [x0, x1], [y0, y1], { left, right, top, bottom }) {
-  const across = width - left - right, up = height - top - bottom, floor = height - bottom;
+  const end = width - right, floor = height - bottom;
   return {
-    width, height, left, top, across, up, floor, x0, x1, y0, y1,
-    px: v => left + (v - x0) / (x1 - x0) * across, py: v => floor - (v - y0) / (y1 - y0) * up,
-    vx: p => x0 + (p - left) / across * (x1 - x0), vy: p => y0 + (floor - p) / up * (y1 - y0),
+    width, height, left, top, across: end - left, up: floor - top, floor, x0, x1, y0, y1, px: linear(x0, x1, left, end),
+    py: linear(y0, y1, floor, top), vx: linear(left, end, x0, x1), vy: linear(floor, top, y0, y1),
   };
 }
 const mark = (x, y, words, anchor) => h.text({ x, y, "text-anchor": anchor }, words);
 function gridOf({ x0, x1, y0, y1, left, top, across, up, floor, px, py }) {
-  const kind = t => t === 0 ? "zero" : "grid", end = left + across;
-  return [
-    ticks(x0, x1, Math.max(3, across / 100)).map(t => [
-      h.line({ class: kind(t), x1: px(t), x2: px(t), y1: top, y2: floor }), mark(px(t), floor + 16, brief(t), "middle"),
-    ]),
-    ticks(y0, y1, Math.max(3, up / 60)).map(t => [
-      h.line({ class: kind(t), x1: left, x2: end, y1: py(t), y2: py(t) }), mark(left - 6, py(t) + 4, brief(t), "end"),
-    ]),
-  ].flat(2);
+  const straight = (t, x1, x2, y1, y2) => h.line({ class: t === 0 ? "zero" : "grid", x1, x2, y1, y2 });
+  const upright = t => [straight(t, px(t), px(t), top, floor), mark(px(t), floor + 16, brief(t), "middle")];
+  const level = t => [straight(t, left, left + across, py(t), py(t)), mark(left - 6, py(t) + 4, brief(t), "end")];
+  return [ticks(x0, x1, Math.max(3, across / 100)).map(upright), ticks(y0, y1, Math.max(3, up / 60)).map(level)];
 }
-const pathOf = (points, { px, py }) =>
-  points.map(([x, y], i) => `${i ? "L" : "M"}${px(x).toFixed(1)},${py(y).toFixed(1)}`).join("");
+const pathOf = (points, { px, py }) => `M${points.map(([x, y]) => `${px(x).toFixed(1)},${py(y).toFixed(1)}`).join("L")}`;
+// a small drawing inside a frame
+const plot = (kind, frame, words, ...marks) =>
+  h.svg({ class: kind, viewBox: `0 0 ${frame.width} ${frame.height}`, role: "img", "aria-label": words }, gridOf(frame), marks);
 
 function share(from, to) {
-  const span = to - from || 1, part = value => `${(value / span * 100).toFixed(2)}%`;
-  return { at: value => part(Math.min(Math.max(value, from), to) - from), width: value => part(Math.abs(value)) };
+  const part = value => `${(value / (to - from || 1) * 100).toFixed(2)}%`;
+  return { from, to, at: value => part(clamped(value, from, to) - from), width: value => part(Math.abs(value)) };
 }
-const ends = values => extent([0, ...values]);
 const line = (kind, x1, x2, y1, y2) => h.line({ class: kind, x1, x2, y1: `${y1}%`, y2: `${y2}%` });
 const sides = value => value >= 0 ? "damage" : "help";
+const amount = (part, kind) =>
+  h.svg({ height: 7, class: "ul-amount", "aria-hidden": true }, h.rect({ class: kind, height: 6, width: `${100 * part}%` }));
 
 // drops with their intervals, below each other in a cell, as [value, low, high, kind, whether it is a dot]; `marks` are lines
 // to hold them against
@@ -62,5 +56,17 @@ function drops(parts, scale, words, marks = [0]) {
     }));
 }
 const dropOf = ({ drop, low, high, q }, k) => [drop[k], low[k], high[k], sides(drop[k]) + (q[k] <= .05 ? " sure" : "")];
-const amount = (part, kind) =>
-  h.svg({ height: 7, class: "ul-amount", "aria-hidden": true }, h.rect({ class: kind, height: 6, width: `${100 * part}%` }));
+const saidOf = ({ drop, low, high, q }, k) => `${limited(drop[k], low[k], high[k])}, ${probability("q", q[k])}`;
+const scaleOf = rows => share(...extent([0, ...rows.flatMap(({ parts }) => parts.flatMap(part => part.slice(0, 3)))]));
+
+// rows of bars on one scale: what each is of, the bars, and cells of words beside them
+function barRows(rows, scale = scaleOf(rows), marks = [0]) {
+  return rows.map(({ name, parts, words, cells, ...attributes }) =>
+    h.tr(attributes, h.th({ scope: "row" }, name), h.td(drops(parts, scale, words, marks)), cells.map(cell => h.td(cell))));
+}
+const headOf = words => h.thead(h.tr(words.map(each => h.th({ scope: "col" }, each))));
+function barTable(kind, rows, { scale, heads } = {}) {
+  const body = h.tbody(barRows(rows, scale));
+  roving(body, "tr[tabindex]");
+  return h.table({ class: `ul-bars ${kind}` }, heads && headOf(heads), body);
+}

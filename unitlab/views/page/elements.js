@@ -7,8 +7,17 @@ function element(name, attributes = {}, ...inside) {
     if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
     else if (value !== null && value !== undefined && value !== false) made.setAttribute(key, value === true ? "" : value);
   }
-  made.append(...inside.flat(2).filter(part => part !== null && part !== undefined && part !== false));
+  fill(made, ...inside);
   return made;
+}
+// what an element has inside; nothing stands for what is null, undefined or false
+const fill = (holder, ...inside) => holder.replaceChildren(...inside.flat(3).filter(part => part || part === 0));
+// the same anew; where the keys were, they stay
+function refill(holder, ...inside) {
+  const stops = () => [...holder.querySelectorAll("button, input, [tabindex]")];
+  const at = stops().findIndex(each => each.matches(":focus"));
+  fill(holder, ...inside);
+  stops()[at]?.focus();
 }
 // h.td({ class: "name" }, …) or h.td(…)
 const h = new Proxy({}, {
@@ -17,59 +26,79 @@ const h = new Proxy({}, {
 const button = (label, press, attributes = {}) => h.button({ type: "button", onclick: press, ...attributes }, label);
 const bold = words => h.b(h.bdi(words));
 const controls = (...parts) => h.div({ class: "ul-controls" }, ...parts);
+const sentence = (...words) => h.p({ class: "ul-sentence" }, ...words);
 const note = (...words) => h.p({ class: "ul-note" }, ...words);
-const options = (names, label = name => name) => names.map(name => h.option({ value: name }, label(name)));
+// what keys do: `ways` says what each stands for
+const keyed = (ways, call) => event => {
+  const way = !event.altKey && ways[event.key];
+  if (!way) return;
+  event.preventDefault();
+  call(way, event);
+};
 // what a press opens, by pointer or key
-const pressed = call => ({ onclick: call, onkeydown: event => event.key === "Enter" && call() });
+const pressed = call => ({ onclick: call, onkeydown: keyed({ Enter: true, " ": true }, call) });
 
-const finite = value => value !== null && value !== undefined && Number.isFinite(value);
+const finite = Number.isFinite;
+const clamped = (value, low, high) => Math.min(Math.max(value, low), high);
+const whole = number => number.toLocaleString("en");
 const minus = words => words.replace("-", "−");
 const text = (value, digits = 1) => finite(value) ? minus(value.toFixed(digits).replace(/^-(0\.?0*)$/, "$1")) : "–";
 const brief = value => finite(value) ? minus(String(Number(value.toPrecision(3)))) : "–";
 const quotient = value => !finite(value) ? "–" : value < 0.001 ? "< 0.001" : String(Number(value.toPrecision(2)));
-function probability(name, value) {
-  if (!finite(value)) return `${name} is being computed`;
-  return value < 0.001 ? `${name} < 0.001` : `${name} = ${quotient(value)}`;
-}
+const probability = (name, value) =>
+  finite(value) ? `${name} ${value < 0.001 ? "" : "= "}${quotient(value)}` : `${name} is being computed`;
 const limited = (value, low, high) => finite(low) ? `${text(value)} (${text(low)} to ${text(high)})` : text(value);
-const count = (number, one, several = one + "s") => `${number.toLocaleString("en")} ${number === 1 ? one : several}`;
+const count = (number, one) => `${whole(number)} ${one}${number === 1 ? "" : "s"}`;
 const shortened = (name, most) => name.length > most ? name.slice(0, most - 1) + "…" : name;
+const toggled = (list, one) => list.includes(one) ? list.filter(each => each !== one) : [...list, one];
+const joined = (between, ...parts) => parts.filter(Boolean).join(between);
 const descending = (values, some = [...values.keys()]) =>
   some.filter(i => finite(values[i])).sort((a, b) => values[b] - values[a] || a - b);
 
 // one stop for the tab key in a group of elements; arrows go on among them
-function roving(holder, selector, { across = false } = {}) {
-  holder.addEventListener("keydown", event => {
-    const by = { ArrowDown: 1, ArrowUp: -1, ...(across ? { ArrowRight: 1, ArrowLeft: -1 } : {}) }[event.key];
-    const some = [...holder.querySelectorAll(selector)], at = some.indexOf(event.target.closest(selector));
-    if (event.altKey || at < 0) return;
-    const next = event.key === "Home" ? some[0] : event.key === "End" ? some.at(-1) : by ? some[at + by] : null;
-    if (!next) return;
-    event.preventDefault();
+function roving(holder, selector) {
+  const ways = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1, Home: -Infinity, End: Infinity };
+  holder.addEventListener("keydown", keyed(ways, (by, { target }) => {
+    const some = [...holder.querySelectorAll(selector)], at = some.indexOf(target.closest(selector)) + by;
+    const next = some[clamped(at, 0, some.length - 1)];
     for (const each of some) each.tabIndex = each === next ? 0 : -1;
     next.focus();
-  });
+  }));
 }
-// ◀ 1–12 of 40 ▶; `of` keeps the page among so many
-function pager(before, after, draw, ids = ["", "", ""]) {
-  const go = by => () => { pages.at += by; draw(); }, named = (at, label) => ({ "aria-label": label, id: ids[at] || null });
-  const back = button("◀", go(-1), named(0, before)), on = button("▶", go(1), named(2, after)),
-    where = h.span({ id: ids[1] || null });
+// ◀ 1–12 of 40 ▶
+function pager(before, after, draw, ids = []) {
+  const go = by => () => { pages.at += by; draw(); }, where = h.span({ id: ids[1] });
+  const back = button("◀", go(-1), { "aria-label": before, id: ids[0] });
+  const on = button("▶", go(1), { "aria-label": after, id: ids[2] });
   const pages = { at: 0, where, holder: h.span({ class: "ul-pager" }, back, " ", where, " ", on) };
-  pages.of = number => {
-    pages.at = Math.min(Math.max(0, pages.at), Math.max(0, number - 1));
-    back.disabled = pages.at === 0;
-    on.disabled = pages.at >= number - 1;
-    return pages.at;
-  };
   // what of a list is on the page
   pages.part = (list, perPage) => {
-    const start = pages.of(Math.ceil(list.length / perPage)) * perPage, some = list.slice(start, start + perPage);
-    where.textContent = `${start + 1}–${start + some.length} of ${list.length.toLocaleString("en")}`;
-    pages.holder.hidden = false;
+    const last = Math.max(0, Math.ceil(list.length / perPage) - 1);
+    pages.at = clamped(pages.at, 0, last);
+    back.disabled = pages.at === 0;
+    on.disabled = pages.at === last;
+    const start = pages.at * perPage, some = list.slice(start, start + perPage);
+    where.textContent = `${start + 1}–${start + some.length} of ${whole(list.length)}`;
     return some;
   };
   return pages;
+}
+// the answer to the newest question; who waits for an older one waits for ever
+function newest() {
+  let last = null;
+  return question => new Promise((done, failed) => {
+    last = question;
+    Promise.resolve(question).then(row => last === question && done(row), error => last === question && failed(error));
+  });
+}
+// from where a pointer went down: every move of it, and the end
+function dragged(down, holder, move, end) {
+  holder.setPointerCapture(down.pointerId);
+  holder.addEventListener("pointermove", move);
+  holder.addEventListener("pointerup", up => {
+    holder.removeEventListener("pointermove", move);
+    end(up);
+  }, { once: true });
 }
 function download(name, kind, content) {
   const link = h.a({ href: URL.createObjectURL(new Blob([content], { type: kind })), download: name });

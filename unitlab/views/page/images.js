@@ -1,27 +1,21 @@
 // The images that activate a unit most.
 function imagesView(app) {
-  const { $, state, on, set, source } = app, holder = $("pictures"), style = $("style"), strength = $("strength");
+  const { $, state, on, source } = app, holder = $("pictures");
 
   function draw() {
-    const { study } = source, top = state.top;
+    const { study } = source, { top, image_style } = state;
     if (!top) return;
-    $("opacity").firstChild.textContent = state.image_style === "heat" ? "Opacity " : "Threshold ";
-    strength.disabled = state.image_style === "none";
-    style.value = state.image_style;
-    strength.value = state.image_strength;
-    holder.classList.remove("ul-stale");
+    $("opacity").firstChild.textContent = image_style === "heat" ? "Opacity " : "Threshold ";
+    $("strength").disabled = image_style === "none";
     const none = top.missing ?? (top.tiles.length ? "" : `No image activates unit ${top.unit}.`);
-    if (none) return holder.replaceChildren(h.p({ class: "ul-note-message" }, none));
-    holder.replaceChildren(...top.tiles.map((tile, rank) => {
-      const name = study.classes[tile.k], number = brief(tile.activation);
-      const words = `${top.category ? "in the class" : "top"} image ${rank + 1}: ${name}, activation ${number}, ${tile.id}`;
-      return h.figure({ title: `${name} · ${tile.id}`, "data-image": tile.id, ...app.pressable(tile) },
-        picture(top.sheet, tile.place, words, tile.map, state), h.figcaption(h.span({ dir: "auto" }, name), " ", number));
+    if (none) return fill(holder, h.p({ class: "ul-note-message" }, none));
+    fill(holder, top.tiles.map((each, rank) => {
+      const name = study.classes[each.k], number = brief(each.activation), title = `${name} · ${each.id}`;
+      const words = `${top.category ? "in the class" : "top"} image ${rank + 1}: ${name}, activation ${number}, ${each.id}`;
+      return tile({ title, ...app.opensImage(each.id, each.image) }, each, words, state,
+        h.figcaption(h.span({ dir: "auto" }, name), " ", number));
     }));
-    $("note").textContent = [top.note, state.image_style === "outline" && top.threshold].filter(Boolean).join(" ");
+    $("note").textContent = joined(" ", top.note, image_style === "outline" && top.threshold);
   }
-  style.addEventListener("change", () => set({ image_style: style.value }));
-  strength.addEventListener("input", () => set({ image_strength: Number(strength.value) }));
   on(["top", "image_style", "image_strength"], draw);
-  on(["unit", "held"], () => holder.classList.add("ul-stale"));
 }

@@ -4,11 +4,11 @@ const MORE_COLUMNS = ["n_damaged", "class_selectivity", "fraction_active", "mean
 const USUAL_Y = "max_class_drop_crossfit";
 
 function linkedViews(root, source, given, rows = 8) {
-  const $ = id => root.querySelector(`#${id}`), active = () => root.getRootNode().activeElement;
-  const app = { root, $, source, rows, active, order: [], resized: [], pressable: () => ({}) };
+  const $ = id => root.querySelector(`#${id}`);
+  const app = { root, $, source, rows, order: [], ahead: () => {} };
   app.say = (sentence, command = "") => {
     $("message").hidden = !sentence;
-    $("message").replaceChildren(sentence, ...(command ? [" ", h.code(command)] : []));
+    fill($("message"), sentence, command && [" ", h.code(command)]);
   };
   Object.assign(app, makeState({
     category: "", x: "overall_drop", y: USUAL_Y, color: "", line: false, group: [], image_style: "outline", image_strength: .5,
@@ -23,23 +23,22 @@ function linkedViews(root, source, given, rows = 8) {
   };
   const ownDrop = () => state.byClass?.category === state.category ? state.byClass?.drop : null;
   app.values = name => (name === OWN_DROP ? ownDrop() : source.study.measure[name]?.values) ?? null;
+  app.valueOf = (name, unit) => app.values(name)?.[source.study.place.get(unit)];
   app.worst = i => source.study.classes[source.study.worst[i]] ?? "";
   // what the unit is called, and, if asked for, who says so and how well it fits
-  app.called = (i, whole = false) => {
+  app.called = (i, inFull = false) => {
     const [name, score, from] = source.study.names?.[i] ?? [""];
-    return name && whole ? [name, from && `from ${from}`, finite(score) && `score ${brief(score)}`].filter(Boolean).join(", ")
-      : name;
+    return name && inFull ? joined(", ", name, from && `from ${from}`, finite(score) && `score ${brief(score)}`) : name;
   };
   app.go = set;
 
-  // a row of the study for whoever shows it; what arrives after another choice is dropped
-  const turns = {};
-  app.load = (slot, kind, ask) => {
-    const turn = turns[slot] = {}, found = source.row(kind, ask), now = () => turns[slot] === turn;
-    const take = row => now() && set({ [slot]: { ...ask, ...row } });
-    if (found instanceof Promise) found.then(take).catch(error => now() && app.say(error.message, error.command));
-    else take(found);
+  // a row of the study for whoever shows it
+  const slots = {};
+  app.load = async (slot, kind, ask) => {
+    slots[slot] ??= newest();
+    try { set({ [slot]: { ...ask, ...await slots[slot](source.row(kind, ask)) } }); } catch (error) { app.fail(error); }
   };
+  app.fail = error => app.say(error.message, error.command);
   const before = { y: USUAL_Y, sort: USUAL_Y };
   app.chooseClass = name => {
     const axes = {};
@@ -50,34 +49,55 @@ function linkedViews(root, source, given, rows = 8) {
     const up = !name && state.sort !== OWN_DROP && state.up;
     set({ category: name, ...axes, up, ...(source.live || !name ? { top_of: name ? "class" : "all" } : {}) });
   };
+  // what a row, a bar or a tile opens
+  app.opensUnit = (unit, first) => ({
+    "data-unit": unit, tabindex: first ? 0 : -1, "aria-current": unit === state.unit ? "true" : null,
+    ...pressed(() => set({ unit })),
+  });
+  app.opensClass = name => ({
+    "data-category": name, ...pressed(() => app.chooseClass(name === state.category ? "" : name)),
+  });
+  app.opensImage = id => ({ "data-image": id });
+
   on(["held", "measured", "unit"], () => app.load("row", "unit", { unit: state.unit }));
   on(["held", "measured", "category"], () =>
     state.category ? app.load("byClass", "class", { category: state.category }) : set({ byClass: null }));
-  on(["held", "unit", "category", "top_of"], () => app.load("top", "top", source.topAsk(state.unit)));
+  app.topAsk = unit => {
+    const of = state.top_of === "class" && !state.category ? "all" : state.top_of;
+    return { unit, of, category: of === "all" ? "" : state.category };
+  };
+  on(["held", "unit", "category", "top_of"], () => app.load("top", "top", app.topAsk(state.unit)));
 
-  function headline() {
+  on(["row", "category"], () => {
     const { study } = source, row = state.row, k = study.classPlace.get(state.category);
     if (!row) return;
     const [first, name, rest] = row.finding, called = app.called(study.place.get(state.unit), true);
-    const words = k !== undefined && study.classes[k] !== name ? aboutClass(k, row)
-      : [first, ...(name ? [bold(name)] : []), rest];
-    $("finding").replaceChildren(...words, ...(called ? [" Its name: ", h.bdi(called), "."] : []));
-  }
+    const words = k !== undefined && study.classes[k] !== name ? aboutClass(k, row) : [first, name && bold(name), rest];
+    fill($("finding"), words, called && [" Its name: ", h.bdi(called), "."]);
+  });
   function aboutClass(k, row) {
     const { study } = source, name = bold(study.classes[k]), drop = row.drop[k], unit = `Unit ${state.unit}`;
-    const overall = `overall ${text(app.values("overall_drop")[study.place.get(state.unit)])}`;
+    const overall = `overall ${text(app.valueOf("overall_drop", state.unit))}`;
     if (!study.n[k]) return [`${unit}: the study has no image of `, name, `, so there is no drop to show; ${overall}.`];
-    const limits = [row.low[k], row.high[k]].map(value => drop < 0 ? -value : value);
-    limits.sort((a, b) => a - b);
-    const level = `${Math.round(1000 * study.level) / 10} % interval ${limits.map(value => text(value)).join(" to ")}`;
+    const [least, most] = drop < 0 ? [-row.high[k], -row.low[k]] : [row.low[k], row.high[k]];
+    const level = `${Math.round(1000 * study.level) / 10} % interval ${text(least)} to ${text(most)}`;
     const sure = probability("q", row.q[k]) + (row.q[k] > .05 ? ", not significant by itself" : "");
-    const verb = drop > 0 ? [`${unit} costs `, name, ` ${text(drop)} points`]
-      : drop < 0 ? [`${unit} holds `, name, ` back by ${text(-drop)} points`] : [`${unit} changes `, name, " by 0.0 points"];
-    const few = study.n[k] < 20 ? ` The class has only ${count(study.n[k], "image")}.` : "";
-    return [...verb, ` (${finite(row.low[k]) ? `${level}, ` : ""}${sure}); ${overall}.${few}`];
+    const [verb, by] = drop > 0 ? ["costs ", ""] : drop < 0 ? ["holds ", " back by"] : ["changes ", " by"];
+    const limits = joined(", ", finite(row.low[k]) && level, sure);
+    return [`${unit} ${verb}`, name, `${by} ${text(Math.abs(drop))} points (${limits}); ${overall}.`,
+      study.n[k] < 20 && ` The class has only ${count(study.n[k], "image")}.`];
   }
-  on(["row", "category"], headline);
 
+  // a control with a name shows and sets that part of the state
+  app.offer = (name, values, label = value => value) => {
+    fill($(name), values.map(value => h.option({ value }, label(value))));
+    $(name).value = state[name];
+  };
+  for (const control of root.querySelectorAll("[name]")) {
+    const { name, type } = control, held = { checkbox: "checked", range: "valueAsNumber" }[type] ?? "value";
+    control.addEventListener("input", () => app.go({ [name]: control[held] }));
+    on([name], () => { control[held] = state[name]; });
+  }
   function header() {
     $("unit").value = state.unit;
     $("class").value = state.category;
@@ -85,70 +105,39 @@ function linkedViews(root, source, given, rows = 8) {
     $("found").textContent = "";
   }
   on(["unit", "category", "held"], header);
-  on(["held"], () => $("classes").replaceChildren(...options(source.study.classes)));
-  function openUnit(number, forward) {
+  on(["held"], () => app.offer("classes", source.study.classes));
+  function openUnit(number) {
     const units = [...source.study.units].sort((a, b) => a - b);
     // a study of some units has gaps: over them
-    const near = forward ? units.find(unit => unit >= number) ?? units[0]
+    const near = number > state.unit ? units.find(unit => unit >= number) ?? units[0]
       : units.findLast(unit => unit <= number) ?? units.at(-1);
-    set({ unit: near });
+    if (Number.isInteger(number)) set({ unit: near });
     header();
   }
   const step = by => () => {
     const some = app.order, at = some.indexOf(state.unit);
     if (some.length) set({ unit: some[(at + by + some.length) % some.length] });
   };
-  const listen = (id, kind, call) => $(id).addEventListener(kind, call);
-  listen("previous", "click", step(-1));
-  listen("next", "click", step(1));
-  listen("unit", "change", () => {
-    const words = $("unit").value.trim();
-    if (/^\d+$/.test(words)) openUnit(Number(words), Number(words) > state.unit);
-    else header();
-  });
-  listen("unit", "keydown", event => {
-    const by = { ArrowUp: 1, ArrowDown: -1 }[event.key];
-    if (!by || event.altKey) return;
-    event.preventDefault();
-    openUnit(state.unit + by, by > 0);
-  });
-  listen("class", "change", () => {
+  app.listen = (id, call, kind = "click") => $(id).addEventListener(kind, call);
+  app.listen("previous", step(-1));
+  app.listen("next", step(1));
+  app.listen("unit", ({ target }) => openUnit(parseInt(target.value)), "change");
+  app.listen("unit", keyed({ ArrowUp: 1, ArrowDown: -1 }, by => openUnit(state.unit + by)), "keydown");
+  app.listen("class", () => {
     const wanted = $("class").value.trim().toLowerCase();
     const near = source.study.classes.filter(name => name.toLowerCase().includes(wanted));
-    const exact = near.find(name => name.toLowerCase() === wanted),
-      several = near.slice(0, 3).join(", ") + (near.length > 3 ? ", …" : "");
+    const exact = near.find(name => name.toLowerCase() === wanted);
+    const several = near.slice(0, 3).join(", ") + (near.length > 3 ? ", …" : "");
     if (!wanted || exact || near.length === 1) app.chooseClass(wanted ? exact ?? near[0] : "");
     else $("found").textContent = near.length ? `${near.length} classes: ${several}` : "no such class";
-  });
-  listen("every", "click", () => app.chooseClass(""));
+  }, "change");
+  app.listen("every", () => app.chooseClass(""));
 
-  const history = makeHistory(app, values => app.go(values), () => {
-    $("backward").disabled = !history.past.length;
-    $("forward").disabled = !history.future.length;
+  for (const view of [historyView, unitsView, classesView, imagesView, tableView]) view(app);
+  on(["held", "unit", "row", "top"], () => {
+    $("bars").classList.toggle("ul-stale", state.row?.unit !== state.unit);
+    $("pictures").classList.toggle("ul-stale", state.top?.unit !== state.unit);
   });
-  listen("backward", "click", history.back);
-  listen("forward", "click", history.forward);
-  root.addEventListener("keydown", event => {
-    const go = event.altKey && { ArrowLeft: history.back, ArrowRight: history.forward }[event.key];
-    if (!go || app.hash) return;
-    event.preventDefault();
-    go();
-  });
-  // in Chromium a place's own theme comes from its page, not from the system
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  function paint() {
-    const { jpThemeLight: light, vscodeThemeKind: kind } = document.body.dataset;
-    const isDark = kind ? kind.includes("dark") || kind === "vscode-high-contrast" : light ? light === "false" : dark.matches;
-    root.dataset.theme = isDark ? "dark" : "light";
-  }
-  const watch = new MutationObserver(paint);
-  watch.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-vscode-theme-kind"] });
-  dark.addEventListener("change", paint);
-  paint();
-  for (const view of [unitsView, classesView, imagesView, tableView]) view(app);
-  const seen = new ResizeObserver(() => { for (const [where, draw] of app.resized) if (where.clientWidth) draw(); });
-  for (const [where] of app.resized) seen.observe(where);
-  app.close = () => { watch.disconnect(); seen.disconnect(); dark.removeEventListener("change", paint); };
   // everyone draws what there is
   app.start = () => {
     root.classList.add("live");

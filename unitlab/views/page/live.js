@@ -6,27 +6,24 @@ function liveSource(model) {
   // an explorer that is shown twice has two pages, and one kernel that answers both
   const mine = Math.random().toString(36).slice(2);
   let number = 0, batch = [];
-  const source = { live: true, model, study: null, lost: () => {} };
+  const source = { live: true, study: null, lost: () => {} };
 
-  function read() {
-    source.study = studyOf(model.get("_held"), model.get("_measured"));
-    for (const { ask, answer, buffers } of model.get("_ahead")) keep(ask, withPictures(unpacked(answer, buffers)));
-  }
-  const key = ask => source.study.key + JSON.stringify(Object.entries(ask).sort());
+  // what is measured later changes rows of drops, and no pictures
+  const key = ask => JSON.stringify([
+    source.study.key, OF_DROPS.includes(ask.kind) && source.study.complete, Object.entries(ask).sort(),
+  ]);
   function keep(ask, row) {
     const name = key(ask);
     if (kept.size > MOST_KEPT) kept.delete(kept.keys().next().value);
     kept.set(name, row);
-    if (row instanceof Promise) row.then(found => kept.get(name) === row && kept.set(name, found), () => kept.delete(name));
+    row.catch(() => kept.delete(name));
     return row;
   }
   function send(ask, told) {
     const id = `${mine} ${++number}`;
     if (!batch.length) queueMicrotask(() => { model.send({ asks: batch }); batch = []; });
     batch.push({ id, ...ask });
-    const answer = new Promise((done, failed) => waiting.set(id, { done, failed, told }));
-    answer.id = id;
-    return answer;
+    return new Promise((done, failed) => waiting.set(id, { done, failed, told }));
   }
   function hear(content, buffers) {
     const one = waiting.get(content.id);
@@ -40,29 +37,20 @@ function liveSource(model) {
   model.on("msg:custom", hear);
   model.on("comm_live_update", live);
 
+  source.read = () => {
+    source.study = studyOf(model.get("_held"), model.get("_measured"));
+    for (const { ask, answer, buffers } of model.get("_ahead")) keep(ask, withPictures(unpacked(answer, buffers)));
+  };
   source.row = (kind, ask) => {
     const whole = { kind, ...ask };
     return kept.get(key(whole)) ?? keep(whole, send(whole).then(withPictures));
   };
   source.work = (kind, ask, told) => send({ kind, ...ask }, told);
   source.stop = kind => model.send({ asks: [{ kind: "stop", of: kind }] });
-  // what the reader may open next
-  source.ahead = (...units) => {
-    for (const unit of units) {
-      for (const [kind, ask] of [["unit", { unit }], ["top", source.topAsk(unit)]]) source.row(kind, ask).catch?.(() => {});
-    }
-  };
-  source.topAsk = unit => ({ unit, of: "all", category: "" });
-  source.renew = () => {
-    for (const name of [...kept.keys()]) if (OF_DROPS.some(kind => name.includes(`["kind","${kind}"]`))) kept.delete(name);
-    read();
-  };
   source.close = () => {
     model.off("msg:custom", hear);
     model.off("comm_live_update", live);
-    kept.clear();
-    waiting.clear();
   };
-  read();
+  source.read();
   return source;
 }

@@ -8,7 +8,7 @@ function shares(map, width, height) {
   const [down, across] = map.over ?? [rows, columns].map(cells => [.5 / cells, 1 / cells]);
   function places(size, cells, [first, step]) {
     return Array.from({ length: size }, (_, at) => {
-      const place = Math.min(Math.max(((at + .5) / size - first) / step, 0), cells - 1), before = Math.floor(place);
+      const place = clamped(((at + .5) / size - first) / step, 0, cells - 1), before = Math.floor(place);
       return [before, Math.min(before + 1, cells - 1), place - before];
     });
   }
@@ -24,16 +24,15 @@ function shares(map, width, height) {
 function paintMap(ink, map, width, height, style, strength) {
   const part = shares(map, width, height), picture = ink.getImageData(0, 0, width, height), pixels = picture.data;
   // in the middle of its slider the threshold is the unit's own; a study without one: a share of the map's largest value
-  const least = Math.max(map.least === null ? strength : 2 * strength * map.least, 1e-6);
-  const out = at => part[at] < least;
+  const least = Math.max(map.least === null ? strength : 2 * strength * map.least, 1e-6), out = at => part[at] < least;
   const mix = (at, weight, color) => {
     for (let k = 0; k < 3; k++) pixels[4 * at + k] = pixels[4 * at + k] * (1 - weight) + color[k] * weight;
   };
   for (let at = 0; at < part.length; at++) {
-    const x = at % width, beside = (x && out(at - 1)) || (x + 1 < width && out(at + 1)), below = at + width < part.length;
+    const x = at % width, beside = (x && out(at - 1)) || (x + 1 < width && out(at + 1)) || out(at - width) || out(at + width);
     if (style === "heat") mix(at, strength * Math.max(0, part[at]), [213, 94, 0]);
     else if (out(at)) mix(at, .68, [0, 0, 0]);
-    else if (beside || (at >= width && out(at - width)) || (below && out(at + width))) mix(at, 1, [255, 200, 0]);
+    else if (beside) mix(at, 1, [255, 200, 0]);
   }
   ink.putImageData(picture, 0, 0);
 }

@@ -1,51 +1,52 @@
 // What is chosen: one set of values, told once to whoever draws them.
-const PLACE = ["study", "layer", "ablation", "unit", "category", "y"];
+const PLACE = ["study", "layer", "ablation"], OPENED = [...PLACE, "unit", "category", "y"];
 const same = (a, b) => a === b
   || (Array.isArray(a) && Array.isArray(b) && a.length === b.length && a.every((each, i) => each === b[i]));
+const sameIn = (names, a, b) => names.every(name => same(a[name], b[name]));
 
 function makeState(first, failed) {
   const state = { ...first }, heard = [];
   let changed = null;
-  function tell() {
-    while (changed.size) {
-      const now = changed;
-      changed = new Set();
-      for (const [names, call] of heard) {
-        if (!names.some(name => now.has(name))) continue;
-        try { call(now); } catch (error) { failed(error); }
-      }
-    }
-  }
   function set(values) {
     const names = Object.keys(values).filter(name => !same(state[name], values[name]));
     Object.assign(state, values);
     // what those who are told set themselves is told in the next round
     if (changed) return names.forEach(name => changed.add(name));
     changed = new Set(names);
-    try { tell(); } finally { changed = null; }
+    while (changed.size) {
+      const now = changed;
+      changed = new Set();
+      for (const [names, call] of heard.filter(([names]) => names.some(name => now.has(name)))) {
+        try { call(now); } catch (error) { failed(error); }
+      }
+    }
+    changed = null;
   }
   return { state, set, on: (names, call) => heard.push([names, call]) };
 }
 
 // Back and Forward over what was open; where another layer has to be opened for it, it arrives later
-function makeHistory({ state, on }, go, changed) {
-  const here = () => Object.fromEntries(PLACE.map(name => [name, state[name]])), past = [], future = [];
-  let now = here(), moving = false;
-  on(PLACE, () => {
-    const next = here(), before = now;
-    now = next;
+function historyView(app) {
+  const { $, root, state, on, listen } = app, visited = [];
+  let at = -1;
+  function move(by) {
+    if (visited[at + by]) app.go(visited[at += by]);
+    $("backward").disabled = at <= 0;
+    $("forward").disabled = at === visited.length - 1;
+  }
+  on(OPENED, () => {
+    const here = Object.fromEntries(OPENED.map(name => [name, state[name]]));
     // an axis alone is no other place, but goes with one
-    if (PLACE.every(name => name === "y" || same(next[name], before[name]))) return;
-    if (!moving) { past.push(before); future.length = 0; }
-    moving = false;
-    changed();
+    if (at >= 0 && sameIn(OPENED.slice(0, -1), here, visited[at])) visited[at] = here;
+    else visited.splice(++at, Infinity, here);
+    move(0);
   });
-  const move = (from, to) => () => {
-    if (!from.length) return;
-    to.push(now);
-    moving = true;
-    go(from.pop());
-    changed();
-  };
-  return { back: move(past, future), forward: move(future, past), past, future };
+  listen("backward", () => move(-1));
+  listen("forward", () => move(1));
+  root.addEventListener("keydown", event => {
+    const by = event.altKey && !app.hash && { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    move(by);
+  });
 }

@@ -12,11 +12,9 @@ const unpacked = (answer, buffers) =>
 
 function studyOf(held, measured) {
   const U = held.units.length, values = typed(measured.values, "f");
-  const measures = measured.measures.map(([name, label], at) =>
-    ({ name, label, values: values.subarray(at * U, (at + 1) * U) }));
+  const named = measured.measures.map(([name, label], at) => [name, { label, values: values.subarray(at * U, (at + 1) * U) }]);
   return {
-    ...held, complete: measured.complete, variables: measures.map(each => each.name),
-    measure: Object.fromEntries(measures.map(each => [each.name, each])),
+    ...held, complete: measured.complete, variables: named.map(([name]) => name), measure: Object.fromEntries(named),
     worst: typed(measured.worst, "i"), worstLow: typed(measured.worst_low, "f"), worstHigh: typed(measured.worst_high, "f"),
     place: new Map(held.units.map((unit, i) => [unit, i])), classPlace: new Map(held.classes.map((name, k) => [name, k])),
   };
@@ -33,40 +31,36 @@ async function withPictures(row) {
 }
 
 // what `unitlab.compare` gives, from the images that two units lose and win; the interval is Bonett and Price's (2012)
-function comparisons({ label, ids, changed, z }, study, units) {
-  const { n } = study, sets = changed.map(({ lost, won }) => ({ lost: new Set(lost), won: new Set(won) }));
-  const without = (some, others) => some.filter(image => !others.has(image)), at = unit => study.place.get(unit);
-  const shared = (i, j) => changed[i].lost.filter(image => sets[j].lost.has(image));
-  function counts(i, j) {
-    const out = new Float32Array(n.length), one = changed[i], other = changed[j];
-    for (const image of [...without(one.lost, sets[j].lost), ...without(other.won, sets[i].won)]) out[label[image]]++;
+function comparisons({ label, ids, changed, z }, { n, place, units }, rows) {
+  const sets = changed.map(({ lost, won }) => ({ lost: new Set(lost), won: new Set(won) }));
+  function counts(...some) {
+    const out = new Float32Array(n.length);
+    for (const image of some.flatMap(images => [...images])) out[label[image]]++;
     return out;
   }
   function compare({ a, unit }) {
-    const i = at(a.unit), j = at(unit), broken = counts(i, j), fixed = counts(j, i);
+    const i = place.get(a.unit), j = place.get(unit), [A, B, one, other] = [rows[i], rows[j], sets[i], sets[j]];
+    const images = {
+      both: one.lost.intersection(other.lost), a: one.lost.difference(other.lost), b: other.lost.difference(one.lost),
+    };
+    const broken = counts(images.a, other.won.difference(one.won)), fixed = counts(images.b, one.won.difference(other.won));
     const limit = side => broken.map((value, k) => {
-      const [p, q] = [(value + 1) / (n[k] + 2), (fixed[k] + 1) / (n[k] + 2)],
-        error = Math.sqrt((p + q - (p - q) ** 2) / (n[k] + 2));
-      return z === null || !n[k] ? NaN : 100 * Math.min(Math.max(p - q + side * z * error, -1), 1);
+      const [p, q] = [value, fixed[k]].map(some => (some + 1) / (n[k] + 2));
+      const error = Math.sqrt((p + q - (p - q) ** 2) / (n[k] + 2));
+      return z === null || !n[k] ? NaN : 100 * clamped(p - q + side * z * error, -1, 1);
     });
-    const [A, B] = [units[i], units[j]], [loses, others] = [changed[i].lost, changed[j].lost], both = shared(i, j);
-    const images = { both, a: without(loses, sets[j].lost), b: without(others, sets[i].lost) };
-    const any = loses.length + others.length - both.length;
+    const any = one.lost.union(other.lost).size;
     return {
       a: A.drop, a_low: A.low, a_high: A.high, b: B.drop, b_low: B.low, b_high: B.high, neither: label.length - any,
-      difference: broken.map((value, k) => 100 * (value - fixed[k]) / n[k]), low: limit(-1), high: limit(1),
-        q: broken.map(() => NaN),
-      jaccard: any ? both.length / any : null, ...Object.fromEntries(Object.entries(images).flatMap(([name, some]) =>
-        [[`${name}_images`, some], [`${name}_class`, some.map(image => label[image])]])),
+      difference: broken.map((value, k) => 100 * (value - fixed[k]) / n[k]), low: limit(-1), high: limit(1), q: [],
+      jaccard: any ? images.both.size / any : null, ...Object.fromEntries(Object.entries(images).flatMap(([name, some]) =>
+        [[`${name}_images`, [...some]], [`${name}_class`, Array.from(some, image => label[image])]])),
     };
   }
   function alike({ unit }) {
-    const own = at(unit), size = i => changed[i].lost.length;
-    const overlap = Float32Array.from(units, (_, i) => {
-      const both = shared(own, i).length;
-      return i === own ? 0 : both / (size(own) + size(i) - both);
-    });
-    return { units: descending(overlap).filter(i => overlap[i] > 0).slice(0, 8).map(i => [study.units[i], overlap[i]]) };
+    const own = sets[place.get(unit)];
+    const overlap = sets.map(each => each === own ? 0 : own.lost.intersection(each.lost).size / own.lost.union(each.lost).size);
+    return { units: descending(overlap).filter(i => overlap[i] > 0).slice(0, 8).map(i => [units[i], overlap[i]]) };
   }
   return { compare, alike, tiles: ({ images }) => ({ ids: images.map(image => ids[image]) }) };
 }
@@ -76,28 +70,19 @@ function reportSource(data) {
   const bytes = packed => new DataView(Uint8Array.from(atob(packed), letter => letter.charCodeAt(0)).buffer);
   const opened = ({ answer, buffers }) => unpacked(answer, buffers.map(bytes));
   const packed = Object.entries(data.measured).map(([name, value]) => [name, typeof value === "string" ? bytes(value) : value]);
-  const study = studyOf(data.held, Object.fromEntries(packed)), units = data.units.map(opened), tops = new Map();
+  const study = studyOf(data.held, Object.fromEntries(packed)), rows = data.units.map(opened), tops = {};
   const kinds = {
-    unit: ({ unit }) => units[study.place.get(unit)],
+    unit: ({ unit }) => rows[study.place.get(unit)],
     class: ({ category }) => {
-      const k = study.classPlace.get(category);
-      const values = name => [name, Float32Array.from(units, row => row[name][k])];
+      const k = study.classPlace.get(category), values = name => [name, Float32Array.from(rows, row => row[name][k])];
       return Object.fromEntries(["drop", "low", "high", "q"].map(values));
     },
-    top: ({ unit }) => {
-      if (!tops.has(unit)) {
-        const found = withPictures(opened(data.tops[study.place.get(unit)]));
-        tops.set(unit, found);
-        found.then(row => tops.set(unit, row));
-      }
-      return tops.get(unit);
-    },
+    top: ({ unit }) => tops[unit] ??= withPictures(opened(data.tops[study.place.get(unit)])),
     best: async ({ units }) => {
       const found = await Promise.all(units.map(unit => kinds.top({ unit })));
       return { tiles: found.map(row => row.tiles?.[0] ?? null) };
     },
+    ...comparisons(data, study, rows),
   };
-  Object.assign(kinds, comparisons(data, study, units));
-  return { live: false, study, row: (kind, ask) => kinds[kind](ask), ahead: () => {},
-    topAsk: unit => ({ unit, category: "" }) };
+  return { live: false, study, row: async (kind, ask) => kinds[kind](ask) };
 }

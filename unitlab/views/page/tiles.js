@@ -1,71 +1,52 @@
-// Pictures with captions, a page at a time; bars and progress that the tabs share.
-function pagedTiles(app, onPage, tile) {
-  let images = [], turn = null;
-  const heading = h.h3(), grid = h.div({ class: "ul-tiles" }),
-    pages = pager("The images before these", "The next images", draw);
-  const holder = h.div(controls(heading, pages.holder), grid);
+// Pictures with captions, a page at a time; progress and code that the tabs share.
+function tile(attributes, { sheet, place, map }, words, looks, ...below) {
+  const shown = sheet ? picture(sheet, place, words, map, looks) : h.p({ class: "ul-no-picture" }, words);
+  return h.figure(attributes, shown, ...below);
+}
+async function pagedTiles(app, title, images, onPage, about) {
+  const grid = h.div({ class: "ul-tiles" }), fresh = newest();
+  const pages = pager("The images before these", "The next images", () => draw().catch(app.fail));
   async function draw() {
-    const some = [...pages.part(images, onPage)], start = pages.at * onPage, mine = turn = {};
-    pages.holder.hidden = images.length <= onPage;
-    if (!some.length) return grid.replaceChildren();
-    const found = await app.source.row("tiles", { images: some });
-    if (mine !== turn) return;
-    grid.replaceChildren(...some.map((image, at) => {
-      const { lines, small, kind, words } = tile(start + at), id = found.ids[at], told = `${words}, ${id}`;
-      return h.figure({ class: kind, title: told, "data-image": id, ...app.pressable({ image }) },
-        found.sheet ? picture(found.sheet, at, told) : h.p({ class: "ul-no-picture" }, id),
+    const some = [...pages.part(images, onPage)], start = pages.at * onPage;
+    const { ids, sheet } = await fresh(app.source.row("tiles", { images: some }));
+    fill(grid, some.map((image, place) => {
+      const { lines, small, kind, words } = about(start + place), id = ids[place], title = `${words}, ${id}`;
+      return tile({ class: kind, title, ...app.opensImage(id, image) }, { sheet, place }, sheet ? title : id, {},
         h.figcaption(lines.map(line => h.span({ dir: "auto" }, line)), small));
     }));
   }
-  const fill = (title, some) => {
-    heading.textContent = title;
-    images = some;
-    pages.at = 0;
-    holder.hidden = !some.length;
-    return draw();
-  };
-  return { holder, fill };
-}
-
-// names, or where they go, above a bar as long as its count
-function countBars(rows, words) {
-  const most = Math.max(1, ...rows.map(row => row[1]));
-  const chain = names => names.map((name, at) => [at ? " → " : "", h.bdi(shortened(name, Math.floor(52 / names.length)))]);
-  return h.table({ class: "ul-count-bars", "aria-label": words }, h.tbody(rows.map(([names, number]) =>
-    h.tr({ title: names.join(" → ") }, h.th({ scope: "row" }, chain(names).flat(), amount(number / most, "damage")),
-      h.td(number.toLocaleString("en"))))));
+  if (!images.length) return null;
+  await draw();
+  return h.div(controls(h.h3(title), images.length > onPage && pages.holder), grid);
 }
 
 // a piece of work beside the kernel: what is done, a bar, and Stop
 function workView(app) {
-  const bar = h.progress(), label = h.span({ role: "status" }), stop = button("Stop", () => app.source.stop(running));
-  const holder = h.span({ class: "ul-work", hidden: true }, label, bar, stop), said = h.div();
-  let id = 0, running = "";
-  const show = (kind, ...words) => { said.className = kind; said.replaceChildren(...words); };
-  const fail = error => show("ul-note-message", error.message, ...(error.command ? [" ", h.code(error.command)] : []));
+  const bar = h.progress(), label = h.span({ role: "status" }), said = h.div();
+  let running = null;
+  const stop = () => running && app.source.stop(running.kind);
+  const holder = h.span({ class: "ul-work", hidden: true }, label, bar, button("Stop", stop));
+  const show = (kind, ...words) => { said.className = kind; fill(said, words); };
+  const fail = ({ message, command }) => show("ul-note-message", message, command && [" ", h.code(command)]);
   async function run(words, kind, ask, told = () => {}) {
+    const mine = running = { kind };
     label.textContent = words;
     bar.removeAttribute("value");
     show("");
     holder.hidden = false;
-    const answer = app.source.work(kind, ask, (done, of, part) => { bar.max = of; bar.value = done; told(part); });
-    [id, running] = [answer.id, kind];
-    try { return await answer; } catch (error) {
-      if (answer.id === id) fail(error);
+    try {
+      return await app.source.work(kind, ask, (done, of, part) => { bar.max = of; bar.value = done; told(part); });
+    } catch (error) {
+      if (mine === running) fail(error);
       return null;
-    } finally { if (answer.id === id) holder.hidden = true; }
+    } finally { if (mine === running) { holder.hidden = true; running = null; } }
   }
-  return { holder, said, run, fail, stop: () => !holder.hidden && app.source.stop(running), clear: () => show("") };
+  return { holder, said, run, fail, stop, clear: () => show("") };
 }
-const codeBlock = words =>
-  h.div({ class: "ul-code-block" }, h.code({ class: "ul-code" }, words), button("Copy", event => copy(words, event.target)));
-function copy(words, pressed) {
-  const field = h.textarea();
-  field.value = words;
-  pressed.parentNode.append(field);
-  field.select();
-  document.execCommand("copy");
-  field.remove();
-  pressed.focus();
-  pressed.textContent = "Copied";
+function codeBlock(words) {
+  const code = h.code({ class: "ul-code" }, words);
+  return h.div({ class: "ul-code-block" }, code, button("Copy", ({ target }) => {
+    getSelection().selectAllChildren(code);
+    if (document.execCommand("copy")) target.textContent = "Copied";
+  }));
 }

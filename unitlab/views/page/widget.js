@@ -1,6 +1,5 @@
 // The explorer in a notebook: the linked views over traits of a widget.
-const OF_PLACE = ["study", "layer", "ablation"];
-const TRAITS = [...OF_PLACE, "unit", "category", "group", "x", "y", "color", "line", "image_style", "image_strength"];
+const TRAITS = [...PLACE, "unit", "category", "group", "x", "y", "color", "line", "image_style", "image_strength"];
 const TRY = "Try an image", TABS = {
   "Lost and won": movedTab, "Class": categoryTab, "Group": groupTab, "Made of": accuraciesTab, "Compare": compareTab,
   "Wall": wallTab, [TRY]: tryTab, "Definitions": definitionsTab, "Take away": takeAwayTab,
@@ -10,38 +9,33 @@ function explorer(model, root) {
   const source = liveSource(model), told = () => Object.fromEntries(TRAITS.map(name => [name, model.get(name)]));
   const columns = [...USUAL_COLUMNS, "class_selectivity"], top_of = model.get("category") ? "class" : "all";
   const app = linkedViews(root, source, { ...told(), columns, top_of }), { $, state, set, on } = app;
-  let hearing = false, gone = false, hands = null, waiting = false;
+  let gone = false, hands = null;
 
-  // what the page chooses goes to the kernel in one message; what the kernel says is drawn
+  // what the page chooses goes to the kernel in one message; what the kernel says is drawn, and not said back
+  function tell(values) {
+    for (const [name, value] of values) model.set(name, value);
+    if (values.length) model.save_changes();
+  }
   app.flush = () => {
-    waiting = false;
-    const changed = TRAITS.filter(name => !OF_PLACE.includes(name) && !same(state[name], model.get(name)));
-    if (!changed.length || gone) return;
-    for (const name of changed) model.set(name, state[name]);
-    model.save_changes();
+    const own = TRAITS.filter(name => !PLACE.includes(name) && !same(state[name], model.get(name)));
+    if (!gone) tell(own.map(name => [name, state[name]]));
   };
-  on(TRAITS, () => { if (!hearing && !waiting) { waiting = true; queueMicrotask(app.flush); } });
+  on(TRAITS, () => queueMicrotask(app.flush));
   // another layer is there when the kernel has opened it
-  app.go = values => {
-    if (OF_PLACE.every(name => same(values[name] ?? state[name], state[name]))) return set(values);
-    for (const [name, value] of Object.entries(values)) model.set(name, value);
-    model.save_changes();
-  };
+  app.go = values => sameIn(PLACE, { ...state, ...values }, state) ? set(values) : tell(Object.entries(values));
   function hear() {
     const held = model.get("_held");
     if (!held) return;
-    const other = held.key !== source.study.key, more = model.get("_measured").complete !== source.study.complete,
-      chosen = told();
-    if (other || more) { source.renew(); hands = null; }
-    if (!other) for (const name of OF_PLACE) delete chosen[name];
+    const other = held.key !== source.study.key, more = model.get("_measured").complete !== source.study.complete;
+    const chosen = told();
+    if (other || more) { source.read(); hands = null; }
+    if (!other) for (const name of PLACE) delete chosen[name];
     const emptied = other ? { held: state.held + 1, filter: "", kept: null, row: null, top: null, byClass: null } : {};
-    hearing = true;
-    try { set({ ...chosen, ...emptied, measured: state.measured + (other || more) }); } finally { hearing = false; }
-    if (other) $("filter").value = "";
+    set({ ...chosen, ...emptied, measured: state.measured + (other || more) });
     places();
     said();
   }
-  const said = () => { if (!gone) app.say(...(model.get("_said").length ? model.get("_said") : [""])); };
+  const said = () => gone || app.say(...model.get("_said"));
   model.on("change", hear);
   model.on("change:_tried", () => set({ tried: model.get("_tried"), tab: TRY, picture: null }));
   source.lost = () => {
@@ -49,45 +43,48 @@ function explorer(model, root) {
     app.say("The kernel is gone: run the cell again. What this page knows keeps working.");
     root.classList.add("ul-gone");
   };
+  // whether the network is at hand; what is missing, if not
   app.atHand = () => hands ??= source.work("at_hand", {}).then(() => null, error => error);
-  app.onSlot = (name, draw) => on([name], () => state[name] && draw(state[name]));
+  // what the reader may open next
+  app.ahead = (...units) => units.filter(finite).forEach(unit => {
+    source.row("unit", { unit });
+    source.row("top", app.topAsk(unit));
+  });
+  app.opensImage = (id, picture) =>
+    ({ "data-image": id, tabindex: 0, role: "button", ...pressed(() => set({ picture, tab: TRY })) });
 
-  source.topAsk = unit => {
-    const of = state.top_of === "class" && !state.category ? "all" : state.top_of;
-    return { unit, of, category: of === "all" ? "" : state.category };
-  };
   function places() {
     const { studies, layers } = model.get("_held");
-    const names = { study: studies, layer: Object.keys(layers), ablation: layers[state.layer] ?? [state.ablation] };
-    for (const name of OF_PLACE) { $(name).replaceChildren(...options(names[name])); $(name).value = state[name]; }
+    app.offer("study", studies);
+    app.offer("layer", Object.keys(layers));
+    app.offer("ablation", layers[state.layer] ?? [state.ablation]);
   }
-  on(["held", ...OF_PLACE], places);
-  for (const name of OF_PLACE) $(name).addEventListener("change", () => app.go({ [name]: $(name).value }));
+  on(["held", ...PLACE], places);
   on(["line", "x", "y", "category", "measured"], () =>
     state.line ? app.load("fit", "fit", { x: state.x, y: state.y, category: state.category }) : set({ fit: null }));
-  on(["line"], () => { $("line").checked = state.line; });
-  $("top-of").addEventListener("change", () => set({ top_of: $("top-of").value }));
-  on(["top_of", "category"], () => {
-    $("top-of").value = state.top_of;
-    $("top-of").querySelector("[value=class]").disabled = !state.category;
-  });
+  on(["category"], () => { $("top-of").querySelector("[value=class]").disabled = !state.category; });
   on(["unit"], () => {
     const at = app.order.indexOf(state.unit);
-    source.ahead(...[app.order[at + 1], app.order[at - 1]].filter(unit => unit !== undefined));
+    app.ahead(app.order[at + 1], app.order[at - 1]);
   });
-  app.pressable = ({ image }) => ({ tabindex: 0, role: "button", ...pressed(() => set({ picture: image, tab: TRY })) });
   on(["held"], () => set({ picture: null }));
   tabsView(app, TABS);
   app.start();
   said();
-  return () => { model.off("change", hear); source.close(); app.close(); };
+  return () => { model.off("change", hear); source.close(); };
 }
 
+// the place's own theme comes from its page; where the explorer lives, the picture that stands for it does not
+document.head.append(h.style(`
+  .ul-host { color-scheme: light dark; }
+  :is([data-jp-theme-light="false"], [data-vscode-theme-kind]) .ul-host { color-scheme: dark; }
+  :is([data-jp-theme-light="true"], [data-vscode-theme-kind*="light"]) .ul-host { color-scheme: light; }
+  :is(.jp-OutputArea, .cell_container, .output_wrapper, .output):has(.ul-host) .ul-snapshot { display: none; }`));
 const sheetOfStyle = new CSSStyleSheet();
 sheetOfStyle.replaceSync(STYLE);
 export function render({ model, el }) {
-  const host = h.div({ class: "ul-host" }), tree = host.attachShadow({ mode: "open" }),
-    root = h.div({ class: "ul-explorer ul-compact" });
+  const host = h.div({ class: "ul-host" }), tree = host.attachShadow({ mode: "open" });
+  const root = h.div({ class: "ul-explorer ul-compact" });
   tree.adoptedStyleSheets = [sheetOfStyle];
   root.innerHTML = VIEWS;
   tree.append(root);
@@ -99,14 +96,5 @@ export function render({ model, el }) {
   window.addEventListener("keydown", keys, true);
   host.addEventListener("keydown", event => others(event) || event.stopPropagation());
   const close = explorer(model, root);
-  // where the explorer lives, the picture that stands for it does not; at first it is in no page yet
-  let outputs = null, gone = false;
-  function hide() {
-    const cell = host.closest(".jp-OutputArea, .cell_container, .output_wrapper, .output");
-    if (!cell) return gone || requestAnimationFrame(hide);
-    for (const still of cell.querySelectorAll(".ul-snapshot")) still.hidden = true;
-    if (!outputs) (outputs = new MutationObserver(hide)).observe(cell, { childList: true, subtree: true });
-  }
-  hide();
-  return () => { window.removeEventListener("keydown", keys, true); gone = true; outputs?.disconnect(); close(); };
+  return () => { window.removeEventListener("keydown", keys, true); close(); };
 }

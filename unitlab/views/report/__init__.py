@@ -7,30 +7,43 @@ import gzip
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from html import escape
 from importlib import resources
 from pathlib import Path
+from statistics import NormalDist
 from string import Template
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from unitlab.analysis import LEVEL
 from unitlab.analysis.correlations import measures
 from unitlab.analysis.requirements import unit_position
 from unitlab.catalog import load, with_thumbnails
-from unitlab.errors import UnitlabError
+from unitlab.errors import UnitlabError, write_failure
 from unitlab.files import write_whole
 from unitlab.progress import stages
+from unitlab.version import __version__
+from unitlab.views.explorer.answers import answered, packed
 from unitlab.views.explorer.measured_study import MeasuredStudy
-from unitlab.views.findings import study_finding, unit_finding
+from unitlab.views.findings import interval, number, points, probability, study_finding
 from unitlab.views.page import script, text_of
-from unitlab.views.report.content import content, definitions, lead, provenance, table_rows, title
 
 __all__ = ["MOST_UNITS", "page", "report"]
 
 MOST_UNITS = 512
-
-Progress = Callable[[int, int], None]
+WIDEST = 80  # pixels of a picture
+# of the static table, where no script runs: as the page's own
+COLUMNS = ("n_damaged", "class_selectivity", "fraction_active", "mean_activation")
+LABELS = {
+    "name": "study", "network": "network", "training": "training", "top1_accuracy": "accuracy of the network",
+    "pixel_nearest_neighbour_accuracy": "accuracy of a nearest neighbour on pixels", "images": "images", "labels": "labels",
+    "layer": "layer", "site": "site", "ablation": "ablation", "precision": "precision", "strategy": "computed by",
+    "baseline_overall_accuracy": "accuracy before ablation", "created": "study computed", "versions": "computed with",
+    "unitlab_version": "unitlab of the study", "transform": "transform", "reading": "pictures read",
+}  # fmt: skip
 
 
 def report(
@@ -70,13 +83,19 @@ def report(
     'vgg_fashion.html'
     """
     ds = with_thumbnails(ds_or_name) if isinstance(ds_or_name, xr.Dataset) else load(ds_or_name)
-    target = Path(path).expanduser()
-    if target.is_dir() or not target.parent.is_dir():
-        raise UnitlabError(f"{target} cannot be written: give a file name in a folder that exists")
+    target = writable(path)
     known = measures(ds, progress=progress)
     with stages("report", known.sizes["unit"] if units is None else len(units := list(units)), progress) as begin:
         text = page(ds, known, units, progress=lambda done, of: begin(f"unit {done} of {of}"))
     return write(text, target)
+
+
+def writable(path: str | Path) -> Path:
+    """The path of a file to write; refused where it cannot be one."""
+    target = Path(path).expanduser()
+    if target.is_dir() or not target.parent.is_dir():
+        raise UnitlabError(f"no report can be written to {str(target)!r}; give a file name in a folder that exists")
+    return target
 
 
 def write(text: str, target: Path) -> Path:
@@ -84,31 +103,16 @@ def write(text: str, target: Path) -> Path:
     try:
         write_whole(target, text.encode())
     except OSError as error:
-        raise UnitlabError(f"{target} cannot be written: {error.strerror}") from error
+        raise write_failure(error, target) from error
     return target
 
 
 def page(
-    ds: xr.Dataset,
-    known: xr.Dataset,
-    units: Iterable[int] | None = None,
-    *,
-    unit: int | None = None,
-    progress: Progress | None = None,
-) -> str:
-    """The report as text.
-
-    Parameters
-    ----------
-    ds, known
-        A study and its measures.
-    units
-        Units to include; default all, where they are at most 512.
-    unit
-        The one that is open at first; default the one of the largest cross-fitted drop.
-    progress
-        Called with (units done, units).
-    """
+    ds: xr.Dataset, known: xr.Dataset, units: Iterable[int] | None = None, *, unit: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> str:  # fmt: skip
+    """A study with its measures as the text of a report of some units, in which ``unit`` is open at first; default the one of
+    the largest cross-fitted drop."""
     numbers = [int(number) for number in (known["unit"].values if units is None else dict.fromkeys(units))]
     if not 0 < len(numbers) <= MOST_UNITS:
         raise UnitlabError(
@@ -117,29 +121,116 @@ def page(
         )
     places = [unit_position(known, number) for number in numbers]
     study = MeasuredStudy(ds.isel(unit=places), known.isel(unit=places))
-    data = content(study, progress or (lambda done, of: None))
+    data = _content(study, progress)
     crossfit = np.nan_to_num(study.measures["max_class_drop_crossfit"].values, nan=-np.inf)
     first = data["first"] = numbers.index(unit) if unit in numbers else int(crossfit.argmax())
-    packed = base64.b64encode(gzip.compress(json.dumps(data, allow_nan=False).encode(), mtime=0)).decode()
     style, template = (resources.files(__name__).joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "html"))
     style, code = text_of("page.css") + text_of("explorer.css") + style, script("report")
-    finding = escape(str(unit_finding(study.measures, numbers[first])))
+    finding = escape("".join(data["units"][first]["answer"]["finding"]))
+    title = [str(ds.attrs[name]) for name in ("name", "layer") if ds.attrs.get(name)]
     return Template(template).substitute(
-        title=escape(title(ds)),
-        lead=escape(lead(ds, known)),
+        title=escape(" · ".join([*title, f"{study.ablation} ablation"])),
+        lead=escape(_lead(ds, known)),
         summary=escape(study_finding(known)),
         selection=escape("" if len(numbers) == known.sizes["unit"] else f"This report holds {len(numbers)} of them."),
         style=style,
         script=code,
-        style_hash=_digest(style),
-        script_hash=_digest(code),
-        data=packed,
+        style_hash=_base64(hashlib.sha256(style.encode()).digest()),
+        script_hash=_base64(hashlib.sha256(code.encode()).digest()),
+        data=_base64(gzip.compress(json.dumps(data, allow_nan=False).encode(), mtime=0)),
         views=Template(text_of("views.html")).substitute(finding=finding),
-        rows=table_rows(study),
-        definitions=definitions(study),
-        provenance=provenance(ds, known),
+        rows=_table_rows(study),
+        definitions=_definitions(study),
+        provenance=_provenance(ds, known),
     )
 
 
-def _digest(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+def _content(study: MeasuredStudy, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    """What the page's script reads: what an explorer's kernel would tell of the study and answer of each unit."""
+    data: dict[str, Any] = {"units": [], "tops": [], **_images(study)}
+    for done, unit in enumerate(study.units.tolist(), 1):
+        for name, ask in (("units", {"kind": "unit"}), ("tops", {"kind": "top", "most": WIDEST})):
+            answer, buffers = packed(answered(study, ask | {"unit": unit}), hundredths=name == "units")
+            data[name].append({"answer": answer, "buffers": [_base64(buffer) for buffer in buffers]})
+        progress(done, len(study.units))
+    measured = {name: _base64(value) if isinstance(value, bytes) else value for name, value in study.measured.items()}
+    return {"held": study.held, "measured": measured, **data}
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def _images(study: MeasuredStudy) -> dict[str, Any]:
+    """What two units are compared by: classes and ids of the images, and those that each unit loses and wins."""
+    changed = []
+    for place in range(len(study.units)):
+        lost, won = study.changed(study.after(place))
+        changed.append({"lost": np.flatnonzero(lost).tolist(), "won": np.flatnonzero(won).tolist()})
+    z = None if "cluster" in study.ds else NormalDist().inv_cdf((1 + study.measures.attrs.get("level", LEVEL)) / 2)
+    where = {"study": str(study.ds.attrs.get("name", "study")), "layer": study.layer, "ablation": study.ablation}
+    return {"label": study.class_position.tolist(), "ids": study.ids, "changed": changed, "z": z, "place": where}
+
+
+def _lead(ds: xr.Dataset, known: xr.Dataset) -> str:
+    """What was done to what."""
+    attrs = ds.attrs
+    network, images = (f" of {attrs[name]}" if attrs.get(name) else "" for name in ("network", "images"))
+    accuracy = attrs.get("baseline_overall_accuracy")
+    right = "" if accuracy is None else f" The network is right on {float(accuracy):.1%} of them."
+    return (
+        f"Each of the {known.sizes['unit']:,} units of {attrs.get('layer', 'the layer')}{network} was silenced in turn "
+        f"({attrs.get('ablation', 'zero')} ablation), and the accuracy of each of {ds.sizes['category']:,} classes measured "
+        f"again on {ds.sizes['image']:,} images{images}.{right}"
+    )
+
+
+def _table_rows(study: MeasuredStudy) -> str:
+    """Body of the table of units; without scripts, ``#unit-37`` leads to its row."""
+    part, rows = study.measures, []
+    low, high = part["max_class_drop_low"].values, part["max_class_drop_high"].values
+    for place, unit in enumerate(study.units):
+        row = {name: float(part[name].values[place]) for name in study.variables}
+        k = study.max_class[place]
+        limits = f" <small>{interval(low[place], high[place])}</small>" if k >= 0 else ""
+        cells = [
+            f'<th scope="row"><a href="#unit-{unit}">{unit}</a></th>',
+            f"<td>{points(row['overall_drop'])}</td>",
+            f'<td class="name" dir="auto">{escape(study.names[k]) if k >= 0 else "–"}</td>',
+            f"<td>{points(row['max_class_drop'])}{limits}</td>",
+            f"<td>{points(row['max_class_drop_crossfit'])}</td>",
+            f"<td>{probability('p', row['p_specific']).removeprefix('p ').removeprefix('= ')}</td>",
+            *(f"<td>{number(row.get(name, np.nan))}</td>" for name in COLUMNS),
+        ]
+        rows.append(f'<tr id="unit-{unit}">{"".join(cells)}</tr>')
+    return "\n".join(rows)
+
+
+def _definitions(study: MeasuredStudy) -> str:
+    """Every number of the page and what it means."""
+    rows = answered(study, {"kind": "definitions"})["rows"]
+    return "\n".join(
+        f"<dt>{escape(title)} <code>{escape(name)}</code></dt><dd>{escape(text)}</dd>" for name, title, text in rows
+    )
+
+
+def _provenance(ds: xr.Dataset, known: xr.Dataset) -> str:
+    """What was measured on what with what, fingerprints included."""
+    attrs, settings = ds.attrs, known.attrs
+    rows = {text: attrs[name] for name, text in LABELS.items() if attrs.get(name) not in (None, "")}
+    shares = {text: f"{share:.2%}" for text, share in rows.items() if "accuracy" in text and isinstance(share, int | float)}
+    rows |= shares | {"images, classes, units": f"{ds.sizes['image']:,}, {ds.sizes['category']:,}, {known.sizes['unit']:,}"}
+    if "verified_compared" in attrs:
+        rows["checked with plain forward hooks"] = (
+            f"{attrs['verified_compared']} (unit, image) pairs, {attrs.get('verified_excused', 0)} ties within float "
+            f"noise, {attrs.get('verified_different', 0)} different"
+        )
+    rows["statistics"] = (
+        f"{100 * float(settings.get('level', LEVEL)):g} % intervals, tests by {'cluster' if 'cluster' in ds else 'image'}; "
+        f"{str(settings['tested']).rstrip('.')}; {settings['n_splits']} splits, seed {settings['seed']}; "
+        f"reliability {number(float(known['reliability']))}"
+    )
+    for name in sorted(name for name in attrs if name.startswith("fingerprint_")):
+        rows[name.removeprefix("fingerprint_").replace("_", " ") + ", fingerprint"] = attrs[name]
+    rows["report written"] = f"{datetime.now(UTC).isoformat(timespec='seconds')}, unitlab {__version__}"
+    return "\n".join(f'<dt>{escape(name)}</dt><dd dir="auto">{escape(str(text))}</dd>' for name, text in rows.items())

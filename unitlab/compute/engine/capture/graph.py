@@ -124,8 +124,11 @@ class NetworkGraph:
             return value
         if not isinstance(value, Tensor):
             return type(value)(self.of_images(node, part, images) for part in value)
-        parts = value if rows == 1 else value.unflatten(0, (-1, rows))
-        return parts.index_select(0, images) if rows == 1 else parts.index_select(0, images).flatten(0, 1)
+        if rows != 1:
+            return value.unflatten(0, (-1, rows)).index_select(0, images).flatten(0, 1)
+        if value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last):  # which index_select does not keep
+            return value.permute(0, 2, 3, 1).index_select(0, images).permute(0, 3, 1, 2)
+        return value.index_select(0, images)
 
     def joined(self, node: torch.fx.Node, parts: list[Any], count: int, device: torch.device) -> Any:
         """A value for ``count`` images from its parts; what is no tensor says something of sizes and is worked out anew.

@@ -77,11 +77,13 @@ def working_copy(
     dtype: torch.dtype | None = None,
     channels_last: bool = False,
     as_stored: bool = False,
+    like: nn.Module | None = None,
 ) -> nn.Module:
     """Copy of ``model`` in eval mode on ``device``; weights that need no change share the user's memory.
 
     Weights narrower than float32 become float32, all become ``dtype`` where it is given, and none change where the copy is to
-    be ``as_stored``. The copy has no wrappers (`unwrapped`), and of hooks only those by which torch computes weights.
+    be ``as_stored``. Those that another copy ``like`` it has on the device are not brought there again. The copy has no
+    wrappers (`unwrapped`), and of hooks only those by which torch computes weights.
 
     Raises
     ------
@@ -93,8 +95,12 @@ def working_copy(
         if tensor.is_floating_point() and not torch.isfinite(tensor.detach()).all():
             raise UnitlabError(f"'{name}' of the network holds NaN or infinite values; load other weights")
 
+    there = {} if like is None else dict(_named_tensors(like))
+    known = {id(tensor): there[name] for name, tensor in _named_tensors(model) if name in there}
+
     def prepared(tensor: Tensor) -> Tensor:
-        new = tensor.detach().to(device)
+        found = known.get(id(tensor), tensor)
+        new = found.detach().to(device)
         if new.is_inference():
             new = new.clone()
         wanted = dtype or (torch.float32 if new.dtype in NARROW else new.dtype)
@@ -105,7 +111,7 @@ def working_copy(
         if isinstance(tensor, nn.Parameter):
             return nn.Parameter(new, requires_grad=False)
         # a network may write into its buffers, and the user's are to stay as they are
-        return new.clone() if new.data_ptr() == tensor.data_ptr() else new
+        return new.clone() if new.data_ptr() == found.data_ptr() else new
 
     memo: dict[int, Any] = {id(tensor): prepared(tensor) for tensor in tensors_in(model)}
     try:

@@ -1,0 +1,75 @@
+"""How much memory a sweep may take where nobody says so."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unitlab.compute.engine.torch_state import choose_device
+from unitlab.compute.sweep.request import LEAST_MEMORY, SweepRequest
+from unitlab.errors import UnitlabError
+from unitlab.files import bytes_text
+from unitlab.store.shards import unfinished_fingerprint
+
+log = logging.getLogger("unitlab")
+
+SHARE = 1 / 2  # of what is free: the network comes on top, and what libraries take for themselves
+
+# where Linux tells the limit of a container, in its second version of that and in its first
+CONTAINER = (
+    ("/sys/fs/cgroup", ("memory.max", "memory.current"), "inactive_file"),
+    ("/sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes"), "total_inactive_file"),
+)
+
+
+def resolved_memory(request: SweepRequest, store: str | Path | None, device: Any, *, workers: bool = False) -> SweepRequest:
+    """A request with ``memory="auto"`` in bytes: those of the unfinished sweep beside a store, or a share of what is free now.
+
+    Raises
+    ------
+    UnitlabError
+        Workers are to compute, each of which has memory of its own; a machine that does not tell what is free.
+    """
+    if request.memory != "auto":
+        return request
+    if workers:
+        raise UnitlabError(
+            "memory='auto' asks the machine that this process runs on, and Dask workers compute; give what each of them may "
+            "take, such as memory='8 GB'"
+        )
+    chosen = choose_device(device, request.precision)
+    now = max(LEAST_MEMORY, int(free_memory(chosen) * SHARE))
+    begun = None if store is None else unfinished_fingerprint(store).get("memory")
+    memory, of = (now, f"half of what is free on {chosen}") if begun is None else (int(begun), "as the unfinished sweep has it")
+    log.info("memory='auto': %s, %s", bytes_text(memory), of)
+    return replace(request, memory=memory, free=min(now, memory))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device: of a CPU what processes may take, within the limit of its container."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    found = []
+    with contextlib.suppress(OSError):
+        found.append(1024 * _numbers(Path("/proc/meminfo"))["MemAvailable:"])
+    if not found and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)  # what is free is not told everywhere
+    for folder, names, cached in CONTAINER:
+        with contextlib.suppress(OSError, ValueError):
+            limit, used = (int((Path(folder) / name).read_text()) for name in names)
+            # what was read of files is let go of when memory is short
+            found.append(limit - used + _numbers(Path(folder) / "memory.stat")[cached])
+    if not found:
+        raise UnitlabError("memory='auto': this machine does not tell how much is free; give an amount, such as memory='2 GB'")
+    return min(found)
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """Names and numbers of a file that has one of each a line."""
+    return {name: int(number) for name, number, *_ in (line.split() for line in path.read_text().splitlines())}
