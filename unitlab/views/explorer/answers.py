@@ -45,14 +45,11 @@ def answered(study: MeasuredStudy, ask: Ask) -> Ask:
 
 
 def packed(answer: Ask, *, hundredths: bool = False) -> tuple[Ask, list[bytes]]:
-    """Values as they are, arrays as buffers, named with their kinds in ``arrays``.
-
-    With ``hundredths``, drops are rounded to them, in 16 bits: "h", −32768 where there is none.
-    """
+    """Values as they are, arrays as buffers, named with their kinds in ``arrays``; "h": ``hundredths`` in 16 bits."""
     arrays = {name: value for name, value in answer.items() if isinstance(value, np.ndarray)}
     kinds = {name: "h" if hundredths and name in IN_HUNDREDTHS else value.dtype.kind for name, value in arrays.items()}
     for name, value in arrays.items():
-        if kinds[name] == "h":
+        if kinds[name] == "h":  # −32768 where there is none
             arrays[name] = np.nan_to_num(np.clip(100 * value, -32767, 32767).round(), nan=-32768)
     buffers = [np.ascontiguousarray(value, KINDS[kinds[name]]).tobytes() for name, value in arrays.items()]
     rest = {name: value for name, value in answer.items() if name not in arrays}

@@ -42,10 +42,8 @@ class NotAtHand(UnitlabError):
 
 
 class LiveNetwork:
-    """Network and images of the recipe that a study names; without ``images`` the network may be there alone.
-
-    Raises `NotAtHand` where torch, the recipe, its weights or its images are not there. Nothing is downloaded.
-    """
+    """Network and images of the recipe that a study names, or `NotAtHand`; without ``images`` the network may be there alone.
+    Nothing is downloaded."""
 
     def __init__(self, ds: xr.Dataset, *, images: bool = True) -> None:
         self.ds, self.layer = ds, str(ds.attrs.get("layer", ""))
@@ -84,12 +82,8 @@ class LiveNetwork:
         return damage(found.drop_dims("unit").rename(group="unit"))
 
     def curve(self, category: int, counts: Sequence[int], progress: Progress) -> dict[str, Array]:
-        """Shares that are right, of a class (``own``, with its 95 % interval) and of all images (``overall``), while the
-        ``counts`` units that the class needs most are silenced.
-
-        Cross-fitted: the study tells which units these are on one half of the images, and `unitlab.cumulative` measures on the
-        other; both ways, so that every image counts once.
-        """
+        """Shares right, of a class (``own``, with its 95 % interval) and ``overall``, while the ``counts`` units that it needs
+        most, by the study on one half of the images, are silenced on the other; both ways, so that every image counts once."""
         from unitlab.compute.cumulative import cumulative
 
         ds = self.ds
@@ -197,10 +191,8 @@ class PictureNetwork:
     def without(
         self, pixels: Any, strengths: dict[int, float], region: Sequence[float] | None = None
     ) -> tuple[Array, Array, Array]:
-        """Probabilities before and after some units are scaled, and the maps as they are.
-
-        ``region`` is the part of the picture in which they are: left, top, right, bottom, as shares of it.
-        """
+        """Probabilities before and after some units are scaled, and the maps as they are; ``region`` (left, top, right, bottom,
+        as shares of the picture) is where they are scaled."""
         import torch
 
         from unitlab.compute.engine.hooks import replaced_output
@@ -231,13 +223,10 @@ class PictureNetwork:
         return torch.tensor([[float(top <= y <= bottom and left <= x <= right) for x in across] for y in down])
 
     def ranking(self, pixels: Any, progress: Callable[[Array], None]) -> Array:
-        """(unit,): what silencing each unit alone takes from the margin of the picture's class, in logits.
-
-        The layers up to the site see the picture once; ``progress`` is told of the first units while others follow.
-        """
+        """(unit,): what silencing each takes from the picture's margin, in logits; ``progress`` is told of the first ones."""
         import torch
 
-        # logits that are linear in what the units leave come for all of them at once
+        # the layers up to the site see the picture once; logits that are linear in what units leave come for all at once
         drops, at_once = np.empty(0), len(self.units) if getattr(self.engine, "closed_form", None) else FIRST_UNITS
         found = self.network.evaluate(pixels, None, [self.site], set(self.engine.needed), first_order=False)
         silent = torch.zeros_like(found.site_values[0])

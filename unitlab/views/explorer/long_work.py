@@ -101,10 +101,7 @@ def _stem(study: MeasuredStudy) -> str:
 
 
 class TriedImage:
-    """The picture that is tried, an id of the study or a picture of Pillow; the network is built with the first question.
-
-    ``answer`` and ``ranking`` are for a thread beside the kernel; a newer question stops the one before.
-    """
+    """The picture that is tried, an id of the study or a picture of Pillow; the network is built with the first question."""
 
     def __init__(self) -> None:
         self.picture: Any = None

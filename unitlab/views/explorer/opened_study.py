@@ -19,10 +19,8 @@ _measured: WeakValueDictionary[Any, MeasuredStudy] = WeakValueDictionary()
 
 
 class OpenedStudy:
-    """The study of a name or path, or of a dataset, as ``given``; called ``name``, default as it calls itself.
-
-    ``layers`` gives the ablations of each layer that can be opened, ``first`` layer and ablation of what opens by itself.
-    """
+    """The study of a name or path, or of a dataset, as ``given``; called ``name``, default as it calls itself. It opens at
+    ``first``, a layer and ablation; ``layers`` gives the ablations of each layer."""
 
     def __init__(self, given: Any, name: str = "") -> None:
         if not isinstance(given, xr.Dataset | str | Path):
