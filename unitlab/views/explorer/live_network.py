@@ -48,9 +48,7 @@ class LiveNetwork:
     def __init__(self, ds: xr.Dataset, *, images: bool = True) -> None:
         self.ds, self.layer = ds, str(ds.attrs.get("layer", ""))
         if importlib.util.find_spec("torch") is None or importlib.util.find_spec("torchvision") is None:
-            raise NotAtHand(
-                "Running the network needs torch and torchvision, which are not installed.", "pip install '.[compute]'"
-            )
+            raise NotAtHand("The network needs torch and torchvision, which are not installed.", "pip install '.[compute]'")
         name, source = (str(ds.attrs.get(attr, "")) for attr in ("recipe", "weights_source"))
         if not name:
             raise NotAtHand(
