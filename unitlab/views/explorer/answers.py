@@ -234,10 +234,9 @@ def compared(a: MeasuredStudy, unit: int, b: MeasuredStudy, other: int) -> Ask:
 def _definitions(study: MeasuredStudy, _ask: Ask) -> Ask:
     """Every number on screen, from the schema: name, title, definition."""
     held = {*map(str, study.ds.variables), *map(str, study.measures.variables)}
-    known = [row for row in VARIABLES.values() if row.name in held and row.level in LEVELS]
+    known = [row for level in LEVELS for row in VARIABLES.values() if row.level == level and row.name in held]
     rows = [
-        [row.name + (f"({', '.join(row.dims)})" if row.dims else ""), quantity(row.name).title, row.comment]
-        for row in sorted(known, key=lambda row: LEVELS.index(row.level))
+        [row.name + (f"({', '.join(row.dims)})" if row.dims else ""), quantity(row.name).title, row.comment] for row in known
     ]
     own = [[f"{name}(unit)", name, "Comes with the dataset that was given."] for name in sorted(own_attributes(study.ds))]
     return {"rows": rows + own}

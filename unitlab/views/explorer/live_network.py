@@ -62,13 +62,10 @@ class LiveNetwork:
             there = self.has_images or (not images and at_hand(self.recipe, source, images=False))
         except UnitlabError as error:
             raise NotAtHand(str(error), "unitlab list") from error
+        # what gets weights and images
+        self.command = f"unitlab compute {self.recipe.name}{'' if self.recipe.images.address else ' --images FOLDER'}"
         if not there:
             raise NotAtHand(f"Weights or images of '{name}' are not on this machine.", self.command)
-
-    @property
-    def command(self) -> str:
-        """What gets weights and images."""
-        return f"unitlab compute {self.recipe.name}{'' if self.recipe.images.address else ' --images FOLDER'}"
 
     def together(self, units: Sequence[int], progress: Progress) -> xr.Dataset:
         """`unitlab.damage` of silencing ``units`` together, as a study of one unit."""
@@ -96,12 +93,9 @@ class LiveNetwork:
         predicted = np.empty((len(counts), len(label)), np.int64)
         for ranked_on in (half, ~half):
             # fewest right without the unit: the largest drop; where the half has no image, units go by their number
-            order = ds["unit"].values[np.argsort(right[:, ranked_on[here]].sum(1), kind="stable")]
+            most = ds["unit"].values[np.argsort(right[:, ranked_on[here]].sum(1), kind="stable")[: max(counts)]].tolist()
             rest = np.flatnonzero(~ranked_on)
-            found = cumulative(
-                model, source.subset(rest), self.layer, order[: max(counts)].tolist(),
-                ks=list(counts), progress=False, **self.options,
-            )  # fmt: skip
+            found = cumulative(model, source.subset(rest), self.layer, most, ks=list(counts), progress=False, **self.options)
             self._check(found, images=False)
             if (found["baseline_prediction"].values != ds["baseline_prediction"].values[rest]).mean() > MOST_ROUNDING:
                 raise UnitlabError(NOT_THOSE.format("images"))

@@ -64,7 +64,7 @@ class MeasuredStudy:
         self.ds = ds
         self.layer, self.ablation = str(ds.attrs.get("layer", "")), str(ds.attrs.get("ablation", "zero"))
         self.units = ds["unit"].values.astype(int)
-        self.names = [str(name) for name in ds["category"].values]
+        self.names, self.ids = ([str(name) for name in ds[of].values] for of in ("category", "image"))
         self.class_position = class_positions(ds, ds["label"].values)
         self.before = class_positions(ds, ds["baseline_prediction"].values)
         self.top_image, self.top_activation = (
@@ -170,11 +170,6 @@ class MeasuredStudy:
             values, self._threshold_said = own_thresholds(self.ds, missing)
             self._thresholds.update(zip(missing, values.tolist(), strict=True))
         return np.array([self._thresholds[place] for place in places]), self._threshold_said
-
-    @cached_property
-    def ids(self) -> list[str]:
-        """Ids of the images."""
-        return [str(name) for name in self.ds["image"].values]
 
     def after(self, units: Any) -> Array:
         """(unit, image), or a part of it: the class that is predicted without the unit."""
