@@ -344,7 +344,7 @@ def test_the_first_picture_does_without_dask() -> None:
         "import sys, unitlab\n"
         "from unitlab.views.explorer import explorer\n"
         "explorer.measure_beside = lambda *given: None\n"
-        "unitlab.explore('vgg_emoji')\n"
+        "unitlab.explore('vgg_emoji')._still()\n"
         "print('dask' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

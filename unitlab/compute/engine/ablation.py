@@ -116,27 +116,27 @@ class UnitSets:
         # the last column is for positions that no unit owns
         self.member = _membership(self.sets, channels + 1, device)
         self._added = _membership(self.added, channels + 1, device)[:, :channels].float().t()
-        self._units = torch.tensor([one[0] for one in self.sets], device=device) if self.single else None
+        self.units = torch.tensor([one[0] for one in self.sets], device=device) if self.single else None
 
     def __len__(self) -> int:
         return len(self.sets)
 
     def added_any(self, by_unit: Tensor) -> Tensor:
         """(image, unit) booleans → (set, image): whether any of the units that a set adds has it."""
-        if self._units is not None:
-            return by_unit[:, self._units].t().contiguous()
+        if self.units is not None:
+            return by_unit[:, self.units].t().contiguous()
         return (by_unit.float() @ self._added > 0).t().contiguous()
 
     def totals(self, by_unit: Tensor) -> Tensor:
         """(image, unit) numbers → (image, set): their sum over the units of each set."""
-        if self._units is not None:
-            return by_unit[:, self._units]
+        if self.units is not None:
+            return by_unit[:, self.units]
         return by_unit @ self.member[:, :-1].t().to(by_unit.dtype)
 
     def owned(self, numbers: Tensor, owner: Tensor) -> Tensor:
         """For each numbered set, which positions of ``owner`` (1, …), −1 for nobody's, one of its units owns: (row, …)."""
-        if self._units is not None:
-            return owner == self._units[numbers].reshape(-1, *[1] * (owner.dim() - 1))
+        if self.units is not None:
+            return owner == self.units[numbers].reshape(-1, *[1] * (owner.dim() - 1))
         return self.member[numbers][:, owner.flatten()].reshape(len(numbers), *owner.shape[1:])
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unitlab.compute.engine.ablation import BatchBaseline, UnitSets
 from unitlab.compute.engine.capture import NetworkGraph, module_output
-from unitlab.compute.engine.contributions import Contribution, LinearContribution
+from unitlab.compute.engine.contributions import Contribution
 from unitlab.compute.engine.scores import Scores, ahead_of_label
 from unitlab.compute.engine.separable import Suffix
 
@@ -28,11 +28,11 @@ class ClosedForm:
     The label's class is always looked at, since the margin needs it.
     """
 
-    def __init__(self, part: LinearContribution, bias: Tensor | None) -> None:
+    def __init__(self, part: Contribution, bias: Tensor | None) -> None:
         self.source = part.source
         self.weight = part.weight.detach().double()
         self.bias = None if bias is None else bias.detach().double()
-        self.positions = [index.to(self.weight.device) for index in part.positions.by_unit]
+        self.positions = part.positions.by_unit
         self._units: tuple[int, ...] = ()
         self.single = all(len(index) <= 1 for index in self.positions)
 
@@ -144,7 +144,7 @@ def closed_form_of(
     """Closed form, where one linear layer is all that mixes."""
     first = suffix.mixed[0] if suffix.mixed else None
     part = None if first is None else contributions.get(first)
-    if first is None or not isinstance(part, LinearContribution):
+    if first is None or part is None or part.axis == 1:
         return None
     same = (nn.Identity, nn.Dropout)
     for node in suffix.mixed[1:]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -28,58 +27,35 @@ SUSPICIOUS = 0.9
 # 1e-6 with 1.6 %, at 16 by 1e-5 with 0.5 %, without any by 2e-4.
 SHRUNK, LOST = 4.0, 1000.0
 CONVOLUTION_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+# On a GPU, pairs that a product may hold beside those asked for, as a share of these: so that a unit that is live on 15 of 16
+# images goes together with its neighbours that are live on all. On a CPU, to copy outputs of more than so many numbers costs
+# more than a product for each unit: there units go together that have equally many.
+WASTE, SMALL = 0.25, 1024
 
 
-@dataclass
 class _Positions:
-    """Positions (or channels) of a flat axis by unit; ``spans`` has them as a slice where they are consecutive.
+    """Positions (or channels) along an axis by unit.
 
-    For the owners (0, 0, 1, −1, 1) these are (0, 1) and (2, 4), the first as a slice, and nobody has position 3. ``columns``
-    has those of all units, one unit after the other, as a slice where all have equally many, else (unit, position), filled up
-    with one position more than there are.
+    For the owners (0, 0, 1, −1, 1) ``by_unit`` has (0, 1) and (2, 4), and nobody has position 3.
     """
 
-    by_unit: list[Tensor]
-    spans: list[Tensor | slice]
-    columns: Tensor | slice
-
-    @classmethod
-    def of(cls, owner: Tensor, units: int, device: torch.device) -> _Positions:
+    def __init__(self, owner: Tensor, units: int, device: torch.device) -> None:
         flat = owner.reshape(-1)
-        order = torch.argsort(flat, stable=True)
-        counts = torch.bincount(flat[flat != NO_OWNER], minlength=units)
-        order = order[int((flat == NO_OWNER).sum()) :]
-        by_unit = list(torch.split(order, counts.tolist()))
-        columns = _span(order)
-        if not isinstance(columns, slice) or len({len(index) for index in by_unit}) > 1:
-            columns = torch.nn.utils.rnn.pad_sequence(by_unit, batch_first=True, padding_value=len(flat)).to(device)
-        return cls([index.to(device) for index in by_unit], [_span(index, device) for index in by_unit], columns)
+        counts = torch.bincount(flat[flat != NO_OWNER], minlength=units).tolist()
+        owned = torch.argsort(flat, stable=True)[len(flat) - sum(counts) :]
+        # (unit, place); −1 where a unit has fewer positions than others
+        table = nn.utils.rnn.pad_sequence(list(torch.split(owned, counts)), batch_first=True, padding_value=-1)
+        consecutive = table.numel() > 0 and torch.equal(table.flatten(), torch.arange(table.numel()) + table[0, 0])
+        self.start = int(table[0, 0]) if consecutive else None
+        self.by_unit, self.table = torch.split(owned.to(device), counts), table.to(device)
 
-    def of_units(self, units: Sequence[int]) -> Tensor | slice | None:
-        """Positions of several units, one unit after the other; None where there are none."""
-        if len(units) == 1:
-            return self.spans[units[0]] if len(self.by_unit[units[0]]) else None
-        found = [self.by_unit[unit] for unit in units if len(self.by_unit[unit])]
-        return torch.cat(found) if found else None
-
-    def sums(self, values: Tensor) -> Tensor:
-        """(image, position) → (image, unit); in a fixed order, on a GPU as well, which adding by owner would not be."""
-        if isinstance(self.columns, slice):
-            return self.take(values, self.columns).unflatten(1, (len(self.by_unit), -1)).sum(2)
-        return F.pad(values, (0, 1)).index_select(1, self.columns.flatten()).unflatten(1, self.columns.shape).sum(2)
-
-    @staticmethod
-    def take(tensor: Tensor, index: Tensor | slice, axis: int = 1) -> Tensor:
-        """``tensor`` at some positions along an axis; a view where they are consecutive."""
-        if isinstance(index, slice):
-            return tensor.narrow(axis, index.start, index.stop - index.start)
-        return tensor.index_select(axis, index)
-
-
-def _span(index: Tensor, device: torch.device | None = None) -> Tensor | slice:
-    if len(index) and bool((index.diff() == 1).all()):
-        return slice(int(index[0]), int(index[-1]) + 1)
-    return index.to(device)
+    def spread(self, value: Tensor, axis: int) -> Tensor:
+        """(unit, place, …): a value at each unit's positions along an axis, a view where they are consecutive."""
+        value = value.movedim(axis, 0)
+        if self.start is not None:
+            return value.narrow(0, self.start, self.table.numel()).unflatten(0, self.table.shape)
+        held = (self.table >= 0).reshape(*self.table.shape, *[1] * (value.dim() - 1))
+        return torch.where(held, value[self.table.clamp(min=0)], 0)
 
 
 class Contribution:
@@ -88,106 +64,103 @@ class Contribution:
     With weights (2, 3), bias 1 and units at 5 and 4 the output is 23. Of the ablation of the first unit to x̃ nothing must be
     known but δ = 5 − x̃: the output becomes 23 − 2 · δ, 13 for zero; for the second unit 23 − 3 · 4 = 11. Each ablation
     takes the columns of one unit, so all of them together cost one evaluation of the operation, and the bias cancels.
-    ``norms`` has, for each unit, the largest Euclidean norm of its weights towards one output; ``axis`` is the input's
-    dimension that has the units' positions.
-    """
 
-    norms: Tensor
-    axis = 1
+    Many units are one batched product: of each what changes, (image · position, column), times its weights, ``rows`` (unit,
+    column, output). Columns are the unit's positions behind a flatten, or the 9 places of a 3 × 3 window. Outputs are worked
+    with as (image, position, output).
 
-    def __init__(self, source: torch.fx.Node, weight: Tensor, owner: Tensor, units: int) -> None:
-        self.source, self.weight = source, weight
-        self.positions = _Positions.of(owner, units, weight.device)
-
-    def write_ablated(self, units: Sequence[int], images: Tensor | slice, delta: Tensor, before: Tensor, out: Tensor) -> None:
-        """Write the op's output for the ablation of ``units`` on ``images`` to ``out`` (pair, …).
-
-        ``before`` (image, …) is the output without it, ``delta`` (image, …) the change of the input where all are ablated.
-        """
-        index = self.positions.of_units(units)
-        if index is None:
-            out.copy_(before[images])
-        else:
-            self._subtract(units, index, self.positions.take(delta, index, self.axis)[images], before[images], out)
-
-    def _subtract(self, units: Sequence[int], index: Tensor | slice, change: Tensor, before: Tensor, out: Tensor) -> None:
-        raise NotImplementedError
-
-    def squares(self, delta: Tensor) -> Tensor:
-        """(image, position): the square of the change that an output sees at each position along the axis, at most."""
-        return delta.square().flatten(2).sum(2) if delta.dim() > 2 else delta.square()
-
-    def layout(self, base: Tensor) -> torch.memory_format:
-        """How an output (image, …) lies in memory."""
-        return torch.channels_last if base.dim() == 4 else torch.contiguous_format
-
-
-class LinearContribution(Contribution):
-    """A linear layer on separable features (image, …, position): behind a flatten, a unit has several positions.
-
-    For tokens (image, token, position) every token is a row of its own.
-    """
-
-    axis = -1
-
-    def __init__(self, source: torch.fx.Node, weight: Tensor, owner: Tensor, units: int) -> None:
-        super().__init__(source, weight, owner, units)
-        self.norms = torch.stack(
-            [
-                self.positions.take(weight, span).norm(dim=1).max() if len(index) else weight.new_zeros(())
-                for index, span in zip(self.positions.by_unit, self.positions.spans, strict=True)
-            ]
-        )
-
-    def _subtract(self, units: Sequence[int], index: Tensor | slice, change: Tensor, before: Tensor, out: Tensor) -> None:
-        weight = self.positions.take(self.weight, index).t()
-        rows = out.view(-1, out.shape[-1])
-        torch.addmm(before.flatten(0, -2), change.flatten(0, -2), weight, alpha=-1, out=rows)
-
-    def squares(self, delta: Tensor) -> Tensor:
-        return delta.square().flatten(1, -2).amax(1) if delta.dim() > 2 else delta.square()
-
-    def layout(self, base: Tensor) -> torch.memory_format:
-        return torch.contiguous_format
-
-
-class RotationContribution(Contribution):
-    """A product with the channels at each position, of coordinates (image, direction, position …)."""
-
-    def __init__(self, source: torch.fx.Node, weight: Tensor, owner: Tensor, units: int) -> None:
-        super().__init__(source, weight, owner, units)
-        self.norms = weight.abs().amax(0)
-
-    def _subtract(self, units: Sequence[int], index: Tensor | slice, change: Tensor, before: Tensor, out: Tensor) -> None:
-        out.copy_(before - (self.positions.take(self.weight, index) @ change.flatten(2)).view_as(before))
-
-
-class ConvolutionContribution(Contribution):
-    """A convolution without groups on separable channels (image, channel, row, column).
-
-    One unit's share is a product of its patches (9 columns for 3 × 3 weights) with its own weights: torch's convolution of a
-    single channel takes five to seven times as long.
+    Parameters
+    ----------
+    source
+        The input, with channels, coordinates or features along dimension ``axis`` of it and of the output.
+    weight
+        (output, channel, …).
+    owner
+        The unit of each channel.
+    units
+        How many there are.
+    geometry
+        Stride, padding and dilation of a convolution.
+    size
+        Rows and columns of the convolution's input.
     """
 
     def __init__(
-        self, source: torch.fx.Node, weight: Tensor, owner: Tensor, units: int, *, stride: Any, padding: Any, dilation: Any
+        self,
+        source: torch.fx.Node,
+        weight: Tensor,
+        owner: Tensor,
+        units: int,
+        *,
+        axis: int = 1,
+        geometry: dict[str, Any] | None = None,
+        size: tuple[int, ...] = (),
     ) -> None:
-        super().__init__(source, weight, owner, units)
-        self.geometry = {"stride": stride, "padding": padding, "dilation": dilation}
-        by_channel = weight.permute(1, 2, 3, 0).contiguous()  # whose rows lie together, so that taking a unit's is quick
-        self.rows = [by_channel[index].flatten(0, 2) for index in self.positions.spans]
-        self.norms = torch.stack([rows.norm(dim=0).max() if rows.numel() else weight.new_zeros(()) for rows in self.rows])
+        self.source, self.weight, self.axis, self.geometry = source, weight, axis, geometry
+        self.positions = _Positions(owner, units, weight.device)
+        self._places: Tensor | None = None
+        if geometry is not None:
+            # where each window looks in a map that has a zero in front: windows of its places, numbered from 1
+            numbers = torch.arange(1.0, size[0] * size[1] + 1, dtype=torch.float64).reshape(1, 1, *size)
+            places = F.unfold(numbers, tuple(weight.shape[2:]), **geometry)[0].t().flatten()
+            if not torch.equal(places, numbers.flatten()):  # else every place is its own window: 1 × 1 weights
+                self._places = places.long().to(weight.device)
+            weight = weight.movedim(0, -1).contiguous().movedim(-1, 0)  # a unit's lie together
+        self.columns = weight[0, 0].numel()
+        self.rows = self.positions.spread(weight.flatten(2) if weight.dim() > 2 else weight.unsqueeze(2), 1)
+        self.rows = self.rows.movedim(2, -1).flatten(1, 2)
+        # for each unit, the largest Euclidean norm of its weights towards one output
+        self.norms = self.rows.norm(dim=1).amax(1)
 
-    def _subtract(self, units: Sequence[int], index: Tensor | slice, change: Tensor, before: Tensor, out: Tensor) -> None:
-        if len(units) != 1:
-            # many columns: the convolution itself needs no patches
-            out.copy_(before - F.conv2d(change, self.positions.take(self.weight, index), None, **self.geometry))
-            return
-        patches = F.unfold(change, tuple(self.weight.shape[2:]), **self.geometry)
-        flat = patches.transpose(1, 2).reshape(-1, patches.shape[1])
-        features = out.shape[1]
-        base, result = before.permute(0, 2, 3, 1).reshape(-1, features), out.permute(0, 2, 3, 1).view(-1, features)
-        torch.addmm(base, flat, self.rows[units[0]], alpha=-1, out=result)
+    def flat(self, output: Tensor) -> Tensor:
+        """(image, …) → (image, position, output)."""
+        moved = output.movedim(self.axis, -1)
+        return moved.reshape(len(output), -1, moved.shape[-1])
+
+    def shaped(self, flat: Tensor, like: Tensor) -> Tensor:
+        """(pair, position, output) → (pair, …), as an output is; maps are then channels_last."""
+        shape = like.movedim(self.axis, -1).shape[1:]
+        return flat.reshape(len(flat), *shape).movedim(-1, self.axis)
+
+    def spread(self, delta: Tensor) -> Tensor:
+        """Change of the input (image, …) → (unit, place, image, position)."""
+        spread = self.positions.spread(delta, self.axis)
+        spread = spread.flatten(3) if spread.dim() > 3 else spread.unsqueeze(3)
+        return spread if self._places is None else F.pad(spread, (1, 0))
+
+    def one_by_one(self, units: slice | Tensor, images: Tensor | None, spread: Tensor, before: Tensor, out: Tensor) -> None:
+        """Write outputs where each unit alone is ablated, from those ``before``, to ``out`` (unit · image, position, output).
+
+        ``images`` (unit, image) are those of each unit; None is all of them.
+        """
+        change, rows = spread[units], self.rows[units]
+        by_unit = out.view(len(rows), -1, out.shape[2])
+        if images is None:
+            by_unit.copy_(before.flatten(0, 1))
+        else:
+            torch.index_select(before, 0, images.flatten(), out=out)
+            change = change[torch.arange(len(change), device=change.device).unsqueeze(1), :, images].transpose(1, 2)
+        if self._places is not None:
+            change = change.index_select(3, self._places)
+        windows = change.unflatten(3, (-1, self.columns)).permute(0, 2, 3, 1, 4).flatten(3).flatten(1, 2)
+        by_unit.baddbmm_(windows, rows, alpha=-1)
+
+    def together(self, units: Sequence[int], images: Tensor | slice, delta: Tensor, before: Tensor) -> Tensor:
+        """Outputs (image, position, output) where all these units are ablated."""
+        index = torch.cat([self.positions.by_unit[0][:0], *(self.positions.by_unit[unit] for unit in units)])
+        if len(index) == 0:
+            return before[images]
+        change, weight = delta.index_select(self.axis, index)[images], self.weight.index_select(1, index)
+        if self.geometry is not None:
+            # many columns: the convolution itself needs no windows
+            return before[images] - self.flat(F.conv2d(change, weight, None, **self.geometry))
+        return before[images] - self.flat(change) @ weight.t()
+
+    def squares(self, delta: Tensor) -> Tensor:
+        """(image, channel): the square of the change that an output sees of each channel, at most."""
+        if self.axis == -1:
+            return self.flat(delta).square().amax(1)
+        return delta.square().flatten(2).sum(2)
 
 
 class Contributed:
@@ -200,9 +173,8 @@ class Contributed:
     """
 
     def __init__(self, part: Contribution, base: Tensor, delta: Tensor, sets: UnitSets) -> None:
-        self.part, self.delta, self.sets = part, delta, sets
-        self.layout = part.layout(base)
-        self.base = base.contiguous(memory_format=self.layout)
+        self.part, self.output, self.delta, self.sets = part, base, delta, sets
+        self.base, self.spread = part.flat(base).contiguous(), part.spread(delta)
         # (set, image), on the host: pairs to compare, and pairs that are evaluated without subtraction; on the device: those of
         # which the comparison has found that they should be
         self.suspected = self.direct = torch.zeros(len(sets), len(base), dtype=torch.bool)
@@ -216,9 +188,15 @@ class Contributed:
 
     def outputs(self, pairs: Pairs, directly: Callable[[Tensor], Tensor]) -> Tensor:
         """Outputs (pair, …); ``directly`` gives those of some rows without subtraction."""
-        out = self._empty(pairs)
-        for number, images, rows in pairs.by_set(len(self.base)):
-            self.part.write_ablated(self.sets.added[number], images, self.delta, self.base, out[rows])
+        return self.part.shaped(self._outputs(pairs, lambda rows: self.part.flat(directly(rows))), self.output)
+
+    def _outputs(self, pairs: Pairs, directly: Callable[[Tensor], Tensor]) -> Tensor:
+        out = self.base.new_empty(len(pairs.sets), *self.base.shape[1:])
+        if self.sets.units is not None:
+            self._one_by_one(pairs, self.sets.units, out)
+        else:
+            for number, images, rows in pairs.by_set(len(self.base)):
+                self._ablated(number, images, self.base, out[rows])
         sets, images_here = pairs.host
         direct = self.direct[sets, images_here]
         suspected = (self.suspected[sets, images_here] & ~direct).nonzero().flatten()
@@ -237,9 +215,41 @@ class Contributed:
         """What to do about the `suspicious` pairs, as the host has them: compare them."""
         self.suspected = suspicious
 
-    def _empty(self, pairs: Pairs) -> Tensor:
-        shape = (len(pairs.sets), *self.base.shape[1:])
-        return torch.empty(shape, dtype=self.base.dtype, device=self.base.device, memory_format=self.layout)
+    def _one_by_one(self, pairs: Pairs, units: Tensor, out: Tensor) -> None:
+        """Outputs of sets of one unit each, as many sets at a time as have about as many images."""
+        first, row = int(pairs.host[0, 0]), 0
+        counts = torch.bincount(pairs.host[0] - first)
+        waste = WASTE * len(pairs.sets) if out.device.type != "cpu" or out[0].numel() <= SMALL else 0
+        for some in _alike(counts.tolist(), waste):
+            here, start, end = counts[some], first + some.start, first + some.stop
+            most = int(here.max())
+            if most == 0:  # sets without a pair, between others
+                continue
+            numbers = [self.sets.sets[number][0] for number in range(start, end)]
+            consecutive = numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+            which = slice(numbers[0], numbers[0] + len(numbers)) if consecutive else units[start:end]
+            rows = slice(row, row := row + int(here.sum()))
+            images, wanted = pairs.images[rows], out[rows]
+            if len(here) * most == len(wanted):
+                some_images = None if most == len(self.base) else images.view(-1, most)
+                self.part.one_by_one(which, some_images, self.spread, self.base, wanted)
+            else:
+                # where the pairs are among as many images of each unit
+                held = (torch.arange(most) < here.unsqueeze(1)).flatten()
+                where = on_device(held.nonzero().flatten(), out.device)
+                padded = images.new_zeros(len(held)).index_copy_(0, where, images).view(-1, most)
+                found = out.new_empty(len(held), *out.shape[1:])
+                self.part.one_by_one(which, padded, self.spread, self.base, found)
+                torch.index_select(found, 0, where, out=wanted)
+
+    def _ablated(self, number: int, images: Tensor | slice, before: Tensor, out: Tensor) -> None:
+        """Write outputs (image, position, output) of some images under one set."""
+        added = self.sets.added[number]
+        if len(added) == 1:
+            some = None if isinstance(images, slice) else images.unsqueeze(0)
+            self.part.one_by_one(slice(added[0], added[0] + 1), some, self.spread, before, out)
+        else:
+            out.copy_(self.part.together(added, images, self.delta, before))
 
     def suspicious(self) -> Tensor:
         """(set, image): whether subtraction might cancel.
@@ -247,9 +257,20 @@ class Contributed:
         No output moves by more than ‖δ_u‖ · max ‖W_u‖ (Cauchy and Schwarz; a convolution's patch is part of the map), and a set
         moves it by no more than the sum over its units.
         """
-        total = self.part.positions.sums(self.part.squares(self.delta))
-        bound = self.sets.totals(total.sqrt() * self.part.norms.to(total.device))
+        total = self.part.positions.spread(self.part.squares(self.delta), 1).sum(1).t()
+        bound = self.sets.totals(total.sqrt() * self.part.norms)
         return (bound > SUSPICIOUS * self.base.flatten(1).abs().amax(1, keepdim=True)).t()
+
+
+def _alike(counts: list[int], waste: float) -> Iterator[slice]:
+    """Runs of neighbours that, each with the largest count among them, have no more than ``waste`` beside what they count."""
+    start = most = total = 0
+    for place, count in enumerate(counts):
+        most, total = max(most, count), total + count
+        if (place + 1 - start) * most - total > waste:
+            yield slice(start, place)
+            start, most, total = place, count, count
+    yield slice(start, len(counts))
 
 
 class ContributedInChains(Contributed):
@@ -262,14 +283,13 @@ class ContributedInChains(Contributed):
     def __init__(self, part: Contribution, base: Tensor, delta: Tensor, sets: UnitSets) -> None:
         super().__init__(part, base, delta, sets)
         self.start = -1
-        self.value = torch.empty_like(self.base)  # the output (image, …) under the last set evaluated of a chain
+        self.value = torch.empty_like(self.base)  # the output under the last set evaluated of a chain
 
-    def outputs(self, pairs: Pairs, directly: Callable[[Tensor], Tensor]) -> Tensor:
-        """Outputs (pair, …); ``directly`` gives those of some rows without subtraction."""
-        out = self._empty(pairs)
+    def _outputs(self, pairs: Pairs, directly: Callable[[Tensor], Tensor]) -> Tensor:
+        out = self.base.new_empty(len(pairs.sets), *self.base.shape[1:])
         for number, images, rows in pairs.by_set(len(self.base)):
             self._begin(number)
-            self.part.write_ablated(self.sets.added[number], images, self.delta, self.value, out[rows])
+            self._ablated(number, images, self.value, out[rows])
             shrunk = self.direct[number, pairs.host[1, rows]].nonzero().flatten() + rows.start
             if len(shrunk):
                 out[on_device(shrunk, out.device)] = directly(shrunk)
@@ -286,11 +306,11 @@ class ContributedInChains(Contributed):
         be worked out anew; from outputs that never are, so that all sets are known before the host must know one of them."""
         before = self.base.flatten(1).abs().amax(1)
         found, out = [], torch.empty_like(self.base)
-        for number, units in enumerate(self.sets.added):
+        for number in range(len(self.sets)):
             if self.start != self.sets.start_of[number]:
                 largest = most = before
             self._begin(number)
-            self.part.write_ablated(units, EVERY, self.delta, self.value, out)
+            self._ablated(number, EVERY, self.value, out)
             self.value, out = out, self.value
             size = self.value.flatten(1).abs().amax(1)
             most, largest = torch.maximum(most, size), torch.maximum(largest, size)
@@ -338,14 +358,15 @@ def _contribution(graph: NetworkGraph, node: torch.fx.Node, suffix: Suffix, rota
         features = owner.expand(shape) if len(shape) == 2 else one_owner(owner.expand(1, *shape[1:]).movedim(-1, 1))
         if features is None or weight.dim() != 2:
             return None
-        return LinearContribution(source, _rotated(weight, rotation), features, suffix.channels)
+        return Contribution(source, _rotated(weight, rotation), features, suffix.channels, axis=-1)
     if isinstance(module, nn.Conv2d) or node.target in (F.conv2d, torch.conv2d):
         channel = one_owner(owner) if owner.dim() == 4 else None
         options = {name: given.get(name, default) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))}
         plain = given.get("groups", 1) == 1 and given.get("padding_mode", "zeros") == "zeros"
         if channel is None or not plain or any(isinstance(option, str | torch.fx.Node) for option in options.values()):
             return None
-        return ConvolutionContribution(source, _rotated(weight, rotation), channel, suffix.channels, **options)
+        weight = _rotated(weight, rotation)
+        return Contribution(source, weight, channel, suffix.channels, geometry=options, size=shape[2:])
     return None
 
 

@@ -18,9 +18,6 @@ from unitlab.compute.engine.ablation import BatchBaseline, Pairs
 from unitlab.compute.engine.capture import NetworkGraph, Values
 from unitlab.compute.engine.contributions import (
     Contribution,
-    ConvolutionContribution,
-    LinearContribution,
-    RotationContribution,
     contributions_of,
 )
 from unitlab.compute.engine.hooks import HookEngine
@@ -348,13 +345,8 @@ class RotatedSuffixEngine(SuffixEngine):
 
 def _unrotation(matrix: Tensor, entry: torch.fx.Node, owner: Tensor) -> Contribution:
     """What coordinates add to the site's value."""
-    weight, channels = matrix.t().contiguous(), len(matrix)
-    if owner.dim() == 2:
-        return LinearContribution(entry, weight, owner, channels)
-    if owner.dim() != 4:
-        return RotationContribution(entry, weight, owner.flatten(1), channels)
-    weight = weight[:, :, None, None]
-    return ConvolutionContribution(entry, weight, owner.flatten(1), channels, stride=1, padding=0, dilation=1)
+    axis = -1 if owner.dim() == 2 else 1
+    return Contribution(entry, matrix.t().contiguous(), owner.flatten(1), len(matrix), axis=axis)
 
 
 class RotatedReplay(Replay):

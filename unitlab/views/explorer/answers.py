@@ -209,10 +209,8 @@ def _best(study: MeasuredStudy, ask: Ask) -> Ask:
     tiles: list[Any] = [None] * len(places)
     for at, row in enumerate(some):
         tiles[row] = {"place": at, "map": True, "image": int(image[row]), "least": float(least[row] / activation[row])}
-    if not len(some):
-        return {"tiles": tiles}
     maps = study.ds["top_map"][:, 0].values[np.asarray(places)[some]]
-    return {"tiles": tiles, **maps_over(study.ds, maps), **sheet(study.thumbnails(image[some]))}
+    return {"tiles": tiles, **(maps_over(study.ds, maps) | sheet(study.thumbnails(image[some])) if len(some) else {})}
 
 
 def compared(a: MeasuredStudy, unit: int, b: MeasuredStudy, other: int) -> Ask:

@@ -133,7 +133,6 @@ class LiveNetwork:
         return as_in_study(self.files.images(), self.ds.attrs)
 
     def _check(self, found: xr.Dataset, *, images: bool = True) -> None:
-        """Refuse a network or images that are not the study's."""
         for name, what in (("fingerprint_weights", "weights"), ("fingerprint_images", "images"))[: 1 + images]:
             here, there = found.attrs.get(name), self.ds.attrs.get(name)
             if here is not None and there is not None and here != there:

@@ -55,7 +55,6 @@ class OpenedStudy:
         return self._kept.setdefault((found.layer, found.ablation), found)
 
     def at(self, layer: str, ablation: str) -> MeasuredStudy:
-        """A layer and ablation of it."""
         if (layer, ablation) in self._kept:
             return self._kept[layer, ablation]
         if self.path is None:
