@@ -45,14 +45,11 @@ def answered(study: MeasuredStudy, ask: Ask) -> Ask:
 
 
 def packed(answer: Ask, *, hundredths: bool = False) -> tuple[Ask, list[bytes]]:
-    """Values as they are, arrays as buffers, named with their kinds in ``arrays``.
-
-    With ``hundredths``, drops are rounded to them, in 16 bits: "h", −32768 where there is none.
-    """
+    """Values as they are, arrays as buffers, named with their kinds in ``arrays``; "h": ``hundredths`` in 16 bits."""
     arrays = {name: value for name, value in answer.items() if isinstance(value, np.ndarray)}
     kinds = {name: "h" if hundredths and name in IN_HUNDREDTHS else value.dtype.kind for name, value in arrays.items()}
     for name, value in arrays.items():
-        if kinds[name] == "h":
+        if kinds[name] == "h":  # −32768 where there is none
             arrays[name] = np.nan_to_num(np.clip(100 * value, -32767, 32767).round(), nan=-32768)
     buffers = [np.ascontiguousarray(value, KINDS[kinds[name]]).tobytes() for name, value in arrays.items()]
     rest = {name: value for name, value in answer.items() if name not in arrays}
@@ -71,16 +68,13 @@ def finding(study: MeasuredStudy, unit: int) -> Finding:
     """What silencing a unit does; of a study whose tests are still being computed, what the counts say."""
     if study.complete:
         return unit_finding(study.measures, unit)
-    place = study.position(unit)
-    row = {name: study.measures[name].values[place] for name in ("overall_drop", "drop_low", "drop_high", "max_class_drop")}
-    k = int(study.max_class[place])
-    overall = f"overall {points(float(row['overall_drop']))}"
+    place, known = study.position(unit), study.measures
+    k, overall = int(study.max_class[place]), f"overall {points(float(known['overall_drop'].values[place]))}"
     if k < 0:
         return Finding(f"Unit {unit} costs no class anything; {overall}.")
-    low, high = (float(row[name][k]) for name in ("drop_low", "drop_high"))
+    drop, low, high = (float(known[name].values[place, k]) for name in DROPS.values())
     sure = f"95 % interval {interval(low, high)}, " if np.isfinite(low) else ""
-    drop = points(float(row["max_class_drop"]))
-    return Finding(f"Unit {unit} costs ", study.names[k], f" {drop} points ({sure}q is being computed); {overall}.")
+    return Finding(f"Unit {unit} costs ", study.names[k], f" {points(drop)} points ({sure}q is being computed); {overall}.")
 
 
 def _class(study: MeasuredStudy, ask: Ask) -> Ask:
@@ -128,12 +122,11 @@ def _top(study: MeasuredStudy, ask: Ask) -> Ask:
     # maps are kept of the top images over all classes
     ranks = [int(np.flatnonzero(kept == image)[0]) if image in kept else -1 for image in images]
     maps = study.ds["top_map"].variable[place].values
-    ids = [study.ids[image] for image in images]
     [threshold], said = study.thresholds([place])
     tiles = [
-        {"k": int(study.class_position[image]), "activation": float(value), "id": str(name), "image": int(image),
+        {"k": int(study.class_position[image]), "activation": float(value), "id": study.ids[image], "image": int(image),
          "place": at, "map": rank >= 0, "least": float(threshold / value)}
-        for at, (image, value, name, rank) in enumerate(zip(images, activation, ids, ranks, strict=True))
+        for at, (image, value, rank) in enumerate(zip(images, activation, ranks, strict=True))
     ]  # fmt: skip
     note = "" if of == "all" else "Maps are kept of the top images of all classes only."
     held = maps_over(study.ds, maps[[max(rank, 0) for rank in ranks]]) | sheet(study.thumbnails(images), ask.get("most"))
@@ -239,10 +232,9 @@ def compared(a: MeasuredStudy, unit: int, b: MeasuredStudy, other: int) -> Ask:
 def _definitions(study: MeasuredStudy, _ask: Ask) -> Ask:
     """Every number on screen, from the schema: name, title, definition."""
     held = {*map(str, study.ds.variables), *map(str, study.measures.variables)}
-    known = [row for row in VARIABLES.values() if row.name in held and row.level in LEVELS]
+    known = [row for level in LEVELS for row in VARIABLES.values() if row.level == level and row.name in held]
     rows = [
-        [row.name + (f"({', '.join(row.dims)})" if row.dims else ""), quantity(row.name).title, row.comment]
-        for row in sorted(known, key=lambda row: LEVELS.index(row.level))
+        [row.name + (f"({', '.join(row.dims)})" if row.dims else ""), quantity(row.name).title, row.comment] for row in known
     ]
     own = [[f"{name}(unit)", name, "Comes with the dataset that was given."] for name in sorted(own_attributes(study.ds))]
     return {"rows": rows + own}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from functools import partial
 from typing import Any
 
@@ -61,7 +62,7 @@ class Explorer(PageWidget):
         self._follow_y = y is None
         self._opened = {self.source.name: self.source}
         self._remembered: dict[tuple[str, ...], tuple[int, tuple[int, ...]]] = {}
-        self._work: dict[str, BackgroundWork] = {}
+        self._work: dict[str, BackgroundWork] = defaultdict(BackgroundWork)
         self._trial = TriedImage()
         self._stills: list[Any] = []  # where a picture of it stands in a notebook
         asked = {"category": category, "y": y, **chosen}
@@ -259,8 +260,7 @@ class Explorer(PageWidget):
             self.send({"id": number, "progress": list(progress)})
 
         if kind == "stop":
-            if ask["of"] in self._work:
-                self._work[ask["of"]].stop()
+            self._work[ask["of"]].stop()
         elif kind == "code":
             reply({"code": self.code()})
         elif kind == "compare":
@@ -271,8 +271,7 @@ class Explorer(PageWidget):
             self._trial.take(ask["picture"])
             reply({})
         elif kind in long:
-            work = self._work.setdefault(kind, BackgroundWork())
-            work.start(partial(long[kind], study, ask), told, reply, partial(self._refuse, ask))
+            self._work[kind].start(partial(long[kind], study, ask), told, reply, partial(self._refuse, ask))
         else:
             reply(answered(study, ask))
 

@@ -42,17 +42,13 @@ class NotAtHand(UnitlabError):
 
 
 class LiveNetwork:
-    """Network and images of the recipe that a study names; without ``images`` the network may be there alone.
-
-    Raises `NotAtHand` where torch, the recipe, its weights or its images are not there. Nothing is downloaded.
-    """
+    """Network and images of the recipe that a study names, or `NotAtHand`; without ``images`` the network may be there alone.
+    Nothing is downloaded."""
 
     def __init__(self, ds: xr.Dataset, *, images: bool = True) -> None:
         self.ds, self.layer = ds, str(ds.attrs.get("layer", ""))
         if importlib.util.find_spec("torch") is None or importlib.util.find_spec("torchvision") is None:
-            raise NotAtHand(
-                "Running the network needs torch and torchvision, which are not installed.", "pip install '.[compute]'"
-            )
+            raise NotAtHand("The network needs torch and torchvision, which are not installed.", "pip install '.[compute]'")
         name, source = (str(ds.attrs.get(attr, "")) for attr in ("recipe", "weights_source"))
         if not name:
             raise NotAtHand(
@@ -66,13 +62,10 @@ class LiveNetwork:
             there = self.has_images or (not images and at_hand(self.recipe, source, images=False))
         except UnitlabError as error:
             raise NotAtHand(str(error), "unitlab list") from error
+        # what gets weights and images
+        self.command = f"unitlab compute {self.recipe.name}{'' if self.recipe.images.address else ' --images FOLDER'}"
         if not there:
             raise NotAtHand(f"Weights or images of '{name}' are not on this machine.", self.command)
-
-    @property
-    def command(self) -> str:
-        """What gets weights and images."""
-        return f"unitlab compute {self.recipe.name}{'' if self.recipe.images.address else ' --images FOLDER'}"
 
     def together(self, units: Sequence[int], progress: Progress) -> xr.Dataset:
         """`unitlab.damage` of silencing ``units`` together, as a study of one unit."""
@@ -84,12 +77,8 @@ class LiveNetwork:
         return damage(found.drop_dims("unit").rename(group="unit"))
 
     def curve(self, category: int, counts: Sequence[int], progress: Progress) -> dict[str, Array]:
-        """Shares that are right, of a class (``own``, with its 95 % interval) and of all images (``overall``), while the
-        ``counts`` units that the class needs most are silenced.
-
-        Cross-fitted: the study tells which units these are on one half of the images, and `unitlab.cumulative` measures on the
-        other; both ways, so that every image counts once.
-        """
+        """Shares right, of a class (``own``, with its 95 % interval) and ``overall``, while the ``counts`` units that it needs
+        most, by the study on one half of the images, are silenced on the other; both ways, so that every image counts once."""
         from unitlab.compute.cumulative import cumulative
 
         ds = self.ds
@@ -104,12 +93,9 @@ class LiveNetwork:
         predicted = np.empty((len(counts), len(label)), np.int64)
         for ranked_on in (half, ~half):
             # fewest right without the unit: the largest drop; where the half has no image, units go by their number
-            order = ds["unit"].values[np.argsort(right[:, ranked_on[here]].sum(1), kind="stable")]
+            most = ds["unit"].values[np.argsort(right[:, ranked_on[here]].sum(1), kind="stable")[: max(counts)]].tolist()
             rest = np.flatnonzero(~ranked_on)
-            found = cumulative(
-                model, source.subset(rest), self.layer, order[: max(counts)].tolist(),
-                ks=list(counts), progress=False, **self.options,
-            )  # fmt: skip
+            found = cumulative(model, source.subset(rest), self.layer, most, ks=list(counts), progress=False, **self.options)
             self._check(found, images=False)
             if (found["baseline_prediction"].values != ds["baseline_prediction"].values[rest]).mean() > MOST_ROUNDING:
                 raise UnitlabError(NOT_THOSE.format("images"))
@@ -196,10 +182,8 @@ class PictureNetwork:
     def without(
         self, pixels: Any, strengths: dict[int, float], region: Sequence[float] | None = None
     ) -> tuple[Array, Array, Array]:
-        """Probabilities before and after some units are scaled, and the maps as they are.
-
-        ``region`` is the part of the picture in which they are: left, top, right, bottom, as shares of it.
-        """
+        """Probabilities before and after some units are scaled, and the maps as they are; ``region`` (left, top, right, bottom,
+        as shares of the picture) is where they are scaled."""
         import torch
 
         from unitlab.compute.engine.hooks import replaced_output
@@ -230,13 +214,10 @@ class PictureNetwork:
         return torch.tensor([[float(top <= y <= bottom and left <= x <= right) for x in across] for y in down])
 
     def ranking(self, pixels: Any, progress: Callable[[Array], None]) -> Array:
-        """(unit,): what silencing each unit alone takes from the margin of the picture's class, in logits.
-
-        The layers up to the site see the picture once; ``progress`` is told of the first units while others follow.
-        """
+        """(unit,): what silencing each takes from the picture's margin, in logits; ``progress`` is told of the first ones."""
         import torch
 
-        # logits that are linear in what the units leave come for all of them at once
+        # the layers up to the site see the picture once; logits that are linear in what units leave come for all at once
         drops, at_once = np.empty(0), len(self.units) if getattr(self.engine, "closed_form", None) else FIRST_UNITS
         found = self.network.evaluate(pixels, None, [self.site], set(self.engine.needed), first_order=False)
         silent = torch.zeros_like(found.site_values[0])

@@ -46,11 +46,6 @@ def _curve(study: MeasuredStudy, ask: Ask, progress: Progress) -> Ask:
     return {"k": counts, **{name: (100 * values).tolist() for name, values in found.items()}}
 
 
-def _at_hand(study: MeasuredStudy, _ask: Ask, _progress: Progress) -> Ask:
-    LiveNetwork(study.ds)
-    return {}
-
-
 def _alike(study: MeasuredStudy, ask: Ask, _progress: Progress) -> Ask:
     """The units that lose the same images: largest Jaccard overlap first."""
     lost = study.lost
@@ -101,10 +96,7 @@ def _stem(study: MeasuredStudy) -> str:
 
 
 class TriedImage:
-    """The picture that is tried, an id of the study or a picture of Pillow; the network is built with the first question.
-
-    ``answer`` and ``ranking`` are for a thread beside the kernel; a newer question stops the one before.
-    """
+    """The picture that is tried, an id of the study or a picture of Pillow; the network is built with the first question."""
 
     def __init__(self) -> None:
         self.picture: Any = None
@@ -166,6 +158,7 @@ class TriedImage:
 
 
 LONG: dict[str, Callable[[MeasuredStudy, Ask, Progress], Ask]] = {
-    "at_hand": _at_hand, "alike": _alike, "together": _together, "curve": _curve,
+    "at_hand": lambda study, ask, progress: {"recipe": LiveNetwork(study.ds).recipe.name},
+    "alike": _alike, "together": _together, "curve": _curve,
     "units_csv": partial(_csv, "units"), "cells_csv": partial(_csv, "cells"), "report": _report,
 }  # fmt: skip

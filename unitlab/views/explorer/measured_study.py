@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -29,14 +29,10 @@ NEEDED = [
 COUNTED = ("accuracy_drop", "overall_drop", "n_broken", "n_fixed", "n_images", "baseline_accuracy")
 DROPS = {"drop": "accuracy_drop", "low": "drop_low", "high": "drop_high"}
 OF_THE_CLASS = "accuracy_drop"  # on an axis of the units: the drop of the chosen class
-# beyond this many predictions, the tests and the cross-fitting take longer than a reader waits for a first picture
+# up to this many predictions, tests and cross-fitting take about a second, as long as a reader waits for a first picture
 QUICKLY_MEASURED = 4_000_000
 UNITS_AT_ONCE = 64
-
-
-def measures_of(ds: xr.Dataset) -> xr.Dataset:
-    """Damage, and the attributes where the study holds what they need."""
-    return measures(ds, damage_alone=True)
+measures_of = partial(measures, damage_alone=True)  # damage, and the attributes where the study holds what they need
 
 
 def counted_measures(ds: xr.Dataset) -> xr.Dataset:
@@ -56,12 +52,9 @@ def counted_measures(ds: xr.Dataset) -> xr.Dataset:
 
 
 class MeasuredStudy:
-    """A study's layer and ablation, and the measures of its units.
+    """A study's layer and ablation, and the measures of its units: counts at once, all of them when it is ``complete``.
 
-    ``complete`` says whether tests and cross-fitted drops are there (`finish`), or counts only, which are there at once.
-    ``held`` is what the page keeps of the study, names and what never changes; ``measured`` the measures of all units,
-    (measure, unit) as they are shown, and the drop of each unit's most damaged class. ``drops``, limits and q are (unit,
-    category), in points.
+    The page keeps what it has ``held``, names that never change, and ``measured``; ``drops`` are (unit, category), in points.
     """
 
     def __init__(self, ds: xr.Dataset, measures: xr.Dataset | None = None) -> None:
@@ -71,21 +64,17 @@ class MeasuredStudy:
         self.ds = ds
         self.layer, self.ablation = str(ds.attrs.get("layer", "")), str(ds.attrs.get("ablation", "zero"))
         self.units = ds["unit"].values.astype(int)
-        self.names = [str(name) for name in ds["category"].values]
+        self.names, self.ids = ([str(name) for name in ds[of].values] for of in ("category", "image"))
         self.class_position = class_positions(ds, ds["label"].values)
         self.before = class_positions(ds, ds["baseline_prediction"].values)
         self.top_image, self.top_activation = (
             ds[name].values if name in ds else None for name in ("top_image", "top_activation")
         )
+        self.is_quick = ds.sizes["unit"] * ds.sizes["image"] <= QUICKLY_MEASURED
         self._thresholds: dict[int, float] = {}
         self._threshold_said = ""
         self.awaiting: list[Callable[[Exception | None], None]] = []  # who is told when `measure_beside` has ended
         self._take(counted_measures(ds) if measures is None else measures, measures is not None)
-
-    @property
-    def is_quick(self) -> bool:
-        """Whether measuring takes about a second at most."""
-        return self.ds.sizes["unit"] * self.ds.sizes["image"] <= QUICKLY_MEASURED
 
     def finish(self, measures: xr.Dataset | None = None) -> None:
         """Take ``measures`` (those of `measures_of`; computed here where not given)."""
@@ -93,6 +82,7 @@ class MeasuredStudy:
 
     def _take(self, found: xr.Dataset, complete: bool) -> None:
         self.measures, self.complete = found, complete
+        self.default_y = "max_class_drop_crossfit" if complete else "max_class_drop"
         # a unit that damages no class has no most damaged one
         self.max_class = np.where(found["max_class_drop"].values > 0, found["max_class"].values, -1)
         self.drops = {name: 100 * found[variable].values for name, variable in DROPS.items()}
@@ -143,11 +133,6 @@ class MeasuredStudy:
         coming = row is not None and row.level in ("damage", "attributes") and row.dims == ("unit",)
         return not self.complete and coming and not name.endswith("_class")
 
-    @property
-    def default_y(self) -> str:
-        """The cross-fitted maximum as soon as it is known."""
-        return "max_class_drop_crossfit" if self.complete else "max_class_drop"
-
     def require_variable(self, name: str) -> None:
         """Refuse what is no variable over units; one that takes long to compute may come later."""
         if name not in self.variables and self.is_quick and not self.complete:
@@ -185,11 +170,6 @@ class MeasuredStudy:
             values, self._threshold_said = own_thresholds(self.ds, missing)
             self._thresholds.update(zip(missing, values.tolist(), strict=True))
         return np.array([self._thresholds[place] for place in places]), self._threshold_said
-
-    @cached_property
-    def ids(self) -> list[str]:
-        """Ids of the images."""
-        return [str(name) for name in self.ds["image"].values]
 
     def after(self, units: Any) -> Array:
         """(unit, image), or a part of it: the class that is predicted without the unit."""

@@ -19,10 +19,8 @@ _measured: WeakValueDictionary[Any, MeasuredStudy] = WeakValueDictionary()
 
 
 class OpenedStudy:
-    """The study of a name or path, or of a dataset, as ``given``; called ``name``, default as it calls itself.
-
-    ``layers`` gives the ablations of each layer that can be opened, ``first`` layer and ablation of what opens by itself.
-    """
+    """The study of a name or path, or of a dataset, as ``given``; called ``name``, default as it calls itself. It opens at
+    ``first``, a layer and ablation; ``layers`` gives the ablations of each layer."""
 
     def __init__(self, given: Any, name: str = "") -> None:
         if not isinstance(given, xr.Dataset | str | Path):
@@ -40,16 +38,11 @@ class OpenedStudy:
         # what `unitlab.load` takes for the other layers
         self.opened_as: Any = None if self.path is None else ds.encoding.get("opened_as", self.path)
         self.name = name or str(ds.attrs.get("name", "study"))
-        if self.name in stored_studies() and self.name not in (name, self.opened_as) and not self._is_at(path_of(self.name)):
+        known = self.name in stored_studies() and self.name not in (name, self.opened_as)
+        if known and (self.path is None or Path(self.path).resolve() != Path(path_of(self.name)).resolve()):
             self.name = f"{self.name} (this one)"
         self._kept: dict[tuple[str, str], MeasuredStudy] = {}
         self._keep(ds)
-
-    def _is_at(self, path: str | Path) -> bool:
-        try:
-            return self.path is not None and Path(self.path).samefile(path)
-        except OSError:
-            return False
 
     def _keep(self, ds: xr.Dataset) -> MeasuredStudy:
         """The measured study of a dataset, the one that another explorer holds where it is the same."""

@@ -31,11 +31,16 @@ def snapshot(study: MeasuredStudy, explorer: Any) -> str:
     draw.font = ImageFont.load_default(24)
     _units(draw, study, explorer)
     _classes(draw, study, study.position(explorer.unit))
+    try:
+        top = answered(study, {"kind": "top", "unit": explorer.unit, "most": WIDEST})
+    except (UnitlabError, OSError):
+        top = {}
+    names = ", ".join(study.names[tile["k"]] for tile in top.get("tiles", ()))
     figures.quantize(64, Image.Quantize.FASTOCTREE).save(held, "PNG")
     parts = [
         f"<p>{escape(str(finding(study, explorer.unit)))}</p>",
         _picture(words, f' width="{WIDTH // 2}"', "png", held.getvalue()),
-        _images(study, explorer.unit),
+        _picture(f"its top images: {names}", "", "jpeg", top["sheet"].tobytes()) if "sheet" in top else "",
         f"<p>A picture of <code>{escape(explorer.code())}</code>: run it to explore.</p>",
     ]
     return f'<div class="ul-snapshot">{"".join(parts)}</div>'
@@ -44,16 +49,6 @@ def snapshot(study: MeasuredStudy, explorer: Any) -> str:
 def _picture(words: str, size: str, kind: str, content: bytes) -> str:
     packed = base64.b64encode(content).decode()
     return f'<p><img alt="{escape(words)}"{size} src="data:image/{kind};base64,{packed}"></p>'
-
-
-def _images(study: MeasuredStudy, unit: int) -> str:
-    """The unit's top images in one sheet."""
-    try:
-        found = answered(study, {"kind": "top", "unit": unit, "most": WIDEST})
-    except (UnitlabError, OSError):
-        return ""
-    names = ", ".join(study.names[tile["k"]] for tile in found.get("tiles", ()))
-    return _picture(f"its top images: {names}", "", "jpeg", found["sheet"].tobytes()) if "sheet" in found else ""
 
 
 def _text(draw: ImageDraw.ImageDraw, x: float, y: float, words: str, anchor: str = "lm") -> None:

@@ -2,20 +2,14 @@
 const MOST_UNITS = 10;
 
 function categoryTab(app, again) {
-  const { state, source } = app, curves = new Map(), work = workView(app), key = () => source.study.key + state.category;
-  const compute = button("Compute the curve", async () => {
-    const mine = key();
-    compute.hidden = true;
-    const answer = await work.run("Silencing units …", "curve", { category: state.category });
-    if (answer) curves.set(mine, answer);
-    again();
-  }, { class: "ul-compute-curve" });
+  const { state, source } = app, key = () => source.study.key + state.category;
+  const ask = () => ["Silencing units …", "curve", { category: state.category }];
+  const work = keptWork(app, again, key, ask, "Compute the curve", { class: "ul-compute-curve" });
 
   function curve() {
-    const known = curves.get(key()), waits = !known && work.holder.hidden;
-    compute.hidden = !waits;
-    if (waits) app.atHand().then(missing => { if (missing) { compute.hidden = true; work.fail(missing); } });
-    return [h.h3("Its accuracy while its most important units are silenced, one after the other"), compute, work.holder,
+    const known = work.found();
+    work.offer();
+    return [h.h3("Its accuracy while its most important units are silenced, one after the other"), work.start, work.holder,
       work.said, known ? drawCurve(known) : note("Runs the network: the units are ranked by their drop on one half of the ",
         "images, silenced and measured on the other.")];
   }

@@ -29,8 +29,8 @@ const controls = (...parts) => h.div({ class: "ul-controls" }, ...parts);
 const sentence = (...words) => h.p({ class: "ul-sentence" }, ...words);
 const note = (...words) => h.p({ class: "ul-note" }, ...words);
 // what keys do: `ways` says what each stands for
-const keyed = (ways, call) => event => {
-  const way = !event.altKey && ways[event.key];
+const keyed = (ways, call, alt = false) => event => {
+  const way = event.altKey === alt && ways[event.key];
   if (!way) return;
   event.preventDefault();
   call(way, event);

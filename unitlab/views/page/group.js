@@ -15,57 +15,25 @@ function unitsIn(words, { place }) {
   return [...out];
 }
 
-function groupTab(app, _, panel) {
-  const { state, set, source } = app, known = new Map(), before = [], work = workView(app), fresh = newest();
-  const placeholder = "lasso points above, or type 3, 5, 10-20", result = h.div();
-  const field = h.input({ class: "ul-group-units", placeholder, size: 38, onchange: read });
-  const add = button("", () => set({ group: toggled(state.group, state.unit) }));
-  // what is undone is no step by itself
-  const undo = button("Undo", () => { set({ group: before.pop() }); before.pop(); draw(); });
-  const clear = button("Clear", () => set({ group: [] }));
-  const measure = button("Silence them together", run, { title: "run the network with all units of the group silenced" });
-  panel.append(controls(h.label("Units ", field), add, undo, clear, measure, work.holder), result);
-
+function groupTab(app, again) {
+  const { state, set, source } = app, before = [], placeholder = "lasso points above, or type 3, 5, 10-20";
   const key = () => source.study.key + [...state.group].sort((a, b) => a - b).join();
+  const ask = () => [`Silencing ${count(state.group.length, "unit")} together …`, "together", { units: [...state.group] }];
+  const title = "run the network with all units of the group silenced";
+  const lacking = "What they cost together, the study does not hold. ";
+  const work = keptWork(app, again, key, ask, "Silence them together", { title }, lacking);
+  const field = h.input({ class: "ul-group-units", placeholder, size: 38, onchange: read });
+  let last = state.group;
+  app.on(["group"], () => { before.push(last); last = state.group; work.stop(); work.clear(); });
+  app.on(["held"], () => { before.length = 0; last = state.group; });
+
   function read() {
     work.clear();
     try { set({ group: unitsIn(field.value, source.study) }); } catch (error) { work.fail(error); }
     field.value = state.group.join(", ");
   }
-  async function run() {
-    const mine = key(), units = [...state.group];
-    measure.hidden = true;
-    const answer = await work.run(`Silencing ${count(units.length, "unit")} together …`, "together", { units });
-    if (answer) known.set(mine, answer);
-    if (key() === mine) answer ? draw() : measure.hidden = false;
-  }
-  async function draw() {
-    const group = state.group, { study } = source, number = group.length, one = number === 1;
-    field.value = group.join(", ");
-    add.textContent = `${group.includes(state.unit) ? "Remove" : "Add"} unit ${state.unit}`;
-    undo.disabled = !before.length;
-    clear.disabled = !number;
-    if (work.holder.hidden) measure.hidden = true;
-    const rows = await fresh(Promise.all(group.map(unit => source.row("unit", { unit }))));
-    const none = "The group is empty: lasso points above, add the open unit, or type numbers.";
-    if (!number) return fill(result, sentence(none), work.said);
-    const summed = study.classes.map((_, k) => rows.reduce((sum, row) => sum + row.drop[k], 0)), joint = known.get(key());
-    const overall = group.reduce((sum, unit) => sum + app.valueOf("overall_drop", unit), 0);
-    const line = `unitlab.ablate_groups(model, images, ${JSON.stringify(study.layer)}, [units])`;
-    fill(result, sentence(`One at a time, ${one ? `unit ${group[0]} costs` : `the ${number} units cost`} `,
-      h.b(text(overall)), ` points of overall accuracy${one ? "" : " in sum"}`,
-      joint && ["; silenced together ", h.b(text(joint.overall))],
-      joint ? ` (${count(joint.lost, "image")} lost, ${whole(joint.won)} won).` : "."),
-    work.said, classes(summed, joint), note(joint
-      ? "Upper bar: the single drops in sum; lower bar: all of them together, filled where q ≤ 0.05."
-      : "Bars: the single drops in sum. What the units cost together is not known yet."),
-    codeBlock(`units = [${group.join(", ")}]\n${line}`));
-    if (joint || !work.holder.hidden) return;
-    if (one) return study.complete && run();
-    const missing = await app.atHand();
-    if (missing) work.fail({ ...missing, message: `What they cost together, the study does not hold. ${missing.message}` });
-    else measure.hidden = known.has(key());
-  }
+  // what is undone is no step by itself
+  const undo = () => { set({ group: before.pop() ?? [] }); before.pop(); };
   function classes(summed, joint) {
     const { study } = source, by = joint ? joint.drop : summed, k = study.classPlace.get(state.category);
     const order = descending(by).slice(0, MOST_CLASSES);
@@ -78,9 +46,29 @@ function groupTab(app, _, panel) {
       cells: [text(summed[at]), ...(joint ? [saidOf(joint, at)] : [])],
     })), { heads });
   }
-  let last = state.group;
-  app.on(["group"], () => { before.push(last); last = state.group; work.stop(); work.clear(); });
-  app.on(["held"], () => { before.length = 0; last = state.group; });
-  return draw;
+  return async () => {
+    const { group, unit: open } = state, { study } = source, number = group.length, one = number === 1;
+    field.value = group.join(", ");
+    if (number > 1) work.offer();
+    else if (one && study.complete && !work.found() && work.holder.hidden) work.run();
+    const rows = await Promise.all(group.map(unit => source.row("unit", { unit }))), joint = work.found();
+    const bar = controls(h.label("Units ", field),
+      button(`${group.includes(open) ? "Remove" : "Add"} unit ${open}`, () => set({ group: toggled(state.group, open) })),
+      button("Undo", undo, { disabled: !before.length }), button("Clear", () => set({ group: [] }), { disabled: !number }),
+      number > 1 && work.start, work.holder);
+    const none = "The group is empty: lasso points above, add the open unit, or type numbers.";
+    if (!number) return [bar, sentence(none), work.said];
+    const summed = study.classes.map((_, k) => rows.reduce((sum, row) => sum + row.drop[k], 0));
+    const overall = group.reduce((sum, unit) => sum + app.valueOf("overall_drop", unit), 0);
+    const line = `unitlab.ablate_groups(model, images, ${JSON.stringify(study.layer)}, [units])`;
+    return [bar, sentence(`One at a time, ${one ? `unit ${group[0]} costs` : `the ${number} units cost`} `,
+      h.b(text(overall)), ` points of overall accuracy${one ? "" : " in sum"}`,
+      joint && ["; silenced together ", h.b(text(joint.overall))],
+      joint ? ` (${count(joint.lost, "image")} lost, ${whole(joint.won)} won).` : "."),
+    work.said, classes(summed, joint), note(joint
+      ? "Upper bar: the single drops in sum; lower bar: all of them together, filled where q ≤ 0.05."
+      : "Bars: the single drops in sum. What the units cost together is not known yet."),
+    codeBlock(`units = [${group.join(", ")}]\n${line}`)];
+  };
 }
 groupTab.keys = ["group", "measured", "category", "unit", "held"];

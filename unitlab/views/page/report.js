@@ -5,7 +5,6 @@ new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gz
   const columns = [...USUAL_COLUMNS, ...MORE_COLUMNS].filter(name => ["unit", "worst"].includes(name) || study.measure[name]);
   const addressed = () => study.units.find(unit => location.hash === `#unit-${unit}`);
   const app = linkedViews(root, source, { ...data.place, unit: addressed() ?? study.units[data.first], columns }, 15);
-  app.hash = true;
   document.getElementById("every-unit").remove();
   app.on(["unit"], () => { location.hash = `#unit-${app.state.unit}`; });
   addEventListener("hashchange", () => app.set({ unit: addressed() ?? app.state.unit }));

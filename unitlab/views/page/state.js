@@ -43,10 +43,6 @@ function historyView(app) {
   });
   listen("backward", () => move(-1));
   listen("forward", () => move(1));
-  root.addEventListener("keydown", event => {
-    const by = event.altKey && !app.hash && { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (!by) return;
-    event.preventDefault();
-    move(by);
-  });
+  // a report leaves these keys to the browser, whose address says what is open
+  if (app.source.live) root.addEventListener("keydown", keyed({ ArrowLeft: -1, ArrowRight: 1 }, move, true));
 }

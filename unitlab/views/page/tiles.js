@@ -43,6 +43,25 @@ function workView(app) {
   }
   return { holder, said, run, fail, stop, clear: () => show("") };
 }
+// such work of which results are kept: its button is there where none is known and the network is at hand
+function keptWork(app, again, key, asked, label, attributes, lacking = "") {
+  const work = workView(app), known = new Map(), start = button(label, run, attributes);
+  async function run() {
+    const mine = key();
+    start.hidden = true;
+    const answer = await work.run(...asked());
+    if (answer) known.set(mine, answer);
+    answer || key() !== mine ? again() : offer();
+  }
+  async function offer() {
+    start.hidden = true;
+    if (known.has(key()) || !work.holder.hidden) return;
+    const missing = await app.atHand();
+    if (missing) work.fail({ ...missing, message: lacking + missing.message });
+    else start.hidden = known.has(key());
+  }
+  return { ...work, run, offer, start, found: () => known.get(key()) };
+}
 function codeBlock(words) {
   const code = h.code({ class: "ul-code" }, words);
   return h.div({ class: "ul-code-block" }, code, button("Copy", ({ target }) => {

@@ -32,10 +32,11 @@ function explorer(model, root) {
     if (!other) for (const name of PLACE) delete chosen[name];
     const emptied = other ? { held: state.held + 1, filter: "", kept: null, row: null, top: null, byClass: null } : {};
     set({ ...chosen, ...emptied, measured: state.measured + (other || more) });
-    places();
-    said();
+    app.offer("study", held.studies);
+    app.offer("layer", Object.keys(held.layers));
+    app.offer("ablation", held.layers[state.layer] ?? [state.ablation]);
+    if (!gone) app.say(...model.get("_said"));
   }
-  const said = () => gone || app.say(...model.get("_said"));
   model.on("change", hear);
   model.on("change:_tried", () => set({ tried: model.get("_tried"), tab: TRY, picture: null }));
   source.lost = () => {
@@ -53,13 +54,6 @@ function explorer(model, root) {
   app.opensImage = (id, picture) =>
     ({ "data-image": id, tabindex: 0, role: "button", ...pressed(() => set({ picture, tab: TRY })) });
 
-  function places() {
-    const { studies, layers } = model.get("_held");
-    app.offer("study", studies);
-    app.offer("layer", Object.keys(layers));
-    app.offer("ablation", layers[state.layer] ?? [state.ablation]);
-  }
-  on(["held", ...PLACE], places);
   on(["line", "x", "y", "category", "measured"], () =>
     state.line ? app.load("fit", "fit", { x: state.x, y: state.y, category: state.category }) : set({ fit: null }));
   on(["category"], () => { $("top-of").querySelector("[value=class]").disabled = !state.category; });
@@ -70,7 +64,7 @@ function explorer(model, root) {
   on(["held"], () => set({ picture: null }));
   tabsView(app, TABS);
   app.start();
-  said();
+  hear();
   return () => { model.off("change", hear); source.close(); };
 }
 

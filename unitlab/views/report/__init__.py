@@ -127,6 +127,10 @@ def page(
     style, template = (resources.files(__name__).joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "html"))
     style, code = text_of("page.css") + text_of("explorer.css") + style, script("report")
     finding = escape("".join(data["units"][first]["answer"]["finding"]))
+    definitions = [
+        f"<dt>{escape(title)} <code>{escape(name)}</code></dt><dd>{escape(text)}</dd>"
+        for name, title, text in answered(study, {"kind": "definitions"})["rows"]
+    ]
     title = [str(ds.attrs[name]) for name in ("name", "layer") if ds.attrs.get(name)]
     return Template(template).substitute(
         title=escape(" · ".join([*title, f"{study.ablation} ablation"])),
@@ -140,36 +144,31 @@ def page(
         data=_base64(gzip.compress(json.dumps(data, allow_nan=False).encode(), mtime=0)),
         views=Template(text_of("views.html")).substitute(finding=finding),
         rows=_table_rows(study),
-        definitions=_definitions(study),
+        definitions="\n".join(definitions),
         provenance=_provenance(ds, known),
     )
 
 
 def _content(study: MeasuredStudy, progress: Callable[[int, int], None]) -> dict[str, Any]:
-    """What the page's script reads: what an explorer's kernel would tell of the study and answer of each unit."""
-    data: dict[str, Any] = {"units": [], "tops": [], **_images(study)}
+    """What the page's script reads: what an explorer's kernel would tell of the study and answer of each unit, and what two
+    units are compared by, classes and ids of the images and those that each unit loses and wins."""
+    data: dict[str, Any] = {"units": [], "tops": [], "changed": []}
     for done, unit in enumerate(study.units.tolist(), 1):
         for name, ask in (("units", {"kind": "unit"}), ("tops", {"kind": "top", "most": WIDEST})):
             answer, buffers = packed(answered(study, ask | {"unit": unit}), hundredths=name == "units")
             data[name].append({"answer": answer, "buffers": [_base64(buffer) for buffer in buffers]})
+        lost, won = study.changed(study.after(done - 1))
+        data["changed"].append({"lost": np.flatnonzero(lost).tolist(), "won": np.flatnonzero(won).tolist()})
         progress(done, len(study.units))
     measured = {name: _base64(value) if isinstance(value, bytes) else value for name, value in study.measured.items()}
-    return {"held": study.held, "measured": measured, **data}
+    z = None if "cluster" in study.ds else NormalDist().inv_cdf((1 + study.measures.attrs.get("level", LEVEL)) / 2)
+    where = {"study": str(study.ds.attrs.get("name", "study")), "layer": study.layer, "ablation": study.ablation}
+    images = {"label": study.class_position.tolist(), "ids": study.ids}
+    return {"held": study.held, "measured": measured, "z": z, "place": where, **images, **data}
 
 
 def _base64(content: bytes) -> str:
     return base64.b64encode(content).decode()
-
-
-def _images(study: MeasuredStudy) -> dict[str, Any]:
-    """What two units are compared by: classes and ids of the images, and those that each unit loses and wins."""
-    changed = []
-    for place in range(len(study.units)):
-        lost, won = study.changed(study.after(place))
-        changed.append({"lost": np.flatnonzero(lost).tolist(), "won": np.flatnonzero(won).tolist()})
-    z = None if "cluster" in study.ds else NormalDist().inv_cdf((1 + study.measures.attrs.get("level", LEVEL)) / 2)
-    where = {"study": str(study.ds.attrs.get("name", "study")), "layer": study.layer, "ablation": study.ablation}
-    return {"label": study.class_position.tolist(), "ids": study.ids, "changed": changed, "z": z, "place": where}
 
 
 def _lead(ds: xr.Dataset, known: xr.Dataset) -> str:
@@ -204,14 +203,6 @@ def _table_rows(study: MeasuredStudy) -> str:
         ]
         rows.append(f'<tr id="unit-{unit}">{"".join(cells)}</tr>')
     return "\n".join(rows)
-
-
-def _definitions(study: MeasuredStudy) -> str:
-    """Every number of the page and what it means."""
-    rows = answered(study, {"kind": "definitions"})["rows"]
-    return "\n".join(
-        f"<dt>{escape(title)} <code>{escape(name)}</code></dt><dd>{escape(text)}</dd>" for name, title, text in rows
-    )
 
 
 def _provenance(ds: xr.Dataset, known: xr.Dataset) -> str:
