@@ -22,11 +22,11 @@ function classesView(app) {
   function draw() {
     const { study } = source, row = state.row, shown = pages.part(order, PER_PAGE);
     const open = study.classPlace.get(state.category), gap = order.length > PER_PAGE && !pages.at && MOST_DAMAGED;
-    // no change is no help
+    // no change is no help, and no damage
     const start = pages.at * PER_PAGE - MOST_HELPED, last = row.drop[shown.at(-1)] < 0 ? "most helped" : "least damaged";
     pages.where.textContent = order.length <= PER_PAGE ? `all ${order.length}`
       : pages.at ? `${start + 1}–${start + shown.length} of ${order.length}`
-        : `${MOST_DAMAGED} most damaged, ${MOST_HELPED} ${last}`;
+        : `${MOST_DAMAGED} ${row.drop[shown[MOST_DAMAGED - 1]] > 0 ? "most damaged" : "largest drops"}, ${MOST_HELPED} ${last}`;
     const rows = shown.map((k, at) => bar(k, row, k === open, at === gap)), scale = scaleOf(rows), { from, to } = scale;
     const marks = ticks(from, to === from ? from + 1 : to, 4);
     fill($("axis"), marks.map(t => mark(scale.at(t), 16, brief(t), "middle")));
