@@ -381,9 +381,9 @@ def test_a_worker_writes_only_into_its_own_sweep(tmp_path: Path) -> None:
 def see_gpus(stack: contextlib.ExitStack, *names: str) -> None:
     """Until the stack is closed, let this process believe that it sees GPUs; what is computed there, it computes as before."""
 
-    def plan_sweep(model: nn.Module, source: ImageSource, request: SweepRequest, device: str) -> planning.SweepPlan:
+    def plan_sweep(model: nn.Module, source: ImageSource, request: SweepRequest, device: torch.device) -> planning.SweepPlan:
         plan = planning.plan_sweep(model, source, request, "cpu")
-        plan.fingerprint["device"] = device.partition(":")[0]
+        plan.fingerprint["device"] = device.type
         return plan
 
     stack.enter_context(patch.object(torch.cuda, "is_available", lambda: bool(names)))
