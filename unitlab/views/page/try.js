@@ -94,8 +94,9 @@ function tryTab(app, _, panel) {
     const changed = found.units.filter(([, after]) => (after === found.label) !== right), verb = right ? "lose" : "win";
     const one = ([unit, after]) =>
       [button(`${unit} → ${shortened(classes[after], 20)}`, () => set({ unit }), { "data-loser": unit }), " "];
+    const end = changed.length ? ":" : "";
     fill(loses, `${found.image}, ${classes[found.label]}, is predicted ${before} before; `
-      + `${count(changed.length, "unit")} of ${units.length} ${verb} it when silenced: `, changed.slice(0, 60).map(one));
+      + `${count(changed.length, "unit")} of ${units.length} ${verb} it when silenced${end} `, changed.slice(0, 60).map(one));
     return found.image;
   }
   return async changed => {

@@ -176,7 +176,7 @@ def _lead(ds: xr.Dataset, known: xr.Dataset) -> str:
     attrs = ds.attrs
     network, images = (f" of {attrs[name]}" if attrs.get(name) else "" for name in ("network", "images"))
     accuracy = attrs.get("baseline_overall_accuracy")
-    right = "" if accuracy is None else f" The network is right on {float(accuracy):.1%} of them."
+    right = "" if accuracy is None else f" The network is right on {100 * float(accuracy):.1f} % of them."
     return (
         f"Each of the {known.sizes['unit']:,} units of {attrs.get('layer', 'the layer')}{network} was silenced in turn "
         f"({attrs.get('ablation', 'zero')} ablation), and the accuracy of each of {ds.sizes['category']:,} classes measured "
