@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 import unitlab
 from unitlab import UnitlabError
-from unitlab.compute.images.source import transform_text
+from unitlab.compute.images.transforms import transform_text
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 6, 7, 3), dtype=np.uint8)
 

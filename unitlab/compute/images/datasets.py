@@ -31,7 +31,8 @@ from unitlab.compute.images.folders import (
 )
 from unitlab.compute.images.pictures import READING, damage, decoding_failure, picture_file
 from unitlab.compute.images.reading import LoaderWorkers, loader_workers, read_ahead, read_by_workers
-from unitlab.compute.images.source import MOST_NAMED, ImageSource, UnreadableFile, refuse_random, transform_text
+from unitlab.compute.images.source import MOST_NAMED, ImageSource, UnreadableFile
+from unitlab.compute.images.transforms import refuse_random, transform_text
 from unitlab.errors import UnitlabError, nearest_names
 
 Transform = Callable[[Any], Tensor] | None

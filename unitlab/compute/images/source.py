@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import multiprocessing
-import re
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from unitlab.compute.images.decoded import DecodedImages, DeviceTransform
 from unitlab.compute.images.pictures import in_8_bits, upright, values
@@ -29,11 +28,6 @@ MOST_NAMED = 20
 AHEAD_BYTES = 256 << 20  # of images, with their thumbnails, that are read before they are asked for
 REMEDY = "replace or remove them, or leave them out by unitlab.images(..., unreadable='skip')"
 log = logging.getLogger("unitlab")
-# torchvision's transforms that draw something and do not say so in the first word of their name
-DRAWING = {
-    "AugMix", "AutoAugment", "ColorJitter", "CutMix", "ElasticTransform", "GaussianBlur", "GaussianNoise", "MixUp",
-    "RandAugment", "ScaleJitter", "TrivialAugmentWide",
-}  # fmt: skip
 
 
 class UnreadableFile(UnitlabError):
@@ -383,24 +377,3 @@ def _some(names: Sequence[str]) -> str:
 
 def _read_at(read: Callable[[int], Any], at: np.ndarray, position: int) -> Any:
     return read(int(at[position]))
-
-
-def refuse_random(transform: Any) -> None:
-    """Refuse augmentation, also inside a composed transform: the same image must give the same tensor."""
-    if transform is None:
-        return
-    kind = type(transform).__name__
-    if kind.startswith("Random") or kind in DRAWING:
-        raise UnitlabError(
-            f"the transform holds {kind}, which changes from call to call; give the transform used for evaluation"
-        )
-    inner = getattr(transform, "transforms", None)
-    if isinstance(transform, nn.Sequential):
-        inner = list(transform)
-    for part in inner if isinstance(inner, list | tuple) else ():
-        refuse_random(part)
-
-
-def transform_text(transform: Any) -> str:
-    """A text that is the same from process to process: without the addresses of functions."""
-    return "none" if transform is None else re.sub(r" at 0x[0-9a-fA-F]+", "", repr(transform))

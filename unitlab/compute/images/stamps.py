@@ -17,7 +17,8 @@ from torch import Tensor
 from torchvision.models import ResNet18_Weights
 from torchvision.transforms import CenterCrop, Resize
 
-from unitlab.compute.images.source import ImageSource, UnreadableFile, transform_text
+from unitlab.compute.images.source import ImageSource, UnreadableFile
+from unitlab.compute.images.transforms import transform_text
 from unitlab.errors import UnitlabError
 
 PACKAGE, INSIDE = "tuxpaint-stamps-default", Path("usr/share/tuxpaint/stamps")
