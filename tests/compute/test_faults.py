@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from unitlab import UnitlabError
 from unitlab.compute.engine.network import Network
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep import plan as planning
+from unitlab.compute.sweep.progress import interrupt_after_shard
 
 
 def source(count: int = 40) -> ImageSource:
@@ -160,3 +163,21 @@ def test_nan_weights_are_refused() -> None:
         model.conv1.weight[0] = float("nan")
     with pytest.raises(UnitlabError, match=r"NaN|finite"):
         unitlab.ablate(model, source(), "conv2", progress=False, device="cpu")
+
+
+def test_a_second_ctrl_c_is_not_lost_where_python_ignores_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Released:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with interrupt_after_shard(kept=True) as request:
+            signal.raise_signal(signal.SIGINT)
+            request.heed_repeated()
+            Released()
+            with pytest.raises(KeyboardInterrupt):
+                request.heed_repeated()
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -216,6 +216,7 @@ class WorkerPool:
                     take(index, result)
                     bar.update(plan.images_in([index]))
                 bar.refresh()
+                stop.heed_repeated()
                 workers = self._running()
                 # a result that is here already is not computed again should its worker die now
                 ended = {(index := begun.pop(future)): _result(future, plan, index) for future in self._ended(list(begun))}

@@ -54,14 +54,19 @@ def say(text: str, shown: bool) -> None:
 
 
 class InterruptRequest:
-    """Whether Ctrl-C was pressed."""
+    """Whether Ctrl-C was pressed, and whether it was pressed again."""
 
     def __init__(self) -> None:
-        self.made = False
+        self.made = self.repeated = False
 
     def heed(self) -> None:
         """Stop here where Ctrl-C was pressed."""
         if self.made:
+            raise KeyboardInterrupt
+
+    def heed_repeated(self) -> None:
+        """Stop here where it was pressed again and Python lost that, as it loses what is raised within a ``__del__``."""
+        if self.repeated:
             raise KeyboardInterrupt
 
 
@@ -80,7 +85,10 @@ def interrupt_after_shard(kept: bool) -> Iterator[InterruptRequest]:
         return
 
     def note(*_: object) -> None:
-        signal.signal(signal.SIGINT, handler)
+        if request.made:
+            signal.signal(signal.SIGINT, handler)
+            request.repeated = True
+            raise KeyboardInterrupt
         request.made = True
         with contextlib.suppress(RuntimeError):  # where the signal came in the middle of a write to the same stream
             log.warning("Ctrl-C: what is being computed is finished and kept, then it stops; Ctrl-C again stops at once")
