@@ -38,7 +38,8 @@ function groupTab(app, again) {
     const { study } = source, by = joint ? joint.drop : summed, k = study.classPlace.get(state.category);
     const order = descending(by).slice(0, MOST_CLASSES);
     if (k !== undefined && finite(by[k]) && !order.includes(k)) order.push(k);
-    const heads = ["most damaged classes (images)", "", "single drops in sum, points", ...(joint ? ["together, points (95 %)"] : [])];
+    const together = joint ? ["together, points (95 %)"] : [];
+    const heads = ["most damaged classes (images)", "", "single drops in sum, points", ...together];
     return barTable("ul-group-table", order.map((at, row) => ({
       ...app.opensClass(study.classes[at]), tabindex: row ? -1 : 0,
       name: [h.bdi(study.classes[at]), h.small(` (${study.n[at]})`)], words: `${text(summed[at])} points in sum`,
