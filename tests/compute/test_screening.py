@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 import xarray as xr
 from scipy.special import ndtr
 from small_networks import CLASSES, FunctionalReLU
@@ -20,6 +21,7 @@ import unitlab
 from unitlab import UnitlabError, plots
 from unitlab.analysis.rankings import ranking
 from unitlab.cli import main
+from unitlab.compute import sampled_units
 from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.files.recipe_files import RecipeFiles
 from unitlab.compute.images.source import ImageSource
@@ -416,3 +418,38 @@ def test_nothing_of_a_rule_is_left_to_chance() -> None:
     assert Rule(96, 0.1).score == 1.0
     kept = screening.rules_to_arrays({"a": Rule(96, 0.1), "b": Rule()})
     assert screening.rules_from_arrays(kept) == {"a": Rule(96, 0.1), "b": Rule()}
+
+
+def test_a_rule_may_evaluate_nothing() -> None:
+    """Its threshold is beyond all bins, which are bytes."""
+    layer, seed = _layer_and_seed()
+    choose = PairChoice(layer, seed, 1, Rule(BINS, 0.0), np.arange(3))
+    live = torch.ones(len(layer.units), 3, dtype=torch.bool)
+    assert not choose(live, torch.full(live.shape, torch.inf)).any()
+
+
+def test_a_few_units_tell_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a network shaped like ResNet50; with all units of one layer, what the pairs of all of them show."""
+    torch.manual_seed(0)
+    resnet = torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 1], num_classes=CLASSES).eval()
+    data = TensorDataset(torch.randn(12, 3, 64, 64), torch.arange(12) % CLASSES)
+    monkeypatch.setattr(sampled_units, "LONG", 0.0)
+    monkeypatch.setattr(sampled_units, "MOST_SAMPLED", 2)
+    found = unitlab.estimate(resnet, data, "all", screen=0.1, device="cpu", progress=False)
+    screened = [layer for layer in found.layers if "screened: guessed" in layer.strategy]
+    assert len(found.layers) == 17 and len(screened) >= 15 and found.seconds > 0 and found.disk_finished > 0
+    assert found.guessed in str(found) and re.match(r"guessed: times of pairs from [12] units? of each", found.guessed)
+
+    monkeypatch.setattr(sampled_units, "FEW_UNITS", 0)
+    monkeypatch.setattr(sampled_units, "MOST_SAMPLED", 1000)
+    images = source(200)
+    with exact_float32():
+        whole = plan_sweep(network(), images, SweepRequest("conv1", screen=SCREEN), "cpu")
+        batch = next(iter(images.stream([range(200)], thumbnails=True)))
+        units = sampled_units.sampled_units(whole, images, whole.replacements(None, 200), batch)
+        assert units is not None
+        monkeypatch.setattr(passes, "PILOT", Rule())
+        counts = passes.counts_of(whole, images, whole.replacements(None, 200), np.arange(200), lambda _: None)["conv1"]
+    assert units.flips == Rule().seen(counts)[1].sum() and units.images == 200
+    rule = calibrated(counts[0], Rule().seen(counts), SCREEN, 1)
+    assert units.shares["conv1"] == pytest.approx(1.0 if rule.exact else rule.evaluated(counts))

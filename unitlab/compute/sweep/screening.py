@@ -104,7 +104,7 @@ class PairChoice:
 
     def __call__(self, live: Tensor, score: Tensor) -> Tensor:
         bins = bins_of(score)
-        above, drawn = bins >= self.rule.threshold, on_device(self.drawn, bins.device)
+        above, drawn = bins.short() >= self.rule.threshold, on_device(self.drawn, bins.device)
         self.kept = torch.where(~live | above, CERTAIN, torch.where(drawn, SAMPLED, NOT_EVALUATED)).to(torch.uint8)
         if self.known is not None:
             known = on_device(self.known, bins.device)
