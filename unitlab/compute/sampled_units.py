@@ -18,7 +18,7 @@ from unitlab.compute.images.source import ImageBatch, ImageSource
 from unitlab.compute.sweep.layer_plan import LayerPlan
 from unitlab.compute.sweep.passes import PILOT, replacements_of
 from unitlab.compute.sweep.plan import SweepPlan, engine_of
-from unitlab.compute.sweep.screening import BINS, PAIRS, PairChoice, Rule, calibrated
+from unitlab.compute.sweep.screening import BINS, FEWEST_FLIPS, PAIRS, PairChoice, Rule, calibrated
 from unitlab.compute.sweep.shards import ShardComputation, ShardResult, ShardSums
 
 FEW_UNITS = 256  # of fewer all are tried
@@ -55,10 +55,11 @@ class SampledUnits:
     result: ShardResult
 
     def __str__(self) -> str:
+        few = "" if self.flips >= FEWEST_FLIPS else ": too few, so that every pair is taken for evaluated"
         return (
             f"guessed: times of pairs from {self.units} unit{'s' if self.units > 1 else ''} of each screened layer on "
             f"{self.images} images; shares from the scores of all units and the {self.flips:,} changed predictions of those, "
-            "as if a score meant the same in every layer"
+            f"as if a score meant the same in every layer{few}"
         )
 
 
