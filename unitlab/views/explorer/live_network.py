@@ -124,7 +124,7 @@ class LiveNetwork:
         """The recipe's files."""
         from unitlab.compute.files.recipe_files import RecipeFiles
 
-        return RecipeFiles(self.recipe, network_only=not self.has_images)
+        return RecipeFiles(self.recipe, network_only=not self.has_images, decode=self.ds.attrs.get("decode"))
 
     def images(self) -> Any:
         """The study's images."""
