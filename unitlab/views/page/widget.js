@@ -46,11 +46,11 @@ function explorer(model, root) {
   };
   // whether the network is at hand; what is missing, if not
   app.atHand = () => hands ??= source.work("at_hand", {}).then(() => null, error => error);
-  // what the reader may open next
-  app.ahead = (...units) => units.filter(finite).forEach(unit => {
+  // what the reader may open next, asked for when all is drawn
+  app.ahead = (...units) => setTimeout(() => units.filter(finite).forEach(unit => {
     source.row("unit", { unit });
     source.row("top", app.topAsk(unit));
-  });
+  }));
   app.opensImage = (id, picture) =>
     ({ "data-image": id, tabindex: 0, role: "button", ...pressed(() => set({ picture, tab: TRY })) });
 
