@@ -48,11 +48,8 @@ class LiveNetwork:
     def __init__(self, ds: xr.Dataset, *, images: bool = True) -> None:
         self.ds, self.layer = ds, str(ds.attrs.get("layer", ""))
         if "basis" in ds:
-            raise NotAtHand(
-                "The study silences directions, and what could be run from here silences channels, which is something else; "
-                "this silences any directions, each alone:",
-                f"unitlab.ablate(model, images, {self.layer!r}, directions=directions)",
-            )
+            helps = f"unitlab.ablate(model, images, {self.layer!r}, directions=directions)"
+            raise NotAtHand("The study silences directions, and from here channels would be; this silences directions:", helps)
         if importlib.util.find_spec("torch") is None or importlib.util.find_spec("torchvision") is None:
             raise NotAtHand("The network needs torch and torchvision, which are not installed.", "pip install '.[compute]'")
         name, source = (str(ds.attrs.get(attr, "")) for attr in ("recipe", "weights_source"))
