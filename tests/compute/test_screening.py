@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 import xarray as xr
+from scipy.special import ndtr
 from small_networks import CLASSES, FunctionalReLU
 from torch.utils.data import TensorDataset
 
@@ -19,6 +21,7 @@ import unitlab
 from unitlab import UnitlabError, plots
 from unitlab.analysis.rankings import ranking
 from unitlab.cli import main
+from unitlab.compute import sampled_units
 from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.files.recipe_files import RecipeFiles
 from unitlab.compute.images.source import ImageSource
@@ -159,6 +162,52 @@ def test_draws_hang_on_positions_and_not_on_batches() -> None:
         assert (together & other.drawn).mean() == pytest.approx(0.04, abs=0.005)
 
 
+def test_a_position_has_its_stretch_of_one_stream() -> None:
+    places, entropy = np.array([0, 1, 2, 7, 9, 10, 123456789]), [3, 1, 77]
+    key = np.random.SeedSequence(entropy).generate_state(2, np.uint64)
+    drawn = screening.uniform(entropy, places, 9)
+    for place, found in zip(places, drawn, strict=True):
+        stream = np.random.Philox(key=key)
+        stream.advance(int(place) * 3)  # of four numbers each
+        np.testing.assert_array_equal(found, np.random.Generator(stream).random(9))
+
+
+def test_chances_come_back_from_what_they_gave() -> None:
+    """Also below what any flip was seen of, and with a floor once flips show it."""
+    random, middle = np.random.default_rng(2), (np.arange(BINS) + 0.5) / 16 - 6
+    pairs = np.full(BINS, 400)
+    for floor in (0.0, 1e-3):
+        chance = np.maximum(ndtr(-(2.0 ** (0.7 * (4 - middle)))), floor)
+        seen = np.stack([pairs, random.binomial(pairs, chance)])
+        found, weight = screening.flip_chances(seen)
+        assert weight.sum() == pytest.approx(1) and (weight >= 0).all()
+        expected, told = np.cumsum(chance * pairs), weight @ np.cumsum(found * pairs, 1)
+        for edge in (110, 140, 170):
+            assert abs(told[edge] - expected[edge]) < 3 * np.sqrt(expected[edge] + 1)
+        assert told[-1] == pytest.approx(seen[1].sum(), rel=0.1)
+
+
+def test_a_pilot_tells_of_the_pairs_that_it_left_out() -> None:
+    """Of an eighth of the pairs below its threshold, and of all others: the rule is about that of a pilot of every pair."""
+    random = np.random.default_rng(4)
+    bins = np.clip(random.normal(90, 35, 60_000), 0, BINS - 1).astype(int)
+    flips = random.random(len(bins)) < ndtr(-(2.0 ** (0.7 * (4 - bins / 16 + 6))))
+    sampled = (bins < passes.PILOT.threshold) & (random.random(len(bins)) < passes.PILOT.probability)
+    above = bins >= passes.PILOT.threshold
+    rows = (np.ones_like(flips), sampled, above & flips, sampled & flips)
+    counts = np.stack([np.bincount(bins[row], minlength=BINS) for row in rows])
+    seen = passes.PILOT.seen(counts)
+    np.testing.assert_array_equal(seen[0], np.bincount(bins[above | sampled], minlength=BINS))
+    np.testing.assert_array_equal(seen[1], np.bincount(bins[(above | sampled) & flips], minlength=BINS))
+    whole = np.stack([np.bincount(bins[row], minlength=BINS) for row in (rows[0], flips)])
+    rules = [calibrated(10.0 * counts[0], found, 0.02, 1) for found in (seen, whole)]
+    for rule in rules:
+        missed = 10 * whole[1][: rule.threshold].sum()
+        assert not rule.exact and missed < 0.02 * 10 * whole[1].sum()
+    shares = [rule.evaluated(counts) for rule in rules]
+    assert shares[0] == pytest.approx(shares[1], rel=0.25) and shares[0] < 0.5
+
+
 def test_the_limit_of_missed_flips_is_exact() -> None:
     """Of a Bernoulli sample: the largest number that would not show fewer with the level's chance."""
     random = np.random.default_rng(0)
@@ -182,7 +231,8 @@ def test_the_stated_share_covers_what_is_missed_in_19_of_20_sweeps() -> None:
         def histogram(some: np.ndarray, bins: np.ndarray = bins) -> np.ndarray:
             return np.bincount(bins[some], minlength=BINS)
 
-        rules = [calibrated(20.0 * histogram(pilot), 20.0 * histogram(pilot & flips), 20.0, 0.02, 1)]
+        seen = np.stack([histogram(pilot), histogram(pilot & flips)])
+        rules = [calibrated(20.0 * seen[0], seen, 0.02, 1)]
         known, counts = np.zeros(len(bins), bool), []
         for attempt in (1, 2):
             rule = rules[-1]
@@ -368,3 +418,38 @@ def test_nothing_of_a_rule_is_left_to_chance() -> None:
     assert Rule(96, 0.1).score == 1.0
     kept = screening.rules_to_arrays({"a": Rule(96, 0.1), "b": Rule()})
     assert screening.rules_from_arrays(kept) == {"a": Rule(96, 0.1), "b": Rule()}
+
+
+def test_a_rule_may_evaluate_nothing() -> None:
+    """Its threshold is beyond all bins, which are bytes."""
+    layer, seed = _layer_and_seed()
+    choose = PairChoice(layer, seed, 1, Rule(BINS, 0.0), np.arange(3))
+    live = torch.ones(len(layer.units), 3, dtype=torch.bool)
+    assert not choose(live, torch.full(live.shape, torch.inf)).any()
+
+
+def test_a_few_units_tell_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a network shaped like ResNet50; with all units of one layer, what the pairs of all of them show."""
+    torch.manual_seed(0)
+    resnet = torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, [1, 1, 1, 1], num_classes=CLASSES).eval()
+    data = TensorDataset(torch.randn(12, 3, 64, 64), torch.arange(12) % CLASSES)
+    monkeypatch.setattr(sampled_units, "LONG", 0.0)
+    monkeypatch.setattr(sampled_units, "MOST_SAMPLED", 2)
+    found = unitlab.estimate(resnet, data, "all", screen=0.1, device="cpu", progress=False)
+    screened = [layer for layer in found.layers if "screened: guessed" in layer.strategy]
+    assert len(found.layers) == 17 and len(screened) >= 15 and found.seconds > 0 and found.disk_finished > 0
+    assert found.guessed in str(found) and re.match(r"guessed: times of pairs from [12] units? of each", found.guessed)
+
+    monkeypatch.setattr(sampled_units, "FEW_UNITS", 0)
+    monkeypatch.setattr(sampled_units, "MOST_SAMPLED", 1000)
+    images = source(200)
+    with exact_float32():
+        whole = plan_sweep(network(), images, SweepRequest("conv1", screen=SCREEN), "cpu")
+        batch = next(iter(images.stream([range(200)], thumbnails=True)))
+        units = sampled_units.sampled_units(whole, images, whole.replacements(None, 200), batch)
+        assert units is not None
+        monkeypatch.setattr(passes, "PILOT", Rule())
+        counts = passes.counts_of(whole, images, whole.replacements(None, 200), np.arange(200), lambda _: None)["conv1"]
+    assert units.flips == Rule().seen(counts)[1].sum() and units.images == 200
+    rule = calibrated(counts[0], Rule().seen(counts), SCREEN, 1)
+    assert units.shares["conv1"] == pytest.approx(1.0 if rule.exact else rule.evaluated(counts))

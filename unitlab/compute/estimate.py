@@ -22,6 +22,7 @@ from unitlab.compute.engine.user_network.outputs import Output
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.decoded import DecodedImages
 from unitlab.compute.images.source import ImageBatch, ImageSource
+from unitlab.compute.sampled_units import sampled_units, seconds_of
 from unitlab.compute.sweep.activations import BY_IMAGE, TOP, TOP_IMAGES, eight_bits
 from unitlab.compute.sweep.baseline import Baseline, measured_baseline
 from unitlab.compute.sweep.fingerprints import as_in_store, request_in_store
@@ -93,6 +94,8 @@ class SweepEstimate:
     baseline
         Accuracy on up to 64 images spread over all classes, with chance and what is recorded; None for
         ``labels="predicted"``.
+    guessed
+        What is guessed of a screened sweep of so many units that they cannot be tried on a few images, and from what.
     """
 
     description: str
@@ -118,6 +121,7 @@ class SweepEstimate:
     disk_finished: int
     complete: bool
     baseline: Baseline | None
+    guessed: str = ""
 
     def __str__(self) -> str:
         threads = f", {self.threads} thread{'s' if self.threads > 1 else ''}" if self.device == "cpu" else ""
@@ -145,6 +149,7 @@ class SweepEstimate:
         if self.baseline is not None:
             lines.insert(1, f"baseline {self.baseline}")
             lines += [self.baseline.warning] if self.baseline.warning else []
+        lines += [self.guessed] if self.guessed else []
         if self.complete:
             lines.append("The store has all this already: nothing is left to compute.")
         return "\n".join(lines)
@@ -259,7 +264,7 @@ def estimate_of(
         seconds=left * (measured.sweep + measured.read) + (0 if done or complete else measured.pilot),
         memory=request.budget, network_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
         disk_while_computing=measured.shard_bytes, disk_finished=measured.study_bytes,
-        complete=complete, baseline=baseline,
+        complete=complete, baseline=baseline, guessed="" if measured.guess is None else str(measured.guess),
     )  # fmt: skip
 
 
@@ -272,9 +277,18 @@ class _Measured:
         replacements = plan.replacements(self._replacement_values(few.pixels), len(source))
         self.computation = ShardComputation(plan, source, replacements)
         self.pilot, self.rules, self.counts = 0.0, dict[str, Rule](), Counts()
+        self.guess = sampled_units(plan, source, replacements, few)
+        if self.guess is not None:
+            self.images, self.sweep = len(few.positions), self.guess.sweep
+            self.pilot = self.guess.pilot * len(pilot_positions(len(source)))
+            sizes = {min(size, self.images) for size in (1, *PLAIN_SIZES)}
+            taken = [seconds_of(plan, partial(self._plain, few.pixels, size)) for size in sizes for _ in range(2)]
+            self.plain = min(taken) / self.images
+            self._measure_bytes(self.guess.result)
+            return
         self._sweep(few)  # the first evaluation allocates and packs
-        once = _seconds(plan, lambda: self._sweep(few)) / len(few.positions)
-        alone = _seconds(plan, lambda: self._plain(few.pixels, len(few.pixels))) / len(few.positions)
+        once = seconds_of(plan, lambda: self._sweep(few)) / len(few.positions)
+        alone = seconds_of(plan, lambda: self._plain(few.pixels, len(few.pixels))) / len(few.positions)
         # a sweep, and a plain evaluation of each size twice
         expected = once + 2 * (len(PLAIN_SIZES) + 1) * alone
         count = int(min(plan.batch_size, len(source), max(FEWEST_IMAGES, MEASURED_SECONDS / expected)))
@@ -285,13 +299,13 @@ class _Measured:
             self._sweep(few)
         several = range(1 + int(expected * count < MEASURED_SECONDS / 4) * 2)
         found: list[ShardResult] = []
-        taken = [_seconds(plan, lambda: found.append(self._sweep(batch))) for _ in several]
+        taken = [seconds_of(plan, lambda: found.append(self._sweep(batch))) for _ in several]
         # once more than the sweep, since the first evaluation of a size allocates and packs
         sizes = {min(size, count) for size in (*PLAIN_SIZES, count)}
-        plain = [_seconds(plan, partial(self._plain, batch.pixels, size)) for size in sizes for _ in (0, *several)]
+        plain = [seconds_of(plan, partial(self._plain, batch.pixels, size)) for size in sizes for _ in (0, *several)]
         self.sweep, self.plain = min(taken) / count, min(plain) / count
         if plan.request.ablation == "mean":
-            self.sweep += _seconds(plan, lambda: plan.network.site_values(batch.pixels, plan.sites)) / count + self.read
+            self.sweep += seconds_of(plan, lambda: plan.network.site_values(batch.pixels, plan.sites)) / count + self.read
         self._measure_bytes(found[0])
 
     def _screen(self, positions: np.ndarray, replacements: list[Replacement]) -> None:
@@ -309,6 +323,8 @@ class _Measured:
     def strategy(self, layer: LayerPlan) -> str:
         """What the engine does, and what a screen leaves of the pairs."""
         rule, text = self.rules.get(layer.name), layer.engine.strategy
+        if self.guess is not None and layer.name in self.guess.shares:
+            return f"{text}; screened: guessed {self.guess.shares[layer.name]:.0%} of the pairs"
         if rule is None or rule.exact:
             return text if rule is None else f"{text}; screened: every pair, as far as {self.images} images show"
         return f"{text}; screened: about {rule.evaluated(self.counts[layer.name]):.0%} of the pairs"
@@ -369,16 +385,6 @@ class _Measured:
         in_shards = shards * of_shard + top * (1 + log(shards))
         self.shard_bytes = int(images * measured / self.images + of_images + in_shards)
         self.study_bytes = int(packed * images / self.images + top + by_class + of_images)
-
-
-def _seconds(plan: SweepPlan, action: Callable[[], object]) -> float:
-    if plan.network.device.type == "cuda":
-        torch.cuda.synchronize(plan.network.device)
-    begin = time.perf_counter()
-    action()
-    if plan.network.device.type == "cuda":
-        torch.cuda.synchronize(plan.network.device)
-    return time.perf_counter() - begin
 
 
 def _duration(seconds: float) -> str:

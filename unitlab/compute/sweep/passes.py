@@ -17,7 +17,8 @@ from unitlab.compute.sweep.plan import SweepPlan
 from unitlab.compute.sweep.progress import images_bar, interrupt_after_shard
 from unitlab.compute.sweep.replacements import unit_replacements
 from unitlab.compute.sweep.screening import (
-    FLIPS,
+    BINS_AN_OCTAVE,
+    LEAST_SCORE,
     PAIRS,
     Certificate,
     Rule,
@@ -37,8 +38,10 @@ from unitlab.store.shards import PartialStudy, Shards
 
 log = logging.getLogger("unitlab")
 
-# Of the images of a screened sweep, one in so many is evaluated exactly before, but for a few and no more than some.
-PILOT_SHARE, FEWEST_PILOT, MOST_PILOT = 32, 64, 256
+# Of the images of a screened sweep, one in so many is tried before, but for a few and no more than some: pairs of which first
+# order, as far off as it may be, loses the margin, and one in eight of the others, few of which change a prediction.
+PILOT_SHARE, FEWEST_PILOT, MOST_PILOT = 32, 96, 256
+PILOT = Rule(-LEAST_SCORE * BINS_AN_OCTAVE, 1 / 8)  # from a score of 1 on
 Counts = dict[str, np.ndarray]
 
 
@@ -103,7 +106,7 @@ class WrittenMeanwhile:
 
 
 def pilot_positions(images: int) -> np.ndarray:
-    """Images spread over all, of which every pair is evaluated before a screened sweep."""
+    """Images spread over all, of which pairs are evaluated by the rule `PILOT` before a screened sweep."""
     count = min(images, max(FEWEST_PILOT, min(images // PILOT_SHARE, MOST_PILOT)))
     return np.unique(np.linspace(0, images - 1, count).round().astype(int))
 
@@ -123,8 +126,8 @@ def counts_of(
     advance: Callable[[int], object],
 ) -> Counts:
     """`pilot_counts` of a plan whose layers can all be screened, on these images."""
-    every = {layer.name: Rule() for layer in plan.layers}
-    computation = ShardComputation(plan, source, replacements, for_study=False, rules=every, attempt=0)
+    rules = dict.fromkeys((layer.name for layer in plan.layers), PILOT)
+    computation = ShardComputation(plan, source, replacements, for_study=False, rules=rules, attempt=0)
     sums, size = ShardSums(plan, for_study=False), plan.batch_size
     batches = (positions[first : first + size] for first in range(0, len(positions), size))
     with closing(source.stream(batches, ahead=plan.bytes_ahead)) as stream:
@@ -143,7 +146,7 @@ def replacements_of(plan: SweepPlan, part: SweepPlan, replacements: list[Replace
 
 def calibrated_rules(counts: Counts, share: float, weight: float) -> dict[str, Rule]:
     """The first attempt's rules; each image of the counts stands for ``weight`` of them."""
-    return {name: calibrated(weight * of[PAIRS], weight * of[FLIPS], weight, share, 1) for name, of in counts.items()}
+    return {name: calibrated(weight * of[PAIRS], PILOT.seen(of), share, 1) for name, of in counts.items()}
 
 
 def first_rules(plan: SweepPlan, images: int, shards: Shards, measure: Callable[[], Counts]) -> dict[str, Rule]:

@@ -298,7 +298,7 @@ def _layers(network: Network, source: ImageSource, request: SweepRequest) -> lis
     ]
     axes = given if any(given) else [_basis(network, source, request, site, layout.shape[1]) for site, layout, _ in asked]
     return [
-        LayerPlan(site.layer, site, layout, units, basis, _engine(network, request, site, units, basis))
+        LayerPlan(site.layer, site, layout, units, basis, engine_of(network, request, site, units, basis))
         for (site, layout, units), basis in zip(asked, axes, strict=True)
     ]
 
@@ -322,7 +322,7 @@ def _basis(network: Network, source: ImageSource, request: SweepRequest, site: S
     return basis_of(request.basis, channels, request.seed, site.layer, site_values, request.power)
 
 
-def _engine(network: Network, request: SweepRequest, site: Site, units: list[int], basis: Basis | None) -> Engine:
+def engine_of(network: Network, request: SweepRequest, site: Site, units: list[int], basis: Basis | None) -> Engine:
     """The way in which one layer is ablated. Engines work one after the other, so that each may use half of the memory."""
     graph = network.graph
     if graph is None:

@@ -171,10 +171,11 @@ def ablate(  # noqa: PLR0913  the public call
 
     Notes
     -----
-    A screened layer is calibrated on a pilot, images spread over all of which every pair is evaluated. From it follow the least
-    score s/(m − d) of a pair that is evaluated for sure (m a margin of the prediction, d what first order says it loses, s
-    ‖δ‖·‖gradient‖, where the channels meet; the largest of five rivals) and the probability with which each other pair is. That
-    sample bounds what is missed by an exact binomial limit (Clopper and Pearson, Biometrika 26, 1934). Where it shows too much,
+    A screened layer is calibrated on a pilot, images spread over all. Pairs have a score s/(m − d): m a margin of the
+    prediction, d what first order says it loses, s ‖δ‖·‖gradient‖, where the channels meet; the largest of five rivals. Of the
+    pilot's pairs those with a score of 1 or more are evaluated, and an eighth of the others. How flips get fewer with the score
+    gives the least score of a pair that is evaluated for sure, and the probability with which each other pair is. That sample
+    bounds what is missed by an exact binomial limit (Clopper and Pearson, Biometrika 26, 1934). Where it shows too much,
     one further attempt calibrates anew, keeps what was evaluated, and draws a fresh sample. Layers with too few changed
     predictions for a bound, or of which every pair is as cheap (a linear layer behind them, forward hooks), are exact.
     Estimates of all images from a sample weigh each pair by 1/probability (Horvitz and Thompson, JASA 47, 1952).
