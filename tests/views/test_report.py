@@ -51,6 +51,7 @@ def opened(row: dict[str, Any]) -> dict[str, Any]:
 def test_the_page_holds_the_numbers_of_the_study(study: xr.Dataset, known: xr.Dataset) -> None:
     data = payload(page(study, known, units=[9, 4, 7]))
     assert data["held"]["units"] == [9, 4, 7] and data["first"] == 1
+    assert payload(page(study, known))["first"] == unitlab.explore(study).unit == 4
     rows, units = known.sel(unit=[9, 4, 7]), [opened(row) for row in data["units"]]
     names = {"drop": "accuracy_drop", "low": "drop_low", "high": "drop_high"}
     names |= {"precision": "precision_drop", "balanced": "balanced_accuracy_drop"}

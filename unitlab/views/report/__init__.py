@@ -111,8 +111,8 @@ def page(
     ds: xr.Dataset, known: xr.Dataset, units: Iterable[int] | None = None, *, unit: int | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> str:  # fmt: skip
-    """A study with its measures as the text of a report of some units, in which ``unit`` is open at first; default the one of
-    the largest cross-fitted drop."""
+    """A study with its measures as the text of a report of some units, in which ``unit`` is open at first; default the one
+    that an explorer opens."""
     numbers = [int(number) for number in (known["unit"].values if units is None else dict.fromkeys(units))]
     if not 0 < len(numbers) <= MOST_UNITS:
         raise UnitlabError(
@@ -122,8 +122,7 @@ def page(
     places = [unit_position(known, number) for number in numbers]
     study = MeasuredStudy(ds.isel(unit=places), known.isel(unit=places))
     data = _content(study, progress)
-    crossfit = np.nan_to_num(study.measures["max_class_drop_crossfit"].values, nan=-np.inf)
-    first = data["first"] = numbers.index(unit) if unit in numbers else int(crossfit.argmax())
+    first = data["first"] = numbers.index(unit if unit in numbers else study.strongest_unit())
     style, template = (resources.files(__name__).joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "html"))
     style, code = text_of("page.css") + text_of("explorer.css") + style, script("report")
     finding = escape("".join(data["units"][first]["answer"]["finding"]))
