@@ -38,9 +38,9 @@ measures_of = partial(measures, damage_alone=True)  # damage, and the attributes
 def counted_measures(ds: xr.Dataset) -> xr.Dataset:
     """What counts alone give at once: drops, their largest, intervals where images are independent; stored attributes."""
     broken, fixed = ds["n_broken"].values.astype(np.int64), ds["n_fixed"].values.astype(np.int64)
-    low, high = bonett_price(broken, fixed, ds["n_images"].values, LEVEL)
-    if "cluster" in ds:
-        low, high = np.full_like(low, np.nan), np.full_like(high, np.nan)
+    low = high = np.full(broken.shape, np.nan)
+    if "cluster" not in ds:
+        low, high = bonett_price(broken, fixed, ds["n_images"].values, LEVEL)
     stored = [str(name) for name, found in ds.data_vars.items() if found.dims == ("unit",) and found.dtype.kind == "f"]
     known = [name for name in stored if name in VARIABLES and VARIABLES[name].dims == ("unit",)]
     values = {name: ds[name].values for name in (*COUNTED, *known)}
