@@ -15,6 +15,6 @@ function imagesView(app) {
       return tile({ title, ...app.opensImage(each.id, each.image) }, each, words, state,
         h.figcaption(h.span({ dir: "auto" }, name), " ", number));
     }));
-    $("note").textContent = joined(" ", top.note, image_style === "outline" && top.threshold);
+    $("note").textContent = top.note || (image_style === "outline" ? top.threshold : "");
   });
 }
