@@ -103,7 +103,7 @@ def test_pictures_are_the_study_s_and_bright_inside_the_map(show: Show, study: x
     # above the unit's own threshold
     least = own_thresholds(study, [3])[0][0] / study.top_activation.values[3, 0]
     bright = picture_with_map(np.full((*plain.shape[:2], 3), 200, np.uint8), share, least=least)[..., 0] == 200
-    expect(shown.root.locator("#note")).to_contain_text("exceeds somewhere on")
+    expect(shown.root.get_by_title("exceeds somewhere on")).to_contain_text("Threshold")
     same = np.abs(outlined - plain).max(2) == 0
     assert (same == bright).mean() > 0.97 and outlined[~bright].mean() < plain[~bright].mean()
 

@@ -15,6 +15,8 @@ function imagesView(app) {
       return tile({ title, ...app.opensImage(each.id, each.image) }, each, words, state,
         h.figcaption(h.span({ dir: "auto" }, name), " ", number));
     }));
-    $("note").textContent = top.note || (image_style === "outline" ? top.threshold : "");
+    // in a notebook, where height is dear, the slider says by itself what it is
+    $("opacity").title = image_style === "outline" ? top.threshold ?? "" : "";
+    $("note").textContent = joined(" ", top.note, !source.live && $("opacity").title);
   });
 }
