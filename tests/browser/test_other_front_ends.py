@@ -76,11 +76,10 @@ def test_a_live_figure_needs_a_page_and_nothing_of_jupyter(page: Page) -> None:
     live._handle_custom_msg("open", [])
     for script in (*Resources(mode="inline", components=["bokeh"]).js_raw, FIGURES.read_text("utf-8")):
         page.add_script_tag(content=script)
-    page.evaluate(
-        "async code => { const blob = new Blob([code], { type: 'text/javascript' });"
-        "const { default: widget } = await import(URL.createObjectURL(blob)); widget.render({ model: { on: (_, hear) => { window.hear = hear; }, send: () => {} }, el: document.body }); }",
-        str(live._esm),
-    )
+    imported = "import(URL.createObjectURL(new Blob([code], { type: 'text/javascript' })))"
+    model = "{ on: (_, hear) => { window.hear = hear; }, send: () => {} }"
+    render = f"code => {imported}.then(one => one.default.render({{ model: {model}, el: document.body }})).then(() => null)"
+    page.evaluate(render, str(live._esm))
     at = "x => [...Bokeh.documents[0].all_models].some(each => each.type === 'ColumnDataSource' && [...each.data.x][0] === x)"
     for x in (1, 5):
         stream.event(x=x)

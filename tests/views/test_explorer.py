@@ -95,6 +95,7 @@ def test_another_layer_is_opened_and_both_units_are_remembered(store: Path) -> N
 
 def test_a_layer_opens_at_its_strongest_unit_for_the_class(store: Path) -> None:
     explorer = unitlab.explore(store, category="class 2")
+    assert explorer.unit == explorer.ds.unit[lower_limits(explorer.ds)[:, 2].argmax()] != unitlab.explore(store).unit
     explorer.layer = "conv5_3" if explorer.layer == "conv1" else "conv1"
     assert explorer.unit == explorer.ds.unit[lower_limits(explorer.ds)[:, 2].argmax()]
     assert explorer.category == "class 2" and explorer.y == "accuracy_drop"

@@ -32,10 +32,10 @@ function unitsView(app) {
       h.text({ class: "title", x: left + across, y: height - 6, "text-anchor": "end" }, `${right} →`)];
   }
   function scaleOfColours([from, to]) {
-    const { width, top, up, floor } = frame, x = width - 40, step = (up - 20) / 24;
+    const { width, top, up, floor } = frame, x = width - 40, step = (up - 36) / 24;
     const parts = Array.from({ length: 24 }, (_, k) =>
       h.rect({ x, y: top + 20 + k * step, width: 10, height: step + .5, fill: shade(1 - k / 23) }));
-    return [...parts, mark(x + 10, floor + 14, brief(from), "middle"), mark(x + 10, top + 15, brief(to), "middle")];
+    return [...parts, mark(x + 10, floor - 2, brief(from), "middle"), mark(x + 10, top + 15, brief(to), "middle")];
   }
   function chance(band) {
     const { x0, x1, y0, y1 } = frame, inside = band.filter(([x]) => x >= x0 && x <= x1), floor = Math.max(0, y0);
@@ -79,6 +79,7 @@ function unitsView(app) {
       band.length > 1 && "shaded: 95 % of chance", without && `${count(without, "unit")} without a value`,
       state.color && `colour: ${app.label(state.color)}`,
       state.line && fit && (fit.said ?? `Spearman ${fit.spearman}, Pearson ${fit.pearson}`));
+    $("chance").parentNode.className = state.color ? "sum" : ""; // which says nothing of colours
     markOpen();
     dim();
   }
