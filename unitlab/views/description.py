@@ -93,7 +93,7 @@ def _methods(ds: xr.Dataset, known: xr.Dataset) -> str:
         "The weights were not those of the recipe." if attrs.get("weights_are_the_recipes") in (False, 0, "False") else "",
         _if(attrs, "transform", "The images were transformed by {}."),
         "" if attrs.get("labels") == "predicted" else _baseline(ds),
-        _proof(attrs),
+        proof(attrs),
         "The drop of a class is its accuracy before less that after.",
         _if(attrs, "outcome", "The outcome “{}” of every image was measured before and after each ablation, too."),
         f"Intervals ({100 * float(known.attrs.get('level', LEVEL)):g} %) and tests are over {by}; network and units are these.",
@@ -126,7 +126,8 @@ def _baseline(ds: xr.Dataset) -> str:
     return f"Before ablation {right.mean():.1%} were right ({100 * LEVEL:g} % interval {low:.1%} to {high:.1%}{recorded})."
 
 
-def _proof(attrs: Mapping[str, Any]) -> str:
+def proof(attrs: Mapping[str, Any]) -> str:
+    """How many pairs were compared with plain forward hooks, and what differed."""
     if "verified_compared" not in attrs:
         return "No sample was compared with plain forward hooks."
     return (

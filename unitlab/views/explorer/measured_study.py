@@ -161,14 +161,11 @@ class MeasuredStudy:
     def strongest_unit(self, category: str = "") -> int:
         """Number of the unit whose drop of ``category``, or of its worst class, has the largest lower limit, since the largest
         drop itself is often chance in a class of few images. Of counts alone, and so the same before and after the tests."""
-        broken, fixed, images = (self.measures[name].values for name in ("n_broken", "n_fixed", "n_images"))
-        n = images.astype(float)
-        if "cluster" in self.ds:  # images of a cluster as one: a lower limit whatever they share
-            number, of = np.unique(self.ds["cluster"].values, return_inverse=True)
-            held = np.unique(self.class_position * len(number) + of) // len(number)
-            n = np.bincount(held[held >= 0], minlength=len(n)).astype(float)
-        share = np.divide(n, images, out=np.zeros_like(n), where=n > 0)
-        low, _ = bonett_price(broken * share, fixed * share, n, LEVEL)
+        of = self.ds["cluster"].values if "cluster" in self.ds else np.arange(len(self.ids))  # a cluster counts as one image
+        n = np.array([len(np.unique(of[self.class_position == k])) for k in range(len(self.names))])
+        share = n / np.maximum(self.measures["n_images"].values, 1)
+        broken, fixed = (self.measures[name].values * share for name in ("n_broken", "n_fixed"))
+        low, _ = bonett_price(broken, fixed, n, LEVEL)
         of_units = low[:, self.category_position(category)] if category else np.fmax.reduce(low, 1)
         return int(self.units[np.nan_to_num(of_units, nan=-np.inf).argmax()])
 

@@ -1,6 +1,6 @@
 // The images that activate a unit most.
 function imagesView(app) {
-  const { $, state, on, source } = app, holder = $("pictures");
+  const { $, state, on, source } = app, holder = $("pictures"), canvases = [];
 
   on(["top", "image_style", "image_strength"], () => {
     const { study } = source, { top, image_style } = state;
@@ -12,11 +12,11 @@ function imagesView(app) {
     fill(holder, top.tiles.map((each, rank) => {
       const name = study.classes[each.k], number = brief(each.activation), title = `${name} · ${each.id}`;
       const words = `${top.category ? "in the class" : "top"} image ${rank + 1}: ${name}, activation ${number}, ${each.id}`;
-      return tile({ title, ...app.opensImage(each.id, each.image) }, each, words, state,
+      const canvas = canvases[rank] ??= h.canvas({ role: "img" });
+      return tile({ title, ...app.opensImage(each.id, each.image) }, { ...each, canvas }, words, state,
         h.figcaption(h.span({ dir: "auto" }, name), " ", number));
     }));
-    // in a notebook, where height is dear, the slider says by itself what it is
-    $("opacity").title = image_style === "outline" ? top.threshold ?? "" : "";
+    $("opacity").title = image_style === "outline" ? top.threshold ?? "" : ""; // and below, where height is not dear
     $("note").textContent = joined(" ", top.note, !source.live && $("opacity").title);
   });
 }

@@ -124,10 +124,9 @@ function tableView(app) {
     const fitting = row && beside.offsetTop === panel.offsetTop ? Math.floor(room / row) : 0;
     const wanted = Math.min(24, Math.max(app.rows, fitting));
     if (!beside.clientWidth || wanted === perPage) return;
-    // goes on with the row that the page begins with, or with the open unit where that is on it
     const first = pages.at * perPage, open = app.order.slice(first, first + perPage).includes(state.unit);
     [perPage, pages.at] = [wanted, Math.floor(first / wanted)];
-    open ? follow() : draw();
+    open ? follow() : draw(); // else from where the page began
   }).observe(beside);
   on(["held"], recall);
   on(["held", "measured", "byClass", "sort", "up", "filter"], arrange);

@@ -1,6 +1,6 @@
 // Pictures with captions, a page at a time; progress and code that the tabs share.
-function tile(attributes, { sheet, place, map }, words, looks, ...below) {
-  const shown = sheet ? picture(sheet, place, words, map, looks) : h.p({ class: "ul-no-picture" }, words);
+function tile(attributes, { sheet, place, map, canvas }, words, looks, ...below) {
+  const shown = sheet ? picture(sheet, place, words, map, looks, canvas) : h.p({ class: "ul-no-picture" }, words);
   return h.figure(attributes, shown, ...below);
 }
 async function pagedTiles(app, title, images, onPage, about) {

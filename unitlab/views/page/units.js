@@ -18,16 +18,15 @@ function nullBand(xs, limits) {
 }
 
 function unitsView(app) {
-  const { $, state, on, set, source, listen } = app, svg = $("scatter"), tip = $("tip"), zooming = $("zoom");
-  let plotted = [], frame = null, zoom = null, marks = h.g();
+  const { $, state, on, set, source, listen } = app, [svg, marks, tip, zooming] = ["scatter", "marks", "tip", "zoom"].map($);
+  let plotted = [], frame = null, zoom = null;
   const at = unit => plotted.find(point => point.unit === unit);
   const clipped = (kind, d) => h.path({ class: kind, "clip-path": "url(#frame)", d });
   const area = (kind, upper, lower) => clipped(kind, pathOf([...upper, ...lower.reverse()], frame) + "Z");
 
   function titles({ width, height, left, across }) {
-    const beside = source.live ? 190 : 100; // the controls of the line and the zoom
-    const [up, right] = [[state.y, beside], [state.x, 0]].map(([name, less]) =>
-      shortened(app.label(name), Math.floor((width - less) / 7)));
+    const [up, right] = [[state.y, source.live ? 190 : 100], [state.x, 0]].map(([name, beside]) =>
+      shortened(app.label(name), Math.floor((width - beside) / 7))); // controls of line and zoom
     return [h.text({ class: "title", x: 4, y: 13 }, `↑ ${up}`),
       h.text({ class: "title", x: left + across, y: height - 6, "text-anchor": "end" }, `${right} →`)];
   }
@@ -69,11 +68,10 @@ function unitsView(app) {
       const dot = h.circle({ class: `point${sure}`, cx: x.toFixed(1), cy: y.toFixed(1), r: 4.5, "data-unit": unit, color });
       plotted.push({ unit, x, y, dot });
     });
-    svg.setAttribute("viewBox", `0 0 ${frame.width} ${frame.height}`);
-    marks = h.g();
+    for (const each of [svg, marks]) each.setAttribute("viewBox", `0 0 ${frame.width} ${frame.height}`);
     fill(svg, gridOf(frame), titles(frame), h.clipPath({ id: "frame" }, h.rect({ x: left, y: top, width: across, height: up })),
       band.length > 1 && chance(band), state.line && state.fit?.x.length && fitted(state.fit),
-      plotted.map(point => point.dot), colors && scaleOfColours([least, most]), marks);
+      plotted.map(point => point.dot), colors && scaleOfColours([least, most]));
     const without = study.units.filter((_, i) => !finite(xs[i]) || !finite(ys[i])).length, { fit } = state;
     $("chance").textContent = joined(" · ", " ", !study.complete && "tests and cross-fitted drops are being computed …",
       band.length > 1 && "shaded: 95 % of chance", without && `${count(without, "unit")} without a value`,
@@ -117,7 +115,7 @@ function unitsView(app) {
     dragged(down, svg, event => {
       const here = spot(event);
       if (!drawn.parentNode && Math.hypot(here[0] - start[0], here[1] - start[1]) < 5) return;
-      svg.append(drawn);
+      marks.append(drawn);
       line.push(here);
       const shape = zooms ? [start, [here[0], start[1]], here, [start[0], here[1]]] : line;
       drawn.setAttribute("d", `M${shape.join("L")}Z`);

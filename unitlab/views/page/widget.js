@@ -7,8 +7,8 @@ const TRY = "Try an image", TABS = {
 
 function explorer(model, root) {
   const source = liveSource(model), told = () => Object.fromEntries(TRAITS.map(name => [name, model.get(name)]));
-  const columns = [...USUAL_COLUMNS, "class_selectivity"], ofClass = model.get("category") && { top_of: "class", sort: OWN_DROP };
-  const app = linkedViews(root, source, { ...told(), columns, ...ofClass }), { $, state, set, on } = app;
+  const columns = [...USUAL_COLUMNS, "class_selectivity"], of = model.get("category") && { top_of: "class", sort: OWN_DROP };
+  const app = linkedViews(root, source, { ...told(), columns, ...of }), { $, state, set, on } = app;
   let gone = false, hands = null;
 
   // what the page chooses goes to the kernel in one message; what the kernel says is drawn, and not said back
@@ -46,11 +46,11 @@ function explorer(model, root) {
   };
   // whether the network is at hand; what is missing, if not
   app.atHand = () => hands ??= source.work("at_hand", {}).then(() => null, error => error);
-  // what the reader may open next
-  app.ahead = (...units) => units.filter(finite).forEach(unit => {
+  // what the reader may open next, asked for when all is drawn
+  app.ahead = (...units) => setTimeout(() => units.filter(finite).forEach(unit => {
     source.row("unit", { unit });
     source.row("top", app.topAsk(unit));
-  });
+  }));
   app.opensImage = (id, picture) =>
     ({ "data-image": id, tabindex: 0, role: "button", ...pressed(() => set({ picture, tab: TRY })) });
 
