@@ -7,8 +7,8 @@ const TRY = "Try an image", TABS = {
 
 function explorer(model, root) {
   const source = liveSource(model), told = () => Object.fromEntries(TRAITS.map(name => [name, model.get(name)]));
-  const columns = [...USUAL_COLUMNS, "class_selectivity"], of = model.get("category") && { top_of: "class", sort: OWN_DROP };
-  const app = linkedViews(root, source, { ...told(), columns, ...of }), { $, state, set, on } = app;
+  const columns = [...USUAL_COLUMNS, "class_selectivity"], top_of = model.get("category") ? "class" : "all";
+  const app = linkedViews(root, source, { ...told(), columns, top_of }), { $, state, set, on } = app;
   let gone = false, hands = null;
 
   // what the page chooses goes to the kernel in one message; what the kernel says is drawn, and not said back
