@@ -80,6 +80,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     compute.add_argument("--device", help="cpu, cuda, cuda:1 (default: CUDA where it is present)")
     compute.add_argument("--precision", default="float32", choices=("float32", "bfloat16", "tf32"))
+    compute.add_argument(
+        "--decode",
+        choices=("cpu", "gpu"),
+        help="gpu: picture files are resized, cropped and normalised where the network is; pixels differ a little, and the "
+        "study is another one (default: cpu, or as the recipe says)",
+    )
     compute.add_argument("--memory", default="2 GB", help="memory for the sweep besides the network, or auto (default: 2 GB)")
     compute.add_argument(
         "--screen",
@@ -206,8 +212,9 @@ def _compute(given: argparse.Namespace) -> int:
         store = store or catalog.path_of(name)
         name = str(study_summary(catalog.path_of(given.name)).attrs.get("recipe", name))
     recipe = catalog.recipe(name)
-    files = RecipeFiles(recipe, weights=given.weights, images=given.images, any_weights=given.any_weights)
     store = store or catalog.computed_store(name, units=given.units is not None, images=given.images is not None)
+    decode = given.decode or (study_summary(store).attrs.get("decode") if Path(store).exists() else None)
+    files = RecipeFiles(recipe, weights=given.weights, images=given.images, any_weights=given.any_weights, decode=decode)
     layers = given.layer or list(recipe.layers)
     units = None if given.units is None else units_in(given.units, "--units")
     request = SweepRequest(
@@ -250,8 +257,11 @@ def _verify(given: argparse.Namespace) -> int:
 
     model = images = None
     if given.weights is not None or given.images is not None:
-        recipe = catalog.recipe(str(study_summary(catalog.path_of(given.name)).attrs.get("recipe", given.name)))
-        files = RecipeFiles(recipe, weights=given.weights, images=given.images, any_weights=given.any_weights)
+        attrs = study_summary(catalog.path_of(given.name)).attrs
+        files = RecipeFiles(
+            catalog.recipe(str(attrs.get("recipe", given.name))), weights=given.weights, images=given.images,
+            any_weights=given.any_weights, decode=attrs.get("decode"),
+        )  # fmt: skip
         model, images = files.model(), files.images()
     found = verify(given.name, model, images, sample=given.sample, device=given.device)
     print(

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/gpu.py [--out FOLDER] [--seconds 440]
     python tests/benchmarks/gpu.py --device cpu --tiny     # the same where there is no GPU: a trial of the script
+    python tests/benchmarks/gpu.py --paper                 # what an H100 would take, estimated from the kernels of a few images
 
 Everything is printed as it is found, and kept in FOLDER/report.md. Sections have deadlines, and what is left out for want of
 time is named; no section's failure ends the run.
@@ -19,20 +20,25 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 import torchvision
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import TensorDataset
+from torch.utils.flop_counter import flop_registry
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "compute"), str(HERE.parents[1])]
 
 import engine  # noqa: E402
+from make_believe_gpu import MakeBelieveGPU, OnDevice, make_believe_gpu  # noqa: E402
 from oracle import Oracle  # noqa: E402
 
 import unitlab  # noqa: E402
@@ -42,6 +48,7 @@ from unitlab.compute.images.source import ImageSource  # noqa: E402
 from unitlab.compute.sweep.passes import compute_shards  # noqa: E402
 from unitlab.compute.sweep.plan import SweepPlan, plan_sweep  # noqa: E402
 from unitlab.compute.sweep.request import SweepRequest  # noqa: E402
+from unitlab.compute.sweep.shards import ShardComputation  # noqa: E402
 from unitlab.store.shards import HeldShards  # noqa: E402
 
 UNITS = [0, 7, 11, 19]
@@ -64,6 +71,15 @@ PROFILED = [
     ("vgg16", "conv5_3", "bfloat16", 256),
     ("resnet50", "layer4", "float32", 512),
     ("resnet18", "layer3", "float32", 64),
+]
+# What an H100 is taken to do: operations a second in products, bytes a second of its memory, seconds to ask for a kernel
+RATES = {torch.bfloat16: 200e12, torch.float32: 40e12, torch.float64: 30e12}
+BANDWIDTH, LAUNCH, MEMORY = 2e12, 6e-6, "40 GB"
+# network, layer, precision, images of the sweep, and of the two batches that are counted
+ON_PAPER = [
+    ("VGG16-Places", engine.vgg16_places, "conv5_3", "bfloat16", 36_500, (2, 4)),
+    ("ResNet50", partial(engine.run_in, "resnet50"), "layer4", "float32", 50_000, (2, 4)),
+    ("ResNet50", partial(engine.run_in, "resnet50"), "layer3", "float32", 50_000, (1, 2)),
 ]
 
 
@@ -271,13 +287,73 @@ def profiles(run: Run, until: float) -> None:
             run.say(f"    {getattr(event, order) / 1e3:9.2f} ms {event.count:>7} ×  {event.key[:90]}")
 
 
+@dataclass
+class OnPaper:
+    """Operations of products, bytes that kernels read and write, and seconds in which a GPU would do the one or the other."""
+
+    operations: float = 0.0
+    bytes: float = 0.0
+    seconds: float = 0.0
+
+
+def counted_by(gpu: MakeBelieveGPU, paper: OnPaper, operation: Callable[..., Any], func: Any, args: Any, kwargs: Any) -> Any:
+    """An operation of the make-believe device, and what it costs."""
+    before = len(gpu.events)
+    out = operation(gpu, func, args, kwargs)
+    if any(event.kind == "launch" for event in gpu.events[before:]):
+        on = [one for one in tree_leaves((args, kwargs, out)) if isinstance(one, OnDevice)]
+        count = flop_registry.get(func.overloadpacket)
+        products = 0 if count is None else count(*args, **kwargs, out_val=out)
+        moved = sum({id(one.inner): one.nbytes for one in on}.values())
+        paper.operations, paper.bytes = paper.operations + products, paper.bytes + moved
+        paper.seconds += max(moved / BANDWIDTH, products / RATES.get(on[0].dtype, RATES[torch.float32]))
+    return out
+
+
+def on_paper() -> None:
+    """A batch costs c + n·e, which two that are counted tell; a kernel takes as long as its products, or as its bytes."""
+    print("| sweep | images a batch | GFLOP, GB an image | kernels, waits a batch | ms an image | host, asking | all images |")
+    print("| --- " * 7 + "|")
+    for name, network, layer, precision, images, counted in ON_PAPER:
+        source = source_of(torch.randn(max(counted), 3, 224, 224), 365 if name.endswith("Places") else 1000)
+        found = []
+        for count in counted:
+            with make_believe_gpu([(ShardComputation, "add", "batch")]) as gpu, exact_float32():
+                plan = plan_sweep(network(), source, SweepRequest(layer, precision=precision, memory=MEMORY), "cuda")
+                size, paper = plan.batch_size, OnPaper()
+                for one in plan.layers:
+                    one.engine.memory = one.engine.memory * count // size  # in as many bites as a whole batch
+                few = source.subset(range(count))
+                computation = ShardComputation(plan, few, plan.replacements(None, count))
+                gpu.events.clear()
+                seen = partialmethod(counted_by, paper, MakeBelieveGPU.operation)
+                with mock.patch.object(MakeBelieveGPU, "operation", seen):
+                    list(computation.shards([(0, count)], lambda _: None))
+            found.append((paper, sum(gpu.of("launch", "batch").values()), sum(gpu.of("wait", "batch").values())))
+        (less, _, _), (more, kernels, waits) = found
+        fewer, step = counted[0], counted[1] - counted[0]
+        each = {of: (vars(more)[of] - vars(less)[of]) / step for of in vars(more)}
+        seconds = each["seconds"] + (less.seconds - fewer * each["seconds"]) / size
+        asking = kernels * LAUNCH / size
+        print(
+            f"| {name} {layer}, {precision} | {size} | {each['operations'] / 1e9:.1f}, {each['bytes'] / 1e9:.2f} | "
+            f"{kernels}, {waits} | {1000 * seconds:.2f} | {1000 * asking:.2f} | "
+            f"{images:,}: {images * max(seconds, asking):.0f} s |",
+            flush=True,
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small sizes, to try the script itself")
+    parser.add_argument("--paper", action="store_true", help="estimates from counts, without a GPU")
     parser.add_argument("--out", type=Path, default=Path())
     parser.add_argument("--seconds", type=float, default=440, help="nothing new begins after this many")
     given = parser.parse_args()
+    if given.paper:
+        on_paper()
+        return
     if given.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error("torch sees no GPU; --device cpu --tiny tries the script")
     given.out.mkdir(parents=True, exist_ok=True)

@@ -26,8 +26,9 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from PIL import Image
 from scripted_images import scripted_source
-from small_networks import FunctionalReLU
+from small_networks import CLASSES, FunctionalReLU
 from sweep_process import said_until, sweep_process, wait_for_shards
 from torch import nn
 
@@ -221,6 +222,40 @@ def test_workers_read_the_images_of_their_shards_and_no_others(tmp_path: Path, c
     one, other = reads(tmp_path).values()
     assert set(one) & set(other) <= SAMPLED and set(one) | set(other) == set(range(128))
     assert all(count == (3 if position in SAMPLED else 1) for position, count in Counter(one + other).items())
+
+
+def test_the_workers_of_a_machine_share_its_processors(tmp_path: Path, client: Any) -> None:
+    for position in range(64):
+        path = tmp_path / "pictures" / f"class {position % CLASSES}" / f"{position}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((17, 17, 3), position, np.uint8)).save(path)
+
+    def transform(picture: Any) -> torch.Tensor:
+        readers = sum(thread.name == "unitlab reader" for thread in threading.enumerate())
+        (folder / f"{os.getpid()} {readers}").touch()
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
+
+    def see(processors: int, dask_worker: Any) -> None:
+        dask_worker.__dict__.setdefault("test_processors", contextlib.ExitStack()).close()
+        if processors:
+            dask_worker.test_processors.enter_context(patch.object(os, "sched_getaffinity", lambda _: range(processors)))
+
+    folder = tmp_path / "read by"
+    folder.mkdir()
+    source = unitlab.images(tmp_path / "pictures", transform=transform)
+    given = {"batch_size": 4, "progress": False, "device": "cpu"}
+    client.run(see, 6)
+    try:
+        unitlab.ablate(network(), source, "conv2", store=tmp_path / "many.zarr", client=client, **given)
+    finally:
+        client.run(see, 0)
+    most = Counter[int]()
+    for pid, readers in (map(int, path.name.split()) for path in folder.iterdir()):
+        most[pid] = max(most[pid], readers)
+    del most[os.getpid()]
+    assert list(most.values()) == [3, 3]
+    unitlab.ablate(network(), source, "conv2", store=tmp_path / "one.zarr", **given)
+    assert data_files(tmp_path / "many.zarr") == data_files(tmp_path / "one.zarr")
 
 
 def test_processes_of_a_loader_are_threads_in_a_worker(tmp_path: Path, client: Any) -> None:

@@ -17,15 +17,16 @@ from torchvision import transforms
 import unitlab
 from unitlab import UnitlabError, catalog
 from unitlab.bundled_images import bundled_images
+from unitlab.cli import main
 from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.files.recipe_files import RecipeFiles
-from unitlab.compute.images.decoded import DecodedImages, DeviceTransform
+from unitlab.compute.images.decoded import BicubicDeviceTransform, DecodedImages, DeviceTransform
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.fingerprints import source_fingerprints
 from unitlab.compute.sweep.plan import plan_sweep
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.shards import ShardComputation
-from unitlab.recipes import Transform
+from unitlab.recipes import RECIPES, Transform
 from unitlab.store.study import open_study
 
 MEAN, DEVIATION = (0.5, 0.4, 0.3), (0.2, 0.3, 0.1)
@@ -63,33 +64,38 @@ def source_of(folder: Path, transform: Any = SMALL) -> ImageSource:
     return unitlab.images(folder, transform=transform)
 
 
-def weights(length: int, size: int) -> np.ndarray:
-    """Of an antialiased linear resize, (new, old) in float64: a triangle as wide as two new pixels, or two old ones."""
+def weights(length: int, size: int, *, cubic: bool = False) -> np.ndarray:
+    """Of an antialiased resize, (new, old) in float64: a triangle two new pixels wide, or two old ones; or Keys' cubic."""
     scale = length / size
     away = np.abs(np.arange(length) + 0.5 - (np.arange(size) + 0.5)[:, None] * scale) / max(scale, 1)
     found = (1 - away).clip(0)
+    if cubic:
+        near, far = 1.5 * away**3 - 2.5 * away**2 + 1, -0.5 * away**3 + 2.5 * away**2 - 4 * away + 2
+        found = np.where(away < 1, near, np.where(away < 2, far, 0))
     return found / found.sum(1, keepdims=True)
 
 
+@pytest.mark.parametrize("kind", [DeviceTransform, BicubicDeviceTransform])
 @pytest.mark.parametrize(
     ("resize", "crop", "rows", "columns"),
     [(64, 56, 131, 97), (64, 56, 70, 201), (48, 64, 37, 30), ((40, 52), 36, 300, 45), (64, 64, 64, 64)],
 )
 def test_pixels_are_those_of_an_antialiased_resize_in_float64_and_near_to_pillows(
-    resize: int | tuple[int, int], crop: int, rows: int, columns: int
+    resize: int | tuple[int, int], crop: int, rows: int, columns: int, kind: type[DeviceTransform]
 ) -> None:
-    of, shown = DeviceTransform(resize, crop, MEAN, DEVIATION), picture(rows, columns)
+    of, shown, cubic = kind(resize, crop, MEAN, DEVIATION), picture(rows, columns), kind is BicubicDeviceTransform
     size = resize
     if isinstance(size, int):
         size = (resize, resize * columns // rows) if rows < columns else (resize * rows // columns, resize)
-    resized = np.einsum("ar,rcn,bc->nab", weights(rows, size[0]), np.asarray(shown, np.float64), weights(columns, size[1]))
+    down, across = weights(rows, size[0], cubic=cubic), weights(columns, size[1], cubic=cubic)
+    resized = np.einsum("ar,rcn,bc->nab", down, np.asarray(shown, np.float64), across).clip(0, 255)
     exact = transforms.functional.center_crop(torch.from_numpy(resized), [crop, crop])
     bytes_of = torch.tensor(DEVIATION).view(3, 1, 1) * 255, torch.tensor(MEAN).view(3, 1, 1) * 255
     found = of(shown)
     assert found.dtype == torch.float32 and found.shape == (3, crop, crop)
     assert (found * bytes_of[0] + bytes_of[1] - exact).abs().max() < 1e-3
     # Pillow rounds to bytes after each direction: half of one, and half of one again
-    assert ((found - by_pillow(of)(shown)) * bytes_of[0]).abs().max() <= 1.01
+    assert cubic or ((found - by_pillow(of)(shown)) * bytes_of[0]).abs().max() <= 1.01
 
 
 def test_a_network_predicts_the_same_of_nearly_all_images(tmp_path: Path) -> None:
@@ -170,13 +176,45 @@ def test_an_estimate_reads_as_a_sweep_on_a_gpu_does(folder: Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"transform": "torchvision:ResNet18_Weights.IMAGENET1K_V1"}, {"transform": transforms.ToTensor()}, {"transform": None},
-        {"images": "emoji"}, {"decode": "tpu"},
+        {"transform": transforms.ToTensor()}, {"transform": None}, {"images": "emoji"}, {"decode": "tpu"},
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_on_a_gpu_is_refused(folder: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(UnitlabError, match=r"decode='.pu' .*unitlab\.recipes\.Transform.* give decode='cpu', or such"):
         recipe(folder, **changes)
+
+
+FILES = {name: of for name, of in RECIPES.items() if of.images.address not in ("emoji", "fashion_mnist")}
+RENDERED = {name for name, of in FILES.items() if of.images.made_by}
+
+
+@pytest.mark.parametrize("name", sorted(FILES.keys() - RENDERED))
+def test_a_shipped_recipes_transform_on_a_gpu_is_near_to_its_own_on_a_cpu(name: str, tmp_path: Path) -> None:
+    """Of JPEG files, by torch and by Pillow, which rounds to bytes after each direction: half of 255 parts twice; where weights
+    below zero overshoot, it also cuts off what lies beyond them twice."""
+    for number, (rows, columns) in enumerate(((300, 480), (420, 260), (256, 256))):
+        picture(rows, columns, number).save(tmp_path / f"{number}.jpg", quality=95)
+    here, there = (RecipeFiles(FILES[name], network_only=True, decode=way).transform() for way in ("gpu", "cpu"))
+    assert here is not None and there is not None and isinstance(here, DeviceTransform)
+    most = 1.01 if type(here) is DeviceTransform else 3.0
+    for path in sorted(tmp_path.iterdir()):
+        found, expected = here(Image.open(path)), there(Image.open(path).convert("RGB"))
+        assert found.shape == expected.shape
+        away = (found - expected).abs() * torch.tensor(here.deviation).view(3, 1, 1) * 255
+        assert away.max() <= most and away.mean() < 0.4
+
+
+def test_efficientnet_b0_alone_is_resized_bicubically_and_its_fingerprint_says_so(tmp_path: Path) -> None:
+    kinds = {name: RecipeFiles(FILES[name], network_only=True, decode="gpu").transform() for name in FILES.keys() - RENDERED}
+    bicubic = {name for name, of in kinds.items() if repr(of).startswith("BicubicDeviceTransform(resize=256, crop=224")}
+    assert bicubic == {"efficientnet_b0_imagenet"}
+    assert all(repr(of).startswith("DeviceTransform(") for name, of in kinds.items() if name not in bicubic)
+
+
+@pytest.mark.parametrize("name", sorted((RECIPES.keys() - FILES.keys()) | RENDERED))
+def test_shipped_recipes_whose_images_are_no_files_refuse_it(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compute", name, "--decode", "gpu", "--images", str(Path(__file__).parent)]) == 2
+    assert "give decode='cpu'" in capsys.readouterr().err
 
 
 def test_pictures_without_a_range_are_refused() -> None:

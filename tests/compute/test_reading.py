@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import pickle
 import re
 import signal
 import threading
@@ -27,7 +28,7 @@ from torchvision import datasets, transforms
 
 import unitlab
 from unitlab import UnitlabError
-from unitlab.compute.images.reading import ONE_EACH, content_hash, read_ahead
+from unitlab.compute.images.reading import ONE_EACH, Processors, content_hash, read_ahead
 from unitlab.errors import what_it_says
 
 COUNT = 30
@@ -332,20 +333,26 @@ def test_the_first_image_says_what_the_others_must_be_like(other: Tensor, said: 
         all_pixels(source)
 
 
-def test_images_are_read_ahead_as_far_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_read_ahead_as_far_as_memory_allows() -> None:
     data = Watched()
     source = unitlab.images(data)
     for far in (True, False):
-        monkeypatch.setattr("unitlab.compute.images.source.AHEAD_BYTES", 1 << 20 if far else 0)
         for event in data.read:
             event.clear()
-        batches = source.batches(0, 12, 3)
+        batches = source.stream([range(first, first + 3) for first in range(0, 12, 3)], ahead=1 << 20 if far else 0)
         next(batches)
         assert data.read[11 if far else 5].wait(60)
         if not far:
             time.sleep(0.05)
             assert not data.read[8].is_set()
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
+
+
+def test_processors_are_those_of_where_they_are_unpickled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)), raising=False)
+    here = pickle.dumps(Processors())
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(3)), raising=False)
+    assert (pickle.loads(here), Processors() * 2) == (3, 6)
 
 
 def test_readers_have_one_thread_each_and_threads_of_others_as_many_as_before() -> None:

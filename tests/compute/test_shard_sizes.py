@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import unitlab
 from unitlab import UnitlabError
 from unitlab.compute.engine.host_copies import HostCopies
 from unitlab.compute.engine.suffix import SuffixEngine
+from unitlab.compute.images.thumbnails import THUMBNAIL
 from unitlab.compute.sweep import memory as memories
 from unitlab.compute.sweep import plan as planning
 from unitlab.compute.sweep.activations import (
@@ -35,8 +38,8 @@ from unitlab.compute.sweep.memory import free_memory
 from unitlab.compute.sweep.passes import WrittenMeanwhile, compute_shards
 from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
 from unitlab.compute.sweep.request import SweepRequest
-from unitlab.compute.sweep.shard_bounds import MOST_ELEMENTS, RATES, SECONDS, SHARE_OF_MEMORY, bytes_of_image
-from unitlab.compute.sweep.shards import ShardResult
+from unitlab.compute.sweep.shard_bounds import MOST_ELEMENTS, RATES, SECONDS, SHARE_OF_MEMORY, bytes_of_image, images_at_once
+from unitlab.compute.sweep.shards import ShardResult, ShardSums
 from unitlab.store.shards import HeldShards, PartialStudy, read_shard, unfinished_fingerprint, write_shard
 
 
@@ -81,6 +84,35 @@ def test_shards_have_the_images_that_take_some_time_and_fit_in_memory() -> None:
     assert int(slow.sized_for("cuda").fingerprint["shard"]) > 3 * int(slow.fingerprint["shard"])
     hooked = nn.Sequential(Untraceable().conv, nn.ReLU()).eval()
     assert flops(hooked, images) > 0 and int(planned("conv", Untraceable().eval()).fingerprint["shard"]) > 1000
+
+
+def test_images_that_wait_are_within_the_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 64, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, CLASSES)]
+    model, ahead = nn.Sequential(*layers).eval(), list[int]()
+    pixels = torch.rand(300, 3, 64, 64)
+    images = unitlab.images((pixels, torch.arange(300) % CLASSES), categories=[f"class {k}" for k in range(CLASSES)])
+    plans = {
+        memory: plan_sweep(model, images, SweepRequest("1", memory=memory), "cpu") for memory in ("64 MB", "2 GB", "20 GB")
+    }
+    small, held = plans["64 MB"], int(plans["64 MB"].fingerprint["shard"]) * bytes_of_image(plans["64 MB"].layers, CLASSES) * 3
+    engines: Any = [layer.engine for layer in small.layers]
+    # an eighth of it; of much memory 256 MiB, beside which batches are what they were
+    assert small.bytes_ahead == 8_000_000 and plans["2 GB"].bytes_ahead == 250_000_000
+    assert plans["20 GB"].bytes_ahead == 256 << 20
+    assert small.batch_size == images_at_once(small.network, engines, 64_000_000 - held - 8_000_000, None)
+    assert small.batch_size < plans["2 GB"].batch_size == plans["20 GB"].batch_size == 128
+    assert small.sized_for("cuda").batch_size > small.batch_size  # which has memory of its own
+    # as many as that are read, and no more, while the first batch is worked on
+    read, late = (
+        list[int](),
+        replace(images, threads=2, read=lambda position: (read.append(position), images.read(position))[1]),
+    )
+    monkeypatch.setattr(ShardSums, "add", lambda *_: (time.sleep(0.5), ahead.append(len(read)), 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        compute_shards(small, late, HeldShards(), progress=False)
+    room = 8_000_000 // (pixels[0].nbytes + 3 * THUMBNAIL**2)
+    assert small.batch_size + room <= ahead[0] <= small.batch_size + room + 3
 
 
 def test_no_value_has_more_elements_than_kernels_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,36 @@ def test_compute_load_verify(served: Served, server: Server, own_home: Path, cap
     assert not left and not list(own_home.rglob("places_val.zip"))
 
 
+@pytest.mark.parametrize("name", ["vgg16_places", "resnet18_imagenet"])
+def test_decoded_for_a_gpu_by_the_command(
+    name: str, tmp_path: Path, own_home: Path, places_zip: Path, imagenet_folder: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    recipe = reduced(name)
+    monkeypatch.setitem(RECIPES, name, recipe)
+    write_weights(name, network_of(recipe), tmp_path / "given.pth")
+    files = ["--weights", str(tmp_path / "given.pth"), "--any-weights", "--device", "cpu"]
+    files += ["--images", str(places_zip if recipe.images.address else imagenet_folder)]
+    command = ["compute", name, "--store", str(tmp_path / "study.zarr"), *files]
+    assert main([*command, "--units", "1,5", "--decode", "gpu"]) == 0, capsys.readouterr().err
+    ds = unitlab.load(tmp_path / "study.zarr")
+    assert ds.attrs["decode"] == "gpu" and ds.attrs["transform"].startswith("DeviceTransform(")
+    given = {"weights": files[1], "images": files[-1], "any_weights": True}
+    here, there = (RecipeFiles(recipe, **given, decode=way) for way in ("gpu", "cpu"))
+    with torch.no_grad():
+        logits = here.model()(here.images().at(range(len(ds.image))))
+    np.testing.assert_array_equal(ds.baseline_prediction.values, logits.argmax(1).numpy())
+    # the study is compared, and goes on, as it was decoded; as Pillow would it does not
+    assert main(["verify", str(tmp_path / "study.zarr"), "--sample", "4", *files]) == 0
+    assert main([*command, "--units", "2"]) == 0, capsys.readouterr().err
+    assert unitlab.load(tmp_path / "study.zarr").unit.values.tolist() == [1, 2, 5]
+    capsys.readouterr()
+    assert main([*command, "--units", "3", "--decode", "cpu"]) == 2
+    assert "a transform that differs" in capsys.readouterr().err
+    assert here.attrs()["decode"] == "gpu" and "decode" not in RecipeFiles(recipe, **given).attrs()
+    assert not torch.equal(here.images().at([0]), there.images().at([0]))
+
+
 def test_what_goes_wrong_on_the_way(served: Served, server: Server, own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name, recipe, network, path = served.name, served.recipe, served.network, served.path
     options = ["--units", "1", "--device", "cpu", "--images", str(served.images)]

@@ -111,6 +111,25 @@ def test_other_images_than_the_study_s_are_refused(study: xr.Dataset) -> None:
     assert "not those of the study" in ask(unitlab.explore(other), "together", units=[3, 5])["error"]
 
 
+@pytest.mark.parametrize("given", [{"basis": "random"}, {"directions": np.eye(64)[[3, 3]] + np.eye(64)[[5, 7]]}])
+def test_directions_are_not_taken_for_channels(given: dict[str, Any]) -> None:
+    from unitlab.compute.networks.bundled import bundled_network
+
+    photos, attrs = unitlab.images("fashion_mnist").subset(range(20)), {"name": "few", "recipe": "vgg_fashion"}
+    found = unitlab.ablate(
+        bundled_network("vgg_fashion"), photos, "conv3_2", units=[0, 1], progress=False, attrs=attrs, **given
+    )
+    explorer = unitlab.explore(found, unit=0)
+    explorer.image = str(found.image.values[0])
+    for kind, more in (
+        ("at_hand", {}), ("together", {"units": [0, 1]}), ("curve", {"category": str(found.category.values[4])}),
+        ("try", {"unit": 0, "strengths": [[0, 0.0]]}), ("try_rank", {}),
+    ):  # fmt: skip
+        answer = ask(explorer, kind, **more)
+        assert "silences directions, and from here channels would be" in answer["error"], kind
+        assert answer["command"] == "unitlab.ablate(model, images, 'conv3_2', directions=directions)"
+
+
 def test_a_run_ends_where_its_progress_is_refused(study: xr.Dataset) -> None:
     def refuse(done: int, of: int) -> None:
         raise Stopped

@@ -121,18 +121,18 @@ def is_signed(ds: xr.Dataset) -> bool:
 
 def _ablated(ds: xr.Dataset, mean: Array) -> dict[str, Array]:
     """How far the activation that an ablation leaves is from the unit's own, by the spatial means of the images."""
-    kind, ordered = ds.attrs.get("ablation", ""), np.sort(mean.astype(np.float64), axis=1)
+    kind, distance, typicality = ds.attrs.get("ablation", ""), *np.empty((2, len(mean)))
     if kind not in ("zero", "mean", "resample") or "basis" in ds:
         return {}
-    centre, spread = ordered.mean(1, keepdims=True), ordered.std(1, keepdims=True)
-    left = {"zero": np.zeros_like(centre), "mean": centre, "resample": ordered}[kind]
-    # shares of the images at or below, and at or above
-    n = ordered.shape[1]
-    below = np.stack([np.searchsorted(own, one, side="right") for own, one in zip(ordered, left, strict=True)]) / n
-    above = 1 - np.stack([np.searchsorted(own, one, side="left") for own, one in zip(ordered, left, strict=True)]) / n
-    with np.errstate(invalid="ignore", divide="ignore"):
-        distance = np.sqrt(((left - centre) ** 2).mean(1)) / spread[:, 0]
-    return {"ablated_distance": distance, "ablated_typicality": np.minimum(2 * np.minimum(below, above), 1).mean(1)}
+    for unit, own in enumerate(mean):
+        ordered = np.sort(own.astype(np.float64))
+        left = {"zero": np.zeros(1), "mean": ordered.mean(keepdims=True), "resample": ordered}[kind]
+        # shares of the images at or below, and at or above
+        below = np.searchsorted(ordered, left, side="right") / len(own)
+        above = 1 - np.searchsorted(ordered, left, side="left") / len(own)
+        distance[unit] = ratio(np.sqrt(((left - ordered.mean()) ** 2).mean()), ordered.std())
+        typicality[unit] = np.minimum(2 * np.minimum(below, above), 1).mean()
+    return {"ablated_distance": distance, "ablated_typicality": typicality}
 
 
 def undefined_attributes(ds: xr.Dataset) -> str:
@@ -176,7 +176,8 @@ def class_means(values: Array, label: Array, n_categories: int) -> Array:
     means = np.full((len(values), n_categories), np.nan)
     if len(present):
         start = (np.cumsum(n) - n)[present]
-        means[:, present] = np.add.reduceat(values[:, order].astype(np.float64), start, axis=1) / n[present]
+        for row, own in zip(means, values, strict=True):
+            row[present] = np.add.reduceat(own[order].astype(np.float64), start) / n[present]
     return means
 
 

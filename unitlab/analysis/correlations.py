@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -63,11 +64,14 @@ def measures(
     require_all_pairs(ds, "the comparison of units")
     quickly = None if only is None else set(only)
     known = xr.Dataset()
-    with stages("measures", 2, progress) as begin:
+    with stages("measures", 2, progress and not damage_alone) as begin, ThreadPoolExecutor(1) as beside:
         begin("attributes")
         if quickly is None or not quickly <= {*QUICK, *own_attributes(ds)}:
+            attributes = beside.submit(attributes_with, ds, information=quickly is None or "mutual_information" in quickly)
+            if damage_alone:  # whatever the study lacks for attributes, so that neither waits for the other
+                found = damage(ds, seed=seed, progress=progress)
             try:
-                known = attributes_with(ds, information=quickly is None or "mutual_information" in quickly)
+                known = attributes.result()
             except UnitlabError:
                 if not damage_alone:
                     raise
@@ -76,7 +80,7 @@ def measures(
         if quick:
             begin("drops")
             found = _quick_damage(ds, seed)
-    if not quick:
+    if not quick and not damage_alone:
         found = damage(ds, seed=seed, progress=progress)
     found = found.assign(own_attributes(ds))
     return found.merge(known.drop_attrs(deep=False), compat="override", combine_attrs="override")

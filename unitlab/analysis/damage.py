@@ -37,6 +37,7 @@ Array = np.ndarray[Any, Any]
 KEPT = ("n_images", "baseline_accuracy", "n_broken", "n_fixed", "accuracy_drop", "overall_drop")
 TOP_K = ("n_broken_topk", "n_fixed_topk", "topk_accuracy_drop", "topk_overall_drop", "baseline_topk_accuracy")
 LEAST_CHANGED = 6  # with so many images the least p is 2⁻⁵, below `ALPHA`
+READ_ONCE = 256 << 20  # bytes of a variable that is read but once, and kept meanwhile; larger ones are read at each use
 SMALL = 0.25  # added to the variance of a class's lost images, so that one with few changes does not lead
 
 
@@ -95,9 +96,13 @@ def damage(ds: xr.Dataset, *, level: float = LEVEL, seed: int = 0, progress: boo
     """
     check_level(level)
     check_seed(seed)
-    require(ds, [*KEPT, "n_predicted", "label_margin_drop"], "damage", screened=True)
+    require(ds, [*KEPT, "prediction", "n_predicted", "label_margin_drop"], "damage", screened=True)
     if is_screened(ds):
         return _of_screened(ds, level)
+    ds = ds.copy()
+    for name in ("prediction", "label_margin_drop"):
+        if ds[name].nbytes <= READ_ONCE:
+            ds.variables[name].load()
     # NumPy leaves Python's lock free while it works: what is told by flips and what by margins, on two processors
     with stages("damage", 4, progress) as begin, ThreadPoolExecutor(1) as beside:
         begin("exact tests")

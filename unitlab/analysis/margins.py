@@ -10,7 +10,7 @@ import scipy
 
 from unitlab.analysis.paired_images import PairedImages
 from unitlab.analysis.paired_tests import benjamini_hochberg, simultaneous, student_quantile, student_tail
-from unitlab.analysis.specificity import Blocks, Draws, shuffle_moments, shuffled_blocks
+from unitlab.analysis.specificity import Blocks, Draws, shuffle_moments
 from unitlab.analysis.undefined import mean_of_defined, ratio
 
 Array = np.ndarray[Any, Any]
@@ -20,7 +20,7 @@ HUBER, ROUNDS = 3.0, 10  # standard errors beyond which a class draws the line n
 MOST_SHUFFLES = 4999  # every image is shuffled; one unit alone is found among 250, nine among 2,048
 LEAST_CLASSES = 4  # a line through fewer class means fits noise
 LEAST_BLOCKS = 5  # a class of fewer images (clusters) tells its own spread too badly
-UNITS_AT_ONCE = 256
+UNITS_AT_ONCE = 64
 ROUNDING = 1e-5  # of single precision
 SQUARES_ROUNDING = 1e-12  # of sums of squares in double precision
 
@@ -184,18 +184,19 @@ class MarginContrasts:
         known = np.isfinite(self.of_unit)
         draws = Draws(np.flatnonzero(known & (self.of_unit > 0)), self.n_units, 0, LEAST_SHUFFLES, most=MOST_SHUFFLES)
         centre, scale = np.zeros((2, self.n_units, images.n_categories), np.float32)
-        observed = np.zeros(self.n_units, np.float32)
-        for batch, (_, n) in enumerate(draws.batches("do margins single out classes", progress)):
-            shuffled = shuffled_blocks(stratum, n, random)
+        observed, held, values = np.zeros(self.n_units, np.float32), np.empty(0, int), np.empty((blocks.n, 0), np.float32)
+        for done, shuffled in draws.batches(stratum, random, "do margins single out classes", progress):
             for some in np.array_split(draws.active, -(-len(draws.active) // UNITS_AT_ONCE)):
-                values = self._standardised(some, blocks)
-                if batch == 0:
+                kept = np.isin(held, some)
+                values = values[:, kept] if kept.sum() == len(some) else self._standardised(some, blocks)
+                held = some
+                if done == 0:
                     centre[some], scale[some] = self._moments(values, stratum, blocks)
                     found = sums(values, identity[None])[0].T
                     observed[some] = ((found - centre[some]) * scale[some]).max(1)
                     observed[some] -= ROUNDING * (1 + np.abs(observed[some]))
                 width = max(1, (1 << 23) // (images.n_categories * len(some)))
-                for first in range(0, n, width):
+                for first in range(0, len(shuffled), width):
                     found = sums(values, shuffled[first : first + width])
                     largest = ((found - centre[some].T) * scale[some].T).max(1)
                     draws.reached[some] += (largest >= observed[some]).sum(0)

@@ -93,11 +93,12 @@ class PairedImages:
         return self._ordered(name, units)
 
     def _ordered(self, name: str, units: slice | Array) -> Array:
-        values = self.ds[name][units].values
+        # a list: xarray would import dask to ask whether an array is one of dask's
+        values = self.ds[name][units if isinstance(units, slice) else units.tolist()].values
         return values if self.in_order else values.take(self.order, axis=1)
 
     def unit_blocks(self, cells: int) -> list[slice]:
         """Slices of units that have about ``cells`` images (or classes × splits) together."""
-        width = max(1, (16 << 20) // max(cells, 1))
+        width = max(1, (2 << 20) // max(cells, 1))
         n = self.ds.sizes["unit"]
         return [slice(start, min(start + width, n)) for start in range(0, n, width)]

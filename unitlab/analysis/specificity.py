@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -51,13 +52,16 @@ class Draws:
         if most is not None:
             self.most = min(self.most, most)
 
-    def batches(self, what: str, shown: bool) -> Iterator[tuple[int, int]]:
-        """The first shuffle of each batch, and how many they are; a bar where they take more than two seconds."""
-        done = 0
-        with tqdm(total=self.most, desc=what, unit=" shuffles", delay=2, leave=False, disable=not shown) as bar:
+    def batches(self, stratum: Array, random: np.random.Generator, what: str, shown: bool) -> Iterator[tuple[int, Array]]:
+        """Number of the first shuffle of each batch, and its `shuffled_blocks`, drawn beside what is done with those before; a
+        bar where they take more than two seconds."""
+        done, bar = 0, tqdm(total=self.most, desc=what, unit=" shuffles", delay=2, leave=False, disable=not shown)
+        with bar, ThreadPoolExecutor(1) as beside:
+            drawn = beside.submit(shuffled_blocks, stratum, min(BATCH, self.most), random)
             while done < self.most and len(self.active):
-                batch = min(BATCH, self.most - done)
-                yield done, batch
+                shuffled, batch = drawn.result(), min(BATCH, self.most - done)
+                drawn = beside.submit(shuffled_blocks, stratum, min(BATCH, self.most - done - batch), random)
+                yield done, shuffled
                 self.drawn[self.active] += batch
                 done += batch
                 if done >= self.first:
@@ -121,12 +125,11 @@ class Specificity:
         for some in _parts(draws.active):
             rows, columns, values = self._entries(some)
             observed[some] = self._studentised(self._net(rows, columns[None], values, len(some))[0], some) - ROUNDING
-        for done, batch in draws.batches("do flips single out classes", progress):
-            shuffled = shuffled_blocks(self.stratum, batch, random)
+        for done, shuffled in draws.batches(self.stratum, random, "do flips single out classes", progress):
             for some in _parts(draws.active):
                 rows, columns, values = self._entries(some)
                 width = max(1, CELLS_AT_ONCE // (len(some) * len(self.n_images)))
-                for first in range(0, batch, width):
+                for first in range(0, len(shuffled), width):
                     taken = shuffled[first : first + width, columns]
                     nets = self._net(rows, taken, values, len(some))
                     draws.reached[some] += (self._studentised(nets, some) >= observed[some]).sum(0)
@@ -147,8 +150,9 @@ class Specificity:
 
     def _measured(self, net: Array, rows: Array, blocks: Array, values: Array) -> tuple[Array, Array, Array]:
         """Max class drop, cross-fitted max class drop and concentration of units whose flips fall on these blocks."""
-        drops = self._drops(net)
-        first = [self._net(rows, blocks[None], values * half[blocks], len(net))[0] for half in self.halves.first]
+        drops, cell = self._drops(net), rows * net.shape[1] + self.blocks.position[blocks]
+        halved = (np.bincount(cell, weights=values * half, minlength=net.size) for half in self.halves.first[:, blocks])
+        first = [sums.reshape(net.shape) for sums in halved]
         return drops.max(1), self.halves.crossfitted(net, first), concentration(drops)
 
     def _entries(self, units: Array) -> tuple[Array, Array, Array]:
@@ -203,8 +207,8 @@ class _Halves:
         """(unit,): the drop of the class that leads one half (the mean over ties), measured on the other; mean over splits."""
         found = []
         for split, one in enumerate(first):
-            some = self.valid[split]
-            if some.any():
+            some = slice(None) if self.valid[split].all() else self.valid[split]
+            if self.valid[split].any():
                 here = one[:, some] / self.n_first[split, some]
                 there = (net - one)[:, some] / self.n_second[split, some]
                 found += [measured_elsewhere(here, there, axis=1), measured_elsewhere(there, here, axis=1)]
@@ -286,9 +290,9 @@ def shuffled_blocks(stratum: Array, n: int, random: np.random.Generator) -> Arra
     """Which block each block stands for, shuffled within strata, (shuffle, block)."""
     order = np.argsort(stratum, kind="stable")
     edges = np.append(np.flatnonzero(np.diff(stratum[order], prepend=-1)), len(order))
-    blocks = np.empty((n, len(stratum)), np.int32)
+    # whole machine words are exchanged a third faster
+    shuffled = np.tile(order.astype(np.int64), (n, 1))
     for start, stop in pairwise(edges):
-        some = order[start:stop]
-        # whole machine words are exchanged a third faster
-        blocks[:, some] = random.permuted(np.tile(some.astype(np.int64), (n, 1)), axis=1)
-    return blocks
+        some = shuffled[:, start:stop]
+        random.permuted(some, axis=1, out=some)
+    return shuffled.astype(np.int32).take(np.argsort(order), axis=1)

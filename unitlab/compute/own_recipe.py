@@ -68,9 +68,9 @@ def add_recipe(  # noqa: PLR0913  the public call
     title
         Of the network, for people; default its function's name.
     decode
-        "gpu": a `unitlab.recipes.Transform` is done where the network is, in float32 of the decoded bytes; processors have
-        only to decode. Pixels differ a little from Pillow's, so that studies of both kinds are not merged, and batches hold
-        pictures in their own sizes.
+        "gpu": a `unitlab.recipes.Transform`, or that of torchvision's weights, is done where the network is, in float32 of the
+        decoded bytes; processors have only to decode. Pixels differ a little from Pillow's, so that studies of both kinds are
+        not merged, and batches hold pictures in their own sizes.
 
     Returns
     -------

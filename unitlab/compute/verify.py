@@ -103,7 +103,7 @@ def verify(  # noqa: PLR0913  the public call
             raise UnitlabError(
                 "the study has no recipe to take its network and images from; give them: verify(ds, model, images)"
             )
-        files = RecipeFiles(catalog.recipe(str(ds.attrs["recipe"])))
+        files = RecipeFiles(catalog.recipe(str(ds.attrs["recipe"])), decode=ds.attrs.get("decode"))
         model = files.model() if model is None else model
         images = files.images() if images is None else images
     source = as_in_study(images if isinstance(images, ImageSource) else image_source(images), ds.attrs)

@@ -99,7 +99,7 @@ class Recipe:
     options
         Keyword arguments of the function.
     decode
-        "cpu", or "gpu": a `Transform` is done by torch where the network is, of decoded bytes.
+        "cpu", or "gpu": a `Transform`, or that of torchvision's weights, is done by torch where the network is, of bytes.
     """
 
     name: str

@@ -51,7 +51,9 @@ def described(table: Mapping[str, Variable], values: Mapping[str, Any], attrs: M
     """Dataset of ``values``, with the dimensions and attributes that ``table`` gives each; every value must be in it."""
     names = [name for name in table if name in values]
     assert len(names) == len(values), sorted(set(values) - set(names))
-    variables = {name: xr.Variable(table[name].dims, values[name], table[name].attrs) for name in names}
+    # not asked whether they are arrays of dask, which xarray would import for it
+    about = ((name, table[name].dims, np.asarray(values[name]), table[name].attrs) for name in names)
+    variables = {name: xr.Variable(dims, array, attrs, fastpath=True) for name, dims, array, attrs in about}
     coords = {name: variables.pop(name) for name in names if table[name].coordinate}
     return xr.Dataset(variables, coords=coords, attrs=dict(attrs))
 

@@ -7,12 +7,14 @@ import importlib.util
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 from torchvision import transforms
+from torchvision.transforms._presets import ImageClassification
 
 from unitlab.bundled_images import IMAGE_SETS, bundled_images
 from unitlab.compute.files.archives import is_archive, unpacked
@@ -20,7 +22,7 @@ from unitlab.compute.files.checkpoints import load_parameters, read_state_dict
 from unitlab.compute.files.downloads import check_digest, download
 from unitlab.compute.files.imagenet_archives import IMAGES, is_imagenet, unpacked_imagenet
 from unitlab.compute.images.datasets import images, picture_files
-from unitlab.compute.images.decoded import DeviceTransform
+from unitlab.compute.images.decoded import BicubicDeviceTransform, DeviceTransform
 from unitlab.compute.images.folders import labelled_files
 from unitlab.compute.images.source import ImageSource
 from unitlab.errors import UnitlabError
@@ -43,11 +45,13 @@ class RecipeFiles:
         Take a weights file of another digest than the recipe's.
     network_only
         The images are not going to be asked for.
+    decode
+        "cpu" or "gpu", in place of the recipe's; the study says so.
 
     Raises
     ------
     UnitlabError
-        A file that is not there; images that may not be downloaded and are not given.
+        A file that is not there; images that may not be downloaded and are not given; "gpu" of images that are no files.
     """
 
     def __init__(
@@ -58,8 +62,11 @@ class RecipeFiles:
         images: str | Path | None = None,
         any_weights: bool = False,
         network_only: bool = False,
+        decode: str | None = None,
     ) -> None:
-        self.recipe = recipe
+        self.recipe = recipe = recipe if decode is None else replace(recipe, decode=decode)
+        if recipe.decode != "cpu":
+            _transform(recipe)
         before = needs.remembered_files(recipe.name)
         self.given_weights = _existing(weights or before.get("weights"), "weights")
         self.given_images = _existing(images or before.get("images"), "images")
@@ -68,7 +75,7 @@ class RecipeFiles:
             raise UnitlabError(f"the network of '{recipe.name}' comes with its weights; leave --weights out")
         if self.given_images is None and not recipe.images.address and not network_only:
             raise UnitlabError(f"the images of '{recipe.name}' cannot be downloaded for you. {needs.what_is_needed(recipe)}")
-        self._attrs: dict[str, Any] = {}
+        self._attrs: dict[str, Any] = {} if decode is None else {"decode": decode}
 
     def model(self) -> nn.Module:
         """The network with its weights, in eval mode."""
@@ -220,23 +227,35 @@ def refuse_missing(recipe: Recipe) -> None:
 
 def _transform(recipe: Recipe) -> Callable[[Any], Any] | None:
     given = recipe.transform
+    if isinstance(given, str) and given.startswith("torchvision:"):
+        given = needs.torchvision_weights(given).transforms()  # type: ignore[attr-defined]
     if recipe.decode != "cpu":
-        if recipe.decode != "gpu" or not isinstance(given, Transform) or recipe.images.address in IMAGE_SETS:
-            raise UnitlabError(
-                f"decode={recipe.decode!r} of the recipe '{recipe.name}', whose images are {recipe.images.address} and whose "
-                f"transform is {given!r}: it is 'cpu' or, for files with a transform=unitlab.recipes.Transform(...), 'gpu'; "
-                "give decode='cpu', or such a transform, for example Transform(resize=256, crop=224)"
-            )
-        # tuples of floats, whatever was given or kept: their text is the fingerprint
-        return DeviceTransform(given.resize, given.crop, *(tuple(map(float, of)) for of in (given.mean, given.deviation)))
+        return _device_transform(recipe, given)
     if given is None:
         return None
     if isinstance(given, Transform):
         shown = [transforms.Resize(given.resize), transforms.CenterCrop(given.crop), transforms.ToTensor()]
         return transforms.Compose([*shown, transforms.Normalize(given.mean, given.deviation)])
-    if isinstance(given, str) and given.startswith("torchvision:"):
-        return needs.torchvision_weights(given).transforms()  # type: ignore[attr-defined]
     return _function(given)
+
+
+def _device_transform(recipe: Recipe, given: Any) -> DeviceTransform:
+    """A `Transform`, or that of torchvision's weights, where the network is."""
+    kind, files = DeviceTransform, recipe.images.address not in IMAGE_SETS and not recipe.images.made_by
+    if isinstance(given, ImageClassification):
+        bicubic = given.interpolation is transforms.InterpolationMode.BICUBIC
+        kind = BicubicDeviceTransform if bicubic else DeviceTransform
+        [resize], [crop] = given.resize_size, given.crop_size
+        given = Transform(resize, crop, tuple(given.mean), tuple(given.std))
+    if recipe.decode != "gpu" or not isinstance(given, Transform) or not files:
+        raise UnitlabError(
+            f"decode={recipe.decode!r} of the recipe '{recipe.name}', whose images are "
+            f"{recipe.images.address or recipe.images.name} and whose transform is {given!r}: it is 'cpu' or, for picture "
+            "files with a transform=unitlab.recipes.Transform(...) or 'torchvision:ENUM.MEMBER', 'gpu'; give decode='cpu', or "
+            "such a transform, for example Transform(resize=256, crop=224)"
+        )
+    # tuples of floats, whatever was given or kept: their text is the fingerprint
+    return kind(given.resize, given.crop, *(tuple(map(float, of)) for of in (given.mean, given.deviation)))
 
 
 def _existing(given: str | Path | None, what: str) -> Path | None:

@@ -30,7 +30,7 @@ from unitlab.compute.images.folders import (
     subfolders,
 )
 from unitlab.compute.images.pictures import READING, damage, decoding_failure, picture_file
-from unitlab.compute.images.reading import LoaderWorkers, loader_workers, read_ahead, read_by_workers
+from unitlab.compute.images.reading import LoaderWorkers, Processors, loader_workers, read_ahead, read_by_workers
 from unitlab.compute.images.source import MOST_NAMED, ImageSource, UnreadableFile
 from unitlab.compute.images.transforms import refuse_random, transform_text
 from unitlab.errors import UnitlabError, nearest_names
@@ -40,7 +40,7 @@ Names = Sequence[str] | None
 ITEM_KEYS = (("image", "img", "pixel_values"), ("label", "labels", "fine_label"))
 log = logging.getLogger("unitlab")
 # decoding and resizing leave Python's lock free, so that threads do what processes would
-PICTURE_THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+PICTURE_THREADS = Processors()
 LARGE = 64 << 10  # bytes of an image
 
 

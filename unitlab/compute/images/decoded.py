@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import functional
+from torchvision.transforms import InterpolationMode, functional
 
 from unitlab.compute.images.pictures import DEEP, in_8_bits
 
@@ -23,6 +23,7 @@ class DeviceTransform:
     crop: int
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
+    interpolation = InterpolationMode.BILINEAR  # no field: studies keep the text of those
 
     def __call__(self, picture: Any) -> Tensor:
         """Float32 (channel=3, row, column) of a picture of Pillow, on the CPU."""
@@ -41,12 +42,20 @@ class DeviceTransform:
         One by one, so that a picture's pixels do not depend on those beside it.
         """
         size, crop = [self.resize] if isinstance(self.resize, int) else list(self.resize), [self.crop, self.crop]
-        resized = [functional.resize(picture.permute(2, 0, 1).float(), size, antialias=True) for picture in pictures]
-        pixels = torch.stack([functional.center_crop(picture, crop) for picture in resized])
+        floats = [picture.permute(2, 0, 1).float() for picture in pictures]
+        resized = [functional.resize(picture, size, self.interpolation, antialias=True) for picture in floats]
+        # bicubic overshoots, which bytes cannot hold
+        pixels = torch.stack([functional.center_crop(picture.clamp_(0, 255), crop) for picture in resized])
         # numbers, where tensors of them would have to be brought to the device first
         for channel, (mean, deviation) in enumerate(zip(self.mean, self.deviation, strict=True)):
             pixels[:, channel].sub_(255 * mean).div_(255 * deviation)
         return pixels
+
+
+class BicubicDeviceTransform(DeviceTransform):
+    """The same, as some weights of torchvision want it."""
+
+    interpolation = InterpolationMode.BICUBIC
 
 
 class DecodedImages:

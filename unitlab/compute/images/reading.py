@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 import time
 import traceback
@@ -27,6 +28,17 @@ from unitlab.errors import UnitlabError, what_it_says
 
 T = TypeVar("T")
 Job = TypeVar("Job")
+
+
+class Processors(int):
+    """How many processors this process may use; unpickled, as many as the process there may."""
+
+    def __new__(cls) -> Processors:
+        return super().__new__(cls, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+    def __reduce__(self) -> tuple[type[Processors], tuple[()]]:
+        return Processors, ()
+
 
 LAST_READ_SECONDS = 1.0  # how long the end of the reading waits for what is being read
 ALIGNED = 64  # bytes

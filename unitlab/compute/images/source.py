@@ -25,7 +25,7 @@ from unitlab.errors import UnitlabError
 
 READ_TWICE = 4
 MOST_NAMED = 20
-AHEAD_BYTES = 256 << 20  # of images, with their thumbnails, that are read before they are asked for
+AHEAD_BYTES = 256 << 20  # of images, with their thumbnails, that are read before they are asked for, at most
 REMEDY = "replace or remove them, or leave them out by unitlab.images(..., unreadable='skip')"
 log = logging.getLogger("unitlab")
 
@@ -184,11 +184,13 @@ class ImageSource:
         return next(self.stream([positions])).pixels
 
     def stream(
-        self, batches: Iterable[Sequence[int] | np.ndarray], *, thumbnails: bool = False, pinned: bool = False
-    ) -> Generator[ImageBatch, None, None]:
+        self, batches: Iterable[Sequence[int] | np.ndarray], *, thumbnails: bool = False, pinned: bool = False,
+        ahead: int = AHEAD_BYTES,
+    ) -> Generator[ImageBatch, None, None]:  # fmt: skip
         """Images at the positions of each batch, each image read once, while the batches before are worked on.
 
         ``pinned`` batches can be copied to a GPU while the host goes on; of a `DeviceTransform` they are `DecodedImages`.
+        ``ahead`` are the bytes of images that may wait; of a batch in any case.
 
         Raises
         ------
@@ -199,7 +201,7 @@ class ImageSource:
         if not wanted:
             return
         in_reading = [BatchInReading(len(positions), pinned=pinned) for positions in wanted]
-        with closing(self._images(wanted, in_reading, thumbnails and self.thumbnails)) as images:
+        with closing(self._images(wanted, in_reading, thumbnails and self.thumbnails, ahead)) as images:
             for positions, batch in zip(wanted, in_reading, strict=True):
                 found = []
                 for place, position in enumerate(positions.tolist()):
@@ -267,7 +269,7 @@ class ImageSource:
         )
 
     def _images(
-        self, wanted: list[np.ndarray], batches: list[BatchInReading], thumbnails: bool
+        self, wanted: list[np.ndarray], batches: list[BatchInReading], thumbnails: bool, ahead: int
     ) -> Generator[_Image, None, None]:
         positions, workers, threads = np.concatenate(wanted), self.workers, self.threads
         if batches[0].pinned:
@@ -296,15 +298,15 @@ class ImageSource:
 
         longest = max(map(len, wanted))
         # pictures as they are decoded may be large: a batch of them
-        ahead = (lambda: longest) if decoded else partial(self._images_ahead, longest)
-        yield from read_ahead(partial(self._put, pictured, decoded), jobs(), min(threads, len(positions)), ahead)
+        most = (lambda: longest) if decoded else partial(self._images_ahead, longest, ahead)
+        yield from read_ahead(partial(self._put, pictured, decoded), jobs(), min(threads, len(positions)), most)
 
-    def _images_ahead(self, longest: int) -> int:
+    def _images_ahead(self, longest: int, ahead: int) -> int:
         """How many images are read ahead: a batch at least, which is all that is known before the first one came."""
         if self._kind is None:
             return longest
         shape, dtype = self._kind
-        return max(longest, AHEAD_BYTES // (shape.numel() * dtype.itemsize + 3 * THUMBNAIL**2))
+        return max(longest, ahead // (shape.numel() * dtype.itemsize + 3 * THUMBNAIL**2))
 
     def _put(self, pictured: tuple[type, ...], decoded: bool, job: tuple[BatchInReading, int, int]) -> _Image:
         """Read an image into its batch, where there is room for one of its kind."""

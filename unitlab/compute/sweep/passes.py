@@ -126,7 +126,8 @@ def counts_of(
     every = {layer.name: Rule() for layer in plan.layers}
     computation = ShardComputation(plan, source, replacements, for_study=False, rules=every, attempt=0)
     sums, size = ShardSums(plan, for_study=False), plan.batch_size
-    with closing(source.stream(positions[first : first + size] for first in range(0, len(positions), size))) as stream:
+    batches = (positions[first : first + size] for first in range(0, len(positions), size))
+    with closing(source.stream(batches, ahead=plan.bytes_ahead)) as stream:
         for batch in stream:
             computation.add(batch, sums)
             advance(len(batch.positions))

@@ -40,6 +40,7 @@ from unitlab.compute.sweep.shard_bounds import (
     MOST_ELEMENTS,
     bounds,
     bytes_of_image,
+    bytes_read_ahead,
     images_at_once,
     images_of_shard,
     refuse_large_sums,
@@ -110,6 +111,11 @@ class SweepPlan:
         return names if len(names) < 40 else f"{len(self.layers)} layers"
 
     @property
+    def bytes_ahead(self) -> int:
+        """Of the images that wait for the network."""
+        return bytes_read_ahead(self.request.free or self.request.budget, self.network.device.type)
+
+    @property
     def output_attrs(self) -> dict[str, Any]:
         """What a study says of how the logits came about."""
         asked = self.request.output
@@ -143,7 +149,8 @@ class SweepPlan:
         """The same in the batches and shards of a "cpu" or "cuda" that is to compute it."""
         request, classes = self.request, len(self.categories)
         shard = images_of_shard(self.network, self.layers, classes, device, request.budget, SHARD_IMAGES)
-        held = COPIES * shard * bytes_of_image(self.layers, classes) if device == "cpu" else 0
+        held = COPIES * shard * bytes_of_image(self.layers, classes) + bytes_read_ahead(request.budget, device)
+        held = held if device == "cpu" else 0
         engines, screened = _suffix_engines(self.layers), request.screen is not None
         size = request.batch_size or images_at_once(self.network, engines, request.budget - held, screened)
         return self._in(size, whole_batches(shard, size), {"device": device})

@@ -40,7 +40,8 @@ def donor_values(plan: SweepPlan, source: ImageSource) -> dict[str, np.ndarray]:
         return [value.cpu().numpy() for value in plan.network.site_values(images.pixels, plan.sites)]
 
     donors = donor_of_image(len(source), plan.request.seed)[0]
-    found = [next(in_halves(of_images, batch, source)) for batch in source.stream([donor] for donor in donors)]
+    batches = source.stream(([donor] for donor in donors), ahead=plan.bytes_ahead)
+    found = [next(in_halves(of_images, batch, source)) for batch in batches]
     return {layer.name: np.concatenate(values) for layer, values in zip(plan.layers, zip(*found, strict=True), strict=True)}
 
 

@@ -117,7 +117,8 @@ def ablate(  # noqa: PLR0913  the public call
         Images at a time, default what fits into ``memory``.
     memory
         Bytes for the sweep besides the network, as a number or "2 GB"; "auto" takes half of what is free on the device, which
-        an unfinished study in ``store`` keeps.
+        an unfinished study in ``store`` keeps. On a CPU images that are read ahead are within it; for a GPU they wait on the
+        host, 256 MiB besides.
     progress
         Show a progress bar and, first, the accuracy on 256 images of all classes, beside chance and what is recorded: an
         accuracy that is not above chance, or far under the recorded one, is warned of whether or not it is shown.
@@ -146,7 +147,8 @@ def ablate(  # noqa: PLR0913  the public call
         Further attributes of the study: its name, "top1_accuracy", the accuracy that is recorded for the network …
     client
         A `distributed.Client`: its workers compute the shards, each one at a time with as many threads as the worker has,
-        on a GPU each where they see any. ``store`` must be on a file system that all of them share.
+        on a GPU each where they see any; the workers of a machine share its processors for reading. ``store`` must be on a
+        file system that all of them share.
 
     Returns
     -------

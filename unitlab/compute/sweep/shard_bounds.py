@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from unitlab.compute.engine.network import Network
 from unitlab.compute.engine.scores import RIVALS
 from unitlab.compute.engine.suffix import SuffixEngine
+from unitlab.compute.images.source import AHEAD_BYTES
 from unitlab.compute.images.thumbnails import THUMBNAIL
 from unitlab.compute.sweep.layer_plan import LayerPlan
 from unitlab.compute.sweep.request import SweepRequest
@@ -30,6 +31,7 @@ OPERATIONS_OF_ELEMENT = 50
 # further score or two. A shard is held while it is computed, as it is written, and while the one before it is.
 BYTES_OF_PAIR, COPIES = 20, 3
 SHARE_OF_MEMORY = 1 / 16
+SHARE_OF_READING = 1 / 8  # of a CPU's: images that wait; a GPU's memory is not the host's, where they do
 MOST_BATCH = 128
 MOST_ELEMENTS = 2**31 - 1  # of a value: kernels count them in 32 bits
 
@@ -56,6 +58,11 @@ def images_at_once(network: Network, engines: list[SuffixEngine], budget: int, s
     held += RIVALS * sum(elements.get(node, 0) for node in meeting)
     most = min(MOST_BATCH, MOST_ELEMENTS // max(elements.values(), default=1))
     return int(max(1, min(most, budget // 2 // max(1, held * element))))
+
+
+def bytes_read_ahead(budget: int, device: str) -> int:
+    """Of the images that wait for a "cpu" or "cuda"."""
+    return min(AHEAD_BYTES, int(budget * SHARE_OF_READING)) if device == "cpu" else AHEAD_BYTES
 
 
 def bytes_of_image(layers: Sequence[LayerPlan], categories: int) -> int:

@@ -383,7 +383,7 @@ def batches_by_shard(
     """The batches of each shard, from one stream over all of them: shards must be taken to their end, in order."""
     size = plan.batch_size
     spans = [[range(first, min(first + size, stop)) for first in range(start, stop, size)] for start, stop in bounds]
-    pinned = plan.network.device.type == "cuda"
-    with closing(source.stream(chain.from_iterable(spans), thumbnails=thumbnails, pinned=pinned)) as stream:
+    how = {"thumbnails": thumbnails, "pinned": plan.network.device.type == "cuda"}
+    with closing(source.stream(chain.from_iterable(spans), **how, ahead=plan.bytes_ahead)) as stream:
         for shard in spans:
             yield islice(stream, len(shard))

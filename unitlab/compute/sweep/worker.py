@@ -17,6 +17,7 @@ from distributed import Status, Worker, WorkerPlugin, get_worker
 from filelock import FileLock, Timeout
 
 from unitlab.compute.engine.torch_state import choose_device, exact_float32
+from unitlab.compute.images.reading import Processors
 from unitlab.compute.sweep.passes import Counts, SecondAttempt, pilot_counts
 from unitlab.compute.sweep.plan import SweepPlan, UnitSums, plan_sweep
 from unitlab.compute.sweep.replacements import activation_sums
@@ -79,6 +80,9 @@ class SweepPlugin(WorkerPlugin):
     async def setup(self, worker: Worker) -> None:
         """Make ready to compute, and tell Dask so, where this worker can."""
         self.ended, self.threads = False, worker.state.nthreads
+        known = (await worker.scheduler.identity())["workers"]
+        beside = [one["host"] for one in known.values()].count(known.get(worker.address, {}).get("host"))
+        self.readers = max(1, Processors() // max(1, beside))
         self.plan: SweepPlan | None = None
         self.computation: ShardComputation | None = None
         self.second: SecondAttempt | None = None
@@ -121,6 +125,7 @@ class SweepPlugin(WorkerPlugin):
                 f"the worker on {socket.gethostname()} cannot load network or images ({type(error).__name__}: {error}); "
                 "what they are made of must be installed there, or be on its PYTHONPATH"
             ) from error
+        source.threads, source.threads_for_gpu = (min(n, self.readers) for n in (source.threads, source.threads_for_gpu))
         device = choose_device(self.device, self.request.precision)
         plan = plan_sweep(model, source, self.request, device).as_begun(self.fingerprint)
         differing = differing_field(self.fingerprint, plan.fingerprint)

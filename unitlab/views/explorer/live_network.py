@@ -47,6 +47,9 @@ class LiveNetwork:
 
     def __init__(self, ds: xr.Dataset, *, images: bool = True) -> None:
         self.ds, self.layer = ds, str(ds.attrs.get("layer", ""))
+        if "basis" in ds:
+            helps = f"unitlab.ablate(model, images, {self.layer!r}, directions=directions)"
+            raise NotAtHand("The study silences directions, and from here channels would be; this silences directions:", helps)
         if importlib.util.find_spec("torch") is None or importlib.util.find_spec("torchvision") is None:
             raise NotAtHand("The network needs torch and torchvision, which are not installed.", "pip install '.[compute]'")
         name, source = (str(ds.attrs.get(attr, "")) for attr in ("recipe", "weights_source"))
@@ -124,7 +127,7 @@ class LiveNetwork:
         """The recipe's files."""
         from unitlab.compute.files.recipe_files import RecipeFiles
 
-        return RecipeFiles(self.recipe, network_only=not self.has_images)
+        return RecipeFiles(self.recipe, network_only=not self.has_images, decode=self.ds.attrs.get("decode"))
 
     def images(self) -> Any:
         """The study's images."""
