@@ -210,8 +210,7 @@ def _provenance(ds: xr.Dataset, known: xr.Dataset) -> str:
     rows = {text: attrs[name] for name, text in LABELS.items() if attrs.get(name) not in (None, "")}
     shares = {text: f"{share:.2%}" for text, share in rows.items() if "accuracy" in text and isinstance(share, int | float)}
     rows |= shares | {"images, classes, units": f"{ds.sizes['image']:,}, {ds.sizes['category']:,}, {known.sizes['unit']:,}"}
-    if "verified_compared" in attrs:
-        rows["checked"] = proof(attrs)
+    rows["checked"] = proof(attrs)
     rows["statistics"] = (
         f"{100 * float(settings.get('level', LEVEL)):g} % intervals, tests by {'cluster' if 'cluster' in ds else 'image'}; "
         f"{str(settings['tested']).rstrip('.')}; {settings['n_splits']} splits, seed {settings['seed']}; "
