@@ -138,7 +138,7 @@ def test_what_can_be_tested_is_said_with_help_only_where_it_is_little() -> None:
     assert enough_images(36, 36) == "All 36 unit–class pairs can be tested: in each of them 6 images or more change."
     most, few = enough_images(2_000, 3_840), enough_images(16, 3_840)
     assert most.startswith("2,000 of 3,840 unit–class pairs") and "help" not in most
-    assert few.startswith("Too few images: 16 of 3,840") and "margin_specific_q_value" in few
+    assert few.startswith("Too few images: 16 of 3,840") and "q of the specific margin drop" in few
 
 
 def test_nothing_is_found_where_nothing_changes() -> None:

@@ -44,6 +44,20 @@ import(URL.createObjectURL(new Blob([state._esm], { type: "text/javascript" })))
 """
 
 
+# names that are chosen or listed and do not fit where they stand, and what lies over the title of the vertical axis
+CUT = """root => [
+  ...[...root.querySelectorAll("#x, #y, #color")].filter(one => {
+    const ink = new OffscreenCanvas(1, 1).getContext("2d"), style = getComputedStyle(one);
+    ink.font = `${style.fontSize} ${style.fontFamily}`;
+    return ink.measureText(one.selectedOptions[0].text).width + 22 > one.clientWidth;
+  }).map(one => one.value),
+  ...[...root.querySelectorAll("#bars th, #pictures figcaption")].filter(one =>
+    one.scrollWidth > one.clientWidth + 1 || one.scrollHeight > one.clientHeight + 1).map(one => one.textContent),
+  ...[...root.querySelectorAll("#scatter .title")].slice(0, 1).filter(one => one.getBoundingClientRect().right
+    > root.querySelector(".ul-zooms").getBoundingClientRect().left).map(one => one.textContent),
+]"""
+
+
 def packed(value: Any) -> Any:
     """A state as JSON has it, bytes as base64."""
     if isinstance(value, bytes | memoryview):

@@ -14,7 +14,7 @@ import pytest
 import xarray as xr
 from axe_playwright_python.sync_playwright import Axe
 from chromium import opened_page
-from explorer_page import ExplorerPage, at_once
+from explorer_page import CUT, ExplorerPage, at_once
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from simulated_study import simulated_study
@@ -103,7 +103,7 @@ def test_pictures_are_the_study_s_and_bright_inside_the_map(show: Show, study: x
     # above the unit's own threshold
     least = own_thresholds(study, [3])[0][0] / study.top_activation.values[3, 0]
     bright = picture_with_map(np.full((*plain.shape[:2], 3), 200, np.uint8), share, least=least)[..., 0] == 200
-    expect(shown.root.locator("#note")).to_contain_text("exceeds somewhere on")
+    expect(shown.root.get_by_title("exceeds somewhere on")).to_contain_text("Threshold")
     same = np.abs(outlined - plain).max(2) == 0
     assert (same == bright).mean() > 0.97 and outlined[~bright].mean() < plain[~bright].mean()
 
@@ -578,6 +578,18 @@ def test_axe_finds_nothing_serious(show: Show, study: xr.Dataset, theme: str) ->
         shown.page.wait_for_timeout(200)
         found = [one for one in Axe().run(shown.page).response["violations"] if one["impact"] in SERIOUS]
         assert not found, [(one["id"], one["nodes"][0]["html"][:200], one["nodes"][0]["failureSummary"]) for one in found]
+
+
+def test_chosen_names_are_whole(show: Show) -> None:
+    shown = show("vgg_emoji", unit=15)
+    expect(shown.root.locator("#y")).to_have_value("max_class_drop_crossfit")
+    tall = []
+    for width in (1000, 1200, 1366, 1400, 2000):
+        shown.page.set_viewport_size({"width": width, "height": 900})
+        shown.page.wait_for_timeout(200)
+        assert shown.root.evaluate(CUT) == [], width
+        tall.append(shown.root.locator("#scatter").evaluate("svg => svg.clientHeight"))
+    assert min(tall) >= 220, tall
 
 
 def test_one_tab_stop_a_view_and_arrows_inside(show: Show, study: xr.Dataset) -> None:

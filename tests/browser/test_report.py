@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from explorer_page import CUT
 from playwright.sync_api import expect
 from simulated_study import simulated_study
 
@@ -185,3 +186,11 @@ def test_the_report_compares_two_units(tab: Any, written: str, study: xr.Dataset
     alone = int(known.n_lost_a.sum())
     expect(panel.locator("figure.ul-lost")).to_have_count(min(12, alone))
     expect(panel).to_contain_text("Most alike to unit 4")
+
+
+def test_names_are_whole_in_a_window_of_1000_pixels(tab: Any, tmp_path: Path) -> None:
+    tab.goto(report("vgg_emoji", tmp_path / "report.html").as_uri())
+    tab.set_viewport_size({"width": 1000, "height": 900})
+    tab.wait_for_timeout(300)
+    assert tab.locator("#bars").inner_text().startswith("face-neutral-skeptical (61)")
+    assert tab.locator("main").evaluate(CUT) == []

@@ -24,7 +24,7 @@ def test_numbers_are_those_of_damage(clusters: int | None) -> None:
     assert rows["overall drop, median unit"] == f"{100 * float(damage.overall_drop.median()):.2f} points".replace("-", "−")
     assert rows["no unit costs more overall than (95 %, one-sided)"] == f"{100 * float(damage.overall_drop_bound):.2f} points"
     q = stats.false_discovery_control(damage.p_specific.values)
-    assert rows["units that damage specific classes (p_specific, q ≤ 0.05)"] == f"{int((q <= 0.05).sum())} of 12"
+    assert rows["units that damage specific classes (q ≤ 0.05)"] == f"{int((q <= 0.05).sum())} of 12"
     assert rows["unit–class pairs damaged (q ≤ 0.05)"] == f"{int(damage.damaged.sum())} of 60"
     assert rows["pairs in which enough images change for a test"] == f"{damage.attrs['n_tested']} of 60"
     most = damage.sel(unit=4)
@@ -32,7 +32,7 @@ def test_numbers_are_those_of_damage(clusters: int | None) -> None:
     drop, low, high = (f"{100 * float(most[f'max_class_drop_crossfit{end}']):.2f}" for end in ("", "_low", "_high"))
     told = rows["unit 4: largest class drop, cross-fitted"]
     assert told == f"{drop} points ({low} to {high}, all units at once)".replace("-", "−")
-    assert rows["… its p_specific"] == f"{float(most.p_specific):.3g}"
+    assert rows["… its p, specific classes"] == f"{float(most.p_specific):.3g}"
     assert rows["… its raw maximum, of “class 2” (biased upward)"] == f"{100 * float(most.max_class_drop):.2f} points"
     assert damage.attrs["tested"] in text and "1 units are never active on these images (7)" in text
     right = float((ds.label == ds.baseline_prediction).mean())

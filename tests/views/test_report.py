@@ -18,6 +18,8 @@ from simulated_study import simulated_study
 import unitlab
 from unitlab.analysis.correlations import measures
 from unitlab.analysis.paired_tests import benjamini_hochberg
+from unitlab.schema import VARIABLES
+from unitlab.views.explorer.measured_study import MeasuredStudy
 from unitlab.views.findings import points, probability, study_finding, unit_finding
 from unitlab.views.report import page, report
 
@@ -51,6 +53,7 @@ def opened(row: dict[str, Any]) -> dict[str, Any]:
 def test_the_page_holds_the_numbers_of_the_study(study: xr.Dataset, known: xr.Dataset) -> None:
     data = payload(page(study, known, units=[9, 4, 7]))
     assert data["held"]["units"] == [9, 4, 7] and data["first"] == 1
+    assert payload(page(study, known))["first"] == MeasuredStudy(study).strongest_unit() == 4
     rows, units = known.sel(unit=[9, 4, 7]), [opened(row) for row in data["units"]]
     names = {"drop": "accuracy_drop", "low": "drop_low", "high": "drop_high"}
     names |= {"precision": "precision_drop", "balanced": "balanced_accuracy_drop"}
@@ -174,3 +177,15 @@ def test_scripts_and_styles_are_no_wider_than_the_python() -> None:
         f"{path.name}:{n}" for path in files for n, line in enumerate(path.read_text("utf-8").split("\n"), 1) if len(line) > 128
     ]
     assert wide == []
+
+
+def test_variables_go_by_their_titles_wherever_they_are_read() -> None:
+    few = simulated_study(6, 20, 60, 3)
+    known = measures(few)
+    text = page(few, known)
+    assert "Too few images" in text and "p_specific" in text
+    sentences = " ".join("".join(row["answer"]["finding"]) for row in payload(text)["units"])
+    read = re.sub(r"<(code|script|style|dl)\b(?! class).*?</\1>|<[^>]*>", " ", text, flags=re.S)
+    told = re.sub(r"`.*?`", "", str(unitlab.describe(few)))
+    words = set(re.findall(r"\w+", " ".join([read, sentences, told])))
+    assert "damages" in words and words & {name for name in VARIABLES if "_" in name} == set()

@@ -29,7 +29,7 @@ from unitlab.analysis.splits import SPLITS, crossfit_and_reliability
 from unitlab.analysis.undefined import leading, ratio
 from unitlab.errors import check_seed
 from unitlab.progress import stages
-from unitlab.schema import described_like
+from unitlab.schema import VARIABLES, described_like
 from unitlab.schema.results import DAMAGE
 
 Array = np.ndarray[Any, Any]
@@ -182,9 +182,10 @@ def enough_images(n_tested: int, n_cells: int, *, cells: str = "unit–class pai
     )
     if 2 * n_tested >= n_cells:
         return some
+    margins, own, unit = (VARIABLES[name].long_name for name in ("margin_q_value", "margin_specific_q_value", "p_specific"))
     return (
-        f"Too few images: {some} More images of each class would help; margins (margin_q_value, margin_specific_q_value) use "
-        "every image and need none to change, and p_specific judges all classes of a unit together."
+        f"Too few images: {some} More images of each class would help; margins ({margins}, {own}) use every image and need "
+        f"none to change, and “{unit}” judges all classes of a unit together."
     )
 
 

@@ -18,6 +18,7 @@ from unitlab.analysis.paired_tests import benjamini_hochberg
 from unitlab.analysis.requirements import require
 from unitlab.errors import units_in_ranges, units_named
 from unitlab.version import __version__
+from unitlab.views.words import quantity
 
 ABLATIONS = {
     "zero": "set to zero",
@@ -92,7 +93,7 @@ def _methods(ds: xr.Dataset, known: xr.Dataset) -> str:
         "The weights were not those of the recipe." if attrs.get("weights_are_the_recipes") in (False, 0, "False") else "",
         _if(attrs, "transform", "The images were transformed by {}."),
         "" if attrs.get("labels") == "predicted" else _baseline(ds),
-        _proof(attrs),
+        proof(attrs),
         "The drop of a class is its accuracy before less that after.",
         _if(attrs, "outcome", "The outcome “{}” of every image was measured before and after each ablation, too."),
         f"Intervals ({100 * float(known.attrs.get('level', LEVEL)):g} %) and tests are over {by}; network and units are these.",
@@ -101,7 +102,7 @@ def _methods(ds: xr.Dataset, known: xr.Dataset) -> str:
         "The largest drop over classes is cross-fitted: its class is chosen on one half of the images and its drop measured on "
         f"the other, mean over {known.attrs['n_splits']} splits.",
         "A unit's damage is specific where its lost and won images fall on some classes more than if classes were shuffled "
-        "among images that are alike at the baseline (p_specific; for margins p_margin_specific).",
+        "among images that are alike at the baseline; likewise for margins.",
         f"Computed with unitlab {_text(attrs.get('unitlab_version', __version__))}{_if(attrs, 'versions', ' ({})')}; "
         f"statistics by unitlab {__version__}, seed {known.attrs['seed']}.",
     ]
@@ -125,7 +126,8 @@ def _baseline(ds: xr.Dataset) -> str:
     return f"Before ablation {right.mean():.1%} were right ({100 * LEVEL:g} % interval {low:.1%} to {high:.1%}{recorded})."
 
 
-def _proof(attrs: Mapping[str, Any]) -> str:
+def proof(attrs: Mapping[str, Any]) -> str:
+    """How many pairs were compared with plain forward hooks, and what differed."""
     if "verified_compared" not in attrs:
         return "No sample was compared with plain forward hooks."
     return (
@@ -157,7 +159,8 @@ def _excluded(ds: xr.Dataset, known: xr.Dataset) -> list[str]:
             said.append(f"{len(dead):,} units are never active on these images ({units_in_ranges(dead)}); they are counted.")
     undefined = undefined_attributes(ds) if "class_activation" in ds else ""
     if undefined:
-        said.append(f"Undefined for this layer: {undefined}.")
+        titles = re.sub(r"\w+_\w+", lambda name: quantity(name[0]).label, undefined)
+        said.append(f"Undefined for this layer: {titles}.")
     return [*said, str(known.attrs["tested"])]
 
 
@@ -174,8 +177,8 @@ def _rows(known: xr.Dataset) -> list[tuple[str, str]]:
         (f"no unit costs more overall than ({100 * level:g} %, one-sided)", f"{_points(known['overall_drop_bound'])} points"),
         (f"units that cost overall accuracy (q ≤ {ALPHA:g})", f"{int(hurt.sum()):,} of {n:,}"),
         ("largest class drop, cross-fitted, median unit", f"{_points(np.nanmedian(crossfit))} points"),
-        (f"units that damage specific classes (p_specific, q ≤ {ALPHA:g})", f"{int(specific.sum()):,} of {n:,}"),
-        (f"units whose margins single out classes (p_margin_specific, q ≤ {ALPHA:g})", f"{int(margins.sum()):,} of {n:,}"),
+        (f"units that damage specific classes (q ≤ {ALPHA:g})", f"{int(specific.sum()):,} of {n:,}"),
+        (f"units whose margins single out classes (q ≤ {ALPHA:g})", f"{int(margins.sum()):,} of {n:,}"),
         (f"unit–class pairs damaged (q ≤ {ALPHA:g})", f"{int(known['damaged'].sum()):,} of {known.attrs['n_cells']:,}"),
         ("pairs in which enough images change for a test", f"{known.attrs['n_tested']:,} of {known.attrs['n_cells']:,}"),
         (f"pairs that lose margin of their own (q ≤ {ALPHA:g})", f"{int(own.sum()):,}"),
@@ -195,7 +198,7 @@ def _rows(known: xr.Dataset) -> list[tuple[str, str]]:
                 f"unit {int(most['unit'])}: largest class drop, cross-fitted",
                 f"{_points(drop)} points ({limits}, all units at once)",
             ),
-            ("… its p_specific", f"{float(most['p_specific']):.3g}"),
+            (f"… its {quantity('p_specific').title}", f"{float(most['p_specific']):.3g}"),
             (f"… its raw maximum, of {worst} (biased upward)", f"{_points(most['max_class_drop'])} points"),
         ]
     return rows

@@ -34,7 +34,7 @@ def own_thresholds(ds: xr.Dataset, places: Sequence[int]) -> tuple[Array, str]:
     else:
         kept = np.nan_to_num(ds["top_activation"].values[list(places)].astype(np.float32))
         found, share = kept[:, -1], f"{min(kept.shape[1], n)} of {n:,}"
-    return np.maximum(found, 0.0), f"Threshold: the activation that the unit exceeds somewhere on {share} of the images."
+    return np.maximum(found, 0.0), f"Threshold: what the unit exceeds somewhere on {share} of the images."
 
 
 def map_places(ds: xr.Dataset) -> list[list[float]] | None:

@@ -33,7 +33,7 @@ def explore(  # noqa: PLR0913
     ds_or_name
         A name that `unitlab.studies` lists, the path of a store, or a dataset of `unitlab.load` or `unitlab.ablate`.
     unit
-        Number of the unit to start with; default the one with the largest max class drop.
+        Number of the unit to start with; default the one of the largest lower limit of a drop, that of ``category`` if given.
     category
         Name of the class to start with.
     x, y, color

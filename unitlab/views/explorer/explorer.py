@@ -67,7 +67,7 @@ class Explorer(PageWidget):
         self._stills: list[Any] = []  # where a picture of it stands in a notebook
         asked = {"category": category, "y": y, **chosen}
         asked = {name: _known(study, name, value, category) for name, value in asked.items() if value not in (None, "")}
-        usual = {"unit": study.strongest_unit(), **_usual_axes(study, category)}
+        usual = {"unit": study.strongest_unit(category or ""), **_usual_axes(study, category)}
         super().__init__(_held=self._for_page(), _measured=study.measured, **self._here, **usual | asked)
         self._ahead = self._rows_ahead()
         self.on_msg(self._asked)

@@ -38,9 +38,9 @@ measures_of = partial(measures, damage_alone=True)  # damage, and the attributes
 def counted_measures(ds: xr.Dataset) -> xr.Dataset:
     """What counts alone give at once: drops, their largest, intervals where images are independent; stored attributes."""
     broken, fixed = ds["n_broken"].values.astype(np.int64), ds["n_fixed"].values.astype(np.int64)
-    low, high = bonett_price(broken, fixed, ds["n_images"].values, LEVEL)
-    if "cluster" in ds:
-        low, high = np.full_like(low, np.nan), np.full_like(high, np.nan)
+    low = high = np.full(broken.shape, np.nan)
+    if "cluster" not in ds:
+        low, high = bonett_price(broken, fixed, ds["n_images"].values, LEVEL)
     stored = [str(name) for name, found in ds.data_vars.items() if found.dims == ("unit",) and found.dtype.kind == "f"]
     known = [name for name in stored if name in VARIABLES and VARIABLES[name].dims == ("unit",)]
     values = {name: ds[name].values for name in (*COUNTED, *known)}
@@ -159,9 +159,15 @@ class MeasuredStudy:
         return self.names.index(name)
 
     def strongest_unit(self, category: str = "") -> int:
-        """Number of the unit with the largest max class drop, or with the largest drop of ``category``."""
-        drops = self.values(OF_THE_CLASS, category) if category else self.measures["max_class_drop"].values
-        return int(self.units[np.nan_to_num(drops, nan=-np.inf).argmax()])
+        """Number of the unit whose drop of ``category``, or of its worst class, has the largest lower limit, since the largest
+        drop itself is often chance in a class of few images. Of counts alone, and so the same before and after the tests."""
+        of = self.ds["cluster"].values if "cluster" in self.ds else np.arange(len(self.ids))  # a cluster counts as one image
+        n = np.array([len(np.unique(of[self.class_position == k])) for k in range(len(self.names))])
+        share = n / np.maximum(self.measures["n_images"].values, 1)
+        broken, fixed = (self.measures[name].values * share for name in ("n_broken", "n_fixed"))
+        low, _ = bonett_price(broken, fixed, n, LEVEL)
+        of_units = low[:, self.category_position(category)] if category else np.fmax.reduce(low, 1)
+        return int(self.units[np.nan_to_num(of_units, nan=-np.inf).argmax()])
 
     def thresholds(self, places: Sequence[int]) -> tuple[Array, str]:
         """`own_thresholds` of the units at these positions, read once."""

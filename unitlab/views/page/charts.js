@@ -24,7 +24,7 @@ function gridOf({ x0, x1, y0, y1, left, top, across, up, floor, px, py }) {
   const straight = (t, x1, x2, y1, y2) => h.line({ class: t === 0 ? "zero" : "grid", x1, x2, y1, y2 });
   const upright = t => [straight(t, px(t), px(t), top, floor), mark(px(t), floor + 16, brief(t), "middle")];
   const level = t => [straight(t, left, left + across, py(t), py(t)), mark(left - 6, py(t) + 4, brief(t), "end")];
-  return [ticks(x0, x1, Math.max(3, across / 100)).map(upright), ticks(y0, y1, Math.max(3, up / 60)).map(level)];
+  return [ticks(x0, x1, Math.max(3, across / 100)).map(upright), ticks(y0, y1, Math.max(4, up / 60)).map(level)];
 }
 const pathOf = (points, { px, py }) => `M${points.map(([x, y]) => `${px(x).toFixed(1)},${py(y).toFixed(1)}`).join("L")}`;
 const plot = (kind, frame, words, ...marks) =>

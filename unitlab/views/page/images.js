@@ -16,6 +16,7 @@ function imagesView(app) {
       return tile({ title, ...app.opensImage(each.id, each.image) }, { ...each, canvas }, words, state,
         h.figcaption(h.span({ dir: "auto" }, name), " ", number));
     }));
-    $("note").textContent = joined(" ", top.note, image_style === "outline" && top.threshold);
+    $("opacity").title = image_style === "outline" ? top.threshold ?? "" : ""; // and below, where height is not dear
+    $("note").textContent = joined(" ", top.note, !source.live && $("opacity").title);
   });
 }

@@ -9,9 +9,8 @@ function liveSource(model) {
   const source = { live: true, study: null, lost: () => {} };
 
   // what is measured later changes rows of drops, and no pictures
-  const key = ask => JSON.stringify([
-    source.study.key, OF_DROPS.includes(ask.kind) && source.study.complete, Object.entries(ask).sort(),
-  ]);
+  const key = ask => JSON.stringify([source.study.key, OF_DROPS.includes(ask.kind) && source.study.complete,
+    Object.entries(ask).sort()]);
   function keep(ask, row) {
     const name = key(ask);
     if (kept.size > MOST_KEPT) kept.delete(kept.keys().next().value);

@@ -123,7 +123,10 @@ function tableView(app) {
     const row = body.rows[0]?.offsetHeight, room = panel.clientHeight - table.offsetTop - table.tHead.offsetHeight - 8;
     const fitting = row && beside.offsetTop === panel.offsetTop ? Math.floor(room / row) : 0;
     const wanted = Math.min(24, Math.max(app.rows, fitting));
-    if (beside.clientWidth && wanted !== perPage) { perPage = wanted; follow(); }
+    if (!beside.clientWidth || wanted === perPage) return;
+    const first = pages.at * perPage, open = app.order.slice(first, first + perPage).includes(state.unit);
+    [perPage, pages.at] = [wanted, Math.floor(first / wanted)];
+    open ? follow() : draw(); // else from where the page began
   }).observe(beside);
   on(["held"], recall);
   on(["held", "measured", "byClass", "sort", "up", "filter"], arrange);

@@ -58,7 +58,7 @@ function takeAwayTab(app) {
   const save = kind => async () => {
     const name = `${stem()}_unit_${state.unit}`, colour = state.color ? `; colour: ${app.label(state.color)}` : "";
     const ofUnits = [`${place().join(" · ")}: ${app.label(state.y)} against ${app.label(state.x)}`,
-      `filled: specific damage, p ≤ 0.05; hollow: not shown; ring: the open unit${colour}`];
+      `filled: damages specific classes (p ≤ 0.05); hollow: not shown to (p > 0.05); ring: the open unit${colour}`];
     const ofBars = [$("finding").textContent.split(/[;(]/)[0],
       "accuracy drop by class, points; filled: q ≤ 0.05; line: 95 % interval"];
     await savePicture($("scatter").parentNode, ofUnits, `${name}_units`, kind);

@@ -1,5 +1,6 @@
 // Every unit as a point over any two variables.
 const NULLS = ["max_class_drop", "max_class_drop_crossfit"]; // what chance gives of them stands beside them
+const UNITS = / \((points|classes|activation|bit|logit)\)$/; // said at the axis
 const VIRIDIS = [[70, 49, 126], [54, 91, 141], [39, 127, 142], [31, 161, 135], [74, 193, 109], [160, 218, 57]];
 
 function shade(share) {
@@ -24,15 +25,16 @@ function unitsView(app) {
   const area = (kind, upper, lower) => clipped(kind, pathOf([...upper, ...lower.reverse()], frame) + "Z");
 
   function titles({ width, height, left, across }) {
-    const [up, right] = [state.y, state.x].map(name => shortened(app.label(name), Math.floor(width / 7.5)));
+    const [up, right] = [[state.y, source.live ? 190 : 100], [state.x, 0]].map(([name, beside]) =>
+      shortened(app.label(name), Math.floor((width - beside) / 7))); // controls of line and zoom
     return [h.text({ class: "title", x: 4, y: 13 }, `↑ ${up}`),
       h.text({ class: "title", x: left + across, y: height - 6, "text-anchor": "end" }, `${right} →`)];
   }
   function scaleOfColours([from, to]) {
-    const { width, top, up, floor } = frame, x = width - 40, step = (up - 20) / 24;
+    const { width, top, up, floor } = frame, x = width - 40, step = (up - 36) / 24;
     const parts = Array.from({ length: 24 }, (_, k) =>
       h.rect({ x, y: top + 20 + k * step, width: 10, height: step + .5, fill: shade(1 - k / 23) }));
-    return [...parts, mark(x + 10, floor + 14, brief(from), "middle"), mark(x + 10, top + 15, brief(to), "middle")];
+    return [...parts, mark(x + 10, floor - 2, brief(from), "middle"), mark(x + 10, top + 15, brief(to), "middle")];
   }
   function chance(band) {
     const { x0, x1, y0, y1 } = frame, inside = band.filter(([x]) => x >= x0 && x <= x1), floor = Math.max(0, y0);
@@ -72,9 +74,10 @@ function unitsView(app) {
       plotted.map(point => point.dot), colors && scaleOfColours([least, most]));
     const without = study.units.filter((_, i) => !finite(xs[i]) || !finite(ys[i])).length, { fit } = state;
     $("chance").textContent = joined(" · ", " ", !study.complete && "tests and cross-fitted drops are being computed …",
-      band.length > 1 && "shaded: 95 % of what chance gives", without && `${count(without, "unit")} without a value`,
+      band.length > 1 && "shaded: 95 % of chance", without && `${count(without, "unit")} without a value`,
       state.color && `colour: ${app.label(state.color)}`,
       state.line && fit && (fit.said ?? `Spearman ${fit.spearman}, Pearson ${fit.pearson}`));
+    $("chance").parentNode.className = state.color ? "sum" : ""; // which says nothing of colours
     markOpen();
     dim();
   }
@@ -158,7 +161,7 @@ function unitsView(app) {
   const ways = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
   listen("scatter", keyed(ways, step), "keydown");
   on(["held", "measured", "category", "x", "y", "color"], () => {
-    const { variables } = source.study, named = name => name ? app.label(name) : "(none)";
+    const { variables } = source.study, named = name => name ? app.label(name).replace(UNITS, "") : "(none)";
     app.offer("x", variables, named);
     app.offer("y", [...(state.category ? [OWN_DROP] : []), ...variables], named);
     app.offer("color", ["", ...variables], named);

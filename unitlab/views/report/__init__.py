@@ -26,6 +26,7 @@ from unitlab.errors import UnitlabError, write_failure
 from unitlab.files import write_whole
 from unitlab.progress import stages
 from unitlab.version import __version__
+from unitlab.views.description import proof
 from unitlab.views.explorer.answers import answered, packed
 from unitlab.views.explorer.measured_study import MeasuredStudy
 from unitlab.views.findings import interval, number, points, probability, study_finding
@@ -111,8 +112,7 @@ def page(
     ds: xr.Dataset, known: xr.Dataset, units: Iterable[int] | None = None, *, unit: int | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> str:  # fmt: skip
-    """A study with its measures as the text of a report of some units, in which ``unit`` is open at first; default the one of
-    the largest cross-fitted drop."""
+    """A study with its measures as the text of a report of some units; ``unit`` is open at first, default as in an explorer."""
     numbers = [int(number) for number in (known["unit"].values if units is None else dict.fromkeys(units))]
     if not 0 < len(numbers) <= MOST_UNITS:
         raise UnitlabError(
@@ -122,8 +122,7 @@ def page(
     places = [unit_position(known, number) for number in numbers]
     study = MeasuredStudy(ds.isel(unit=places), known.isel(unit=places))
     data = _content(study, progress)
-    crossfit = np.nan_to_num(study.measures["max_class_drop_crossfit"].values, nan=-np.inf)
-    first = data["first"] = numbers.index(unit) if unit in numbers else int(crossfit.argmax())
+    first = data["first"] = numbers.index(unit if unit in numbers else study.strongest_unit())
     style, template = (resources.files(__name__).joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "html"))
     style, code = text_of("page.css") + text_of("explorer.css") + style, script("report")
     finding = escape("".join(data["units"][first]["answer"]["finding"]))
@@ -211,11 +210,7 @@ def _provenance(ds: xr.Dataset, known: xr.Dataset) -> str:
     rows = {text: attrs[name] for name, text in LABELS.items() if attrs.get(name) not in (None, "")}
     shares = {text: f"{share:.2%}" for text, share in rows.items() if "accuracy" in text and isinstance(share, int | float)}
     rows |= shares | {"images, classes, units": f"{ds.sizes['image']:,}, {ds.sizes['category']:,}, {known.sizes['unit']:,}"}
-    if "verified_compared" in attrs:
-        rows["checked with plain forward hooks"] = (
-            f"{attrs['verified_compared']} (unit, image) pairs, {attrs.get('verified_excused', 0)} ties within float "
-            f"noise, {attrs.get('verified_different', 0)} different"
-        )
+    rows["checked"] = proof(attrs)
     rows["statistics"] = (
         f"{100 * float(settings.get('level', LEVEL)):g} % intervals, tests by {'cluster' if 'cluster' in ds else 'image'}; "
         f"{str(settings['tested']).rstrip('.')}; {settings['n_splits']} splits, seed {settings['seed']}; "
