@@ -322,6 +322,13 @@ def test_small_studies(sizes: tuple[int, int, int]) -> None:
     assert ((found.p_any >= 0) & (found.p_any <= 1)).all() and ((found.p_specific > 0) & (found.p_specific <= 1)).all()
 
 
+def test_no_limit_of_a_drop_lies_beyond_all_of_the_images() -> None:
+    found = unitlab.damage(simulated_study(3, 4, 20, seed=0, flip_rate=0.5))
+    limits = [name for name in found if "drop" in name and "margin" not in name and name.endswith(("_low", "_high"))]
+    assert {"drop_low", "max_class_drop_high", "max_class_drop_crossfit_high", "overall_drop_low"} <= set(limits)
+    assert all((np.abs(found[name]) <= 1).all() for name in limits)
+
+
 def test_every_variable_is_in_the_schema_with_its_definition(study: xr.Dataset) -> None:
     found = unitlab.damage(study)
     for name, variable in found.variables.items():

@@ -227,7 +227,8 @@ def not_narrower(crossfit: dict[str, Array], cells: Cells, worst: Array, level: 
     mean = crossfit["max_class_drop_crossfit"]
     low, high = _of_worst(cells, worst, simultaneous(level, len(worst)))
     half = np.fmax((crossfit["max_class_drop_crossfit_high"] - crossfit["max_class_drop_crossfit_low"]) / 2, (high - low) / 2)
-    return {**crossfit, "max_class_drop_crossfit_low": mean - half, "max_class_drop_crossfit_high": mean + half}
+    low, high = np.clip([mean - half, mean + half], -1, 1)  # a class has no more to lose than all of its images
+    return {**crossfit, "max_class_drop_crossfit_low": low, "max_class_drop_crossfit_high": high}
 
 
 def overall_intervals(images: PairedImages, broken: Array, fixed: Array, level: float) -> dict[str, Array]:
