@@ -164,6 +164,7 @@ def test_findings_say_what_is_sure(known: xr.Dataset) -> None:
         assert few == ("too few of its images change for any p of 0.05" in sentence)
     assert known.attrs["tested"] in study_finding(known)
     assert points(-0.05) == "−5.0" and points(0.0) == "0.0" and points(-1e-9) == "0.0" and points(0.0004) == "0.04"
+    assert points(0.5625) == "56.3" and points(-0.0625) == "−6.3" and points(np.float32(0.0045)) == "0.5"  # as the page does
     assert points(float("nan")) == "–" and probability("q", 0.0004) == "q < 0.001"
 
 

@@ -47,7 +47,8 @@ def points(drop: float) -> str:
     """A drop (a fraction) in points of 100."""
     if not np.isfinite(drop):
         return "–"
-    value = round(100 * drop, 1 if abs(drop) >= 0.001 else 2) + 0.0
+    # halves away from zero, as the page writes the same number in single precision
+    value = round(100.0001 * drop, 1 if abs(drop) >= 0.001 else 2) + 0.0
     return f"{value:.1f}".replace("-", "−") if abs(drop) >= 0.001 or value == 0 else f"{value:.2f}".replace("-", "−")
 
 

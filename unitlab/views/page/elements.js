@@ -42,7 +42,8 @@ const finite = Number.isFinite;
 const clamped = (value, low, high) => Math.min(Math.max(value, low), high);
 const whole = number => number.toLocaleString("en");
 const minus = words => words.replace("-", "−");
-const text = (value, digits = 1) => finite(value) ? minus(value.toFixed(digits).replace(/^-(0\.?0*)$/, "$1")) : "–";
+const text = (value, digits = 1) => // halves away from zero, single precision or not, as in the kernel's sentences
+  finite(value) ? minus((1.000001 * value).toFixed(digits).replace(/^-(0\.?0*)$/, "$1")) : "–";
 const brief = value => finite(value) ? minus(String(Number(value.toPrecision(3)))) : "–";
 const quotient = value => !finite(value) ? "–" : value < 0.001 ? "< 0.001" : String(Number(value.toPrecision(2)));
 const probability = (name, value) =>

@@ -12,9 +12,8 @@ function imagesView(app) {
     fill(holder, top.tiles.map((each, rank) => {
       const name = study.classes[each.k], number = brief(each.activation), title = `${name} · ${each.id}`;
       const words = `${top.category ? "in the class" : "top"} image ${rank + 1}: ${name}, activation ${number}, ${each.id}`;
-      const canvas = canvases[rank] ??= h.canvas({ role: "img" });
-      return tile({ title, ...app.opensImage(each.id, each.image) }, { ...each, canvas }, words, state,
-        h.figcaption(h.span({ dir: "auto" }, name), " ", number));
+      const shown = { ...each, canvas: canvases[rank] ??= h.canvas() }, opens = app.opensImage(each.id, each.image);
+      return tile({ title, ...opens }, shown, words, state, h.figcaption(h.span({ dir: "auto" }, name), " ", number));
     }));
     $("opacity").title = image_style === "outline" ? top.threshold ?? "" : ""; // and below, where height is not dear
     $("note").textContent = joined(" ", top.note, !source.live && $("opacity").title);

@@ -37,9 +37,9 @@ function paintMap(ink, map, width, height, style, strength) {
 
 // a sheet is {bitmap, width, height, across}: tiles of one size, row by row. A canvas that is drawn on again saves the browser
 // a millisecond, which a new one takes
-function picture(sheet, place, words, map = null, { image_style, image_strength } = {}, canvas = h.canvas({ role: "img" })) {
+function picture(sheet, place, words, map = null, { image_style, image_strength } = {}, canvas = h.canvas()) {
   const { width, height, across } = sheet, factor = Math.max(1, Math.ceil(LEAST_WIDTH / width));
-  const wanted = { width: width * factor, height: height * factor, ariaLabel: words };
+  const wanted = { width: width * factor, height: height * factor, role: "img", ariaLabel: words };
   for (const [name, value] of Object.entries(wanted)) if (canvas[name] !== value) canvas[name] = value;
   const ink = canvas.getContext("2d", { willReadFrequently: true }), [x, y] = [place % across, Math.floor(place / across)];
   ink.imageSmoothingEnabled = false;
