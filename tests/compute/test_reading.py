@@ -28,7 +28,7 @@ from torchvision import datasets, transforms
 
 import unitlab
 from unitlab import UnitlabError
-from unitlab.compute.images.reading import ONE_EACH, Processors, content_hash, read_ahead
+from unitlab.compute.images.reading import ONE_EACH, Processors, content_hash, read_ahead, read_by_workers
 from unitlab.errors import what_it_says
 
 COUNT = 30
@@ -199,6 +199,20 @@ def test_ctrl_c_ends_the_processes_though_its_traceback_is_kept() -> None:
             raised = error
             break
     assert raised is not None and raised.__traceback__ is not None and not multiprocessing.active_children()
+
+
+def test_ctrl_c_that_leaves_a_queue_locked_does_not_hang() -> None:
+    workers = unitlab.images(DataLoader(Watched(), batch_size=2, num_workers=2)).workers
+    batches = read_by_workers(list, range(12), workers)
+    next(batches)
+    frame = batches.gi_frame
+    queues = frame.f_locals["iterator"]._index_queues
+    assert len(queues) == 2 and queues[0]._notempty.acquire(timeout=5)
+    del frame
+    with pytest.raises(KeyboardInterrupt):
+        batches.throw(KeyboardInterrupt())
+    assert not multiprocessing.active_children()
+    assert queues[0]._notempty.acquire(timeout=5) and not queues[0]._notempty.release()
 
 
 def test_what_is_said_of_an_error() -> None:

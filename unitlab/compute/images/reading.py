@@ -192,6 +192,7 @@ def read_by_workers(
                 raise found
             yield found
     except BaseException as error:
+        _released(iterator)
         # torch ends the processes with the iterator, which its frames would hold for as long as the traceback is kept
         traceback.clear_frames(error.__traceback__)
         if isinstance(error, UnitlabError) or not isinstance(error, Exception):
@@ -204,6 +205,14 @@ def read_by_workers(
         iterator = None
         if handler is not None:
             signal.signal(signal.SIGCHLD, handler)
+
+
+def _released(iterator: object) -> None:
+    """A Ctrl-C that comes just when the lock of a queue to a worker has been taken leaves it so, and whoever ends the queue would
+    wait for ever: torch, or Python where it clears up, whatever it is doing then."""
+    for queue in getattr(iterator, "_index_queues", ()):
+        queue._notempty.acquire(timeout=1)
+        queue._notempty.release()
 
 
 def _deaths_said_when_asked() -> Callable[[int, FrameType | None], Any] | None:
