@@ -46,6 +46,7 @@ def test_plots_follow_the_theme_and_are_drawn_in_a_page_loaded_again(jupyter: Ju
         raise AssertionError(f"ground and ink are {ground_and_ink()}")
 
     notebook = NotebookPage(page, jupyter.url, name)
+    notebook.theme("JupyterLab Light")  # the server may have kept a test's before
     notebook.run_all()
     wait_until(lambda ground, ink: ground > 240 and ink < 80)
     notebook.theme("JupyterLab Dark")

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ from PIL import Image
 from small_networks import CLASSES, FunctionalReLU
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, get_worker_info
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from torchvision import datasets, transforms
 
 import unitlab
 from unitlab import UnitlabError
-from unitlab.compute.images.reading import ONE_EACH, Processors, content_hash, read_ahead, read_by_workers
+from unitlab.compute.images.reading import ONE_EACH, Processors, content_hash, read_ahead
 from unitlab.errors import what_it_says
 
 COUNT = 30
@@ -201,18 +203,23 @@ def test_ctrl_c_ends_the_processes_though_its_traceback_is_kept() -> None:
     assert raised is not None and raised.__traceback__ is not None and not multiprocessing.active_children()
 
 
-def test_ctrl_c_that_leaves_a_queue_locked_does_not_hang() -> None:
-    workers = unitlab.images(DataLoader(Watched(), batch_size=2, num_workers=2)).workers
-    batches = read_by_workers(list, range(12), workers)
-    next(batches)
-    frame = batches.gi_frame
-    queues = frame.f_locals["iterator"]._index_queues
-    assert len(queues) == 2 and queues[0]._notempty.acquire(timeout=5)
-    del frame
-    with pytest.raises(KeyboardInterrupt):
-        batches.throw(KeyboardInterrupt())
-    assert not multiprocessing.active_children()
-    assert queues[0]._notempty.acquire(timeout=5) and not queues[0]._notempty.release()
+@pytest.mark.parametrize("asked", [1, 6], ids=["first", "later"])
+def test_ctrl_c_that_leaves_a_queue_locked_does_not_hang(asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    locks, asks, ask = [], count(1), _MultiProcessingDataLoaderIter._try_put_index
+
+    def interrupted(self: _MultiProcessingDataLoaderIter) -> None:
+        if next(asks) == asked:
+            locks.append(self._index_queues[0]._notempty)
+            assert locks[0].acquire(timeout=5)
+            raise KeyboardInterrupt
+        ask(self)
+
+    source = unitlab.images(DataLoader(Watched(), batch_size=2, num_workers=2))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(_MultiProcessingDataLoaderIter, "_try_put_index", interrupted)
+        all_pixels(source)
+    assert not multiprocessing.active_children() and locks[0].acquire(timeout=5)
+    locks[0].release()
 
 
 def test_what_is_said_of_an_error() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import signal
@@ -14,6 +15,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import chain
 from queue import SimpleQueue
 from threading import Thread, current_thread, main_thread
 from types import FrameType
@@ -23,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from unitlab.errors import UnitlabError, what_it_says
 
@@ -174,12 +177,12 @@ def read_by_workers(
     UnitlabError
         What ``read`` raises in a worker; workers that cannot be started, or that die.
     """
-    iterator, handler = None, None
+    iterator, handler, asked = None, None, [int(position) for position in positions]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the given loader says itself what torch thinks of it
             loader: DataLoader[Any] = DataLoader(
-                [int(position) for position in positions],  # type: ignore[arg-type]
+                asked,  # type: ignore[arg-type]
                 batch_size=workers.images_at_once, num_workers=workers.count, collate_fn=partial(_read_or_error, read),
                 prefetch_factor=workers.prefetch_factor, timeout=workers.timeout,
                 worker_init_fn=partial(_start, workers.worker_init_fn), multiprocessing_context=workers.start_method,
@@ -192,7 +195,8 @@ def read_by_workers(
                 raise found
             yield found
     except BaseException as error:
-        _released(iterator)
+        if isinstance(error, KeyboardInterrupt):
+            _release_queues(asked)
         # torch ends the processes with the iterator, which its frames would hold for as long as the traceback is kept
         traceback.clear_frames(error.__traceback__)
         if isinstance(error, UnitlabError) or not isinstance(error, Exception):
@@ -207,10 +211,13 @@ def read_by_workers(
             signal.signal(signal.SIGCHLD, handler)
 
 
-def _released(iterator: object) -> None:
-    """A Ctrl-C that comes just when the lock of a queue to a worker has been taken leaves it so, and whoever ends the queue would
-    wait for ever: torch, or Python where it clears up, whatever it is doing then."""
-    for queue in getattr(iterator, "_index_queues", ()):
+def _release_queues(asked: list[int]) -> None:
+    """A Ctrl-C that comes just when the lock of a queue to a worker has been taken leaves it so, and whoever ends the queue
+    would wait for ever: torch, or Python where it clears up, whatever it is doing then."""
+    # the iterator may be half made, and nobody's yet
+    iterators = [each for each in gc.get_objects() if type(each) is _MultiProcessingDataLoaderIter]
+    queues: Iterable[Any] = chain.from_iterable(each._index_queues for each in iterators if each._dataset is asked)
+    for queue in queues:
         queue._notempty.acquire(timeout=1)
         queue._notempty.release()
 
