@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         help="gpu: picture files are resized, cropped and normalised where the network is; pixels differ a little, and the "
         "study is another one (default: cpu, or as the recipe says)",
     )
-    compute.add_argument("--memory", default="2 GB", help="memory for the sweep besides the network, or auto (default: 2 GB)")
+    compute.add_argument("--memory", help="memory for the sweep besides the network; default 2 GB, on a GPU auto (half of it)")
     compute.add_argument(
         "--screen",
         type=float,

@@ -1,7 +1,8 @@
 """Cost of a sweep in passes, beside the loops it replaces: ``python tests/benchmarks/engine.py [ROW ...] [--peers]``.
 
-One pass is one plain float32 evaluation of the same images, in memory, channels_last, at its best batch size, by the
-same threads in the same run. Passes and sweeps alternate, so that a machine whose speed drifts still gives a ratio.
+One pass is one plain float32 evaluation of the same images, in memory, channels_last (on a GPU as is quicker), at its
+best batch size, by the same threads in the same run. Passes and sweeps alternate, so that a machine whose speed drifts
+still gives a ratio.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from unitlab.compute.engine.torch_state import exact_float32, tf32_products
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.networks.bundled import bundled_network, initialise
 from unitlab.compute.networks.places import named_vgg16
+from unitlab.compute.sweep.memory import resolved_memory
 from unitlab.compute.sweep.passes import compute_shards
 from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
 from unitlab.compute.sweep.request import SweepRequest
@@ -136,6 +138,17 @@ def seconds(action: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
+def peak_of(action: Callable[[], object], device: torch.device) -> int | None:
+    """Bytes of a GPU that an action takes at most, beside what is there before."""
+    if device.type != "cuda":
+        action()
+        return None
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    action()
+    return torch.cuda.max_memory_allocated() - before
+
+
 def plain_evaluation(model: nn.Module, pixels: Tensor, batch: int) -> Callable[[], None]:
     """Evaluates all images, a batch at a time."""
 
@@ -147,10 +160,16 @@ def plain_evaluation(model: nn.Module, pixels: Tensor, batch: int) -> Callable[[
     return evaluate
 
 
-def best_batch(model: nn.Module, pixels: Tensor, device: torch.device) -> int:
+def best_evaluation(network: Callable[[], nn.Module], pixels: Tensor, device: torch.device) -> tuple[Callable[[], None], int]:
+    """The quickest plain evaluation: of batch sizes and, on a GPU, of memory formats; and its batch size."""
     sizes = [size for size in (1, 2, 4, 8, 16, 32, 64, 128, 256) if size <= len(pixels)][-6:]
-    taken = {size: min(seconds(plain_evaluation(model, pixels, size), device) for _ in range(2)) for size in sizes}
-    return min(taken, key=lambda size: taken[size])
+    found = {}
+    for layout in (torch.channels_last, *([torch.contiguous_format] if device.type == "cuda" else [])):
+        model, values = network().to(device, memory_format=layout), pixels.to(device).contiguous(memory_format=layout)
+        for size in sizes:
+            few = plain_evaluation(model, values[:256], size)
+            found[min(seconds(few, device) for _ in range(2))] = plain_evaluation(model, values, size), size
+    return found[min(found)]
 
 
 def sweep(plan: SweepPlan, source: ImageSource) -> Callable[[], None]:
@@ -231,17 +250,17 @@ def measure(name: str, row: Row, device: torch.device, rates: dict[str, float], 
     with torch.no_grad():
         names = [f"class {k}" for k in range(model(pixels[:1].to(device)).shape[1])]
     source = unitlab.images(TensorDataset(pixels, torch.zeros(len(pixels), dtype=torch.long)), categories=names)
-    plain_model = row.network().to(device, memory_format=torch.channels_last)
-    inputs = pixels.to(device).contiguous(memory_format=torch.channels_last)
     with exact_float32():
-        plan = plan_sweep(model, source, SweepRequest(row.layer, precision=row.precision), device)
+        asked = resolved_memory(SweepRequest(row.layer, precision=row.precision, memory=None), None, device)
+        plan = plan_sweep(model, source, asked, device)
         work = work_of(plan, source)
-        batch = best_batch(plain_model, inputs, device)
-        plain, swept = plain_evaluation(plain_model, inputs, batch), sweep(plan, source)
+        plain, batch = best_evaluation(row.network, pixels, device)
+        swept = sweep(plan, source)
+        held = peak_of(swept, device)
         taken = [(seconds(plain, device), seconds(swept, device), seconds(plain, device)) for _ in range(REPEATS)]
         passes = statistics.median(2 * s / (a + b) for a, s, b in taken)
         one = statistics.median(a for a, _, _ in taken) / len(pixels)
-        peers_found = peer_passes(plan, plain_model, inputs, batch, device) if with_peers else {}
+        peers_found = peer_passes(plan, model, pixels.to(device), batch, device) if with_peers else {}
     units = len(plan.layers[0].units)
     # where little but the network itself is computed, its share of the rate says nothing
     replayed = work.ablations > 0.2 * work.network
@@ -250,9 +269,10 @@ def measure(name: str, row: Row, device: torch.device, rates: dict[str, float], 
     floor = 1 + work.ablations / rates[row.precision] / one
     needs = units * work.live * work.downstream
     must, aim = row.must or 1.2 * needs, row.aim or 1.05 * needs
+    peak = [] if held is None else [f"{held / 1e9:.1f}"]
     cells = [
         name, str(units), row.precision, f"{100 * work.live:.0f} %", f"{passes:.2f}", f"{must:.2f} / {aim:.2f}", f"{floor:.2f}",
-        f"{1000 * one:.1f} ms", reached, *(f"{cost:.0f}" for cost in peers_found.values()),
+        f"{1000 * one:.2f} ms", reached, *peak, *(f"{cost:.0f}" for cost in peers_found.values()),
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 
@@ -277,6 +297,7 @@ def main() -> None:
     reached = ", ".join(f"{precision} {rate / 1e9:.0f}" for precision, rate in rates.items())
     print(f"{processor}, {torch.get_num_threads()} threads, torch {torch.__version__}; products: {reached} GFLOP/s{dense}\n")
     head = ["row", "units", "precision", "live", "passes", "must / aim", "floor", "one pass", "share of matrix rate"]
+    head += ["peak GB"] if device.type == "cuda" else []
     head += ["hook loop", "captum", "nnsight"] if given.peers else []
     print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head), flush=True)
     for name in rows:

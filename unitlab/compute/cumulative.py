@@ -60,7 +60,7 @@ def cumulative(  # noqa: PLR0913  the public call
     labels: str = "given",
     device: str | torch.device | None = None,
     batch_size: int | None = None,
-    memory: str | int = "2 GB",
+    memory: str | int | None = None,
     progress: bool = True,
     seed: int = 0,
     output: Output = None,

@@ -53,7 +53,7 @@ def dissect(  # noqa: PLR0913  the public call
     unit_dim: int | None = None,
     device: str | torch.device | None = None,
     batch_size: int | None = None,
-    memory: str | int = "2 GB",
+    memory: str | int | None = None,
     progress: bool = True,
     seed: int = 0,
     output: Output = None,

@@ -172,7 +172,7 @@ def estimate(  # noqa: PLR0913  the public call
     device: str | torch.device | None = None,
     precision: str = "float32",
     batch_size: int | None = None,
-    memory: str | int = "2 GB",
+    memory: str | int | None = None,
     seed: int = 0,
     output: Output = None,
     screen: float | None = None,

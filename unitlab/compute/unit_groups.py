@@ -54,7 +54,7 @@ def ablate_groups(  # noqa: PLR0913  the public call
     labels: str = "given",
     device: str | torch.device | None = None,
     batch_size: int | None = None,
-    memory: str | int = "2 GB",
+    memory: str | int | None = None,
     progress: bool = True,
     seed: int = 0,
     output: Output = None,

@@ -188,7 +188,9 @@ class Contributed:
 
     def outputs(self, pairs: Pairs, directly: Callable[[Tensor], Tensor]) -> Tensor:
         """Outputs (pair, …); ``directly`` gives those of some rows without subtraction."""
-        return self.part.shaped(self._outputs(pairs, lambda rows: self.part.flat(directly(rows))), self.output)
+        found = self.part.shaped(self._outputs(pairs, lambda rows: self.part.flat(directly(rows))), self.output)
+        # in the format of the others: on a GPU, see `Network.take_maps_as_they_are`
+        return found.contiguous() if found.device.type != "cpu" and self.output.is_contiguous() else found
 
     def _outputs(self, pairs: Pairs, directly: Callable[[Tensor], Tensor]) -> Tensor:
         out = self.base.new_empty(len(pairs.sets), *self.base.shape[1:])

@@ -82,7 +82,8 @@ class Network:
         self.sample = self.ready(few[:1].clone())
         self.categories = logits.shape[1]
         fast = self.reading.of(working_copy(model, device, channels_last=True, like=self.module))
-        formatted = self.sample.contiguous(memory_format=_format(self.sample))
+        self._format = torch.channels_last if self.sample.dim() == 4 else torch.contiguous_format
+        formatted = self.sample.contiguous(memory_format=self._format)
         self.graph = _captured(fast, formatted, logits, lambda: self._noise(fast, formatted, logits))
         shapes = {} if self.graph is None else self.graph.shapes
         widest = max((math.prod(shape) for shape in shapes.values()), default=1) * self.sample.element_size()
@@ -106,7 +107,15 @@ class Network:
             computing.wait_stream(self._uploads)
             images.record_stream(computing)
         images = images.to(self.device, self.dtype)
-        return images.contiguous(memory_format=_format(images)) if self.graph is not None else images
+        return images.contiguous(memory_format=self._format) if self.graph is not None else images
+
+    def take_maps_as_they_are(self) -> None:
+        """From now on the graph computes with contiguous maps: on a GPU cuDNN takes channels_last apart for float32."""
+        assert self.graph is not None
+        self._format = torch.contiguous_format
+        for module in self.graph.modules.values():
+            for weight in module.parameters():
+                weight.data = weight.data.contiguous()
 
     @property
     def capture(self) -> str:
@@ -326,7 +335,3 @@ def _captured(model: nn.Module, sample: Tensor, logits: Tensor, noise: Noise) ->
 def _refuse_not_finite(finite: Tensor) -> None:
     if not finite:
         raise UnitlabError("the network gives NaN or infinite logits; check its weights and the images' normalisation")
-
-
-def _format(images: Tensor) -> torch.memory_format:
-    return torch.channels_last if images.dim() == 4 else torch.contiguous_format

@@ -92,6 +92,13 @@ class SuffixEngine:
         return f"{apart} operations by contributions, {replayed} replayed for each live (unit, image) pair"
 
     @property
+    def has_reduced_convolutions(self) -> bool:
+        """Whether products of maps are in reduced precision, for which GPUs have kernels for channels_last alone."""
+        if not isinstance(self.replay, ReducedReplay):
+            return False
+        return any(len(self.suffix.shapes[node]) == 4 for node in self.replay.products)
+
+    @property
     def recomputed(self) -> int:
         """How many outputs were evaluated directly, since subtraction would have cancelled."""
         return self.exact.recomputed
@@ -149,7 +156,7 @@ class SuffixEngine:
         score, drop = (self.sets.totals(found).t() for found in rivals.scores(deltas, self._by_unit))
         left = live & ~choose(live, score)
         scores = self._evaluated(base, after, deltas, live & ~left)
-        scores["prediction"][left] = NOT_EVALUATED
+        scores["prediction"].masked_fill_(left, NOT_EVALUATED)
         return {**scores, "margin": torch.where(left, base.scores["margin"] - drop, scores["margin"])}
 
     def _changed(self, base: BatchBaseline, ablated: Tensor) -> tuple[Values, Values]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import multiprocessing
 import os
 import signal
+import sys
 import time
 import traceback
 import warnings
@@ -93,9 +95,13 @@ class BatchInReading:
         start = -room.ctypes.data % ALIGNED
         self.pixels = torch.from_numpy(room[start : start + count]).view(dtype).view(self.images, *shape)
 
-    def put(self, place: int, image: Tensor) -> None:
+    def put(self, place: int | slice, images: Tensor) -> None:
         assert self.pixels is not None
-        self.pixels[place].copy_(image)
+        if self.pinned and images.dtype != torch.bfloat16:
+            # by one thread: others of torch's own would take processors from those who read
+            np.copyto(self.pixels[place].numpy(), images.numpy())
+        else:
+            self.pixels[place].copy_(images)
 
     def taken(self) -> Tensor:
         """The batch, which is not held here any more."""
@@ -109,6 +115,16 @@ def content_hash(image: Tensor, transform: str = "") -> bytes:
     digest = hashlib.sha256(_kind_text(image.dtype, image.shape) + transform.encode())
     digest.update(image.contiguous().view(torch.uint8).numpy().data)
     return digest.digest()
+
+
+def free_shared_memory() -> int:
+    """Bytes by which processes that begin as copies of this one can hand tensors over; 0 where there are none."""
+    if "fork" not in multiprocessing.get_all_start_methods() or sys.platform != "linux":
+        return 0
+    with suppress(OSError):
+        found = os.statvfs("/dev/shm")
+        return found.f_bavail * found.f_frsize
+    return 0
 
 
 @cache
@@ -244,7 +260,7 @@ def _read_or_error(read: Callable[[list[int]], Any], positions: list[int]) -> An
     try:
         return read(positions)
     except UnitlabError as error:
-        return UnitlabError(str(error))  # without its traceback, which packages such as tblib send along
+        return type(error)(str(error))  # without its traceback, which packages such as tblib send along
 
 
 def _start(own: Callable[[int], object] | None, number: int) -> None:

@@ -31,11 +31,16 @@ CONTAINER = (
 def resolved_memory(request: SweepRequest, store: str | Path | None, device: Any, *, workers: bool = False) -> SweepRequest:
     """A request with ``memory="auto"`` in bytes: those of the unfinished sweep beside a store, or a share of what is free now.
 
+    None is "auto" on a GPU: with 2 GB an H100 has half as much to do at a time as it needs.
+
     Raises
     ------
     UnitlabError
         Workers are to compute, each of which has memory of its own; a machine that does not tell what is free.
     """
+    if request.memory is None:
+        on_gpu = not workers and choose_device(device, request.precision).type == "cuda"
+        request = replace(request, memory="auto" if on_gpu else "2 GB")
     if request.memory != "auto":
         return request
     if workers:

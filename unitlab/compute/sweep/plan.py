@@ -231,6 +231,9 @@ def plan_sweep(
     categories = _categories(source, network.categories, request.labels)
     scoring = _scoring(network, source, request, few)
     layers = _layers(network, source, request)
+    on_gpu = network.device.type != "cpu" and network.graph is not None
+    if on_gpu and not any(engine.has_reduced_convolutions for engine in _suffix_engines(layers)):
+        network.take_maps_as_they_are()
     refuse_large_sums(request, layers, len(categories))
     fingerprint = {
         "weights": weights_fingerprint(model),

@@ -44,7 +44,7 @@ class SweepRequest:
     labels: str = "given"
     precision: str = "float32"
     batch_size: int | None = None
-    memory: str | int = "2 GB"
+    memory: str | int | None = "2 GB"
     seed: int = 0
     output: Output = None
     axes: tuple[Basis | None, ...] | None = None
@@ -76,7 +76,7 @@ class SweepRequest:
         object.__setattr__(self, "layer", _names(self.layer))
         object.__setattr__(self, "units", _numbers(self.units))
         object.__setattr__(self, "unit_dim", _dimension(self.unit_dim))
-        if self.memory != "auto":
+        if self.memory not in (None, "auto"):
             _ = self.budget
 
     def with_axes(self, axes: Iterable[Basis | None]) -> SweepRequest:
@@ -142,7 +142,7 @@ class SweepRequest:
 
     @cached_property
     def budget(self) -> int:
-        """``memory`` in bytes; "auto" has become some by then."""
+        """``memory`` in bytes; None and "auto" have become some by then."""
         powers = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
         match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-zA-Z]*)\s*", str(self.memory))
         if match is None or match[2].lower() not in powers:

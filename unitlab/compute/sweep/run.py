@@ -60,7 +60,7 @@ def ablate(  # noqa: PLR0913  the public call
     device: str | torch.device | None = None,
     precision: str = "float32",
     batch_size: int | None = None,
-    memory: str | int = "2 GB",
+    memory: str | int | None = None,
     progress: bool = True,
     seed: int = 0,
     output: Output = None,
@@ -117,8 +117,8 @@ def ablate(  # noqa: PLR0913  the public call
         Images at a time, default what fits into ``memory``.
     memory
         Bytes for the sweep besides the network, as a number or "2 GB"; "auto" takes half of what is free on the device, which
-        an unfinished study in ``store`` keeps. On a CPU images that are read ahead are within it; for a GPU they wait on the
-        host, 256 MiB besides.
+        an unfinished study in ``store`` keeps. Default: "auto" on a GPU, else, and for a ``client``, "2 GB". On a CPU images
+        that are read ahead are within it; for a GPU they wait on the host, 256 MiB besides.
     progress
         Show a progress bar and, first, the accuracy on 256 images of all classes, beside chance and what is recorded: an
         accuracy that is not above chance, or far under the recorded one, is warned of whether or not it is shown.
