@@ -48,6 +48,7 @@ from oracle import Oracle  # noqa: E402
 
 import unitlab  # noqa: E402
 from unitlab.compute.engine.ablation import ABLATIONS, donor_of_image  # noqa: E402
+from unitlab.compute.engine.host_copies import InTurn  # noqa: E402
 from unitlab.compute.engine.torch_state import exact_float32, has_reduced_products  # noqa: E402
 from unitlab.compute.images.decoded import DeviceTransform  # noqa: E402
 from unitlab.compute.images.reading import Processors  # noqa: E402
@@ -386,7 +387,7 @@ def on_paper() -> None:
         source = source_of(torch.randn(max(counted), 3, 224, 224), 365 if name.endswith("Places") else 1000)
         found = []
         for count in counted:
-            with make_believe_gpu([(ShardComputation, "add", "batch")]) as gpu, exact_float32():
+            with make_believe_gpu([(InTurn, "step", "batch")]) as gpu, exact_float32():
                 plan = plan_sweep(network(), source, SweepRequest(layer, precision=precision, memory=MEMORY), "cuda")
                 size, paper = plan.batch_size, OnPaper()
                 for one in plan.layers:

@@ -327,9 +327,9 @@ class _Functions(TorchFunctionMode):
         if on and func is Tensor.tolist:
             self.gpu.note("wait", "tolist")
             return first.inner.tolist()
-        if on and func is Tensor.__setitem__ and not isinstance(args[2], Tensor):
-            if any(isinstance(x, Tensor) for x in tree_leaves(args[1])):
-                self.gpu.note("wait", "a number written by indices")  # as an H100 counted
+        by_indices = func is Tensor.__setitem__ and any(isinstance(x, Tensor) for x in tree_leaves(args[1]))
+        if on and by_indices and not isinstance(args[2], Tensor):
+            self.gpu.note("wait", "a number written by indices")  # as an H100 counted
         if func in (Tensor.numpy, Tensor.__array__, Tensor.tolist):
             self.gpu.check_host(first)
         if func in (Tensor.cpu, Tensor.cuda):

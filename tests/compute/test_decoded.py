@@ -18,6 +18,7 @@ import unitlab
 from unitlab import UnitlabError, catalog
 from unitlab.bundled_images import bundled_images
 from unitlab.cli import main
+from unitlab.compute.engine.host_copies import InTurn
 from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.files.recipe_files import RecipeFiles
 from unitlab.compute.images.decoded import BicubicDeviceTransform, DecodedImages, DeviceTransform
@@ -119,9 +120,9 @@ def shards(source: ImageSource, device: str) -> tuple[Any, list[Any]]:
 
 def test_a_gpu_gets_bytes_without_a_wait_and_gives_what_the_cpu_gives(folder: Path) -> None:
     here, [expected] = shards(source_of(folder), "cpu")
-    with make_believe_gpu([(ShardComputation, "add", "batch")]) as gpu:
+    with make_believe_gpu([(ShardComputation, "begin", "begun"), (InTurn, "step", "batch")]) as gpu:
         there, [found] = shards(source_of(folder), "cuda")
-    assert not gpu.of("violation") and gpu.entered["batch"] == COUNT // BATCH
+    assert not gpu.of("violation") and gpu.entered["begun"] == COUNT // BATCH
     assert not gpu.of("upload", "batch") and "decoded.py" not in str(gpu.of("wait", "batch"))
     assert here.fingerprint["pixels"] == there.fingerprint["pixels"]
     assert set(expected) == set(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -146,15 +147,15 @@ def test_a_store_keeps_groups_with_their_further_scores_and_resumes(
     groups: object = dict(zip(("a", "b", "none"), sets, strict=True)) if named else sets
     monkeypatch.setattr("unitlab.compute.sweep.plan.SHARD_IMAGES", 8)
     options = {"progress": False, "device": "cpu", "batch_size": 8, "top_k": 3, "outcome": ("first", lambda z, y: z[:, 0])}
-    store, real, calls = tmp_path / "groups.zarr", ShardComputation.add, list[int]()
+    store, real, calls = tmp_path / "groups.zarr", ShardComputation.begin, list[int]()
 
-    def counted(self: ShardComputation, *given: object) -> None:
+    def counted(self: ShardComputation, *given: Any) -> Any:
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        real(self, *given)
+        return real(self, *given)
 
-    monkeypatch.setattr(ShardComputation, "add", counted)
+    monkeypatch.setattr(ShardComputation, "begin", counted)
     with pytest.raises(KeyboardInterrupt):
         unitlab.ablate_groups(model, source, "conv2", groups, store=store, **options)
     with pytest.raises(UnitlabError, match="unfinished sweep with other result groups"):

@@ -18,7 +18,7 @@ from torch.utils.data import TensorDataset
 
 import unitlab
 from unitlab import UnitlabError
-from unitlab.compute.engine.host_copies import HostCopies
+from unitlab.compute.engine.host_copies import HostCopies, InTurn
 from unitlab.compute.engine.torch_state import exact_float32
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep import run
@@ -32,8 +32,8 @@ NETWORKS = {
     SqueezeExcite: ["conv"], Untraceable: ["conv"],
 }  # fmt: skip
 PHASES = [
-    (run, "plan_sweep", "plan"), (ShardComputation, "add", "batch"), (ShardSums, "deliver", "delivery"),
-    (ShardSums, "end", "delivery"), (run, "compared_with_hooks", "proof"),
+    (run, "plan_sweep", "plan"), (ShardComputation, "begin", "begun"), (InTurn, "step", "batch"),
+    (ShardSums, "deliver", "delivery"), (ShardSums, "end", "delivery"), (run, "compared_with_hooks", "proof"),
 ]  # fmt: skip
 # where numbers are added in no fixed order: in the gradient of the margin, which first_order_margin_drop alone is made of, and,
 # where a screen chooses pairs, in the gradients of margins and their sums by unit
@@ -130,7 +130,7 @@ def per_batch(gpu: MakeBelieveGPU, kind: str, layers: int) -> tuple[float, str]:
     """Events of a kind a batch and layer, and where they come from."""
     found = requested(gpu, kind)
     told = ", ".join(f"{number} {operation} at {where}" for (operation, where), number in found.most_common())
-    return sum(found.values()) / max(gpu.entered["batch"], 1) / layers, told
+    return sum(found.values()) / max(gpu.entered["begun"], 1) / layers, told
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -146,7 +146,7 @@ def test_what_a_gpu_would_be_asked_for_is_what_it_has(
     assert {where.partition(":")[0] for _, where in gpu.of("unordered sum")} <= UNORDERED_IN.get(kind, {"network.py"})
     np.testing.assert_array_equal(found, expected)
     more = (CLOSE_CALLS if kind == "bfloat16" else 0) + (OWN if of is Untraceable else 0)
-    batches = gpu.entered["batch"]
+    batches = gpu.entered["begun"]
     sweeps = batches if kind == "estimate" else SWEEPS.get(kind, 1)
     for event, most in (("wait", (MOST_WAITS + more) * batches * len(layers) + AT_THE_END * sweeps), ("upload", 0)):
         number, told = per_batch(gpu, event, len(layers))
@@ -169,7 +169,7 @@ def in_shards(images: ImageSource, device: str, spoil: Callable[[Any], None] = l
 
 def test_what_comes_a_batch_late_is_what_a_cpu_gives(images: ImageSource) -> None:
     expected, _ = in_shards(images, "cpu")
-    with make_believe_gpu([(ShardComputation, "add", "batch")]) as gpu:
+    with make_believe_gpu([(InTurn, "step", "batch")]) as gpu:
         found, _ = in_shards(images, "cuda")
     assert not gpu.of("violation") and len(found) == 2
     for here, there in zip(expected, found, strict=True):
@@ -198,14 +198,14 @@ def test_what_is_wrong_with_the_first_images_is_said_first(device: str, images: 
 
 def test_batches_are_halved_where_memory_runs_out_while_others_come(images: ImageSource) -> None:
     def spoil(plan: Any) -> None:
-        real = plan.layers[1].engine.evaluate
+        real = plan.layers[1].engine.steps
 
-        def evaluate(base: Any, ablated: torch.Tensor) -> Any:
+        def steps(base: Any, ablated: torch.Tensor) -> Any:
             if len(base.labels) == BATCH and int(base.positions[0]) == BATCH:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return real(base, ablated)
 
-        plan.layers[1].engine.evaluate = evaluate
+        plan.layers[1].engine.steps = steps
 
     expected, _ = in_shards(images, "cpu")
     with make_believe_gpu() as gpu:

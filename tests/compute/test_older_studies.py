@@ -24,7 +24,7 @@ from unitlab.compute.images.source import ImageBatch, ImageSource
 from unitlab.compute.sweep import plan as planning
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.run import run_sweep
-from unitlab.compute.sweep.shards import Arrays, ShardComputation, ShardResult, ShardSums
+from unitlab.compute.sweep.shards import Arrays, ShardComputation, ShardResult
 from unitlab.store.shards import unfinished_fingerprint
 
 
@@ -78,16 +78,16 @@ def test_an_older_store_is_found_finished_and_takes_no_other_output(tmp_path: Pa
 
 def test_an_older_unfinished_study_goes_on_by_its_own_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "SHARD_IMAGES", 8)
-    store, real, calls = tmp_path / "study.zarr", ShardComputation.add, list[int]()
+    store, real, calls = tmp_path / "study.zarr", ShardComputation.begin, list[int]()
 
-    def interrupted(self: ShardComputation, *given: Any) -> None:
+    def interrupted(self: ShardComputation, *given: Any) -> Any:
         calls.append(1)
         if len(calls) > 2:
             raise KeyboardInterrupt
-        real(self, *given)
+        return real(self, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ShardComputation, "add", interrupted)
+        patch.setattr(ShardComputation, "begin", interrupted)
         with pytest.raises(KeyboardInterrupt):
             as_before(store)
     assert "output" not in unfinished_fingerprint(store) and len(list(tmp_path.glob("*.partial/shard-*.safetensors"))) == 2
@@ -161,12 +161,12 @@ def test_a_layer_is_added_to_a_study_with_the_older_hash_of_all_pixels(tmp_path:
 
 def test_shards_with_the_older_hash_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "SHARD_IMAGES", 8)
-    store, add, to_arrays = tmp_path / "study.zarr", ShardComputation.add, ShardResult.to_arrays
+    store, begin, to_arrays = tmp_path / "study.zarr", ShardComputation.begin, ShardResult.to_arrays
 
-    def interrupted(self: ShardComputation, batch: ImageBatch, sums: ShardSums) -> None:
+    def interrupted(self: ShardComputation, batch: ImageBatch, *given: Any) -> Any:
         if batch.positions[0] == 16:
             raise KeyboardInterrupt
-        add(self, batch, sums)
+        return begin(self, batch, *given)
 
     def as_older(self: ShardResult) -> Arrays:
         arrays = to_arrays(self)
@@ -174,7 +174,7 @@ def test_shards_with_the_older_hash_are_gone_on_with(tmp_path: Path, monkeypatch
         return {**arrays, "content": np.zeros(32, np.uint8)}
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(ShardComputation, "add", interrupted)
+        patch.setattr(ShardComputation, "begin", interrupted)
         patch.setattr(ShardResult, "to_arrays", as_older)
         ablated("conv", store, source())
     assert len(list(tmp_path.glob("*.partial/shard-*.safetensors"))) == 2

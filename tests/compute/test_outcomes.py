@@ -170,14 +170,14 @@ def test_a_stored_study_resumes_and_another_outcome_is_refused(tmp_path: Path, m
     options = {"batch_size": 8, "store": store, "top_k": 3, **OPTIONS}
     whole = unitlab.ablate(model, source, "conv2", outcome=probability, **{**options, "store": None})
     with monkeypatch.context() as patch:
-        left, real = iter(range(2)), ShardComputation.add
+        left, real = iter(range(2)), ShardComputation.begin
 
-        def interrupted(self: ShardComputation, *given: Any) -> None:
+        def interrupted(self: ShardComputation, *given: Any) -> Any:
             if next(left, None) is None:
                 raise KeyboardInterrupt
-            real(self, *given)
+            return real(self, *given)
 
-        patch.setattr(ShardComputation, "add", interrupted)
+        patch.setattr(ShardComputation, "begin", interrupted)
         with pytest.raises(KeyboardInterrupt):
             unitlab.ablate(model, source, "conv2", units=[0, 3], outcome=probability, **options)
     with pytest.raises(UnitlabError, match="unfinished sweep with other outcome"):

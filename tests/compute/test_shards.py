@@ -13,9 +13,10 @@ from test_exactness import settled, source_of
 
 from unitlab import UnitlabError
 from unitlab.compute.images.source import ImageBatch
+from unitlab.compute.sweep.memory import in_halves
 from unitlab.compute.sweep.plan import plan_sweep
 from unitlab.compute.sweep.request import SweepRequest
-from unitlab.compute.sweep.shards import ShardComputation, ShardResult, in_halves
+from unitlab.compute.sweep.shards import ShardComputation, ShardResult
 from unitlab.store.shards import PartialStudy
 
 

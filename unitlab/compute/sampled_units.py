@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from unitlab.compute.engine.ablation import Replacement
+from unitlab.compute.engine.host_copies import Steps, finished
 from unitlab.compute.engine.scores import Scores
 from unitlab.compute.engine.suffix import SuffixEngine
 from unitlab.compute.images.source import ImageBatch, ImageSource
@@ -117,16 +118,16 @@ def _of_pairs(
             taken, scores = list[float](), list[Scores]()
             for rule in (NOTHING, Rule()):
                 choice = PairChoice(layer, plan.request.seed, 0, rule, batch.positions)
-                work = partial(engine.screened, found.baseline, replaced, found.rivals, choice)
-                taken.append(seconds_of(plan, partial(_call, work, scores)))
+                steps = engine.screened(found.baseline, replaced, found.rivals, choice)
+                taken.append(seconds_of(plan, partial(_finish, steps, scores)))
             changed = scores[-1]["prediction"] != found.baseline.scores["prediction"]
             counts[layer.name] = choice.counts(changed).cpu().numpy()
             costs[layer.name] = max(taken[1] - taken[0], 0.0) / max(counts[layer.name][PAIRS].sum(), 1)
     return costs, counts
 
 
-def _call(work: Callable[[], Scores], into: list[Scores]) -> None:
-    into.append(work())
+def _finish(steps: Steps[Scores], into: list[Scores]) -> None:
+    into.append(finished(steps))
 
 
 def _of_some(plan: SweepPlan, layer: LayerPlan, count: int) -> LayerPlan:

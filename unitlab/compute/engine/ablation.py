@@ -13,7 +13,7 @@ import torch.fx
 from torch import Tensor
 
 from unitlab.compute.engine.capture import Values
-from unitlab.compute.engine.host_copies import HostCopies, on_device
+from unitlab.compute.engine.host_copies import HostCopies, Steps, on_device
 from unitlab.compute.engine.scores import Scores, Scoring
 from unitlab.errors import UnitlabError
 
@@ -227,6 +227,9 @@ class Engine(Protocol):
 
         ``ablated`` is what the site's value, (image, unit, …), becomes where a unit is ablated.
         """
+
+    def steps(self, base: BatchBaseline, ablated: Tensor) -> Steps[Scores]:
+        """The same in steps, without gradients."""
 
 
 def refuse_not_finite(sets: Sequence[Sequence[int]], finite: Tensor) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from unitlab.compute.engine.ablation import BatchBaseline, UnitSets
 from unitlab.compute.engine.capture import NetworkGraph, module_output
 from unitlab.compute.engine.contributions import Contribution
+from unitlab.compute.engine.host_copies import Steps, on_host
 from unitlab.compute.engine.scores import Scores, ahead_of_label
 from unitlab.compute.engine.separable import Suffix
 
@@ -36,9 +37,9 @@ class ClosedForm:
         self._units: tuple[int, ...] = ()
         self.single = all(len(index) <= 1 for index in self.positions)
 
-    def evaluate(
+    def steps(
         self, base: BatchBaseline, features: Tensor, delta: Tensor, sets: UnitSets, live: Tensor, scores: Scores
-    ) -> None:
+    ) -> Steps[None]:
         """Fill the live entries of the scores, (set, image) each; the others are kept.
 
         The unablated logits come from the same arithmetic, so that what does not change keeps its prediction and a
@@ -48,7 +49,7 @@ class ClosedForm:
         logits = nn.functional.linear(features.double(), self.weight, self.bias)
         before = base.scores_of(logits)
         if self.single and sets.single and base.scoring.outcome is None:
-            after = self._single(base, logits, delta.double(), [one[0] for one in sets.sets])
+            after = yield from self._single(base, logits, delta.double(), [one[0] for one in sets.sets])
         else:
             after = self._several(base, logits, delta.double(), sets)
         for name, kept in scores.items():
@@ -58,7 +59,7 @@ class ClosedForm:
                 found = torch.where(after[name] == before[name], kept, after[name])
             scores[name] = torch.where(live, found, kept)
 
-    def _single(self, base: BatchBaseline, logits: Tensor, delta: Tensor, units: list[int]) -> Scores:
+    def _single(self, base: BatchBaseline, logits: Tensor, delta: Tensor, units: list[int]) -> Steps[Scores]:
         """One position a unit: only candidate classes are scored."""
         positions, weight, most = self._of_units(tuple(units))
         labels = base.labels
@@ -70,7 +71,8 @@ class ClosedForm:
         if base.scoring.top_k:
             candidates |= self._near_label(logits, labels, 2 * reach * (1 + 1e-9), base.scoring.top_k)
         counts, order = torch.sort(candidates.sum(1))
-        known = counts.tolist()
+        (here,) = yield from on_host([counts])
+        known = here.tolist()
         # images with about as many candidates go together, since a block is as wide as its widest: images with 2 and with 900
         # would score 900 each. The + 4 keeps the small counts together (2 to 13 in EfficientNet-Lite0: two blocks)
         found = {name: values.new_empty(len(units), len(labels)) for name, values in base.scores.items()}

@@ -30,7 +30,8 @@ CONVOLUTION_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilati
 # On a GPU, pairs that a product may hold beside those asked for, as a share of these: so that a unit that is live on 15 of 16
 # images goes together with its neighbours that are live on all. On a CPU, to copy outputs of more than so many numbers costs
 # more than a product for each unit: there units go together that have equally many.
-WASTE, SMALL = 0.25, 1024
+# A few pairs here and there, as close calls are, would be a product each: so many bytes more are no matter on a GPU.
+WASTE, SMALL, LEAST_WASTE = 0.25, 1024, 64 << 20
 
 
 class _Positions:
@@ -222,6 +223,7 @@ class Contributed:
         first, row = int(pairs.host[0, 0]), 0
         counts = torch.bincount(pairs.host[0] - first)
         waste = WASTE * len(pairs.sets) if out.device.type != "cpu" or out[0].numel() <= SMALL else 0
+        waste = max(waste, LEAST_WASTE // out[0].nbytes) if out.device.type != "cpu" else waste
         for some in _alike(counts.tolist(), waste):
             here, start, end = counts[some], first + some.start, first + some.stop
             most = int(here.max())

@@ -21,7 +21,7 @@ from unitlab.compute.engine.contributions import (
     contributions_of,
 )
 from unitlab.compute.engine.hooks import HookEngine
-from unitlab.compute.engine.host_copies import HostCopies, on_device
+from unitlab.compute.engine.host_copies import HostCopies, Steps, on_device
 from unitlab.compute.engine.layers import Site
 from unitlab.compute.engine.replay import AblatedBatch, Replay
 from unitlab.compute.engine.scores import Scores
@@ -331,7 +331,7 @@ class RotatedSuffixEngine(SuffixEngine):
             part.source = entry
         return RotatedReplay(graph, behind, parts, self.site, self.matrix)
 
-    def evaluate(self, base: BatchBaseline, ablated: Tensor) -> Scores:
+    def steps(self, base: BatchBaseline, ablated: Tensor) -> Steps[Scores]:
         """Scores, (direction, image) each; ``ablated`` as for units, y in x − ((x − y)·v) v."""
         site = base.values[self.site]
         coordinates = over_channels(self.matrix, site)
@@ -340,7 +340,7 @@ class RotatedSuffixEngine(SuffixEngine):
             after = over_channels(self.matrix, ablated.to(coordinates))
         else:
             after = coordinates - self.basis.change(site, ablated.to(site).expand_as(site), base.host)
-        return super().evaluate(replace(base, values=values), after)
+        return super().steps(replace(base, values=values), after)
 
 
 def _unrotation(matrix: Tensor, entry: torch.fx.Node, owner: Tensor) -> Contribution:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from unitlab.compute.engine.ablation import BatchBaseline, refuse_not_finite
-from unitlab.compute.engine.host_copies import on_device
+from unitlab.compute.engine.host_copies import Steps, on_device
 from unitlab.compute.engine.layers import Site
 from unitlab.compute.engine.scores import Scores
 from unitlab.compute.engine.unit_dimension import units_back, units_first
@@ -186,6 +186,11 @@ class HookEngine:
             found.append(base.scores_of(logits))
         base.host.then(partial(refuse_not_finite, self.sets), torch.stack(finite).unsqueeze(1))
         return {name: torch.stack([scores[name] for scores in found]) for name in base.scores}
+
+    def steps(self, base: BatchBaseline, ablated: Tensor) -> Steps[Scores]:
+        """The same in one step."""
+        yield from ()
+        return self.evaluate(base, ablated)
 
     def replaced(self, value: Tensor, units: list[int], ablated: Tensor) -> Tensor:
         """The site's value with the units replaced by their share of ``ablated``, both (image, unit, …)."""

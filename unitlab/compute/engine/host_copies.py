@@ -1,13 +1,19 @@
-"""Between host and device without waits: results come in one copy that is read later, and what goes there is pinned."""
+"""Between host and device without waits: results come in one copy that is read later, and what goes there is pinned.
+
+What must know results to go on is done in steps, between which a GPU may be given other work: two batches in turn.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
+Steps = Generator[None, None, T]  # a step ends where something was asked of a GPU that the next one needs
 
 
 class HostCopies:
@@ -58,13 +64,53 @@ class HostCopies:
             use(*(here[one] for one in wanted))
 
 
-def on_host(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors on the host, now; from a GPU by one copy of their bytes."""
+def on_host(tensors: Sequence[Tensor]) -> Steps[list[Tensor]]:
+    """The tensors on the host, one step later; from a GPU by one copy of their bytes."""
     found: list[Tensor] = []
     host = HostCopies()
     host.then(lambda *copies: found.extend(copies), *tensors)
+    host.send()
+    if host.sent is not None:
+        yield
     host.deliver()
     return found
+
+
+def finished(steps: Steps[T]) -> T:
+    """What steps give, one after the other."""
+    try:
+        while True:
+            next(steps)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+
+
+class InTurn:
+    """Steps that are done in turn with others: what goes wrong in one is said when they are finished."""
+
+    def __init__(self, steps: Steps[None]) -> None:
+        self._steps = steps
+        self._running = True
+        self._error: Exception | None = None
+
+    def step(self) -> bool:
+        """Do one, where there is one; whether there is another."""
+        if self._running:
+            try:
+                next(self._steps)
+            except StopIteration:
+                self._running = False
+            except Exception as error:
+                self._running, self._error = False, error
+        return self._running
+
+    def finish(self, meanwhile: InTurn | None = None) -> None:
+        """Do those that are left, in turn with those of another."""
+        while self.step():
+            if meanwhile is not None:
+                meanwhile.step()
+        if self._error is not None:
+            raise self._error
 
 
 def on_device(values: Tensor | np.ndarray, device: torch.device) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from unitlab.compute.engine.ablation import Pairs
 from unitlab.compute.engine.capture import DROPOUT, NetworkGraph, Values, module_output
+from unitlab.compute.engine.host_copies import Steps, on_host
 from unitlab.compute.engine.replay import AblatedBatch, Replay
 from unitlab.compute.engine.torch_state import has_reduced_products, tf32_products
 
@@ -65,7 +66,7 @@ class ReducedReplay:
             changing.add(node)
         self.needed.update(changing & {exact.graph.output})
 
-    def evaluate(self, batch: AblatedBatch, pairs: Pairs, at_once: int) -> None:
+    def steps(self, batch: AblatedBatch, pairs: Pairs, at_once: int) -> Steps[None]:
         """Fill in scores of the pairs, ``at_once`` at a time; close calls in float32."""
         count = len(pairs.sets)
         every = slice(None, None, max(1, count // SAMPLED_PAIRS))  # so that a sampled row has the neighbours that it has here
@@ -81,9 +82,10 @@ class ReducedReplay:
             exact = torch.cat([self.exact.logits(batch, block) for block in some.blocks(at_once)])
             noise = (torch.cat(sampled) - exact).abs().max()
             # together, since a product of few rows costs as much as reading the weights
-            doubtful = pairs.at((~(torch.cat(gaps) >= CLOSE_CALL * noise)).cpu().nonzero().flatten())
+            (close,) = yield from on_host([~(torch.cat(gaps) >= CLOSE_CALL * noise)])
+            doubtful = pairs.at(close.nonzero().flatten())
             self.close_calls += len(doubtful.sets)
-            self.exact.evaluate(batch, doubtful, at_once)
+            yield from self.exact.steps(batch, doubtful, at_once)
 
     def logits(self, batch: AblatedBatch, pairs: Pairs) -> Tensor:
         """Logits (pair, category)."""

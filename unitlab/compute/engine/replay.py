@@ -14,6 +14,7 @@ from unitlab.compute.engine.ablation import BatchBaseline, Pairs, UnitSets
 from unitlab.compute.engine.capture import NetworkGraph, Values
 from unitlab.compute.engine.contributions import Contributed, Contribution
 from unitlab.compute.engine.dense_products import dense_products_of
+from unitlab.compute.engine.host_copies import Steps
 from unitlab.compute.engine.scores import Scores
 from unitlab.compute.engine.separable import Suffix
 
@@ -84,8 +85,9 @@ class Replay:
             values[node] = self.graph.evaluate(node, inputs)
         return values
 
-    def evaluate(self, batch: AblatedBatch, pairs: Pairs, at_once: int) -> None:
+    def steps(self, batch: AblatedBatch, pairs: Pairs, at_once: int) -> Steps[None]:
         """Fill in scores of the pairs, ``at_once`` at a time."""
+        yield from ()
         for block in pairs.blocks(at_once):
             batch.fill(block, self.logits(batch, block))
 

@@ -14,7 +14,7 @@ from unitlab.compute.engine.ablation import BatchBaseline, Pairs, UnitSets, refu
 from unitlab.compute.engine.capture import NetworkGraph, Values
 from unitlab.compute.engine.closed_form import closed_form_of
 from unitlab.compute.engine.contributions import Contributed, contributions_of
-from unitlab.compute.engine.host_copies import on_host
+from unitlab.compute.engine.host_copies import Steps, finished, on_host
 from unitlab.compute.engine.reduced_precision import ReducedReplay
 from unitlab.compute.engine.replay import AblatedBatch, Replay
 from unitlab.compute.engine.scores import NOT_EVALUATED, Rivals, Scores
@@ -136,8 +136,12 @@ class SuffixEngine:
 
         ``ablated`` is what the site's value, (image, unit, …), becomes where a unit is ablated.
         """
+        return finished(self.steps(base, ablated))
+
+    def steps(self, base: BatchBaseline, ablated: Tensor) -> Steps[Scores]:
+        """The same in steps, without gradients."""
         after, deltas = self._changed(base, ablated)
-        return self._evaluated(base, after, deltas, self.sets.added_any(self._live(deltas)))
+        return (yield from self._evaluated(base, after, deltas, self.sets.added_any(self._live(deltas))))
 
     @property
     def screenable(self) -> bool:
@@ -146,7 +150,7 @@ class SuffixEngine:
 
     def screened(
         self, base: BatchBaseline, ablated: Tensor, rivals: Rivals, choose: Callable[[Tensor, Tensor], Tensor]
-    ) -> Scores:
+    ) -> Steps[Scores]:
         """The same for those pairs that ``choose`` takes by whether they are live and by their scores, both (set, image).
 
         The others have the prediction `NOT_EVALUATED`, and of the margin a first-order estimate.
@@ -155,7 +159,7 @@ class SuffixEngine:
         live = self.sets.added_any(self._live(deltas))
         score, drop = (self.sets.totals(found).t() for found in rivals.scores(deltas, self._by_unit))
         left = live & ~choose(live, score)
-        scores = self._evaluated(base, after, deltas, live & ~left)
+        scores = yield from self._evaluated(base, after, deltas, live & ~left)
         scores["prediction"].masked_fill_(left, NOT_EVALUATED)
         return {**scores, "margin": torch.where(left, base.scores["margin"] - drop, scores["margin"])}
 
@@ -164,29 +168,30 @@ class SuffixEngine:
         after = self.exact.separable(ablated.expand_as(base.values[self.suffix.entry]), base)
         return after, {node: base.values[node] - after[node] for node in self.meeting}
 
-    def _evaluated(self, base: BatchBaseline, after: Values, deltas: Values, live: Tensor) -> Scores:
+    def _evaluated(self, base: BatchBaseline, after: Values, deltas: Values, live: Tensor) -> Steps[Scores]:
         """Scores, those of the baseline where a pair is not ``live``."""
         scores = {name: values.expand(len(self.sets), -1).clone() for name, values in base.scores.items()}
         if self.closed_form is not None:
             source = self.closed_form.source
-            self.closed_form.evaluate(base, base.values[source], deltas[source], self.sets, live, scores)
+            yield from self.closed_form.steps(base, base.values[source], deltas[source], self.sets, live, scores)
         else:
             contributed = {
                 node: Contributed.of(part, base.values[node], deltas[part.source], self.sets)
                 for node, part in self.exact.contributions.items()
             }
             batch = AblatedBatch(base, after, contributed, self.sets, scores, torch.ones_like(live))
-            live_here, *doubts = on_host([live, *(part.suspicious() for part in contributed.values())])
+            live_here, *doubts = yield from on_host([live, *(part.suspicious() for part in contributed.values())])
             for part, doubt in zip(contributed.values(), doubts, strict=True):
                 part.suspect(doubt)
-            self.replay.evaluate(batch, Pairs.of(live_here, self.device), self.rows_at_once())
+            yield from self.replay.steps(batch, Pairs.of(live_here, self.device), self.rows_at_once())
             cancelled = [part for part in contributed.values() if part.compared]
             if cancelled:
                 # they are few, and known after all others, so that a GPU is waited for once
-                for part, where in zip(cancelled, on_host([part.cancelled for part in cancelled]), strict=True):
+                known = yield from on_host([part.cancelled for part in cancelled])
+                for part, where in zip(cancelled, known, strict=True):
                     part.direct = where
                 again = torch.stack([part.direct for part in cancelled]).any(0)
-                self.exact.evaluate(batch, Pairs.of(again, self.device), self.rows_at_once())
+                yield from self.exact.steps(batch, Pairs.of(again, self.device), self.rows_at_once())
             base.host.then(partial(refuse_not_finite, self.sets.sets), batch.finite)
         # where a set adds nothing that is live, what holds for the set that it follows
         for number, follows in enumerate(self.sets.follows):

@@ -59,6 +59,8 @@ def padded(pictures: Sequence[np.ndarray | None]) -> np.ndarray | None:
     shapes = [picture.shape for picture in pictures if picture is not None]
     if not shapes:
         return None
+    if len(shapes) == len(pictures) and len(set(shapes)) == 1:
+        return np.stack([picture for picture in pictures if picture is not None])
     out = np.full((len(pictures), *common_shape(shapes)), 255, np.uint8)
     for place, picture in enumerate(pictures):
         if picture is not None:

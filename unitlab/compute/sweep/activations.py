@@ -103,8 +103,13 @@ class ActivationStatistics:
             known = [np.concatenate([best["scores"], scores], 1), np.concatenate([best["places"], places], 1)]
         order = np.lexsort((known[1], -known[0]))[:, :TOP_IMAGES]
         best["scores"], best["places"] = (np.take_along_axis(values, order, 1) for values in known)
-        by_image = {name: np.ascontiguousarray(np.concatenate(parts).T) for name, parts in self.by_image.items()}
+        by_image = {name: _transposed(np.concatenate(parts)) for name, parts in self.by_image.items()}
         return {**by_image, **dict(zip(TOP, (scores[kept], places[kept], maps[kept]), strict=True)), "top_kept": kept}
+
+
+def _transposed(values: np.ndarray) -> np.ndarray:
+    """In memory, too; torch does it by all threads."""
+    return torch.from_numpy(values).t().contiguous().numpy()
 
 
 def eight_bits(values: np.ndarray) -> np.ndarray:

@@ -1,23 +1,27 @@
-"""How much memory a sweep may take where nobody says so."""
+"""How much memory a sweep may take where nobody says so, and what is done where it runs out."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from unitlab.compute.engine.torch_state import choose_device
+from unitlab.compute.engine.host_copies import Steps
+from unitlab.compute.engine.torch_state import choose_device, out_of_memory
+from unitlab.compute.images.source import ImageBatch, ImageSource
 from unitlab.compute.sweep.request import LEAST_MEMORY, SweepRequest
 from unitlab.errors import UnitlabError
 from unitlab.files import bytes_text
 from unitlab.store.shards import unfinished_fingerprint
 
 log = logging.getLogger("unitlab")
+T = TypeVar("T")
 
 SHARE = 1 / 2  # of what is free: the network comes on top, and what libraries take for themselves
 
@@ -78,3 +82,52 @@ def free_memory(device: torch.device) -> int:
 def _numbers(path: Path) -> dict[str, int]:
     """Names and numbers of a file that has one of each a line."""
     return {name: int(number) for name, number, *_ in (line.split() for line in path.read_text().splitlines())}
+
+
+def in_halves(work: Callable[[ImageBatch], T], batch: ImageBatch, source: ImageSource) -> Iterator[T]:
+    """`halves_in_steps` of what is done in one."""
+
+    def steps(images: ImageBatch) -> Steps[T]:
+        yield from ()
+        return work(images)
+
+    return (found for found in halves_in_steps(steps, batch, source) if found is not None)
+
+
+def halves_in_steps(
+    work: Callable[[ImageBatch], Steps[T]], batch: ImageBatch, source: ImageSource
+) -> Generator[T | None, None, None]:
+    """``work`` of a batch at once or, where a GPU's memory runs out, of its halves, or theirs, in their order.
+
+    None stands between steps.
+
+    Raises
+    ------
+    UnitlabError
+        The network fails on some images, which are named; one image does not fit.
+    """
+    waiting = [batch]
+    while waiting:
+        images = waiting.pop()
+        try:
+            found = yield from work(images)
+        except Exception as error:
+            if isinstance(error, UnitlabError):
+                raise
+            if not out_of_memory(error):
+                ids = [source.ids[position] for position in images.positions[:3]]
+                raise UnitlabError(f"the network failed on images {ids} …: {type(error).__name__}: {error}") from error
+            if len(images.positions) == 1:
+                raise UnitlabError("one image does not fit into the device's memory; compute on 'cpu'") from error
+            half = len(images.positions) // 2
+            log.warning("out of memory: going on with batches of %d images", half)
+            # in the next turns, when the error is gone, which holds on to the memory of what failed
+            waiting += [_part(images, slice(half, None)), _part(images, slice(half))]
+        else:
+            yield found
+            continue
+        yield None  # the batch before, which has memory, too, may be finished first
+
+
+def _part(images: ImageBatch, some: slice) -> ImageBatch:
+    return ImageBatch(images.pixels[some], images.positions[some], images.thumbnails[some], images.hashes[some])

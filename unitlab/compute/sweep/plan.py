@@ -87,6 +87,7 @@ class SweepPlan:
     scoring: Scoring
     prepared: str  # what was changed of the network to compute with it
     batch_size: int = 0
+    at_a_time: int = 1  # batches that are begun before the first one of them is done
     shard_bounds: list[tuple[int, int]] = field(default_factory=list)
     described_as: str = ""  # in place of the ablation and its layers
     sites: list[Site] = field(init=False)
@@ -152,8 +153,11 @@ class SweepPlan:
         held = COPIES * shard * bytes_of_image(self.layers, classes) + bytes_read_ahead(request.budget, device)
         held = held if device == "cpu" else 0
         engines, screened = _suffix_engines(self.layers), request.screen is not None
-        size = request.batch_size or images_at_once(self.network, engines, request.budget - held, screened)
-        return self._in(size, whole_batches(shard, size), {"device": device})
+        size = request.batch_size or images_at_once(self.network, engines, request.budget - held, screened, device)
+        # a GPU has something to do while the host waits, where two batches fit
+        both = device != "cpu" and size <= images_at_once(self.network, engines, request.budget // 2, screened, device)
+        sized = self._in(size, whole_batches(shard, size), {"device": device})
+        return replace(sized, at_a_time=2 if both else 1)
 
     def as_begun(self, known: Mapping[str, str]) -> SweepPlan:
         """The same in the batches and shards of the unfinished sweep that has this fingerprint, if it is the same in all else:

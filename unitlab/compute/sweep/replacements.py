@@ -11,9 +11,10 @@ import numpy as np
 
 from unitlab.compute.engine.ablation import Replacement, donor_of_image
 from unitlab.compute.images.source import ImageBatch, ImageSource
+from unitlab.compute.sweep.memory import in_halves
 from unitlab.compute.sweep.plan import SweepPlan, UnitSums
 from unitlab.compute.sweep.progress import InterruptRequest, images_bar
-from unitlab.compute.sweep.shards import Advance, batches_by_shard, in_halves
+from unitlab.compute.sweep.shards import Advance, batches_by_shard
 from unitlab.store.shards import Shards
 
 

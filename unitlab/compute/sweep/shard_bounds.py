@@ -32,12 +32,12 @@ OPERATIONS_OF_ELEMENT = 50
 BYTES_OF_PAIR, COPIES = 20, 3
 SHARE_OF_MEMORY = 1 / 16
 SHARE_OF_READING = 1 / 8  # of a CPU's: images that wait; a GPU's memory is not the host's, where they do
-MOST_BATCH = 128
+MOST_BATCH = {"cpu": 128, "cuda": 256}  # at 256 an H100 takes 6 % less for an image of ResNet50 or VGG16 than at 128
 MOST_ELEMENTS = 2**31 - 1  # of a value: kernels count them in 32 bits
 
 
-def images_at_once(network: Network, engines: list[SuffixEngine], budget: int, screen: float | None) -> int:
-    """How many images at a time.
+def images_at_once(network: Network, engines: list[SuffixEngine], budget: int, screen: bool, device: str) -> int:
+    """How many images at a time on a "cpu" or "cuda".
 
     What one evaluation holds of an image is counted in elements, and may fill half of ``budget``; the other half is the
     engines'. In the suffix that is every value, twice, since the gradient of the margin keeps it and has one as large. In the
@@ -56,7 +56,7 @@ def images_at_once(network: Network, engines: list[SuffixEngine], budget: int, s
     held = 2 * sum(elements.get(node, 0) for node in in_suffix) + sum(prefix[:3]) + image
     meeting = {node for engine in engines if screen and engine.screenable for node in engine.meeting}
     held += RIVALS * sum(elements.get(node, 0) for node in meeting)
-    most = min(MOST_BATCH, MOST_ELEMENTS // max(elements.values(), default=1))
+    most = min(MOST_BATCH[device], MOST_ELEMENTS // max(elements.values(), default=1))
     return int(max(1, min(most, budget // 2 // max(1, held * element))))
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from unitlab.compute.engine.ablation import BatchBaseline, Engine, Replacement
-from unitlab.compute.engine.host_copies import HostCopies, on_device
+from unitlab.compute.engine.host_copies import HostCopies, InTurn, Steps, on_device
 from unitlab.compute.engine.network import Evaluation
 from unitlab.compute.engine.scores import Scores
 from unitlab.compute.engine.suffix import SuffixEngine
@@ -25,6 +25,7 @@ from unitlab.compute.images.source import ImageBatch, ImageSource
 from unitlab.compute.images.thumbnails import padded
 from unitlab.compute.sweep.activations import ActivationStatistics, Best
 from unitlab.compute.sweep.layer_plan import LayerPlan
+from unitlab.compute.sweep.memory import halves_in_steps
 from unitlab.compute.sweep.plan import SweepPlan
 from unitlab.compute.sweep.screening import PairChoice, Rule
 from unitlab.errors import UnitlabError
@@ -242,6 +243,9 @@ class ShardSums:
         return ShardResult(facts, found)
 
 
+Begun = tuple[InTurn, ImageBatch, ShardSums, bool]  # what is done of a batch, for which shard, and whether it is its last
+
+
 class ShardComputation:
     """Computes shards of a plan: the same plan, images and replacements give the same bytes, wherever and in any order."""
 
@@ -262,36 +266,76 @@ class ShardComputation:
         """What the images within each pair of bounds give.
 
         ``advance`` hears how many images are done. The next images are read while a shard is computed or written. What a GPU
-        gives is taken when it has the next batch to work on, the end of a shard when it has the first one of the next shard.
+        gives is taken when it has the next batch to work on, the end of a shard when it has the first one of the next shard;
+        where there is memory for two batches, it has the next one to work on while the host waits for what it must know.
         """
-        late = int(self.plan.network.device.type != "cpu")
-        ended: list[ShardSums] = []
-        for batches in batches_by_shard(self.plan, self.source, bounds, thumbnails=self.for_study):
+        # what was asked for before the wait for the batch after next need not be waited for
+        late = self.plan.at_a_time if self.plan.network.device.type != "cpu" else 0
+        begun: deque[Begun] = deque()
+        ended: deque[ShardSums] = deque()
+        try:
+            for batch, sums, last in self._batches(bounds):
+                begun.append((self.begin(batch, sums, begun[0][0] if begun else None), batch, sums, last))
+                if len(begun) == self.plan.at_a_time:
+                    yield from self._done(begun, ended, late, advance)
+            while begun:
+                yield from self._done(begun, ended, late, advance)
+        except UnitlabError:
+            # what is wrong with images before these is said first, and a shard before them is kept
+            while begun:
+                yield from self._done(begun, ended, late, advance)
+            while ended:
+                yield ended.popleft().result(self.best)
+            raise
+        while ended:
+            yield ended.popleft().result(self.best)
+
+    def _batches(self, bounds: Sequence[tuple[int, int]]) -> Iterator[tuple[ImageBatch, ShardSums, bool]]:
+        """Batches, the sums that they belong to, and whether they are the last ones of these."""
+        for (_, stop), batches in zip(
+            bounds, batches_by_shard(self.plan, self.source, bounds, thumbnails=self.for_study), strict=True
+        ):
             sums = ShardSums(self.plan, for_study=self.for_study)
             for batch in batches:
-                try:
-                    self.add(batch, sums)
-                except UnitlabError:
-                    # what is wrong with images before these is said first, and a shard before them is kept
-                    while ended:
-                        yield ended.pop().result(self.best)
-                    sums.deliver()
-                    raise
-                while ended:
-                    yield ended.pop().result(self.best)
-                sums.deliver(but=late)
-                advance(len(batch.positions))
+                yield batch, sums, int(batch.positions[-1]) == stop - 1
+
+    def _done(self, begun: deque[Begun], ended: deque[ShardSums], late: int, advance: Advance) -> Iterator[ShardResult]:
+        """Finish the batch that was begun first, and take what has ended before it."""
+        work, batch, sums, last = begun.popleft()
+        try:
+            work.finish(begun[0][0] if begun else None)
+        except UnitlabError:
+            begun.clear()
+            sums.deliver()
+            raise
+        while ended:
+            yield ended.popleft().result(self.best)
+        sums.deliver(but=late)
+        advance(len(batch.positions))
+        if last:
             sums.end()
             ended.append(sums)
-            while ended and not late:
-                yield ended.pop().result(self.best)
-        while ended:
-            yield ended.pop().result(self.best)
+        while ended and not late:
+            yield ended.popleft().result(self.best)
 
     def add(self, batch: ImageBatch, sums: ShardSums) -> None:
         """Evaluate a batch with every ablation of every layer, and add what that gives."""
-        for part in in_halves(self._scored, batch, self.source):
-            sums.add(part)
+        self.begin(batch, sums).finish()
+
+    def begin(self, batch: ImageBatch, sums: ShardSums, before: InTurn | None = None) -> InTurn:
+        """`add` until it must wait; the results of what was begun ``before`` come first."""
+        work = InTurn(self._added(batch, sums, before))
+        work.step()
+        return work
+
+    def _added(self, batch: ImageBatch, sums: ShardSums, before: InTurn | None) -> Steps[None]:
+        for part in halves_in_steps(self._scored, batch, self.source):
+            if part is None:
+                yield
+            else:
+                if before is not None:
+                    before.finish()
+                sums.add(part)
 
     def _refuse_undefined(self, layer: LayerPlan, positions: np.ndarray, finite: Tensor) -> None:
         undefined = (~finite).nonzero().tolist()
@@ -302,7 +346,7 @@ class ShardComputation:
                 f"unablated or under ablation number {place} of {layer.name}; give a function that is finite for any logits"
             )
 
-    def _scored(self, images: ImageBatch) -> ScoredPart:
+    def _scored(self, images: ImageBatch) -> Steps[ScoredPart]:
         plan, positions = self.plan, images.positions
         labels = None if plan.request.labels == "predicted" else torch.as_tensor(self.source.labels[positions])
         first_order, replaced = self.for_study and plan.first_order, list[Tensor]()
@@ -312,16 +356,15 @@ class ShardComputation:
                 images.pixels, labels, plan.sites, plan.needed,
                 first_order=first_order, scoring=plan.scoring, positions=positions, meeting=self.meeting,
             )  # fmt: skip
-            with torch.no_grad():
-                for layer, value, replacement in zip(plan.layers, found.site_values, self.replacements, strict=True):
-                    replaced.append(replacement.of(positions, value))
-                    choice = self._choice(layer, positions)
-                    chosen.append(choice)
-                    scored.append(_scores(layer.engine, found, replaced[-1], choice))
-                    if plan.scoring.outcome is not None:
-                        base = found.baseline
-                        finite = torch.isfinite((base.scores["outcome"] - scored[-1]["outcome"]).float())
-                        base.host.then(partial(self._refuse_undefined, layer, positions), finite)
+            for layer, value, replacement in zip(plan.layers, found.site_values, self.replacements, strict=True):
+                replaced.append(replacement.of(positions, value))
+                choice = self._choice(layer, positions)
+                chosen.append(choice)
+                scored.append((yield from _scores(layer.engine, found, replaced[-1], choice)))
+                if plan.scoring.outcome is not None:
+                    base = found.baseline
+                    finite = torch.isfinite((base.scores["outcome"] - scored[-1]["outcome"]).float())
+                    base.host.then(partial(self._refuse_undefined, layer, positions), finite)
         except RuntimeError as error:
             for layer in plan.layers if out_of_memory(error) else ():
                 if isinstance(layer.engine, SuffixEngine):
@@ -338,43 +381,13 @@ class ShardComputation:
         return PairChoice(layer, self.plan.request.seed, self.attempt, rule, positions, known)
 
 
-def _scores(engine: Engine, found: Evaluation, replaced: Tensor, choice: PairChoice | None) -> Scores:
+@torch.no_grad()
+def _scores(engine: Engine, found: Evaluation, replaced: Tensor, choice: PairChoice | None) -> Steps[Scores]:
     """Scores of the pairs that are chosen, (set, image)."""
     if choice is None:
-        return engine.evaluate(found.baseline, replaced)
+        return (yield from engine.steps(found.baseline, replaced))
     assert isinstance(engine, SuffixEngine) and found.rivals is not None
-    return engine.screened(found.baseline, replaced, found.rivals, choice)
-
-
-def in_halves(work: Callable[[ImageBatch], T], batch: ImageBatch, source: ImageSource) -> Iterator[T]:
-    """``work`` of a batch at once or, where a GPU's memory runs out, of its halves, or theirs, in their order.
-
-    Raises
-    ------
-    UnitlabError
-        The network fails on some images, which are named; one image does not fit.
-    """
-    waiting = [batch]
-    while waiting:
-        images = waiting.pop()
-        try:
-            yield work(images)
-        except Exception as error:
-            if isinstance(error, UnitlabError):
-                raise
-            if not out_of_memory(error):
-                ids = [source.ids[position] for position in images.positions[:3]]
-                raise UnitlabError(f"the network failed on images {ids} …: {type(error).__name__}: {error}") from error
-            if len(images.positions) == 1:
-                raise UnitlabError("one image does not fit into the device's memory; compute on 'cpu'") from error
-            half = len(images.positions) // 2
-            log.warning("out of memory: going on with batches of %d images", half)
-            # in the next turns, when the error is gone, which holds on to the memory of what failed
-            waiting += [_part(images, slice(half, None)), _part(images, slice(half))]
-
-
-def _part(images: ImageBatch, some: slice) -> ImageBatch:
-    return ImageBatch(images.pixels[some], images.positions[some], images.thumbnails[some], images.hashes[some])
+    return (yield from engine.screened(found.baseline, replaced, found.rivals, choice))
 
 
 def batches_by_shard(
