@@ -8,6 +8,7 @@ still gives a ratio.
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib.util
 import math
 import platform
@@ -41,6 +42,7 @@ from unitlab.compute.sweep.request import SweepRequest
 from unitlab.store.shards import HeldShards
 
 REPEATS = 3
+DIFFERENT = 512  # images, where more are asked for
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,8 @@ ROWS = {
 def images_of(row: Row) -> Tensor:
     """The images of a row, in memory."""
     if row.source is None:
-        return torch.randn(row.images, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+        different = torch.randn(min(row.images, DIFFERENT), 3, 224, 224, generator=torch.Generator().manual_seed(0))
+        return different.repeat(-(-row.images // DIFFERENT), 1, 1, 1)[: row.images]
     if row.source == "photographs":
         return photographs().repeat(row.images // 20, 1, 1, 1)
     source = unitlab.images(row.source)
@@ -160,12 +163,15 @@ def plain_evaluation(model: nn.Module, pixels: Tensor, batch: int) -> Callable[[
     return evaluate
 
 
-def best_evaluation(network: Callable[[], nn.Module], pixels: Tensor, device: torch.device) -> tuple[Callable[[], None], int]:
+def best_evaluation(network: nn.Module, pixels: Tensor, device: torch.device) -> tuple[Callable[[], None], int]:
     """The quickest plain evaluation: of batch sizes and, on a GPU, of memory formats; and its batch size."""
     sizes = [size for size in (1, 2, 4, 8, 16, 32, 64, 128, 256) if size <= len(pixels)][-6:]
     found = {}
     for layout in (torch.channels_last, *([torch.contiguous_format] if device.type == "cuda" else [])):
-        model, values = network().to(device, memory_format=layout), pixels.to(device).contiguous(memory_format=layout)
+        model, values = (
+            copy.deepcopy(network).to(device, memory_format=layout),
+            pixels.to(device).contiguous(memory_format=layout),
+        )
         for size in sizes:
             few = plain_evaluation(model, values[:256], size)
             found[min(seconds(few, device) for _ in range(2))] = plain_evaluation(model, values, size), size
@@ -254,7 +260,7 @@ def measure(name: str, row: Row, device: torch.device, rates: dict[str, float], 
         asked = resolved_memory(SweepRequest(row.layer, precision=row.precision, memory=None), None, device)
         plan = plan_sweep(model, source, asked, device)
         work = work_of(plan, source)
-        plain, batch = best_evaluation(row.network, pixels, device)
+        plain, batch = best_evaluation(model, pixels, device)
         swept = sweep(plan, source)
         held = peak_of(swept, device)
         taken = [(seconds(plain, device), seconds(swept, device), seconds(plain, device)) for _ in range(REPEATS)]

@@ -153,11 +153,15 @@ def test_what_a_gpu_would_be_asked_for_is_what_it_has(
         assert sum(requested(gpu, event).values()) <= most, f"{number:.1f} of {event} a batch and layer: {told}"
 
 
-def in_shards(images: ImageSource, device: str, spoil: Callable[[Any], None] = lambda _: None) -> tuple[list[Any], str]:
+def in_shards(
+    images: ImageSource, device: str, spoil: Callable[[Any], None] = lambda _: None, **options: Any
+) -> tuple[list[Any], str]:
     """Shards of one batch, two and none less, and what ends them early; ``spoil`` gets the plan."""
     found: list[Any] = []
     with exact_float32():
-        plan = plan_sweep(network(FunctionalReLU), images, SweepRequest(["conv1", "conv2"], batch_size=BATCH), device)
+        plan = plan_sweep(
+            network(FunctionalReLU), images, SweepRequest(["conv1", "conv2"], batch_size=BATCH, **options), device
+        )
         spoil(plan)
         computation = ShardComputation(plan, images, plan.replacements(None, COUNT))
         try:
@@ -176,6 +180,51 @@ def test_what_comes_a_batch_late_is_what_a_cpu_gives(images: ImageSource) -> Non
         assert set(here) == set(there)
         for name in set(here) - {"thumbnails"}:
             np.testing.assert_allclose(there[name], here[name], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(("precision", "last"), [("float32", False), ("bfloat16", True), ("tf32", True)])
+def test_maps_are_channels_last_for_reduced_convolutions_alone(precision: str, last: bool, images: ImageSource) -> None:
+    torch.manual_seed(5)
+    convolutions = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()]
+    model = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES)).eval()
+    options: dict[str, Any] = {"precision": precision, "progress": False}
+    with make_believe_gpu() as gpu, exact_float32():
+        plan = plan_sweep(model, images, SweepRequest("1", precision=precision), "cuda")
+        value = plan.network.site_values(images.at(range(3)), plan.sites)[0]
+        assert value.is_contiguous(memory_format=torch.channels_last) == last and value.is_contiguous() != last
+        linear = plan_sweep(model, images, SweepRequest("5", precision=precision), "cuda")
+        assert linear.network.site_values(images.at(range(3)), linear.sites)[0].is_contiguous()
+        found = unitlab.ablate(model, images, "1", device="cuda", **options).prediction
+    assert not gpu.of("violation")
+    exact = unitlab.ablate(model, images, "1", device="cpu", progress=False)
+    np.testing.assert_array_equal(found, exact.prediction)
+
+
+def test_the_next_batch_is_begun_while_the_host_waits_where_there_is_memory_for_two(images: ImageSource) -> None:
+    order: list[str] = []
+
+    def told(plan: Any) -> None:
+        real, scores = plan.network.evaluate, plan.layers[0].engine.steps
+
+        def evaluate(*given: Any, **named: Any) -> Any:
+            order.append("evaluated")
+            return real(*given, **named)
+
+        def steps(*given: Any) -> Any:
+            found = yield from scores(*given)
+            order.append("ablated")
+            return found
+
+        plan.network.evaluate, plan.layers[0].engine.steps = evaluate, steps
+
+    with make_believe_gpu() as gpu:
+        found, _ = in_shards(images, "cuda", told)
+        few = plan_sweep(network(FunctionalReLU), images, SweepRequest("conv1", batch_size=4096, memory="64 MB"), "cuda")
+    assert order[:3] == ["evaluated", "evaluated", "ablated"] and len(found) == 2 and not gpu.of("violation")
+    assert few.at_a_time == 1
+    order.clear()
+    in_shards(images, "cpu", told)
+    assert order == ["evaluated", "ablated"] * 3
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -34,7 +34,7 @@ from unitlab.compute.sweep.activations import (
     eight_bits,
     reduced_statistics,
 )
-from unitlab.compute.sweep.memory import free_memory
+from unitlab.compute.sweep.memory import free_memory, resolved_memory
 from unitlab.compute.sweep.passes import WrittenMeanwhile, compute_shards
 from unitlab.compute.sweep.plan import SweepPlan, plan_sweep
 from unitlab.compute.sweep.request import SweepRequest
@@ -100,7 +100,7 @@ def test_images_that_wait_are_within_the_memory(monkeypatch: pytest.MonkeyPatch,
     # an eighth of it; of much memory 256 MiB, beside which batches are what they were
     assert small.bytes_ahead == 8_000_000 and plans["2 GB"].bytes_ahead == 250_000_000
     assert plans["20 GB"].bytes_ahead == 256 << 20
-    assert small.batch_size == images_at_once(small.network, engines, 64_000_000 - held - 8_000_000, None)
+    assert small.batch_size == images_at_once(small.network, engines, 64_000_000 - held - 8_000_000, False, "cpu")
     assert small.batch_size < plans["2 GB"].batch_size == plans["20 GB"].batch_size == 128
     assert small.sized_for("cuda").batch_size > small.batch_size  # which has memory of its own
     # as many as that are read, and no more, while the first batch is worked on
@@ -257,6 +257,15 @@ def test_memory_auto_takes_half_of_a_gpu_and_an_unfinished_sweep_keeps_it(
     assert [plan.layers[0].engine.memory for plan in plans] == [150 * 10**6, 100 * 10**6, 100 * 10**6]  # type: ignore[attr-defined]
     assert len({plan.batch_size for plan in plans}) == 1
     np.testing.assert_array_equal(found.prediction, ablate().prediction)
+
+
+def test_memory_is_half_of_a_gpu_by_default_and_2_gb_elsewhere() -> None:
+    with make_believe_gpu():
+        assert unitlab.estimate(network(), source(), "conv2", device="cuda").memory == 40 << 30
+    assert unitlab.estimate(network(), source(), "conv2", device="cpu").memory == 2 * 10**9
+    asked = SweepRequest("conv2", memory=None)
+    with make_believe_gpu():
+        assert resolved_memory(asked, None, "cuda", workers=True).budget == 2 * 10**9
 
 
 def test_memory_auto_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -114,8 +114,8 @@ class Network:
         assert self.graph is not None
         self._format = torch.contiguous_format
         for module in self.graph.modules.values():
-            for weight in module.parameters():
-                weight.data = weight.data.contiguous()
+            for name, weight in list(module.named_parameters(recurse=False)):
+                setattr(module, name, nn.Parameter(weight.detach().contiguous(), requires_grad=False))
 
     @property
     def capture(self) -> str:
