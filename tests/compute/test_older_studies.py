@@ -20,7 +20,8 @@ from torch.utils.data import TensorDataset
 import unitlab
 from unitlab import UnitlabError
 from unitlab.compute.engine.user_network.outputs import as_returned
-from unitlab.compute.images.source import ImageBatch, ImageSource
+from unitlab.compute.images.reading import ImageBatch
+from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep import plan as planning
 from unitlab.compute.sweep.request import SweepRequest
 from unitlab.compute.sweep.run import run_sweep

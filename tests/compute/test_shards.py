@@ -12,7 +12,7 @@ from small_networks import CLASSES, FunctionalReLU
 from test_exactness import settled, source_of
 
 from unitlab import UnitlabError
-from unitlab.compute.images.source import ImageBatch
+from unitlab.compute.images.reading import ImageBatch
 from unitlab.compute.sweep.memory import in_halves
 from unitlab.compute.sweep.plan import plan_sweep
 from unitlab.compute.sweep.request import SweepRequest

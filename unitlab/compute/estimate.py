@@ -21,7 +21,8 @@ from unitlab.compute.engine.torch_state import choose_device, exact_float32
 from unitlab.compute.engine.user_network.outputs import Output
 from unitlab.compute.images.datasets import images as image_source
 from unitlab.compute.images.decoded import DecodedImages
-from unitlab.compute.images.source import ImageBatch, ImageSource
+from unitlab.compute.images.reading import ImageBatch
+from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sampled_units import sampled_units, seconds_of
 from unitlab.compute.sweep.activations import BY_IMAGE, TOP, TOP_IMAGES, eight_bits
 from unitlab.compute.sweep.baseline import Baseline, measured_baseline

@@ -15,7 +15,8 @@ from unitlab.compute.engine.ablation import Replacement
 from unitlab.compute.engine.host_copies import Steps, finished
 from unitlab.compute.engine.scores import Scores
 from unitlab.compute.engine.suffix import SuffixEngine
-from unitlab.compute.images.source import ImageBatch, ImageSource
+from unitlab.compute.images.reading import ImageBatch
+from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.layer_plan import LayerPlan
 from unitlab.compute.sweep.passes import PILOT, replacements_of
 from unitlab.compute.sweep.plan import SweepPlan, engine_of

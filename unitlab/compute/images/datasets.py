@@ -30,7 +30,8 @@ from unitlab.compute.images.folders import (
     subfolders,
 )
 from unitlab.compute.images.pictures import READING, damage, decoding_failure, picture_file
-from unitlab.compute.images.reading import LoaderWorkers, Processors, loader_workers, read_ahead, read_by_workers
+from unitlab.compute.images.processes import LoaderWorkers, loader_workers, read_by_workers
+from unitlab.compute.images.reading import Processors, read_ahead
 from unitlab.compute.images.source import MOST_NAMED, ImageSource, UnreadableFile
 from unitlab.compute.images.transforms import refuse_random, transform_text
 from unitlab.errors import UnitlabError, nearest_names
@@ -267,7 +268,7 @@ def _labels(dataset: Any, name: str, threads: int, workers: LoaderWorkers | None
     label = partial(_item, dataset, name, 1)
     if workers is None:
         return list(read_ahead(label, range(len(dataset)), threads))
-    chunks = read_by_workers(partial(_each, label), range(len(dataset)), workers)
+    chunks = read_by_workers(partial(_each, label), workers.chunks(range(len(dataset))), workers)
     return [target for chunk in chunks for target in chunk]
 
 

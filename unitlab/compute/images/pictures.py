@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,6 +65,16 @@ def values(picture: Image.Image) -> Tensor:
     if picture.mode.startswith("I;16"):
         return torch.from_numpy(np.asarray(picture) / np.float32(65535)).expand(3, -1, -1)
     return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 255
+
+
+def tensor_of(transformed: Any, *, as_read: bool) -> Any:
+    """What a transform gave as a tensor, if it is a picture, ``as_read`` by `READING`, or of Hugging Face's processors."""
+    if isinstance(transformed, Mapping) and "pixel_values" in transformed:  # a batch of one
+        tensor = torch.as_tensor(np.asarray(transformed["pixel_values"]))
+        return tensor[0] if tensor.dim() == 4 and len(tensor) == 1 else tensor
+    if isinstance(transformed, Image.Image):
+        return values(transformed if as_read else transformed.convert("RGB"))
+    return transformed
 
 
 def damage(path: Path | str) -> str:

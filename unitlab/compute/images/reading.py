@@ -1,38 +1,29 @@
-"""Something read for many positions, in order, ahead of who uses it: by threads, or by a DataLoader's worker processes."""
+"""Something read for many positions, in order, ahead of who uses it, by threads; where images go that are read."""
 
 from __future__ import annotations
 
-import gc
 import hashlib
-import multiprocessing
+import math
 import os
-import signal
-import sys
 import time
-import traceback
-import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, partial
-from itertools import chain
+from functools import cache
 from queue import SimpleQueue
-from threading import Thread, current_thread, main_thread
-from types import FrameType
-from typing import Any, TypeVar
+from threading import Thread
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from unitlab.errors import UnitlabError, what_it_says
+from unitlab.compute.images.thumbnails import small_tensors
 
 T = TypeVar("T")
 Job = TypeVar("Job")
+Kind = tuple[torch.Size, torch.dtype]  # of an image
 
 
 class Processors(int):
@@ -53,26 +44,25 @@ ONE_EACH = "parallel backend: OpenMP" in torch.__config__.parallel_info()
 
 
 @dataclass(frozen=True)
-class LoaderWorkers:
-    """Worker processes as a given DataLoader has them; ``images_at_once`` is its batch size."""
+class ImageBatch:
+    """Images as a float tensor (image, channel, row, column), their positions, and thumbnails where they are asked for.
 
-    count: int
-    images_at_once: int
-    prefetch_factor: int | None
-    timeout: float
-    start_method: str | None
-    worker_init_fn: Callable[[int], object] | None
+    ``hashes``, uint8 (image, byte=32), are those of `content_hash`. In pinned batches `decoded.DecodedImages` may stand for the
+    pixels, which the network's ``ready`` takes.
+    """
+
+    pixels: Tensor
+    positions: np.ndarray
+    thumbnails: list[np.ndarray | None]
+    hashes: np.ndarray
 
 
-def loader_workers(loader: DataLoader[Any]) -> LoaderWorkers | None:
-    """The workers of a DataLoader, or None where it has none."""
-    if loader.num_workers == 0:
-        return None
-    context = loader.multiprocessing_context
-    return LoaderWorkers(
-        loader.num_workers, getattr(loader.batch_sampler, "batch_size", None) or 1, loader.prefetch_factor, loader.timeout,
-        None if context is None else context.get_start_method(), loader.worker_init_fn,
-    )  # fmt: skip
+class ReadImage(NamedTuple):
+    """An image that was read; ``pixels`` is None where they are in their batch already."""
+
+    pixels: Tensor | None
+    thumbnail: np.ndarray | None
+    hash: bytes
 
 
 class BatchInReading:
@@ -117,14 +107,17 @@ def content_hash(image: Tensor, transform: str = "") -> bytes:
     return digest.digest()
 
 
-def free_shared_memory() -> int:
-    """Bytes by which processes that begin as copies of this one can hand tensors over; 0 where there are none."""
-    if "fork" not in multiprocessing.get_all_start_methods() or sys.platform != "linux":
-        return 0
-    with suppress(OSError):
-        found = os.statvfs("/dev/shm")
-        return found.f_bavail * found.f_frsize
-    return 0
+def put_tensors(tensors: list[Any], kind: Kind | None, batch: BatchInReading, place: int, small: bool) -> list[ReadImage]:
+    """Put tensors, which are images already, into a batch that has room; none, if anything is wrong with any of them."""
+    assert batch.pixels is not None
+    if any(type(one) is not Tensor or (one.shape, one.dtype) != kind for one in tensors):
+        return []
+    with torch.no_grad():
+        pixels = torch.stack(tensors, out=batch.pixels[place : place + len(tensors)])
+        if not math.isfinite(pixels.sum().item()):
+            return []
+        made = small_tensors(pixels) if small else [None] * len(tensors)
+        return [ReadImage(None, small_one, content_hash(one)) for small_one, one in zip(made, tensors, strict=True)]
 
 
 @cache
@@ -181,90 +174,3 @@ def _serve(read: Callable[[Job], T], wanted: SimpleQueue[tuple[Future[T], Job] |
                 future.set_result(read(asked))
             except BaseException as error:
                 future.set_exception(error)
-
-
-def read_by_workers(
-    read: Callable[[list[int]], T], positions: Sequence[int] | np.ndarray, workers: LoaderWorkers
-) -> Generator[T, None, None]:
-    """``read`` of the positions, ``images_at_once`` together, by worker processes.
-
-    Raises
-    ------
-    UnitlabError
-        What ``read`` raises in a worker; workers that cannot be started, or that die.
-    """
-    iterator, handler, asked = None, None, [int(position) for position in positions]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the given loader says itself what torch thinks of it
-            loader: DataLoader[Any] = DataLoader(
-                asked,  # type: ignore[arg-type]
-                batch_size=workers.images_at_once, num_workers=workers.count, collate_fn=partial(_read_or_error, read),
-                prefetch_factor=workers.prefetch_factor, timeout=workers.timeout,
-                worker_init_fn=partial(_start, workers.worker_init_fn), multiprocessing_context=workers.start_method,
-                generator=torch.Generator(),  # else the caller's random numbers would depend on it
-            )  # fmt: skip
-            iterator = iter(loader)
-        handler = _deaths_said_when_asked()
-        for found in iterator:
-            if isinstance(found, UnitlabError):
-                raise found
-            yield found
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            _release_queues(asked)
-        # torch ends the processes with the iterator, which its frames would hold for as long as the traceback is kept
-        traceback.clear_frames(error.__traceback__)
-        if isinstance(error, UnitlabError) or not isinstance(error, Exception):
-            raise
-        raise UnitlabError(
-            f"a worker of the DataLoader failed ({what_it_says(error)}); give a DataLoader "
-            "with fewer workers, smaller batches, or num_workers=0"
-        ) from error
-    finally:
-        iterator = None
-        if handler is not None:
-            signal.signal(signal.SIGCHLD, handler)
-
-
-def _release_queues(asked: list[int]) -> None:
-    """A Ctrl-C that comes just when the lock of a queue to a worker has been taken leaves it so, and whoever ends the queue
-    would wait for ever: torch, or Python where it clears up, whatever it is doing then."""
-    # the iterator may be half made, and nobody's yet
-    iterators = [each for each in gc.get_objects() if type(each) is _MultiProcessingDataLoaderIter]
-    queues: Iterable[Any] = chain.from_iterable(each._index_queues for each in iterators if each._dataset is asked)
-    for queue in queues:
-        queue._notempty.acquire(timeout=1)
-        queue._notempty.release()
-
-
-def _deaths_said_when_asked() -> Callable[[int, FrameType | None], Any] | None:
-    """Torch raises in a signal handler, wherever the main thread is when a worker dies, in the network, say: that handler.
-
-    It is kept from raising until it is handed back; the reading notices deaths by itself.
-    """
-    told = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") and current_thread() is main_thread() else None
-    if not callable(told):
-        return None
-
-    def untold(number: int, frame: FrameType | None) -> None:
-        with suppress(RuntimeError):
-            told(number, frame)
-
-    signal.signal(signal.SIGCHLD, untold)
-    return told
-
-
-def _read_or_error(read: Callable[[list[int]], Any], positions: list[int]) -> Any:
-    """What is read; or what is wrong with it, since torch would rewrite the message of what is raised."""
-    try:
-        return read(positions)
-    except UnitlabError as error:
-        return type(error)(str(error))  # without its traceback, which packages such as tblib send along
-
-
-def _start(own: Callable[[int], object] | None, number: int) -> None:
-    """Called in a worker first: Ctrl-C reaches workers too, and it is for the main process to end them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if own is not None:
-        own(number)

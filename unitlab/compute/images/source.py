@@ -6,12 +6,12 @@ import logging
 import math
 import multiprocessing
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
-from itertools import groupby, islice
-from typing import Any, NamedTuple, NoReturn
+from itertools import islice
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -19,24 +19,17 @@ from PIL import Image
 from torch import Tensor
 
 from unitlab.compute.images.decoded import DecodedImages, DeviceTransform
-from unitlab.compute.images.pictures import in_8_bits, upright, values
-from unitlab.compute.images.reading import (
-    BatchInReading,
-    LoaderWorkers,
-    content_hash,
-    free_shared_memory,
-    read_ahead,
-    read_by_workers,
-)
+from unitlab.compute.images.pictures import in_8_bits, tensor_of, upright
+from unitlab.compute.images.processes import FORKS, Chunk, LoaderWorkers, bare, own_workers, read_by_workers
+from unitlab.compute.images.reading import BatchInReading, ImageBatch, Kind, ReadImage, content_hash, put_tensors, read_ahead
 from unitlab.compute.images.thumbnails import THUMBNAIL, small, small_tensors
 from unitlab.errors import UnitlabError
 
 READ_TWICE = 4
 MOST_NAMED = 20
 AHEAD_BYTES = 256 << 20  # of images, with their thumbnails, that are read before they are asked for, at most
-# Sixteen threads of a machine with an H100 read a file of 256 px in 2.1 ms, one in 2.6; processes take some tenths of a second
-# to begin, and hand over some images at a time.
-LEAST_FOR_WORKERS, CHUNK_BYTES, CHUNKS_AHEAD = 512, 4 << 20, 2
+# With an H100 sixteen threads read a file of 256 px in 2.1 ms, one in 2.6; processes take some tenths of a second to begin.
+LEAST_FOR_WORKERS = 512
 TENSORS_AT_ONCE = 16
 REMEDY = "replace or remove them, or leave them out by unitlab.images(..., unreadable='skip')"
 log = logging.getLogger("unitlab")
@@ -44,37 +37,6 @@ log = logging.getLogger("unitlab")
 
 class UnreadableFile(UnitlabError):
     """A picture file that cannot be decoded."""
-
-
-@dataclass(frozen=True)
-class ImageBatch:
-    """Images as a float tensor (image, channel, row, column), their positions, and thumbnails where they are asked for.
-
-    ``hashes``, uint8 (image, byte=32), are those of `content_hash`. In pinned batches `DecodedImages` may stand for the pixels,
-    which the network's ``ready`` takes.
-    """
-
-    pixels: Tensor
-    positions: np.ndarray
-    thumbnails: list[np.ndarray | None]
-    hashes: np.ndarray
-
-
-class _Image(NamedTuple):
-    """An image that was read; ``pixels`` is None where they are in their batch already."""
-
-    pixels: Tensor | None
-    thumbnail: np.ndarray | None
-    hash: bytes
-
-
-class _Chunk(NamedTuple):
-    """What a worker hands over: images, their pixels, and what is wrong with the next one; decoded pictures as one vector."""
-
-    pixels: Any
-    images: list[_Image]
-    wrong: UnitlabError | None
-    shapes: list[torch.Size] | None = None
 
 
 @dataclass(eq=False, repr=False)
@@ -145,7 +107,7 @@ class ImageSource:
 
     def __post_init__(self) -> None:
         self.ids, self.categories = [str(i) for i in self.ids], [str(c) for c in self.categories]
-        self._kind: tuple[torch.Size, torch.dtype] | None = None  # of the image that came first
+        self._kind: Kind | None = None  # of the image that came first
         self._hashes: dict[int, bytes] = {}  # of the images, as they were read first
         name, labels = self.name, self.labels
         if not self.ids:
@@ -291,7 +253,7 @@ class ImageSource:
 
     def _images(
         self, wanted: list[np.ndarray], batches: list[BatchInReading], thumbnails: bool, ahead: int
-    ) -> Generator[_Image, None, None]:
+    ) -> Generator[ReadImage, None, None]:
         positions, workers, threads = np.concatenate(wanted), self.workers, self.threads
         pinned = batches[0].pinned
         if pinned:
@@ -307,8 +269,9 @@ class ImageSource:
         else:
             workers = workers or (self._own_workers(len(positions), int(positions[0])) if pinned else None)
             if workers is not None and len(positions) > workers.images_at_once:
-                with closing(read_by_workers(partial(self._chunk, pictured, decoded), positions, workers)) as chunks:
-                    yield from self._from_workers(chunks, batches)
+                read_chunk = partial(self._chunk, pictured, decoded, workers)
+                with closing(read_by_workers(read_chunk, list(enumerate(workers.chunks(positions))), workers)) as chunks:
+                    yield from self._from_workers(chunks, batches, workers)
                 return
         # of tensors in memory several: few calls of each operation leave Python's lock to the others
         several = TENSORS_AT_ONCE if pinned and self.threads_for_gpu and self.transform is None else 1
@@ -330,24 +293,16 @@ class ImageSource:
                 yield from images
 
     def _own_workers(self, images: int, first: int) -> LoaderWorkers | None:
-        """Processes that decode many picture files for a GPU: threads, of which Python has one work at a time, do not keep up.
-
-        None where there are no such processes, or not enough of the memory by which they hand images over.
-        """
-        free = free_shared_memory()
-        if self.threads < 2 or images < LEAST_FOR_WORKERS or not free:
+        """Processes that decode many picture files for a GPU: threads, of which one works at a time, do not keep up."""
+        if self.threads < 2 or images < LEAST_FOR_WORKERS or not FORKS:
             return None
-        if self._kind is None:
-            self._learn_kind(first)
-        assert self._kind is not None
-        size = self._kind[0].numel() * self._kind[1].itemsize
-        found = LoaderWorkers(self.threads, max(1, CHUNK_BYTES // size), CHUNKS_AHEAD, 0, "fork", None)
-        return found if 2 * found.count * (1 + CHUNKS_AHEAD) * found.images_at_once * size < free else None
+        shape, dtype = self._kind or self._learn_kind(first)
+        return own_workers(self.threads, shape.numel() * dtype.itemsize)
 
-    def _learn_kind(self, position: int) -> None:
+    def _learn_kind(self, position: int) -> Kind:
         pixels = self._image(position).pixels
         assert pixels is not None
-        self._one_kind(position, pixels)
+        return self._one_kind(position, pixels)
 
     def _images_ahead(self, longest: int, ahead: int) -> int:
         """How many images are read ahead: a batch at least, which is all that is known before the first one came."""
@@ -356,11 +311,13 @@ class ImageSource:
         shape, dtype = self._kind
         return max(longest, ahead // (shape.numel() * dtype.itemsize + 3 * THUMBNAIL**2))
 
-    def _put(self, pictured: tuple[type, ...], decoded: bool, job: tuple[BatchInReading, int, list[int]]) -> list[_Image]:
+    def _put(self, pictured: tuple[type, ...], decoded: bool, job: tuple[BatchInReading, int, list[int]]) -> list[ReadImage]:
         """Read images into their batch, where there is room for such."""
         batch, place, positions = job
-        if len(positions) > 1 and (found := self._put_together(bool(pictured), *job)):
-            return found
+        if len(positions) > 1:
+            tensors = [self.read(position) for position in positions]
+            if batch.pixels is not None and (found := put_tensors(tensors, self._kind, batch, place, bool(pictured))):
+                return found
         images = []
         for at, position in enumerate(positions, place):
             image = self._image(position, pictured, decoded)
@@ -371,55 +328,27 @@ class ImageSource:
             images.append(image)
         return images
 
-    def _put_together(self, thumbnails: bool, batch: BatchInReading, place: int, positions: list[int]) -> list[_Image]:
-        """`_put` of tensors as they are, if nothing is wrong with any of them."""
-        tensors = [self.read(position) for position in positions]
-        if batch.pixels is None or any(type(one) is not Tensor or (one.shape, one.dtype) != self._kind for one in tensors):
-            return []
-        with torch.no_grad():
-            pixels = torch.stack(tensors, out=batch.pixels[place : place + len(tensors)])
-            if not math.isfinite(pixels.sum().item()):
-                return []
-            made = small_tensors(pixels) if thumbnails else [None] * len(tensors)
-            return [_Image(None, small_one, content_hash(one)) for small_one, one in zip(made, tensors, strict=True)]
-
-    def _chunk(self, pictured: tuple[type, ...], decoded: bool, positions: list[int]) -> _Chunk:
-        found, wrong = [], None
+    def _chunk(self, pictured: tuple[type, ...], decoded: bool, workers: LoaderWorkers, job: tuple[int, list[int]]) -> Chunk:
+        (number, positions), found = job, []
         for position in positions:
             try:
                 found.append(self._image(position, pictured, decoded))
             except UnitlabError as error:
-                wrong = type(error)(str(error))  # without its traceback, which packages such as tblib send along
-                break
-        pixels = [image.pixels for image in found if image.pixels is not None]
-        images = [image._replace(pixels=None) for image in found]
-        # a tensor takes a file descriptor on its way to the main process
-        if decoded and pixels:
-            return _Chunk(torch.cat([one.flatten() for one in pixels]), images, wrong, [one.shape for one in pixels])
-        alike = all(one.shape == pixels[0].shape and one.dtype == pixels[0].dtype for one in pixels)
-        return _Chunk(torch.stack(pixels) if alike and pixels else pixels, images, wrong)
+                return Chunk.of(number, found, bare(error), workers)
+        return Chunk.of(number, found, None, workers)
 
-    def _from_workers(self, chunks: Iterable[_Chunk], batches: list[BatchInReading]) -> Generator[_Image, None, None]:
+    def _from_workers(
+        self, chunks: Iterable[Chunk], batches: list[BatchInReading], workers: LoaderWorkers
+    ) -> Generator[ReadImage, None, None]:
         """The images of workers, their pixels in their batches, where they are such as have room there."""
         places = ((batch, place) for batch in batches for place in range(batch.images))
-        for pixels, images, wrong, shapes in chunks:
-            own = list(islice(places, len(images)))
-            if shapes is not None:
-                parts = pixels.split([shape.numel() for shape in shapes])
-                pixels = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
-            if isinstance(pixels, Tensor) and self._kind in (None, (pixels.shape[1:], pixels.dtype)):
-                self._kind = pixels.shape[1:], pixels.dtype
-                for batch, some in groupby(enumerate(own), lambda one: one[1][0]):
-                    (first, (_, place)), *rest = some
-                    batch.make_room(*self._kind)
-                    batch.put(slice(place, place + 1 + len(rest)), pixels[first : first + 1 + len(rest)])
-                yield from images
-            else:
-                yield from (image._replace(pixels=one) for one, image in zip(pixels, images, strict=True))
-            if wrong is not None:
-                raise wrong
+        for chunk in chunks:
+            images, self._kind = chunk.put(list(islice(places, len(chunk.images))), workers, self._kind)
+            yield from images
+            if chunk.wrong is not None:
+                raise chunk.wrong
 
-    def _image(self, position: int, pictured: tuple[type, ...] = (), decoded: bool = False) -> _Image:
+    def _image(self, position: int, pictured: tuple[type, ...] = (), decoded: bool = False) -> ReadImage:
         try:
             image = self.read(position)
             if self.reading and isinstance(image, Image.Image):
@@ -430,13 +359,8 @@ class ImageSource:
             if isinstance(self.transform, DeviceTransform):
                 content = self.transform.decoded(image)
                 tensor = content if decoded else self.transform.finished([content])[0]
-                return _Image(tensor, thumbnail, content_hash(content, self.transform_text))
-            tensor = image if self.transform is None else self.transform(image)
-            if isinstance(tensor, Mapping) and "pixel_values" in tensor:  # of Hugging Face's processors: a batch of one
-                tensor = torch.as_tensor(np.asarray(tensor["pixel_values"]))
-                tensor = tensor[0] if tensor.dim() == 4 and len(tensor) == 1 else tensor
-            if isinstance(tensor, Image.Image):
-                tensor = values(tensor if self.reading else tensor.convert("RGB"))
+                return ReadImage(tensor, thumbnail, content_hash(content, self.transform_text))
+            tensor = tensor_of(image if self.transform is None else self.transform(image), as_read=bool(self.reading))
         except UnitlabError:
             raise
         except Exception as error:
@@ -451,9 +375,9 @@ class ImageSource:
         # sums are cheap, and hold whatever is not finite
         if not math.isfinite(tensor.sum().item()) and not torch.isfinite(tensor).all():
             raise UnitlabError(f"{self.name}: image {self.ids[position]!r} holds NaN or infinite pixels")
-        return _Image(tensor, thumbnail, content_hash(tensor))
+        return ReadImage(tensor, thumbnail, content_hash(tensor))
 
-    def _one_kind(self, position: int, tensor: Tensor) -> tuple[torch.Size, torch.dtype]:
+    def _one_kind(self, position: int, tensor: Tensor) -> Kind:
         """Shape and type of all images, this one among them."""
         self._kind = self._kind or (tensor.shape, tensor.dtype)
         (shape, dtype), image = self._kind, f"{self.name}: image {self.ids[position]!r}"

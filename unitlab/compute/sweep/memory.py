@@ -14,7 +14,8 @@ import torch
 
 from unitlab.compute.engine.host_copies import Steps
 from unitlab.compute.engine.torch_state import choose_device, out_of_memory
-from unitlab.compute.images.source import ImageBatch, ImageSource
+from unitlab.compute.images.reading import ImageBatch
+from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.request import LEAST_MEMORY, SweepRequest
 from unitlab.errors import UnitlabError
 from unitlab.files import bytes_text

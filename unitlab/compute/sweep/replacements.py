@@ -10,7 +10,8 @@ from operator import add
 import numpy as np
 
 from unitlab.compute.engine.ablation import Replacement, donor_of_image
-from unitlab.compute.images.source import ImageBatch, ImageSource
+from unitlab.compute.images.reading import ImageBatch
+from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.memory import in_halves
 from unitlab.compute.sweep.plan import SweepPlan, UnitSums
 from unitlab.compute.sweep.progress import InterruptRequest, images_bar

@@ -21,7 +21,8 @@ from unitlab.compute.engine.network import Evaluation
 from unitlab.compute.engine.scores import Scores
 from unitlab.compute.engine.suffix import SuffixEngine
 from unitlab.compute.engine.torch_state import out_of_memory
-from unitlab.compute.images.source import ImageBatch, ImageSource
+from unitlab.compute.images.reading import ImageBatch
+from unitlab.compute.images.source import ImageSource
 from unitlab.compute.images.thumbnails import padded
 from unitlab.compute.sweep.activations import ActivationStatistics, Best
 from unitlab.compute.sweep.layer_plan import LayerPlan
