@@ -165,7 +165,7 @@ def plain_evaluation(model: nn.Module, pixels: Tensor, batch: int) -> Callable[[
 
 def best_evaluation(network: nn.Module, pixels: Tensor, device: torch.device) -> tuple[Callable[[], None], int]:
     """The quickest plain evaluation: of batch sizes and, on a GPU, of memory formats; and its batch size."""
-    sizes = [size for size in (1, 2, 4, 8, 16, 32, 64, 128, 256) if size <= len(pixels)][-6:]
+    sizes = [size for size in (1, 2, 4, 8, 16, 32, 64, 128, 256) if size <= len(pixels)][-3 if device.type == "cuda" else -6 :]
     found = {}
     for layout in (torch.channels_last, *([torch.contiguous_format] if device.type == "cuda" else [])):
         model, values = (
@@ -263,7 +263,10 @@ def measure(name: str, row: Row, device: torch.device, rates: dict[str, float], 
         plain, batch = best_evaluation(model, pixels, device)
         swept = sweep(plan, source)
         held = peak_of(swept, device)
-        taken = [(seconds(plain, device), seconds(swept, device), seconds(plain, device)) for _ in range(REPEATS)]
+        taken = [
+            (seconds(plain, device), seconds(swept, device), seconds(plain, device))
+            for _ in range(REPEATS if device.type == "cpu" else 2)
+        ]
         passes = statistics.median(2 * s / (a + b) for a, s, b in taken)
         one = statistics.median(a for a, _, _ in taken) / len(pixels)
         peers_found = peer_passes(plan, model, pixels.to(device), batch, device) if with_peers else {}

@@ -30,6 +30,7 @@ T = TypeVar("T")
 Job = TypeVar("Job")
 
 CHUNK_BYTES, CHUNKS_AHEAD = 5 << 20, 2  # of sixteen workers 165 MB
+MOST_BYTES = 256 << 20  # of all of them, but an image each
 FORKS = sys.platform == "linux"  # elsewhere processes begin anew, or are not safe as copies of others
 
 
@@ -77,7 +78,7 @@ def own_workers(count: int, image_bytes: int) -> LoaderWorkers:
     A slot is free when it is written to: workers are given chunk j + count * CHUNKS_AHEAD when chunk j is handed over, whose
     slot is that of chunk j - 1, which the main process has copied before it asks for chunk j.
     """
-    several = max(1, CHUNK_BYTES // image_bytes)
+    several = max(1, min(CHUNK_BYTES, MOST_BYTES // (count * CHUNKS_AHEAD + 1)) // image_bytes)
     shape = count * CHUNKS_AHEAD + 1, several * image_bytes
     slots = np.frombuffer(mmap.mmap(-1, shape[0] * shape[1]), np.uint8).reshape(shape)  # which /dev/shm does not limit
     return LoaderWorkers(count, several, CHUNKS_AHEAD, 0, "fork", None, slots)
