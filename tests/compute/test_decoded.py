@@ -115,7 +115,7 @@ def shards(source: ImageSource, device: str) -> tuple[Any, list[Any]]:
     with exact_float32():
         plan = plan_sweep(FunctionalReLU().eval(), source, SweepRequest(["conv1"], batch_size=BATCH), device)
         computation = ShardComputation(plan, source, plan.replacements(None, COUNT))
-        return plan, [result.to_arrays() for result in computation.shards([(0, COUNT)], lambda _: None)]
+        return plan, [shard().to_arrays() for shard in computation.shards([(0, COUNT)], lambda _: None)]
 
 
 def test_a_gpu_gets_bytes_without_a_wait_and_gives_what_the_cpu_gives(folder: Path) -> None:

@@ -165,7 +165,7 @@ def in_shards(
         spoil(plan)
         computation = ShardComputation(plan, images, plan.replacements(None, COUNT))
         try:
-            found += (result.to_arrays() for result in computation.shards([(0, 8), (8, 24)], lambda _: None))
+            found += (shard().to_arrays() for shard in computation.shards([(0, 8), (8, 24)], lambda _: None))
         except UnitlabError as error:
             return found, str(error)
     return found, ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -220,13 +221,16 @@ def test_what_goes_wrong_while_a_shard_is_written_is_raised(tmp_path: Path) -> N
                 raise UnitlabError("the disk is full")
             super().write(index, arrays)
 
+    def nothing() -> Any:
+        return SimpleNamespace(to_arrays=dict)
+
     shards = Full()
     with pytest.raises(UnitlabError, match="full"), WrittenMeanwhile(shards) as written:
-        written.write(0, {})
-        written.write(1, {})
+        written.write(0, nothing)
+        written.write(1, nothing)
     assert shards.finished() == [0]
     with pytest.raises(KeyboardInterrupt), WrittenMeanwhile(shards) as written:
-        written.write(2, {})
+        written.write(2, nothing)
         raise KeyboardInterrupt
     assert shards.finished() == [0, 2]
 

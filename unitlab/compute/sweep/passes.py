@@ -29,6 +29,7 @@ from unitlab.compute.sweep.screening import (
 )
 from unitlab.compute.sweep.shards import (
     Arrays,
+    Ended,
     LayerShard,
     ShardComputation,
     ShardResult,
@@ -67,8 +68,8 @@ def compute_shards(plan: SweepPlan, source: ImageSource, shards: Shards, progres
             closing(computation.shards([plan.shard_bounds[index] for index in left], bar.update)) as computed,
             WrittenMeanwhile(shards) as written,
         ):
-            for index, result in zip(left, computed, strict=True):
-                written.write(index, result.to_arrays())
+            for index, shard in zip(left, computed, strict=True):
+                written.write(index, shard)
                 interrupt.heed()
         left = left_again(plan, shards)
         if left:
@@ -80,16 +81,19 @@ def compute_shards(plan: SweepPlan, source: ImageSource, shards: Shards, progres
 
 
 class WrittenMeanwhile:
-    """Writes a shard while the next one is computed; what goes wrong is raised with the next one, or at the end."""
+    """Puts a shard together and writes it while the next one is computed, one after the other.
+
+    What goes wrong is raised with the next one, or at the end.
+    """
 
     def __init__(self, shards: Shards) -> None:
         self.shards, self.thread = shards, ThreadPoolExecutor(1, "unitlab-shards")
         self.writing: Future[None] | None = None
 
-    def write(self, index: int, arrays: Arrays) -> None:
+    def write(self, index: int, shard: Ended) -> None:
         """Begin to write a shard, once the one before it is there."""
         self._wait()
-        self.writing = self.thread.submit(self.shards.write, index, arrays)
+        self.writing = self.thread.submit(lambda: self.shards.write(index, shard().to_arrays()))
 
     def _wait(self) -> None:
         writing, self.writing = self.writing, None
@@ -216,7 +220,7 @@ class SecondAttempt:
         known = {layer.name: np.asarray(first[layer.name].ablation["evaluated"]) > 0 for layer in self.plan.layers}
         self.computation.known, self.computation.first = known, bounds[0]
         with closing(self.computation.shards([bounds], advance)) as computed:
-            result = next(computed)
+            result = next(computed)()
         for name, shard in result.layers.items():
             before, now = first[name].ablation, shard.ablation
             for variable in ("prediction", "label_margin_drop"):

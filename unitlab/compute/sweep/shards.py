@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,9 +30,6 @@ from unitlab.compute.sweep.plan import SweepPlan
 from unitlab.compute.sweep.screening import PairChoice, Rule
 from unitlab.errors import UnitlabError
 
-log = logging.getLogger("unitlab")
-
-T = TypeVar("T")
 Advance = Callable[[int], object]
 SCORES = ("prediction", "label_margin_drop", "among_top", "outcome_drop")  # (set, image), the last two where asked for
 Arrays = dict[str, Any]  # by name; numpy's, or what is read like them from a file
@@ -244,6 +240,7 @@ class ShardSums:
         return ShardResult(facts, found)
 
 
+Ended = Callable[[], ShardResult]  # what is left to do of a shard, on the host alone
 Begun = tuple[InTurn, ImageBatch, ShardSums, bool]  # what is done of a batch, for which shard, and whether it is its last
 
 
@@ -263,17 +260,18 @@ class ShardComputation:
         self.meeting = plan.meeting if self.rules else []
         self.best: defaultdict[str, defaultdict[str, Best]] = defaultdict(lambda: defaultdict(dict))
 
-    def shards(self, bounds: Sequence[tuple[int, int]], advance: Advance) -> Generator[ShardResult, None, None]:
-        """What the images within each pair of bounds give.
+    def shards(self, bounds: Sequence[tuple[int, int]], advance: Advance) -> Generator[Ended, None, None]:
+        """What the images within each pair of bounds give, once it is called, in this order.
 
         ``advance`` hears how many images are done. The next images are read while a shard is computed or written. What a GPU
-        gives is taken when it has the next batch to work on, the end of a shard when it has the first one of the next shard;
+        gives is taken when it has the next batches to work on, the end of a shard when it has the first one of the next shard;
         where there is memory for two batches, it has the next one to work on while the host waits for what it must know.
         """
         # what was asked for before the wait for the batch after next need not be waited for
         late = self.plan.at_a_time if self.plan.network.device.type != "cpu" else 0
         begun: deque[Begun] = deque()
         ended: deque[ShardSums] = deque()
+        wrong: UnitlabError | None = None
         try:
             for batch, sums, last in self._batches(bounds):
                 begun.append((self.begin(batch, sums, begun[0][0] if begun else None), batch, sums, last))
@@ -281,26 +279,25 @@ class ShardComputation:
                     yield from self._done(begun, ended, late, advance)
             while begun:
                 yield from self._done(begun, ended, late, advance)
-        except UnitlabError:
-            # what is wrong with images before these is said first, and a shard before them is kept
-            while begun:
-                yield from self._done(begun, ended, late, advance)
-            while ended:
-                yield ended.popleft().result(self.best)
-            raise
+        except UnitlabError as error:
+            wrong = error
+        # what is wrong with images before these is said first, and a shard before them is kept
+        while begun:
+            yield from self._done(begun, ended, late, advance)
         while ended:
-            yield ended.popleft().result(self.best)
+            yield partial(ended.popleft().result, self.best)
+        if wrong is not None:
+            raise wrong
 
     def _batches(self, bounds: Sequence[tuple[int, int]]) -> Iterator[tuple[ImageBatch, ShardSums, bool]]:
         """Batches, the sums that they belong to, and whether they are the last ones of these."""
-        for (_, stop), batches in zip(
-            bounds, batches_by_shard(self.plan, self.source, bounds, thumbnails=self.for_study), strict=True
-        ):
+        parts = batches_by_shard(self.plan, self.source, bounds, thumbnails=self.for_study)
+        for (_, stop), batches in zip(bounds, parts, strict=True):
             sums = ShardSums(self.plan, for_study=self.for_study)
             for batch in batches:
                 yield batch, sums, int(batch.positions[-1]) == stop - 1
 
-    def _done(self, begun: deque[Begun], ended: deque[ShardSums], late: int, advance: Advance) -> Iterator[ShardResult]:
+    def _done(self, begun: deque[Begun], ended: deque[ShardSums], late: int, advance: Advance) -> Iterator[Ended]:
         """Finish the batch that was begun first, and take what has ended before it."""
         work, batch, sums, last = begun.popleft()
         try:
@@ -310,14 +307,14 @@ class ShardComputation:
             sums.deliver()
             raise
         while ended:
-            yield ended.popleft().result(self.best)
+            yield partial(ended.popleft().result, self.best)
         sums.deliver(but=late)
         advance(len(batch.positions))
         if last:
             sums.end()
             ended.append(sums)
         while ended and not late:
-            yield ended.popleft().result(self.best)
+            yield partial(ended.popleft().result, self.best)
 
     def add(self, batch: ImageBatch, sums: ShardSums) -> None:
         """Evaluate a batch with every ablation of every layer, and add what that gives."""

@@ -151,7 +151,7 @@ class SweepPlugin(WorkerPlugin):
                 rules = rules_from_arrays(study.read_rules(1) or {})
                 self.computation = ShardComputation(plan, source, replacements, rules=rules)
             with closing(self.computation.shards([bounds], self._go_on)) as computed:
-                study.write(index, next(computed).to_arrays())
+                study.write(index, next(computed)().to_arrays())
 
     def shard_again(self, index: int, bounds: tuple[int, int]) -> None:
         """Compute a shard of the second attempt, whose number follows those of the first."""
