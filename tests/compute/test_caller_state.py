@@ -130,7 +130,7 @@ def test_network_and_torch_come_back_as_they_were(monkeypatch: pytest.MonkeyPatc
         def fail(self: SuffixEngine, *_: object) -> None:
             raise error
 
-        monkeypatch.setattr(SuffixEngine, "evaluate", fail)
+        monkeypatch.setattr(SuffixEngine, "steps", fail)
         with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else UnitlabError):
             unitlab.ablate(model, images, "conv1", progress=False, device="cpu")
     assert model_state(model) == before and torch_state() == torch_before

@@ -40,7 +40,7 @@ Transform = Callable[[Any], Tensor] | None
 Names = Sequence[str] | None
 ITEM_KEYS = (("image", "img", "pixel_values"), ("label", "labels", "fine_label"))
 log = logging.getLogger("unitlab")
-# decoding and resizing leave Python's lock free, so that threads do what processes would
+# Decoding and resizing leave Python's lock free. Beside a network on a CPU threads do; for a GPU processes, see `own_workers`.
 PICTURE_THREADS = Processors()
 LARGE = 64 << 10  # bytes of an image
 
@@ -62,8 +62,8 @@ def images(
         A folder with a folder per class; a torchvision dataset; any torch ``Dataset``, or a ``DataLoader`` in its own
         order, of (image, label) or, as Hugging Face has them, {"image": …, "label": …}; two arrays, images and labels; or a
         bundled set: "emoji", "fashion_mnist". Labels are numbers, or one-hot. The next images are read while a batch is
-        worked on: by threads, or by the processes of a ``DataLoader`` with ``num_workers``; with ``num_workers=0``, and of
-        tensors in memory but large ones for a GPU, nothing is read ahead.
+        worked on: by threads, many files for a GPU by processes on Linux, or by those of a ``DataLoader`` with
+        ``num_workers``; with ``num_workers=0``, and of tensors in memory but large ones for a GPU, nothing is read ahead.
     transform
         From a PIL picture (or the dataset's image) to a float tensor (channel, row, column). Default for pictures:
         RGB in 0..1, all of one size. It must be repeatable. Pictures of a folder come to it upright (EXIF), in RGB,

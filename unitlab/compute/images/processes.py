@@ -165,9 +165,12 @@ def read_by_workers(read: Callable[[Job], T], jobs: list[Job], workers: LoaderWo
         traceback.clear_frames(error.__traceback__)
         if isinstance(error, UnitlabError) or not isinstance(error, Exception):
             raise
+        remedy = "give a DataLoader with fewer workers, smaller batches, or num_workers=0"
+        if workers.slots is None:
+            raise UnitlabError(f"a worker of the DataLoader failed ({what_it_says(error)}); {remedy}") from error
         raise UnitlabError(
-            f"a worker of the DataLoader failed ({what_it_says(error)}); give a DataLoader "
-            "with fewer workers, smaller batches, or num_workers=0"
+            f"one of {workers.count} processes that read the images failed ({what_it_says(error)}), as where memory runs out; "
+            f"{remedy}"
         ) from error
     finally:
         iterator = None
