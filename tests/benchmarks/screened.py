@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 
 import unitlab
 from unitlab import catalog
+from unitlab.compute.engine.host_copies import Steps, finished
 from unitlab.compute.engine.scores import Rivals
 from unitlab.compute.engine.suffix import SuffixEngine
 from unitlab.compute.files.recipe_files import RecipeFiles
@@ -30,11 +31,17 @@ def timed(kind: type, name: str, key: Callable[..., str]) -> None:
     def run(*given: Any, **named: Any) -> Any:
         begin = time.process_time()
         try:
-            return method(*given, **named)
+            found = method(*given, **named)
+            return in_one_step(finished(found)) if isinstance(found, Generator) else found
         finally:
             spent[key(*given)] += time.process_time() - begin
 
     setattr(kind, name, run)
+
+
+def in_one_step(value: Any) -> Steps[Any]:
+    yield from ()
+    return value
 
 
 def main() -> None:
@@ -49,7 +56,7 @@ def main() -> None:
     model, images = files.model(), files.images()
     if given.images:
         images = images.subset(np.unique(np.linspace(0, len(images) - 1, given.images).round().astype(int)))
-    timed(SuffixEngine, "evaluate", lambda engine, *_: engine.site.name)
+    timed(SuffixEngine, "steps", lambda engine, *_: engine.site.name)
     timed(SuffixEngine, "screened", lambda engine, *_: engine.site.name)
     timed(Rivals, "of", lambda *_: "gradients")
     taken = []
