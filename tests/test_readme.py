@@ -83,6 +83,15 @@ def test_the_lead_shows_what_it_is_and_how_to_get_it_within_the_first_screen() -
     assert "sed -i s,OWNER/REPOSITORY," in README
 
 
+def test_the_figures_of_the_lead_are_those_that_were_measured() -> None:
+    measured = (Path(__file__).parent / "benchmarks" / "README.md").read_text()
+    row = next(line for line in measured.splitlines() if line.startswith("| VGG16 conv5_3, 512 units, bfloat16"))
+    files = next(line for line in measured.splitlines() if line.startswith("| VGG16-Places conv5_3, bfloat16 | 36,500"))
+    (passes, seconds) = (re.search(r"\*\*([0-9.]+)( s)?\*\*", line) for line in (row, files))
+    assert passes and f"cost {passes[1]} evaluations in bfloat16" in README
+    assert seconds and f"36,500 JPEG files {seconds[1]} s" in README
+
+
 def test_the_explorer(here: Path) -> None:
     run(BLOCKS[0], {})
 
