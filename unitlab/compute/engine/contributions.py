@@ -190,7 +190,7 @@ class Contributed:
     def outputs(self, pairs: Pairs, directly: Callable[[Tensor], Tensor]) -> Tensor:
         """Outputs (pair, …); ``directly`` gives those of some rows without subtraction."""
         found = self.part.shaped(self._outputs(pairs, lambda rows: self.part.flat(directly(rows))), self.output)
-        # in the format of the others: on a GPU, see `Network.take_maps_as_they_are`
+        # in the format of the others: on a GPU, see `Network.use_contiguous_maps`
         return found.contiguous() if found.device.type != "cpu" and self.output.is_contiguous() else found
 
     def _outputs(self, pairs: Pairs, directly: Callable[[Tensor], Tensor]) -> Tensor:

@@ -109,8 +109,8 @@ class Network:
         images = images.to(self.device, self.dtype)
         return images.contiguous(memory_format=self._format) if self.graph is not None else images
 
-    def take_maps_as_they_are(self) -> None:
-        """From now on the graph computes with contiguous maps: on a GPU cuDNN takes channels_last apart for float32."""
+    def use_contiguous_maps(self) -> None:
+        """From now on the modules compute with contiguous maps: on a GPU cuDNN takes channels_last apart for float32."""
         assert self.graph is not None
         self._format = torch.contiguous_format
         for module in self.graph.modules.values():

@@ -237,7 +237,7 @@ def plan_sweep(
     layers = _layers(network, source, request)
     on_gpu = network.device.type != "cpu" and network.graph is not None
     if on_gpu and not any(engine.has_reduced_convolutions for engine in _suffix_engines(layers)):
-        network.take_maps_as_they_are()
+        network.use_contiguous_maps()
     refuse_large_sums(request, layers, len(categories))
     fingerprint = {
         "weights": weights_fingerprint(model),
