@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib.util
-import math
 import platform
 import statistics
 import time
@@ -20,6 +19,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torchvision
@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
 import unitlab
-from unitlab.compute.engine.dense_products import DenseProduct
+from unitlab.compute.engine.products import DenseProduct
 from unitlab.compute.engine.torch_state import exact_float32, tf32_products
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.networks.bundled import bundled_network, initialise
@@ -116,6 +116,7 @@ ROWS = {
     "vgg_emoji": Row(partial(bundled_network, "vgg_emoji"), "conv5_2", 1024, "float32", 2.0, 1.5, "emoji"),
     "vgg_fashion": Row(partial(bundled_network, "vgg_fashion"), "conv3_2", 2048, "float32", 2.0, 1.5, "fashion_mnist"),
     "resnet18-layer3": Row(partial(run_in, "resnet18"), "layer3", 4, "float32", None, None),
+    "resnet50-layer3": Row(partial(run_in, "resnet50"), "layer3", 1, "float32", None, None),
     "vgg16-conv4_3": Row(partial(run_in, "vgg16"), "conv4_3", 2, "float32", None, None),
 }
 
@@ -183,13 +184,9 @@ def sweep(plan: SweepPlan, source: ImageSource) -> Callable[[], None]:
     return lambda: compute_shards(plan, source, HeldShards(), progress=False)
 
 
-def mkldnn_linear_flops(value: tuple[int, ...], weight: tuple[int, ...], *_: object, **__: object) -> int:
-    return 2 * math.prod(value) * weight[0]
-
-
 def flops(action: Callable[[], object]) -> int:
     """FLOPs of the convolutions and matrix products of an action."""
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mkldnn_linear: mkldnn_linear_flops})
+    counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         action()
     return counter.get_total_flops()
@@ -212,7 +209,9 @@ def work_of(plan: SweepPlan, source: ImageSource) -> Work:
     labels = torch.as_tensor(source.labels[positions])
     found = plan.network.evaluate(batch, labels, plan.sites, plan.needed, first_order=False)
     value = found.site_values[0]
-    ablations = flops(lambda: plan.layers[0].engine.evaluate(found.baseline, torch.zeros_like(value[:1])))
+    engine = plan.layers[0].engine
+    with mock.patch.object(engine.exact, "products", {}):  # the network's own operations
+        ablations = flops(lambda: engine.evaluate(found.baseline, torch.zeros_like(value[:1])))
     network = flops(lambda: plan.network.module(plan.network.ready(batch)))
     prefix = flops(lambda: plan.network.site_values(batch, plan.sites))
     live = float((value != 0).flatten(2).any(2)[:, plan.layers[0].units].float().mean())
@@ -231,7 +230,7 @@ def matrix_rate(precision: str, device: torch.device) -> float:
 def dense_rate() -> float:
     """FLOP/s in float32 of VGG16's first dense layer on 2,048 rows, the way dense layers are replayed on a CPU."""
     layer = nn.Linear(25088, 4096, bias=False)
-    product, rows = DenseProduct(layer), torch.randn(2048, 25088)
+    product, rows = DenseProduct(layer.weight, None), torch.randn(2048, 25088)
     return 2 * 2048 * 25088 * 4096 / min(seconds(lambda: product(rows), torch.device("cpu")) for _ in range(4))
 
 

@@ -50,6 +50,7 @@ from oracle import Oracle  # noqa: E402
 import unitlab  # noqa: E402
 from unitlab.compute.engine.ablation import ABLATIONS, donor_of_image  # noqa: E402
 from unitlab.compute.engine.host_copies import InTurn  # noqa: E402
+from unitlab.compute.engine.products import ProductByTap  # noqa: E402
 from unitlab.compute.engine.torch_state import exact_float32, has_reduced_products  # noqa: E402
 from unitlab.compute.images.decoded import DeviceTransform  # noqa: E402
 from unitlab.compute.images.reading import Processors  # noqa: E402
@@ -74,10 +75,12 @@ EXACT = [
 PASSES = [
     ("vgg16_places-bfloat16", 1024, "1.3"), ("vgg16_places-float32", 1024, "1.7"), ("resnet50-layer4", 4096, "1.1"),
     ("resnet18-layer3", 512, "1.3 × its floor"), ("vgg16_places-tf32", 1024, ""), ("resnet18-layer4", 2048, ""),
-    ("alexnet-bfloat16", 2048, ""),
+    ("alexnet-bfloat16", 2048, ""), ("resnet50-layer3", 64, "1.3 × its floor"),
 ]  # fmt: skip
 # as many files of 256 px as Places365 has to validate with, so many of them different, and those of the smaller network
 FILES, DIFFERENT, FEWER, PLACES = 36_500, 3650, 7300, 365
+# rows, channels, and rows and columns of the map of 3 × 3 convolutions: those behind ResNet18's layer3 and of smaller networks
+CONVOLUTIONS = [(4096, 512, 7), (512, 512, 7), (64, 512, 7), (8192, 256, 7), (8192, 128, 4), (2048, 512, 14)]
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TRANSFORM = transforms.Compose(
     [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor(), transforms.Normalize(MEAN, DEVIATION)]
@@ -178,6 +181,25 @@ def machine(run: Run, _: float) -> None:
     with exact_float32():
         rates = {kind: engine.matrix_rate(kind, run.device) for kind in (*run.precisions, "float64")}
     run.say("matrix products, TFLOP/s: " + ", ".join(f"{kind} {rate / 1e12:.1f}" for kind, rate in rates.items()))
+
+
+def convolutions(run: Run, _: float) -> None:
+    """Rates of 3 × 3 convolutions in float32: torch's own in either memory format, and products by tap."""
+    run.say("| rows, channels, map | contiguous, TFLOP/s | channels_last | products by tap |\n| --- | --- | --- | --- |")
+    for rows, channels, size in [(8, 128, 4)] if run.tiny else CONVOLUTIONS:
+        weight = torch.randn(channels, channels, 3, 3, device=run.device) / channels
+        maps = torch.randn(rows, channels, size, size, device=run.device)
+        geometry = dict.fromkeys(("stride", "padding", "dilation"), (1, 1))
+        by_tap = ProductByTap(weight, None, geometry, (size, size), (size, size))
+        taken = []
+        with torch.no_grad(), exact_float32():
+            for layout in (torch.contiguous_format, torch.channels_last):
+                given, own = (each.contiguous(memory_format=layout) for each in (maps, weight))
+                convolution = partial(nn.functional.conv2d, given, own, padding=1)
+                taken.append(min(engine.seconds(convolution, run.device) for _ in range(4)))
+                taken.append(min(engine.seconds(partial(by_tap, given), run.device) for _ in range(4)))
+        rates = [2 * 9 * rows * (channels * size) ** 2 / each / 1e12 for each in (taken[0], taken[2], min(taken[1::2]))]
+        run.say(f"| {rows}, {channels}, {size} × {size} | " + " | ".join(f"{rate:.3g}" for rate in rates) + " |")
 
 
 def exactness(run: Run, until: float) -> None:
@@ -423,6 +445,7 @@ def on_paper() -> None:
 # what is worth most first; a section that ends early gives its time to the next ones
 SECTIONS = {
     "machine": ("The machine", machine, 0.1),
+    "convolutions": ("Convolutions of small maps", convolutions, 0.15),
     "passes": ("Passes, images in memory", passes, 0.35),
     "files": ("From files", from_files, 0.65),
     "exactness": ("Exactness", exactness, 0.9),

@@ -20,7 +20,6 @@ from torchvision import datasets, transforms
 import unitlab
 from unitlab import UnitlabError
 from unitlab.cli import main
-from unitlab.compute.engine.dense_products import DenseProduct
 from unitlab.compute.files.recipe_files import RecipeFiles
 from unitlab.compute.networks.bundled import VGG
 from unitlab.compute.sweep import proof as verification
@@ -217,23 +216,6 @@ def test_engines_that_wait_hold_nothing_of_the_last_batch() -> None:
         for engine, value in zip(engines, evaluation.site_values, strict=True):
             engine.evaluate(evaluation.baseline, torch.zeros_like(value[:1]))
     assert sum(tensor.numel() for tensor in held_tensors(engines, set())) == before
-
-
-def test_dense_layers_are_packed_once_for_all_engines() -> None:
-    source = unitlab.images(Pictures(16), categories=[f"class {k}" for k in range(CLASSES)])
-    plan = plan_sweep(small_vgg(), source, SweepRequest("all", batch_size=BATCH), "cpu")
-    engines: list[Any] = [layer.engine for layer in plan.layers]
-    products: list[DenseProduct] = [product for engine in engines for product in engine.exact.dense_products.values()]
-    assert len(products) > 4 and len({id(product) for product in products}) == 2
-
-
-@pytest.mark.parametrize("bias", [True, False])
-def test_a_packed_dense_layer_gives_what_the_layer_gives(bias: bool) -> None:
-    layer = nn.Linear(130, 70, bias=bias)
-    for rows in (1, 40):
-        value = torch.randn(rows, 130)
-        with torch.no_grad():
-            torch.testing.assert_close(DenseProduct(layer)(value), layer(value))
 
 
 def test_a_layer_whose_sums_exceed_the_memory_is_refused() -> None:

@@ -26,7 +26,6 @@ SUSPICIOUS = 0.9
 # 512 units taken away one by one, all weights of one sign: margins err by 2e-6 of the range with 1 % evaluated anew; at 2 by
 # 1e-6 with 1.6 %, at 16 by 1e-5 with 0.5 %, without any by 2e-4.
 SHRUNK, LOST = 4.0, 1000.0
-CONVOLUTION_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 # On a GPU, pairs that a product may hold beside those asked for, as a share of these: so that a unit that is live on 15 of 16
 # images goes together with its neighbours that are live on all. On a CPU, to copy outputs of more than so many numbers costs
 # more than a product for each unit: there units go together that have equally many.
@@ -348,14 +347,10 @@ def _contribution(graph: NetworkGraph, node: torch.fx.Node, suffix: Suffix, rota
     if not isinstance(owner, Tensor) or any(used in touched for used in node.all_input_nodes if used is not source):
         return None
     module = graph.modules.get(str(node.target)) if node.op == "call_module" else None
-    given: dict[str, Any]
-    if isinstance(module, nn.Linear | nn.Conv2d):
-        weight, given = module.weight, vars(module)
-    elif node.op == "call_function" and len(node.args) > 1 and node.args[1] in graph.constants:
-        weight = graph.constants[node.args[1]]  # type: ignore[index]
-        given = {**dict(zip(CONVOLUTION_ARGUMENTS, node.args, strict=False)), **node.kwargs}
-    else:
+    known = graph.weights(node)
+    if known is None:
         return None
+    weight = known[0]
     shape = suffix.shapes[source]
     if isinstance(module, nn.Linear) or node.target is F.linear:
         # for each of the features, which are last; tokens stay apart
@@ -363,15 +358,11 @@ def _contribution(graph: NetworkGraph, node: torch.fx.Node, suffix: Suffix, rota
         if features is None or weight.dim() != 2:
             return None
         return Contribution(source, _rotated(weight, rotation), features, suffix.channels, axis=-1)
-    if isinstance(module, nn.Conv2d) or node.target in (F.conv2d, torch.conv2d):
-        channel = one_owner(owner) if owner.dim() == 4 else None
-        options = {name: given.get(name, default) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))}
-        plain = given.get("groups", 1) == 1 and given.get("padding_mode", "zeros") == "zeros"
-        if channel is None or not plain or any(isinstance(option, str | torch.fx.Node) for option in options.values()):
-            return None
-        weight = _rotated(weight, rotation)
-        return Contribution(source, weight, channel, suffix.channels, geometry=options, size=shape[2:])
-    return None
+    geometry = graph.geometry(node)
+    channel = one_owner(owner) if geometry is not None and owner.dim() == 4 else None
+    if channel is None:
+        return None
+    return Contribution(source, _rotated(weight, rotation), channel, suffix.channels, geometry=geometry, size=shape[2:])
 
 
 def _rotated(weight: Tensor, rotation: Tensor | None) -> Tensor:

@@ -13,8 +13,8 @@ from torch import Tensor
 from unitlab.compute.engine.ablation import BatchBaseline, Pairs, UnitSets
 from unitlab.compute.engine.capture import NetworkGraph, Values
 from unitlab.compute.engine.contributions import Contributed, Contribution
-from unitlab.compute.engine.dense_products import dense_products_of
 from unitlab.compute.engine.host_copies import Steps
+from unitlab.compute.engine.products import products_of
 from unitlab.compute.engine.scores import Scores
 from unitlab.compute.engine.separable import Suffix
 
@@ -53,7 +53,7 @@ class Replay:
 
     def __init__(self, graph: NetworkGraph, suffix: Suffix, contributions: dict[torch.fx.Node, Contribution]) -> None:
         self.graph, self.suffix, self.contributions = graph, suffix, contributions
-        self.dense_products = dense_products_of(graph, suffix, contributions)
+        self.products = products_of(graph, suffix, contributions)
         self.last_use = {used: node for node in suffix.mixed for used in node.all_input_nodes}
         self.recomputed = 0
 
@@ -114,9 +114,10 @@ class Replay:
 
     def replayed(self, node: torch.fx.Node, batch: AblatedBatch, pairs: Pairs, values: Values) -> Any:
         """The op itself on the pairs' own inputs."""
-        product = self.dense_products.get(node)
-        if product is not None and node.args[0] in values:
-            return product(values[node.all_input_nodes[0]])
+        product = self.products.get(node)
+        source = node.all_input_nodes[0]
+        if product is not None and source in values and len(values[source]) >= product.least_rows:
+            return product(values[source])
         overwriting = self.graph.overwriting.get(node)
         if overwriting is not None and all(used in values for used in node.all_input_nodes):
             return overwriting.twin(*(values[used] for used in node.all_input_nodes))

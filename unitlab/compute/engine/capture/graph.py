@@ -16,6 +16,8 @@ from unitlab.compute.engine.unit_dimension import units_back, units_first
 
 Values = dict[torch.fx.Node, Any]
 
+CONVOLUTION_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+
 
 @dataclass
 class NetworkGraph:
@@ -106,6 +108,19 @@ class NetworkGraph:
         if weight not in self.constants or (bias is not None and bias not in self.constants):
             return None
         return self.constants[weight], None if bias is None else self.constants[bias]
+
+    def geometry(self, node: torch.fx.Node) -> dict[str, tuple[int, int]] | None:
+        """Stride, padding and dilation of a convolution of maps, all channels and zeros around; None of any other operation."""
+        module = self.modules.get(str(node.target)) if node.op == "call_module" else None
+        if not isinstance(module, nn.Conv2d) and node.target is not torch.conv2d:
+            return None
+        given = {**dict(zip(CONVOLUTION_ARGUMENTS, node.args, strict=False)), **node.kwargs} if module is None else vars(module)
+        options: list[Any] = [given.get(name, default) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))]
+        plain = given.get("groups", 1) == 1 and given.get("padding_mode", "zeros") == "zeros"
+        if not plain or any(isinstance(option, str | torch.fx.Node) for option in options):
+            return None
+        pairs = [(option, option) if isinstance(option, int) else (option[0], option[-1]) for option in options]
+        return dict(zip(("stride", "padding", "dilation"), pairs, strict=True))
 
     def stand_in(self, node: torch.fx.Node, count: int, device: torch.device) -> Any:
         """A tensor of the right shape for ``count`` images; what is no tensor is worked out from such."""

@@ -1,0 +1,158 @@
+"""Replayed layers as matrix products of our own: the same values as torch's operations, and the same predictions as hooks."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from make_believe_gpu import make_believe_gpu
+from oracle import assert_exact
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+import unitlab
+from unitlab.compute.engine import products
+from unitlab.compute.engine.ablation import donor_of_image
+from unitlab.compute.engine.products import DenseProduct, ProductByTap
+from unitlab.compute.images.source import ImageSource
+from unitlab.compute.sweep.plan import plan_sweep
+from unitlab.compute.sweep.request import SweepRequest
+
+CLASSES, COUNT = 5, 20
+KERNELS, STRIDES, DILATIONS = [(3, 3), (1, 3), (5, 2)], [(1, 1), (2, 1), (2, 3)], [(1, 1), (1, 3)]
+PADDINGS, SIZES = [(0, 0), (1, 1), (2, 3)], [(4, 4), (7, 5), (3, 9), (1, 1)]
+
+
+class SmallMaps(nn.Module):
+    """Convolutions of maps of 5 × 5 and 3 × 3, as modules and as a function, around a shortcut."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.mixed = nn.Conv2d(6, channels, 3, padding=1)
+        self.norm = nn.BatchNorm2d(channels)
+        self.weight = nn.Parameter(torch.randn(channels, channels, 3, 3) / channels)
+        self.down = nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False)
+        self.head = nn.Linear(channels, CLASSES)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        mixed = torch.relu(self.norm(self.mixed(torch.relu(self.stem(pixels)))))
+        mixed = mixed + torch.relu(F.conv2d(mixed, self.weight, None, 1, 1))
+        return self.head(torch.relu(self.down(mixed)).mean((2, 3)))
+
+
+def small_maps(channels: int) -> nn.Module:
+    torch.manual_seed(6)
+    model = SmallMaps(channels)
+    for _ in range(3):
+        model(torch.randn(16, 3, 5, 5))
+    return model.eval()
+
+
+@pytest.fixture
+def images() -> ImageSource:
+    pixels = torch.randn(COUNT, 3, 5, 5, generator=torch.Generator().manual_seed(7))
+    return unitlab.images(TensorDataset(pixels, torch.arange(COUNT) % CLASSES), categories=list("abcde"))
+
+
+@pytest.fixture
+def however_small(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Convolutions of few channels and rows are products by tap as well; the rows that each of them is given."""
+    monkeypatch.setattr(products, "LEAST_CHANNELS", 1)
+    monkeypatch.setattr(products, "LEAST_ROWS_CHANNELS", 1)
+    rows, by_tap = [], ProductByTap.__call__
+
+    def counted(product: ProductByTap, value: Tensor) -> Tensor:
+        rows.append(len(value))
+        return by_tap(product, value)
+
+    monkeypatch.setattr(ProductByTap, "__call__", counted)
+    return rows
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_products_by_tap_are_the_convolution(kernel: tuple[int, int], layout: torch.memory_format) -> None:
+    compared = 0
+    for stride, dilation, padding, size in itertools.product(STRIDES, DILATIONS, PADDINGS, SIZES):
+        if any(s + 2 * p < d * (k - 1) + 1 for s, p, d, k in zip(size, padding, dilation, kernel, strict=True)):
+            continue  # the kernel is larger than the map
+        weight, bias = torch.randn(6, 4, *kernel, dtype=torch.float64), torch.randn(6, dtype=torch.float64)
+        value = torch.randn(7, 4, *size, dtype=torch.float64).contiguous(memory_format=layout)
+        options = {"stride": stride, "padding": padding, "dilation": dilation}
+        for given in (bias, None):
+            expected = F.conv2d(value, weight, given, stride, padding, dilation)
+            product = ProductByTap(weight, given, options, size, tuple(expected.shape[2:]))
+            found = product(value)
+            torch.testing.assert_close(found, expected)
+            if not value.is_contiguous(memory_format=torch.channels_last) or not value.is_contiguous():
+                assert found.is_contiguous(memory_format=layout)
+        inside = F.conv2d(torch.ones(1, 1, *size), torch.ones(1, 1, *kernel), None, stride, padding, dilation).sum()
+        every = expected[0, 0].numel() * kernel[0] * kernel[1]
+        assert product.share_around == pytest.approx(1 - float(inside) / every)
+        compared += 1
+    assert compared > 30
+
+
+@pytest.mark.usefixtures("however_small")
+@pytest.mark.parametrize("ablation", ["zero", "resample"])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_predictions_are_those_of_hooks(
+    ablation: str, kind: torch.dtype, images: ImageSource, however_small: list[int]
+) -> None:
+    model = small_maps(8).to(kind)
+    ds = unitlab.ablate(model, images, "stem", ablation=ablation, device="cpu", progress=False)
+    assert len(however_small) >= 2 and sum(however_small) >= 2 * 100  # of 6 units and 20 images, by two convolutions
+    pixels = images.at(range(COUNT)).to(kind)
+    donors, chosen = donor_of_image(COUNT, 0)
+    options = {"ablation": ablation, "donors": donors[chosen] if ablation == "resample" else None}
+    assert_exact(model, pixels, "stem", 0, list(range(6)), ds.prediction.values, **options)
+
+
+def test_a_gpu_is_asked_for_nothing_that_it_has_not(images: ImageSource, however_small: list[int]) -> None:
+    model, found = small_maps(8), {}
+    for device in ("cpu", "cuda"):
+        with make_believe_gpu() as gpu:
+            ds = unitlab.ablate(model, images, "stem", device=device, batch_size=8, progress=False)
+        found[device] = ds.prediction.values
+        assert not gpu.of("violation")
+    np.testing.assert_array_equal(found["cpu"], found["cuda"])
+    assert len(however_small) >= 12
+
+
+def test_few_rows_or_channels_and_large_maps_are_left_to_the_convolution(images: ImageSource) -> None:
+    names = {}
+    for channels in (128, 96):
+        plan = plan_sweep(small_maps(channels), images, SweepRequest("stem"), "cpu")
+        names[channels] = {node.name for node, product in plan.layers[0].engine.exact.products.items()}
+    assert names == {128: {"conv2d", "down", "head"}, 96: {"head"}}
+
+    torch.manual_seed(8)
+    photographs = TensorDataset(torch.randn(1, 3, 224, 224), torch.zeros(1, dtype=torch.long))
+    source = unitlab.images(photographs, categories=[f"class {k}" for k in range(1000)])
+    plan = plan_sweep(torchvision.models.resnet18().eval(), source, SweepRequest("layer3", units=[0]), "cpu")
+    found = plan.layers[0].engine.exact.products
+    by_tap = {node.name: product for node, product in found.items() if isinstance(product, ProductByTap)}
+    # layer4.0.conv1, of maps of 14 × 14, is worked out from what each unit adds
+    assert set(by_tap) == {"layer4_0_conv2", "layer4_1_conv1", "layer4_1_conv2"}
+    assert {product.least_rows for product in by_tap.values()} == {8}
+    assert {round(product.share_around, 4) for product in by_tap.values()} == {round(1 - 361 / 441, 4)}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_packed_dense_layer_gives_what_the_layer_gives(bias: bool) -> None:
+    layer = nn.Linear(130, 70, bias=bias)
+    for rows in (1, 40):
+        value = torch.randn(rows, 130)
+        with torch.no_grad():
+            torch.testing.assert_close(DenseProduct(layer.weight, layer.bias)(value), layer(value))
+
+
+def test_all_engines_of_a_network_share_the_products(images: ImageSource) -> None:
+    plan = plan_sweep(small_maps(128), images, SweepRequest("all"), "cpu")
+    found = [product for layer in plan.layers for product in layer.engine.exact.products.values()]
+    assert len(found) > 3 and len({id(product) for product in found}) == 3
