@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +202,31 @@ def test_maps_are_channels_last_for_reduced_convolutions_alone(precision: str, l
     np.testing.assert_array_equal(found, exact.prediction)
 
 
+class OwnWeights(nn.Module):
+    """A convolution as a function, of weights that belong to no module of torch's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.weight = nn.Parameter(torch.randn(CLASSES, 8, 3, 3) / 8)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return nn.functional.conv2d(torch.relu(self.stem(pixels)), self.weight).mean((2, 3))
+
+
+def test_weights_of_functions_are_contiguous_as_well(images: ImageSource) -> None:
+    torch.manual_seed(5)
+    model = OwnWeights().eval()
+    with make_believe_gpu() as gpu, exact_float32():
+        graph = plan_sweep(model, images, SweepRequest("stem"), "cuda").network.graph
+        assert graph is not None
+        held = [value for value in (*graph.attributes.values(), *graph.constants.values()) if isinstance(value, torch.Tensor)]
+        assert len(held) == 2 and all(value.shape == (CLASSES, 8, 3, 3) and value.is_contiguous() for value in held)
+        found = unitlab.ablate(model, images, "stem", device="cuda", progress=False).prediction
+    assert not gpu.of("violation")
+    np.testing.assert_array_equal(found, unitlab.ablate(model, images, "stem", device="cpu", progress=False).prediction)
+
+
 def test_the_next_batch_is_begun_while_the_host_waits_where_there_is_memory_for_two(images: ImageSource) -> None:
     order: list[str] = []
 
@@ -271,6 +298,20 @@ def test_estimate_waits_for_the_device_that_it_computes_on(images: ImageSource) 
         torch.cuda.synchronize = waited.append  # what the block puts back
         unitlab.estimate(network(FunctionalReLU), images, "conv2", device="cuda:0")
     assert waited and set(waited) == {torch.device("cuda:0")} and not gpu.of("violation")
+
+
+def test_estimate_counts_reading_on_a_gpu_where_it_takes_longer_alone(
+    images: ImageSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = replace(images, read=lambda position: (time.sleep(0.05), images.read(position))[1])
+    found = {}
+    for kind, source in (("quick", images), ("slow", slow)):
+        with make_believe_gpu():
+            found[kind] = unitlab.estimate(network(FunctionalReLU), source, "conv2", device="cuda")
+    for said in found.values():
+        sweep = said.passes * said.seconds_per_pass
+        assert said.seconds == pytest.approx(COUNT * max(sweep, said.seconds_per_read))
+    assert found["slow"].seconds >= COUNT * 0.05 > COUNT * found["quick"].seconds_per_read
 
 
 def test_bfloat16_products_only_where_the_gpu_has_them(images: ImageSource) -> None:

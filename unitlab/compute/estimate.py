@@ -82,8 +82,8 @@ class SweepEstimate:
     seconds_per_pass
         Time of one plain evaluation of one image.
     seconds
-        Time for the images that are left, reading them included, by this process; of a screened sweep with its pilot, and as if
-        the first attempt were enough.
+        Time for the images that are left, by this process, reading them included (on a GPU, where that goes on meanwhile: if it
+        takes longer); of a screened sweep with its pilot, and as if the first attempt were enough.
     memory
         Bytes that the sweep keeps within, besides the network's.
     network_bytes
@@ -262,7 +262,7 @@ def estimate_of(
         categories=len(plan.categories), batch_size=plan.batch_size, shards=len(plan.shard_bounds),
         sample=measured.images, passes=measured.sweep / measured.plain, seconds_per_pass=measured.plain,
         seconds_per_read=measured.read,
-        seconds=left * (measured.sweep + measured.read) + (0 if done or complete else measured.pilot),
+        seconds=left * measured.beside(measured.sweep) + (0 if done or complete else measured.pilot),
         memory=request.budget, network_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
         disk_while_computing=measured.shard_bytes, disk_finished=measured.study_bytes,
         complete=complete, baseline=baseline, guessed="" if measured.guess is None else str(measured.guess),
@@ -306,7 +306,8 @@ class _Measured:
         plain = [seconds_of(plan, partial(self._plain, batch.pixels, size)) for size in sizes for _ in (0, *several)]
         self.sweep, self.plain = min(taken) / count, min(plain) / count
         if plan.request.ablation == "mean":
-            self.sweep += seconds_of(plan, lambda: plan.network.site_values(batch.pixels, plan.sites)) / count + self.read
+            means = seconds_of(plan, lambda: plan.network.site_values(batch.pixels, plan.sites)) / count
+            self.sweep += self.beside(means)
         self._measure_bytes(found[0])
 
     def _screen(self, positions: np.ndarray, replacements: list[Replacement]) -> None:
@@ -320,6 +321,10 @@ class _Measured:
         self.pilot = (time.perf_counter() - begin) / len(positions) * len(pilot_positions(images))
         self.rules = calibrated_rules(self.counts, share, images / len(positions))
         self.computation = ShardComputation(plan, self.source, replacements, rules=self.rules)
+
+    def beside(self, computing: float) -> float:
+        """Time of an image that takes so long to compute: on a CPU reading comes on top, a GPU computes meanwhile."""
+        return computing + self.read if self.plan.network.device.type == "cpu" else max(computing, self.read)
 
     def strategy(self, layer: LayerPlan) -> str:
         """What the engine does, and what a screen leaves of the pairs."""
@@ -336,7 +341,7 @@ class _Measured:
         begin = time.perf_counter()
         pinned = self.plan.network.device.type == "cuda"  # as a sweep has them
         read = [next(self.source.stream([[position]], thumbnails=True, pinned=pinned)) for position in positions]
-        together = min(self.source.read_together, torch.get_num_threads())
+        together = self.source.read_together if pinned else min(self.source.read_together, torch.get_num_threads())
         self.read = (time.perf_counter() - begin) / len(positions) / together
         thumbnails, hashes = [batch.thumbnails[0] for batch in read], np.concatenate([batch.hashes for batch in read])
         decoded = isinstance(read[0].pixels, DecodedImages)

@@ -110,12 +110,15 @@ class Network:
         return images.contiguous(memory_format=self._format) if self.graph is not None else images
 
     def use_contiguous_maps(self) -> None:
-        """From now on the modules compute with contiguous maps: on a GPU cuDNN takes channels_last apart for float32."""
+        """From now on the graph computes with contiguous maps: on a GPU cuDNN takes channels_last apart for float32."""
         assert self.graph is not None
         self._format = torch.contiguous_format
         for module in self.graph.modules.values():
             for name, weight in list(module.named_parameters(recurse=False)):
                 setattr(module, name, nn.Parameter(weight.detach().contiguous(), requires_grad=False))
+        for node, value in self.graph.attributes.items():
+            self.graph.attributes[node] = value.contiguous() if isinstance(value, Tensor) else value
+        self.graph.__dict__.pop("constants", None)  # made of them, when they are asked for
 
     @property
     def capture(self) -> str:
