@@ -114,11 +114,12 @@ def test_a_users_script_passes_strict_types(tmp_path: Path) -> None:
         "print(unitlab.damage('vgg_emoji', level=0.9).sizes, unitlab.plots.units('vgg_emoji'))\n"
         "print(unitlab.compare('vgg_emoji', 'resnet_emoji').sizes, unitlab.agreement({'a': 'vgg_emoji', 'b': damage}).index)\n"
     )
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("import unitlab\nunitlab.load(3.5)\n")
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--python-executable", sys.executable, str(script)],
+        [sys.executable, "-m", "mypy", "--strict", "--python-executable", sys.executable, str(script), str(wrong)],
         capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    script.write_text("import unitlab\nunitlab.load(3.5)\n")
-    done = subprocess.run([sys.executable, "-m", "mypy", "--strict", str(script)], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 1 and "call-overload" in done.stdout, done.stdout + done.stderr
+    said = [line for line in done.stdout.splitlines() if ": error: " in line]
+    assert done.returncode == 1 and said, done.stdout + done.stderr
+    assert all(line.startswith("wrong.py:2: ") and "call-overload" in line for line in said), done.stdout

@@ -234,8 +234,8 @@ def test_a_lasso_fills_the_group_and_a_drag_zooms(show: Show, study: xr.Dataset)
         ]
 
     inside = drag(zooming=False)
-    assert 1 < len(inside) < 24 and list(shown.explorer.group) == inside
     expect(shown.root.locator(".grouped")).to_have_count(len(inside))
+    assert 1 < len(inside) < 24 and list(shown.explorer.group) == inside
     shown.root.get_by_role("button", name="zoom", exact=True).click()
     # points at the edge, of which a part is in view, are drawn too
     around = drag(zooming=True, beside=5)

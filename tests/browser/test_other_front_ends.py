@@ -38,7 +38,8 @@ def first_steps(page: Page) -> None:
 
 
 def test_notebook_7(jupyter: JupyterServer, chromium: Browser) -> None:
-    with opened_page(chromium, allowed=OF_NOTEBOOK) as page:
+    # a bar that was shown, where computing took so long, may have ended before the page came to draw it
+    with opened_page(chromium, allowed=(*OF_NOTEBOOK, "widget model not found")) as page:
         page.goto(f"{jupyter.url}/notebooks/explorer.ipynb")
         page.wait_for_function("() => window.jupyterapp && notebookPage.ready()", timeout=60_000)
         page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells') }")

@@ -53,12 +53,18 @@ def recorded(model: nn.Module, pixels: torch.Tensor, sites: tuple[str, ...]) -> 
     return Oracle(model, pixels, list(named.values())), named
 
 
-def check(network: tuple[nn.Module, torch.Tensor], layers: list[str], classes: int, units: list[int] | None, kind: str) -> None:
-    """Both precisions of one kind of ablation, all layers in one pass, against the oracle of each layer."""
+PRECISIONS = ("float32", "bfloat16")
+
+
+def check(
+    network: tuple[nn.Module, torch.Tensor], layers: list[str], classes: int, units: list[int] | None, kind: str,
+    precisions: tuple[str, ...] = PRECISIONS,
+) -> None:  # fmt: skip
+    """One kind of ablation, all layers in one pass, against the oracle of each layer."""
     model, pixels = network
     donors, chosen = donor_of_image(len(pixels), 0)
     exact: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-    for precision in ("float32", "bfloat16"):
+    for precision in precisions:
         found = unitlab.ablate(
             model, source_of(pixels, classes), layers, units=units, ablation=kind, precision=precision, device="cpu",
             progress=False,
@@ -161,7 +167,9 @@ def torchvision_network(name: str, size: int) -> tuple[nn.Module, torch.Tensor]:
 @pytest.mark.parametrize(("name", "size", "layers"), TORCHVISION, ids=[row[0] for row in TORCHVISION])
 @pytest.mark.usefixtures("few_verified")
 def test_torchvision_networks(name: str, size: int, layers: tuple[str, ...], ablation: str) -> None:
-    check(torchvision_network(name, size), list(layers), TOLD_APART, [0, 7, 11, 19], ablation)
+    # of small networks every kind is compared in bfloat16
+    precisions = PRECISIONS if ablation == "zero" else PRECISIONS[:1]
+    check(torchvision_network(name, size), list(layers), TOLD_APART, [0, 7, 11, 19], ablation, precisions)
 
 
 BUNDLED = {
