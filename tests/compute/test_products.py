@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from torch.utils.data import TensorDataset
 import unitlab
 from unitlab.compute.engine import products
 from unitlab.compute.engine.ablation import donor_of_image
-from unitlab.compute.engine.products import DenseProduct, ProductByTap
+from unitlab.compute.engine.products import DenseProduct, PointwiseProduct, ProductByTap
 from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.plan import plan_sweep
 from unitlab.compute.sweep.request import SweepRequest
@@ -28,7 +30,7 @@ PADDINGS, SIZES = [(0, 0), (1, 1), (2, 3)], [(4, 4), (7, 5), (3, 9), (1, 1)]
 
 
 class SmallMaps(nn.Module):
-    """Convolutions of maps of 5 × 5 and 3 × 3, as modules and as a function, around a shortcut."""
+    """Convolutions of maps of 5 × 5 and 3 × 3, 1 × 1 ones too, as modules and as a function, around a shortcut."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -37,12 +39,15 @@ class SmallMaps(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
         self.weight = nn.Parameter(torch.randn(channels, channels, 3, 3) / channels)
         self.down = nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False)
+        self.point = nn.Conv2d(channels, channels, 1)
+        self.around = nn.Conv2d(channels, channels, 1, stride=2, padding=1)  # 3 × 3 again, not of the same positions
         self.head = nn.Linear(channels, CLASSES)
 
     def forward(self, pixels: Tensor) -> Tensor:
         mixed = torch.relu(self.norm(self.mixed(torch.relu(self.stem(pixels)))))
         mixed = mixed + torch.relu(F.conv2d(mixed, self.weight, None, 1, 1))
-        return self.head(torch.relu(self.down(mixed)).mean((2, 3)))
+        small = torch.relu(self.point(torch.relu(self.down(mixed))))
+        return self.head((small + torch.relu(self.around(small))).mean((2, 3)))
 
 
 def small_maps(channels: int) -> nn.Module:
@@ -61,16 +66,17 @@ def images() -> ImageSource:
 
 @pytest.fixture
 def however_small(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Convolutions of few channels and rows are products by tap as well; the rows that each of them is given."""
-    monkeypatch.setattr(products, "LEAST_CHANNELS", 1)
-    monkeypatch.setattr(products, "LEAST_ROWS_CHANNELS", 1)
-    rows, by_tap = [], ProductByTap.__call__
+    """Convolutions of few channels and rows are products as well; the rows that each of them is given."""
+    for name in ("LEAST_CHANNELS", "LEAST_ROWS_CHANNELS", "CPU_CHANNELS"):
+        monkeypatch.setattr(products, name, 1)
+    rows: list[int] = []
+    for kind in (ProductByTap, PointwiseProduct):
 
-    def counted(product: ProductByTap, value: Tensor) -> Tensor:
-        rows.append(len(value))
-        return by_tap(product, value)
+        def counted(product: Any, value: Tensor, of: Callable[..., Tensor] = kind.__call__) -> Tensor:
+            rows.append(len(value))
+            return of(product, value)
 
-    monkeypatch.setattr(ProductByTap, "__call__", counted)
+        monkeypatch.setattr(kind, "__call__", counted)
     return rows
 
 
@@ -106,7 +112,7 @@ def test_predictions_are_those_of_hooks(
 ) -> None:
     model = small_maps(8).to(kind)
     ds = unitlab.ablate(model, images, "stem", ablation=ablation, device="cpu", progress=False)
-    assert len(however_small) >= 2 and sum(however_small) >= 2 * 100  # of 6 units and 20 images, by two convolutions
+    assert len(however_small) >= 4 and sum(however_small) >= 4 * 100  # of 6 units and 20 images, by four convolutions
     pixels = images.at(range(COUNT)).to(kind)
     donors, chosen = donor_of_image(COUNT, 0)
     options = {"ablation": ablation, "donors": donors[chosen] if ablation == "resample" else None}
@@ -121,7 +127,7 @@ def test_a_gpu_is_asked_for_nothing_that_it_has_not(images: ImageSource, however
         found[device] = ds.prediction.values
         assert not gpu.of("violation")
     np.testing.assert_array_equal(found["cpu"], found["cuda"])
-    assert len(however_small) >= 12
+    assert len(however_small) == 24  # of four convolutions and three batches on both, the 1 × 1 one too
 
 
 def test_few_rows_or_channels_and_large_maps_are_left_to_the_convolution(images: ImageSource) -> None:
@@ -129,7 +135,7 @@ def test_few_rows_or_channels_and_large_maps_are_left_to_the_convolution(images:
     for channels in (128, 96):
         plan = plan_sweep(small_maps(channels), images, SweepRequest("stem"), "cpu")
         names[channels] = {node.name for node, product in plan.layers[0].engine.exact.products.items()}
-    assert names == {128: {"conv2d", "down", "head"}, 96: {"head"}}
+    assert names == {128: {"conv2d", "down", "around", "head"}, 96: {"head"}}  # "point" from 512 channels on
 
     torch.manual_seed(8)
     photographs = TensorDataset(torch.randn(1, 3, 224, 224), torch.zeros(1, dtype=torch.long))
@@ -144,6 +150,17 @@ def test_few_rows_or_channels_and_large_maps_are_left_to_the_convolution(images:
 
 
 @pytest.mark.parametrize("bias", [True, False])
+def test_a_pointwise_convolution_is_a_product_where_channels_are_last(bias: bool) -> None:
+    layer, value = nn.Conv2d(12, 7, 1, bias=bias), torch.randn(5, 12, 3, 4)
+    product = PointwiseProduct(layer.weight, layer.bias)
+    assert not product.takes(value) and product.takes(value.contiguous(memory_format=torch.channels_last))
+    with torch.no_grad():
+        found = product(value.contiguous(memory_format=torch.channels_last))
+        torch.testing.assert_close(found, layer(value))
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("bias", [True, False])
 def test_a_packed_dense_layer_gives_what_the_layer_gives(bias: bool) -> None:
     layer = nn.Linear(130, 70, bias=bias)
     for rows in (1, 40):
@@ -155,4 +172,4 @@ def test_a_packed_dense_layer_gives_what_the_layer_gives(bias: bool) -> None:
 def test_all_engines_of_a_network_share_the_products(images: ImageSource) -> None:
     plan = plan_sweep(small_maps(128), images, SweepRequest("all"), "cpu")
     found = [product for layer in plan.layers for product in layer.engine.exact.products.values()]
-    assert len(found) > 3 and len({id(product) for product in found}) == 3
+    assert len(found) > 4 and len({id(product) for product in found}) == 4

@@ -187,10 +187,8 @@ class Contributed:
         return (ContributedInChains if sets.chained else Contributed)(part, base, delta, sets)
 
     def outputs(self, pairs: Pairs, directly: Callable[[Tensor], Tensor]) -> Tensor:
-        """Outputs (pair, …); ``directly`` gives those of some rows without subtraction."""
-        found = self.part.shaped(self._outputs(pairs, lambda rows: self.part.flat(directly(rows))), self.output)
-        # in the format of the others: on a GPU, see `Network.use_contiguous_maps`
-        return found.contiguous() if found.device.type != "cpu" and self.output.is_contiguous() else found
+        """Outputs (pair, …), of maps in channels_last; ``directly`` gives those of some rows without subtraction."""
+        return self.part.shaped(self._outputs(pairs, lambda rows: self.part.flat(directly(rows))), self.output)
 
     def _outputs(self, pairs: Pairs, directly: Callable[[Tensor], Tensor]) -> Tensor:
         out = self.base.new_empty(len(pairs.sets), *self.base.shape[1:])

@@ -54,8 +54,22 @@ class Replay:
     def __init__(self, graph: NetworkGraph, suffix: Suffix, contributions: dict[torch.fx.Node, Contribution]) -> None:
         self.graph, self.suffix, self.contributions = graph, suffix, contributions
         self.products = products_of(graph, suffix, contributions)
+        self.mostly_products = self._mostly_products()
         self.last_use = {used: node for node in suffix.mixed for used in node.all_input_nodes}
         self.recomputed = 0
+
+    def _mostly_products(self) -> bool:
+        """Whether more of the replayed convolutions' multiplications are in products, which take maps in channels_last; a
+        convolution of groups of channels, whose time is that of reading the maps, would have them changed back."""
+        count = {True: 0, False: 0}
+        for node in self.suffix.mixed:
+            known = self.graph.weights(node)
+            if known is None or known[0].dim() != 4 or node in self.contributions:
+                continue
+            if self.graph.geometry(node) is None:
+                return False
+            count[node in self.products] += known[0].numel() * math.prod(self.suffix.shapes[node][2:])
+        return count[True] > count[False]
 
     def row_bytes(self, element: int) -> int:
         """Bytes that the replay of one pair holds at most at a time."""
@@ -110,13 +124,16 @@ class Replay:
             self.recomputed += len(rows)
             return self.replayed(node, batch, pairs.at(rows), {})
 
-        return batch.contributed[node].outputs(pairs, directly)
+        found = batch.contributed[node].outputs(pairs, directly)
+        # torch's convolutions take them as the others are: on a GPU, see `Network.use_contiguous_maps`
+        as_others = found.device.type != "cpu" and batch.contributed[node].output.is_contiguous() and not self.mostly_products
+        return found.contiguous() if as_others else found
 
     def replayed(self, node: torch.fx.Node, batch: AblatedBatch, pairs: Pairs, values: Values) -> Any:
         """The op itself on the pairs' own inputs."""
         product = self.products.get(node)
         source = node.all_input_nodes[0]
-        if product is not None and source in values and len(values[source]) >= product.least_rows:
+        if product is not None and source in values and product.takes(values[source]):
             return product(values[source])
         overwriting = self.graph.overwriting.get(node)
         if overwriting is not None and all(used in values for used in node.all_input_nodes):
