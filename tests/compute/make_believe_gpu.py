@@ -31,6 +31,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from threading import RLock
 from typing import Any
 from unittest import mock
 
@@ -116,6 +117,7 @@ class MakeBelieveGPU:
     streams: list[Stream] = field(default_factory=lambda: [Stream()])  # the last one is current
     asked_for_host: bool = False  # by Python: C++, as in autograd, takes the device that it believes a tensor to be on
     kernels: dict[str, bool] = field(default_factory=dict)
+    lock: Any = field(default_factory=RLock)
 
     def of(self, kind: str, phase: str | None = None) -> Counter[tuple[str, str]]:
         """(operation, where) → how often, of a kind and phase."""
@@ -141,15 +143,17 @@ class MakeBelieveGPU:
 
     def know(self, clock: Clock) -> None:
         """The host has learned that so much is done."""
-        self.done |= clock
-        for address, (when, target, values) in list(self.arriving.items()):
-            if when <= self.done:
-                del self.arriving[address]
-                target.copy_(values)
+        with self.lock:  # another thread must find the values where it finds that they are there
+            self.done |= clock
+            for address, (when, target, values) in list(self.arriving.items()):
+                if when <= self.done:
+                    del self.arriving[address]
+                    target.copy_(values)
 
     def wait_for(self, clock: Clock, what: str) -> None:
-        if not clock <= self.done:
-            self.note("wait", what, clock)
+        with self.lock:
+            if not clock <= self.done:
+                self.note("wait", what, clock)
 
     def check_host(self, tensor: Tensor, *, written: bool = False) -> None:
         """Whether the host may read or write a tensor of its own."""

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import re
+import signal
+import subprocess
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +20,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import TensorDataset, get_worker_info
+from torch.utils.data import DataLoader, TensorDataset, get_worker_info
 from torchvision import transforms
 
 import unitlab
@@ -144,6 +150,87 @@ def test_an_unreadable_file_ends_the_reading_as_without_workers(folder: Path, tr
 def test_sizes_that_differ_are_said_as_without_workers(folder: Path) -> None:
     found = [ended(source_of(folder, transforms.ToTensor()), pinned=pinned) for pinned in (True, False)]
     assert found[0] == found[1] and "shape (3, 22, 59), the first read had (3, 20, 60)" in found[0][0]
+
+
+KILLED = """
+import sys, time, multiprocessing, torch, unitlab
+from torch.utils.data import DataLoader
+class Pictures(torch.utils.data.Dataset):
+    def __len__(self): return 200
+    def __getitem__(self, i):
+        from PIL import Image
+        return Image.new("RGB", (300, 300), (i, 100, 50)), i % 2
+from torchvision import transforms
+loader = DataLoader(Pictures(), batch_size=16, num_workers=2, collate_fn=list)
+stream = unitlab.images(loader, transform=transforms.ToTensor()).stream(
+    [range(i, i + 16) for i in range(0, 192, 16)], thumbnails=True)
+next(stream)
+print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_readers_end_once_the_process_that_they_read_for_is_killed(how: int) -> None:
+    """What they have read is more than a pipe holds, so that nobody lets them go who waits for somebody to read it."""
+
+    def alive(pid: str) -> bool:
+        with suppress(OSError):
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return False
+
+    with subprocess.Popen([sys.executable, "-W", "ignore", "-c", KILLED], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        readers = process.stdout.readline().split()
+        assert len(readers) == 2 and all(map(alive, readers))
+        time.sleep(1)  # they read ahead until the pipe is full
+        process.send_signal(how)
+    try:
+        until = time.monotonic() + 60
+        while any(map(alive, readers)) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert not any(map(alive, readers)), "readers that nobody waits for"
+    finally:
+        for pid in filter(alive, readers):
+            os.kill(int(pid), signal.SIGKILL)
+
+
+def test_torchs_handler_of_deaths_is_back_whoever_ends_last(folder: Path) -> None:
+    list(source_of(folder, FLOATS).stream(SPANS, pinned=True))  # torch has a handler from its first processes on
+    handler = signal.getsignal(signal.SIGCHLD)
+    first, second = (source_of(folder, FLOATS).stream(SPANS, pinned=True) for _ in range(2))
+    next(first), next(second)
+    assert signal.getsignal(signal.SIGCHLD) is not handler
+    first.close()
+    second.close()
+    assert signal.getsignal(signal.SIGCHLD) is handler
+    # begun here, closed in a thread, which may set no handler: the next one here does
+    third = source_of(folder, FLOATS).stream(SPANS, pinned=True)
+    next(third)
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(third.close).result()
+    list(source_of(folder, FLOATS).stream(SPANS, pinned=True))
+    assert signal.getsignal(signal.SIGCHLD) is handler
+
+
+def test_ctrl_c_while_processes_begin_is_heeded_once_they_have(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, real = [], DataLoader.__iter__
+
+    def interrupted(loader: DataLoader[Any]) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        begun.append(real(loader))
+        return begun[-1]
+
+    monkeypatch.setattr(DataLoader, "__iter__", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored where tests run in the background
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(source_of(folder, FLOATS).stream(SPANS, pinned=True))
+        assert len(begun) == 1 and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    begun.clear()
 
 
 def test_a_reading_that_is_left_leaves_no_process(folder: Path) -> None:

@@ -119,6 +119,55 @@ def test_predictions_are_those_of_hooks(
     assert_exact(model, pixels, "stem", 0, list(range(6)), ds.prediction.values, **options)
 
 
+class OfTheSize(nn.Module):
+    """A stride and a padding that are worked out from the size of the map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(6)
+        self.stem, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(8, CLASSES)
+        self.mixed, self.later = (nn.Parameter(torch.randn(8, channels, 3, 3) / 4) for channels in (6, 8))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = torch.relu(self.stem(pixels))
+        stride = x.shape[-1] // 3
+        x = torch.relu(F.conv2d(x, self.mixed, None, (stride, stride), 1))
+        return self.head(F.conv2d(x, self.later, padding=(x.shape[-1] // 5, 1)).amax((2, 3)))
+
+
+class OneOfAll(nn.Module):
+    """A linear function with a vector of weights, whose result is one number an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(6)
+        self.stem, self.mixed, self.head = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 8, 3), nn.Linear(1, CLASSES)
+        self.weight = nn.Parameter(torch.randn(8))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = torch.relu(self.mixed(torch.relu(self.stem(pixels)))).mean((2, 3))
+        return self.head(F.linear(x, self.weight).unsqueeze(1))
+
+
+@pytest.mark.usefixtures("however_small")
+@pytest.mark.parametrize("kind", [OfTheSize, OneOfAll])
+def test_what_is_no_plain_convolution_or_layer_is_left_alone(kind: type[nn.Module], images: ImageSource) -> None:
+    model = kind().eval()
+    ds = unitlab.ablate(model, images, "stem", device="cpu", progress=False)
+    assert_exact(model, images.at(range(COUNT)), "stem", 0, list(range(6)), ds.prediction.values)
+
+
+@pytest.mark.parametrize("channels", [6, 4096])
+def test_the_networks_own_bias_is_not_written_into(channels: int) -> None:
+    """Of one row and one position the bias, expanded, is the result's own memory."""
+    weight, bias = torch.randn(channels, 2, 3, 3), torch.randn(channels)
+    product = ProductByTap(weight, bias, dict.fromkeys(("stride", "padding", "dilation"), (1, 1)), (1, 1), (1, 1))
+    before, value = bias.clone(), torch.randn(1, 2, 1, 1)
+    for _ in range(2):
+        torch.testing.assert_close(product(value), F.conv2d(value, weight, before, padding=1))
+    assert torch.equal(bias, before)
+
+
 def test_a_gpu_is_asked_for_nothing_that_it_has_not(images: ImageSource, however_small: list[int]) -> None:
     model, found = small_maps(8), {}
     for device in ("cpu", "cuda"):

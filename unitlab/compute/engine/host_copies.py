@@ -93,6 +93,11 @@ class InTurn:
         self._running = True
         self._error: Exception | None = None
 
+    @property
+    def done(self) -> bool:
+        """Whether none is left."""
+        return not self._running
+
     def step(self) -> bool:
         """Do one, where there is one; whether there is another."""
         if self._running:

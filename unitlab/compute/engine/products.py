@@ -94,7 +94,7 @@ class ProductByTap:
 
     def __call__(self, value: Tensor) -> Tensor:
         maps, shape = value.permute(2, 3, 0, 1).contiguous(), (*self.outputs, len(value), self.channels)
-        out = value.new_zeros(shape) if self.bias is None else self.bias.expand(shape).contiguous()
+        out = value.new_zeros(shape) if self.bias is None else value.new_empty(shape).copy_(self.bias)
         for weight, to, taken in self.taps:
             part = out[to].flatten(1, 2)  # a view
             part.baddbmm_(maps[taken].flatten(1, 2), weight.expand(len(part), -1, -1))
@@ -140,7 +140,7 @@ def _product(graph: NetworkGraph, node: torch.fx.Node, shapes: dict[torch.fx.Nod
     module = graph.modules.get(str(node.target)) if node.op == "call_module" else None
     if isinstance(module, nn.Linear) or node.target is F.linear:
         packed = weight.dtype == torch.float32 and weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
-        return DenseProduct(*known) if packed and len(shape) == 2 else None
+        return DenseProduct(*known) if packed and len(shape) == weight.dim() == 2 else None
     if geometry is None or len(shape) != 4 or min(weight.shape[:2]) < LEAST_CHANNELS:
         return None
     if weight[0, 0].numel() == 1 and geometry["stride"] == (1, 1) and geometry["padding"] == (0, 0):

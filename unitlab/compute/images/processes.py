@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import gc
 import mmap
+import os
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, groupby
-from threading import current_thread, main_thread
+from multiprocessing.util import Finalize
+from threading import RLock, current_thread, main_thread
 from types import FrameType
 from typing import Any, NamedTuple, TypeVar
 
@@ -141,7 +143,7 @@ def read_by_workers(read: Callable[[Job], T], jobs: list[Job], workers: LoaderWo
     UnitlabError
         What ``read`` raises in a worker; workers that cannot be started, or that die.
     """
-    iterator, handler = None, None
+    iterator, reading = None, False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the given loader says itself what torch thinks of it
@@ -152,8 +154,10 @@ def read_by_workers(read: Callable[[Job], T], jobs: list[Job], workers: LoaderWo
                 worker_init_fn=partial(_start, workers.worker_init_fn), multiprocessing_context=workers.start_method,
                 generator=torch.Generator(),  # else the caller's random numbers would depend on it
             )  # fmt: skip
-            iterator = iter(loader)
-        handler = _deaths_said_when_asked()
+            with _interrupted_later():
+                iterator = iter(loader)
+        DEATHS.begin()
+        reading = True
         for found in iterator:
             if isinstance(found, UnitlabError):
                 raise found
@@ -174,8 +178,8 @@ def read_by_workers(read: Callable[[Job], T], jobs: list[Job], workers: LoaderWo
         ) from error
     finally:
         iterator = None
-        if handler is not None:
-            signal.signal(signal.SIGCHLD, handler)
+        if reading:
+            DEATHS.end()
 
 
 def _release_queues(asked: list[Any]) -> None:
@@ -189,21 +193,60 @@ def _release_queues(asked: list[Any]) -> None:
         queue._notempty.release()
 
 
-def _deaths_said_when_asked() -> Callable[[int, FrameType | None], Any] | None:
-    """Torch raises in a signal handler, wherever the main thread is when a worker dies, in the network, say: that handler.
+class _Deaths:
+    """Torch raises in a signal handler, wherever the main thread is when a worker dies, in the network, say.
 
-    It is kept from raising until it is handed back; the reading notices deaths by itself.
+    While anybody reads here that is kept from raising; readings notice deaths by themselves.
     """
-    told = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") and current_thread() is main_thread() else None
-    if not callable(told):
-        return None
 
-    def untold(number: int, frame: FrameType | None) -> None:
-        with suppress(RuntimeError):
-            told(number, frame)
+    def __init__(self) -> None:
+        self.lock, self.readings = RLock(), 0
+        self.told: Callable[[int, FrameType | None], Any] | None = None
 
-    signal.signal(signal.SIGCHLD, untold)
-    return told
+    def begin(self) -> None:
+        with self.lock:
+            self.readings += 1
+            told = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") and self.told is None else None
+            if callable(told) and current_thread() is main_thread():
+                self.told = told
+                signal.signal(signal.SIGCHLD, self._say)
+
+    def end(self) -> None:
+        """Torch's handler is back after the last one, or, of other threads, where the main one reads next."""
+        with self.lock:
+            self.readings -= 1
+            if self.told is not None and not self.readings and current_thread() is main_thread():
+                if signal.getsignal(signal.SIGCHLD) == self._say:
+                    signal.signal(signal.SIGCHLD, self.told)
+                self.told = None
+
+    def _say(self, number: int, frame: FrameType | None) -> None:
+        try:
+            if self.told is not None:
+                self.told(number, frame)
+        except RuntimeError:
+            if not self.readings:
+                raise
+
+
+DEATHS = _Deaths()
+
+
+@contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """A Ctrl-C while processes begin is heeded once they have: Python would lose it, or raise it where torch makes them."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is None or current_thread() is not main_thread():
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if came:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _read_or_error(read: Callable[[Job], Any], job: Job) -> Any:
@@ -220,7 +263,17 @@ def bare(error: UnitlabError) -> UnitlabError:
 
 
 def _start(own: Callable[[int], object] | None, number: int) -> None:
-    """Called in a worker first: Ctrl-C reaches workers too, and it is for the main process to end them."""
+    """Called in a worker first: Ctrl-C reaches workers too, and it is for the main process to end them.
+
+    Where that is gone, killed, say, a worker that has written more than a pipe holds would wait for ever for it to be read:
+    the other workers hold the pipe open, too.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Finalize(None, _leave_if_alone, args=(os.getppid(),), exitpriority=10)  # before queues are waited for
     if own is not None:
         own(number)
+
+
+def _leave_if_alone(parent: int) -> None:
+    if os.getppid() != parent:
+        os._exit(1)

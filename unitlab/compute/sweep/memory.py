@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from unitlab.compute.engine.host_copies import Steps
+from unitlab.compute.engine.host_copies import InTurn, Steps
 from unitlab.compute.engine.torch_state import choose_device, out_of_memory
 from unitlab.compute.images.reading import ImageBatch
 from unitlab.compute.images.source import ImageSource
@@ -96,11 +96,11 @@ def in_halves(work: Callable[[ImageBatch], T], batch: ImageBatch, source: ImageS
 
 
 def halves_in_steps(
-    work: Callable[[ImageBatch], Steps[T]], batch: ImageBatch, source: ImageSource
+    work: Callable[[ImageBatch], Steps[T]], batch: ImageBatch, source: ImageSource, before: InTurn | None = None
 ) -> Generator[T | None, None, None]:
     """``work`` of a batch at once or, where a GPU's memory runs out, of its halves, or theirs, in their order.
 
-    None stands between steps.
+    None stands between steps. What was begun ``before`` holds memory, and is finished first.
 
     Raises
     ------
@@ -118,16 +118,21 @@ def halves_in_steps(
             if not out_of_memory(error):
                 ids = [source.ids[position] for position in images.positions[:3]]
                 raise UnitlabError(f"the network failed on images {ids} …: {type(error).__name__}: {error}") from error
-            if len(images.positions) == 1:
-                raise UnitlabError("one image does not fit into the device's memory; compute on 'cpu'") from error
-            half = len(images.positions) // 2
-            log.warning("out of memory: going on with batches of %d images", half)
             # in the next turns, when the error is gone, which holds on to the memory of what failed
-            waiting += [_part(images, slice(half, None)), _part(images, slice(half))]
+            if before is not None and not before.done:
+                waiting.append(images)
+            elif len(images.positions) == 1:
+                raise UnitlabError("one image does not fit into the device's memory; compute on 'cpu'") from error
+            else:
+                half = len(images.positions) // 2
+                log.warning("out of memory: going on with batches of %d images", half)
+                waiting += [_part(images, slice(half, None)), _part(images, slice(half))]
         else:
             yield found
             continue
-        yield None  # the batch before, which has memory, too, may be finished first
+        yield None
+        if before is not None:
+            before.finish()
 
 
 def _part(images: ImageBatch, some: slice) -> ImageBatch:

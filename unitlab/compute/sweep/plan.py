@@ -138,6 +138,11 @@ class SweepPlan:
             return ablation
         return basis.name if ablation == "zero" else f"{basis.name}-{ablation}"
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How images are read for the device."""
+        return {"pinned": self.network.device.type == "cuda", "ahead": self.bytes_ahead}
+
     def images_in(self, shards: Iterable[int]) -> int:
         """How many images some shards have; numbers from the last one on are those of a second attempt."""
         return sum(int(np.ptp(self.shard_bounds[index % len(self.shard_bounds)])) for index in shards)

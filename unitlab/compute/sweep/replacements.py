@@ -15,7 +15,8 @@ from unitlab.compute.images.source import ImageSource
 from unitlab.compute.sweep.memory import in_halves
 from unitlab.compute.sweep.plan import SweepPlan, UnitSums
 from unitlab.compute.sweep.progress import InterruptRequest, images_bar
-from unitlab.compute.sweep.shards import Advance, batches_by_shard
+from unitlab.compute.sweep.shard_bounds import batches_by_shard
+from unitlab.compute.sweep.shards import Advance
 from unitlab.store.shards import Shards
 
 
@@ -27,7 +28,7 @@ def activation_sums(
     def of_images(images: ImageBatch) -> list[UnitSums]:
         return [UnitSums.of(value) for value in plan.network.site_values(images.pixels, plan.sites)]
 
-    for batches in batches_by_shard(plan, source, bounds, thumbnails=False):
+    for batches in batches_by_shard(source, bounds, plan.batch_size, **plan.reading):
         sums: list[list[UnitSums]] = []
         for batch in batches:
             sums += in_halves(of_images, batch, source)

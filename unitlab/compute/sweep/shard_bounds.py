@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from itertools import chain, islice
 from math import prod
 from typing import Any
 
@@ -14,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from unitlab.compute.engine.network import Network
 from unitlab.compute.engine.scores import RIVALS
 from unitlab.compute.engine.suffix import SuffixEngine
-from unitlab.compute.images.source import AHEAD_BYTES
+from unitlab.compute.images.reading import ImageBatch
+from unitlab.compute.images.source import AHEAD_BYTES, ImageSource
 from unitlab.compute.images.thumbnails import THUMBNAIL
 from unitlab.compute.sweep.layer_plan import LayerPlan
 from unitlab.compute.sweep.request import SweepRequest
@@ -121,3 +124,13 @@ def _operations(network: Network, layers: Sequence[LayerPlan]) -> float:
         if isinstance(engine, SuffixEngine) and engine.closed_form is None:
             total += len(layer.units) * of(engine.suffix.mixed, engine.suffix.shapes, engine.exact.contributions)
     return total
+
+
+def batches_by_shard(
+    source: ImageSource, bounds: Sequence[tuple[int, int]], size: int, **how: Any
+) -> Iterator[Iterator[ImageBatch]]:
+    """The batches of each shard, from one stream over all of them: shards must be taken to their end, in order."""
+    spans = [[range(first, min(first + size, stop)) for first in range(start, stop, size)] for start, stop in bounds]
+    with closing(source.stream(chain.from_iterable(spans), **how)) as stream:
+        for shard in spans:
+            yield islice(stream, len(shard))

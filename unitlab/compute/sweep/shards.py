@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -28,6 +26,7 @@ from unitlab.compute.sweep.layer_plan import LayerPlan
 from unitlab.compute.sweep.memory import halves_in_steps
 from unitlab.compute.sweep.plan import SweepPlan
 from unitlab.compute.sweep.screening import PairChoice, Rule
+from unitlab.compute.sweep.shard_bounds import batches_by_shard
 from unitlab.errors import UnitlabError
 
 Advance = Callable[[int], object]
@@ -277,13 +276,14 @@ class ShardComputation:
                 begun.append((self.begin(batch, sums, begun[0][0] if begun else None), batch, sums, last))
                 if len(begun) == self.plan.at_a_time:
                     yield from self._done(begun, ended, late, advance)
+        except UnitlabError as error:
+            wrong = error
+        # what is wrong with images before these is said first, and a shard before them is kept; none that would lack images
+        try:
             while begun:
                 yield from self._done(begun, ended, late, advance)
         except UnitlabError as error:
             wrong = error
-        # what is wrong with images before these is said first, and a shard before them is kept
-        while begun:
-            yield from self._done(begun, ended, late, advance)
         while ended:
             yield partial(ended.popleft().result, self.best)
         if wrong is not None:
@@ -291,14 +291,14 @@ class ShardComputation:
 
     def _batches(self, bounds: Sequence[tuple[int, int]]) -> Iterator[tuple[ImageBatch, ShardSums, bool]]:
         """Batches, the sums that they belong to, and whether they are the last ones of these."""
-        parts = batches_by_shard(self.plan, self.source, bounds, thumbnails=self.for_study)
+        parts = batches_by_shard(self.source, bounds, self.plan.batch_size, **self.plan.reading, thumbnails=self.for_study)
         for (_, stop), batches in zip(bounds, parts, strict=True):
             sums = ShardSums(self.plan, for_study=self.for_study)
             for batch in batches:
                 yield batch, sums, int(batch.positions[-1]) == stop - 1
 
     def _done(self, begun: deque[Begun], ended: deque[ShardSums], late: int, advance: Advance) -> Iterator[Ended]:
-        """Finish the batch that was begun first, and take what has ended before it."""
+        """Finish the batch that was begun first, or none after it either, and take what has ended before it."""
         work, batch, sums, last = begun.popleft()
         try:
             work.finish(begun[0][0] if begun else None)
@@ -308,7 +308,11 @@ class ShardComputation:
             raise
         while ended:
             yield partial(ended.popleft().result, self.best)
-        sums.deliver(but=late)
+        try:
+            sums.deliver(but=late)
+        except UnitlabError:
+            begun.clear()
+            raise
         advance(len(batch.positions))
         if last:
             sums.end()
@@ -327,13 +331,19 @@ class ShardComputation:
         return work
 
     def _added(self, batch: ImageBatch, sums: ShardSums, before: InTurn | None) -> Steps[None]:
-        for part in halves_in_steps(self._scored, batch, self.source):
+        for part in halves_in_steps(self._scored, batch, self.source, before):
             if part is None:
                 yield
-            else:
-                if before is not None:
-                    before.finish()
+                continue
+            if before is not None:
+                before.finish()
+            try:
                 sums.add(part)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                several = f"{len(part.images.positions)} images at a time"
+                raise UnitlabError(f"the device's memory runs out with {several}; give a smaller batch_size=") from error
 
     def _refuse_undefined(self, layer: LayerPlan, positions: np.ndarray, finite: Tensor) -> None:
         undefined = (~finite).nonzero().tolist()
@@ -386,15 +396,3 @@ def _scores(engine: Engine, found: Evaluation, replaced: Tensor, choice: PairCho
         return (yield from engine.steps(found.baseline, replaced))
     assert isinstance(engine, SuffixEngine) and found.rivals is not None
     return (yield from engine.screened(found.baseline, replaced, found.rivals, choice))
-
-
-def batches_by_shard(
-    plan: SweepPlan, source: ImageSource, bounds: Sequence[tuple[int, int]], *, thumbnails: bool
-) -> Iterator[Iterator[ImageBatch]]:
-    """The batches of each shard, from one stream over all of them: shards must be taken to their end, in order."""
-    size = plan.batch_size
-    spans = [[range(first, min(first + size, stop)) for first in range(start, stop, size)] for start, stop in bounds]
-    how = {"thumbnails": thumbnails, "pinned": plan.network.device.type == "cuda"}
-    with closing(source.stream(chain.from_iterable(spans), **how, ahead=plan.bytes_ahead)) as stream:
-        for shard in spans:
-            yield islice(stream, len(shard))
