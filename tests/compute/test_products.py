@@ -126,13 +126,14 @@ class OfTheSize(nn.Module):
         super().__init__()
         torch.manual_seed(6)
         self.stem, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(8, CLASSES)
-        self.mixed, self.later = (nn.Parameter(torch.randn(8, channels, 3, 3) / 4) for channels in (6, 8))
+        self.mixed, self.later, self.last = (nn.Parameter(torch.randn(8, channels, 3, 3) / 4) for channels in (6, 8, 8))
 
     def forward(self, pixels: Tensor) -> Tensor:
         x = torch.relu(self.stem(pixels))
         stride = x.shape[-1] // 3
         x = torch.relu(F.conv2d(x, self.mixed, None, (stride, stride), 1))
-        return self.head(F.conv2d(x, self.later, padding=(x.shape[-1] // 5, 1)).amax((2, 3)))
+        x = torch.relu(F.conv2d(x, self.later, padding=(x.shape[-1] // 5, 1)))
+        return self.head(F.conv2d(x, self.last, None, stride, padding=stride).amax((2, 3)))
 
 
 class OneOfAll(nn.Module):

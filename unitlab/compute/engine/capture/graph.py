@@ -117,8 +117,8 @@ class NetworkGraph:
         given = {**dict(zip(CONVOLUTION_ARGUMENTS, node.args, strict=False)), **node.kwargs} if module is None else vars(module)
         options: list[Any] = [given.get(name, default) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))]
         plain = given.get("groups", 1) == 1 and given.get("padding_mode", "zeros") == "zeros"
-        pairs = [(option, option) if isinstance(option, int) else (option[0], option[-1]) for option in options]
-        # a string; a number that is worked out
+        pairs = [(option[0], option[-1]) if isinstance(option, tuple | list) else (option, option) for option in options]
+        # "same"; a number that is worked out
         if not plain or not all(isinstance(number, int) for pair in pairs for number in pair):
             return None
         return dict(zip(("stride", "padding", "dilation"), pairs, strict=True))
