@@ -6,28 +6,32 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 from jupyter_server_process import JupyterServer
 from notebook_page import NotebookPage, Shown, pixels_of
 from playwright.sync_api import Page, expect
 
+# these are run here, and not once more without a page: `test_notebooks_run`
+NOTEBOOKS = ("damage_of_a_unit", "single_units_hurt_classes", "your_own_view")
 
-@pytest.mark.parametrize("name", ["damage_of_a_unit", "single_units_hurt_classes"])
-def test_plots_are_drawn(name: str, jupyter: JupyterServer, page: Page, output: Path) -> None:
-    notebook = NotebookPage(page, jupyter.url, f"{name}.ipynb")
-    notebook.run_all()
+
+def assert_drawn(page: Page, picture: Path) -> None:
     figures = page.locator(".jp-OutputArea-output .bk-Figure")
     assert figures.count() >= 3
     for place in range(figures.count()):
         figures.nth(place).scroll_into_view_if_needed()
         expect(figures.nth(place)).to_be_visible()
         assert pixels_of(figures.nth(place).screenshot()).std() > 5, "an empty figure"
-    page.screenshot(path=output / f"{name}.png")
+    page.screenshot(path=picture)
+
+
+def test_plots_are_drawn(jupyter: JupyterServer, page: Page, output: Path) -> None:
+    NotebookPage(page, jupyter.url, f"{NOTEBOOKS[1]}.ipynb").run_all()
+    assert_drawn(page, output / f"{NOTEBOOKS[1]}.png")
 
 
 def test_plots_follow_the_theme_and_are_drawn_in_a_page_loaded_again(jupyter: JupyterServer, page: Page, output: Path) -> None:
     """Outputs cleared and saved, the page loaded again, one later cell run: Bokeh comes with it."""
-    name = "damage_of_a_unit.ipynb"
+    name = f"{NOTEBOOKS[0]}.ipynb"
     figure = page.locator(".jp-OutputArea-output .bk-Figure").first
 
     def ground_and_ink() -> tuple[float, float]:
@@ -48,6 +52,7 @@ def test_plots_follow_the_theme_and_are_drawn_in_a_page_loaded_again(jupyter: Ju
     notebook = NotebookPage(page, jupyter.url, name)
     notebook.theme("JupyterLab Light")  # the server may have kept a test's before
     notebook.run_all()
+    assert_drawn(page, output / f"{NOTEBOOKS[0]}.png")
     wait_until(lambda ground, ink: ground > 240 and ink < 80)
     notebook.theme("JupyterLab Dark")
     wait_until(lambda ground, ink: ground < 40 and ink > 190)
@@ -68,7 +73,7 @@ def test_plots_follow_the_theme_and_are_drawn_in_a_page_loaded_again(jupyter: Ju
 
 
 def test_a_view_of_ones_own_follows_the_explorer_and_drives_it(jupyter: JupyterServer, page: Page) -> None:
-    notebook = NotebookPage(page, jupyter.url, "your_own_view.ipynb")
+    notebook = NotebookPage(page, jupyter.url, f"{NOTEBOOKS[2]}.ipynb")
     notebook.run_all()
     shown = Shown(page)
     beside = page.locator(".jp-OutputArea-output .ul-figure")
