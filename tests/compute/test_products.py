@@ -67,6 +67,7 @@ def images() -> ImageSource:
 @pytest.fixture
 def however_small(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Convolutions of few channels and rows are products as well; the rows that each of them is given."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     for name in ("LEAST_CHANNELS", "LEAST_ROWS_CHANNELS", "CPU_CHANNELS"):
         monkeypatch.setattr(products, name, 1)
     rows: list[int] = []
