@@ -64,10 +64,15 @@ def images() -> ImageSource:
     return unitlab.images(TensorDataset(pixels, torch.arange(COUNT) % CLASSES), categories=list("abcde"))
 
 
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU there are products by tap for one thread alone."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+
+
 @pytest.fixture
 def however_small(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Convolutions of few channels and rows are products as well; the rows that each of them is given."""
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     for name in ("LEAST_CHANNELS", "LEAST_ROWS_CHANNELS", "CPU_CHANNELS"):
         monkeypatch.setattr(products, name, 1)
     rows: list[int] = []

@@ -90,8 +90,7 @@ class ProductByTap:
         self.share_around = 1 - inside / (weight[0, 0].numel() * math.prod(outputs))
 
     def takes(self, value: Tensor) -> bool:
-        # several threads of a CPU divide oneDNN's convolution as well or better: see tests/benchmarks
-        return len(value) >= self.least_rows and (value.device.type != "cpu" or torch.get_num_threads() == 1)
+        return len(value) >= self.least_rows
 
     def __call__(self, value: Tensor) -> Tensor:
         maps, shape = value.permute(2, 3, 0, 1).contiguous(), (*self.outputs, len(value), self.channels)
@@ -147,5 +146,7 @@ def _product(graph: NetworkGraph, node: torch.fx.Node, shapes: dict[torch.fx.Nod
     if weight[0, 0].numel() == 1 and geometry["stride"] == (1, 1) and geometry["padding"] == (0, 0):
         quicker = min(weight.shape[:2]) >= CPU_CHANNELS and math.prod(shape[2:]) <= CPU_POSITIONS
         return PointwiseProduct(*known) if weight.device.type != "cpu" or quicker else None
+    if weight.device.type == "cpu" and torch.get_num_threads() > 1:
+        return None  # several threads divide oneDNN's convolution as well or better: see tests/benchmarks
     product = ProductByTap(*known, geometry, shape[2:], shapes[node][2:])
     return product if product.share_around >= LEAST_AROUND else None
